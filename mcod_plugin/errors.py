@@ -1,0 +1,82 @@
+"""What a user's mistake raises."""
+import difflib
+import math
+from numbers import Real
+from typing import Any, Iterable
+
+__all__ = ['ConfigError', 'nearest', 'check_choice', 'check_number']
+
+
+class ConfigError(ValueError):
+    """A setting or a file of the user's that cannot be used.
+
+    The message is one line that names the setting, what was given and what
+    is allowed. The command line tools print it alone and exit with code 2.
+    """
+
+
+def nearest(name: str, choices: Iterable[str], limit: int = 3) -> str:
+    """The known names most like ``name``, as a phrase for an error message.
+
+    Args:
+        name (str): The name that was given.
+        choices (Iterable[str]): The names that are known.
+        limit (int): The most names to give. Defaults to 3.
+
+    Returns:
+        str: ``'did you mean a, b?'``, or an empty string if nothing is near.
+    """
+    # Compare without case, and by the last part of a dotted name as well: a
+    # missing scope prefix is the commonest slip.
+    spelled = {}
+    for choice in sorted(choices):
+        spelled.setdefault(choice.lower(), choice)
+        spelled.setdefault(choice.rpartition('.')[2].lower(), choice)
+    found = difflib.get_close_matches(
+        name.rpartition('.')[2].lower(), spelled, n=limit, cutoff=0.6)
+    names = list(dict.fromkeys(spelled[match] for match in found))
+    return f'did you mean {", ".join(names)}?' if names else ''
+
+
+def check_choice(setting: str, value: Any, choices: Iterable[str]) -> None:
+    """Raise unless ``value`` is one of the ``choices``.
+
+    Args:
+        setting (str): The setting, as the user types it.
+        value (Any): What was given.
+        choices (Iterable[str]): What is allowed.
+
+    Raises:
+        ConfigError: If ``value`` is none of them.
+    """
+    choices = sorted(choices)
+    if value not in choices:
+        raise ConfigError(f'{setting} must be one of {", ".join(choices)}; '
+                          f'got {value!r}')
+
+
+def check_number(setting: str,
+                 value: Any,
+                 minimum: float = -math.inf,
+                 exclusive: bool = False) -> None:
+    """Raise unless ``value`` is a finite number that is large enough.
+
+    Args:
+        setting (str): The setting, as the user types it.
+        value (Any): What was given.
+        minimum (float): The smallest value allowed. Defaults to ``-inf``.
+        exclusive (bool): Whether ``minimum`` itself is refused.
+            Defaults to False.
+
+    Raises:
+        ConfigError: If ``value`` is not such a number.
+    """
+    good = (
+        isinstance(value, Real) and not isinstance(value, bool)
+        and math.isfinite(value)
+        and (value > minimum if exclusive else value >= minimum))
+    if not good:
+        bound = '' if minimum == -math.inf else (
+            f' {"greater than" if exclusive else "of at least"} {minimum:g}')
+        raise ConfigError(
+            f'{setting} must be a finite number{bound}; got {value!r}')

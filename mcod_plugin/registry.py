@@ -1,0 +1,30 @@
+"""Registries of the plugin.
+
+They are children of MMEngine's root registries, so the parts are found as
+``mcod_plugin.<Name>`` from any default scope, and importing this package
+clashes with no name of another toolbox.
+"""
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
+from mmengine.registry import Registry
+
+__all__ = ['DATASETS', 'FUNCTIONS', 'HOOKS', 'METRICS', 'MODELS', 'RUNNERS']
+
+# classifiers, backbones, necks, heads, losses
+MODELS = Registry(
+    'model', parent=MMENGINE_MODELS, locations=['mcod_plugin.models'])
+DATASETS = Registry(
+    'dataset', parent=MMENGINE_DATASETS, locations=['mcod_plugin.datasets'])
+METRICS = Registry(
+    'metric', parent=MMENGINE_METRICS, locations=['mcod_plugin.evaluation'])
+HOOKS = Registry(
+    'hook', parent=MMENGINE_HOOKS, locations=['mcod_plugin.engine'])
+RUNNERS = Registry(
+    'runner', parent=MMENGINE_RUNNERS, locations=['mcod_plugin.engine'])
+# worker_init_fn of data loaders
+FUNCTIONS = Registry(
+    'function', parent=MMENGINE_FUNCTIONS, locations=['mcod_plugin.engine'])
