@@ -1,0 +1,10 @@
+from .branch_checkpoint_hook import BranchCheckpointHook
+from .cohort_report_hook import CohortReportHook
+from .discontinuous_kd_hook import DiscontinuousKDHook
+from .epoch_seed_hook import EpochSeedHook
+from .label_check_hook import LabelCheckHook
+
+__all__ = [
+    'BranchCheckpointHook', 'CohortReportHook', 'DiscontinuousKDHook',
+    'EpochSeedHook', 'LabelCheckHook'
+]

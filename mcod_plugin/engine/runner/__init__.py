@@ -1,0 +1,3 @@
+from .cohort_runner import CohortRunner
+
+__all__ = ['CohortRunner']

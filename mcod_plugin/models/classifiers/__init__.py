@@ -1,0 +1,3 @@
+from .multi_backbone_classifier import MultiBackboneClassifier
+
+__all__ = ['MultiBackboneClassifier']

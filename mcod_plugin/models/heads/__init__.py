@@ -1,0 +1,3 @@
+from .ensemble_teacher import EnsembleTeacher
+
+__all__ = ['EnsembleTeacher']

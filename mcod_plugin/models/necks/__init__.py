@@ -1,0 +1,3 @@
+from .layout_pooling import LayoutPooling
+
+__all__ = ['LayoutPooling']

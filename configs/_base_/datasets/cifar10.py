@@ -1,0 +1,44 @@
+# CIFAR-10, looked for in data/ and downloaded there if it is missing.
+dataset_type = 'CIFAR10'
+
+data_preprocessor = dict(
+    num_classes=10,
+    # of the training images, RGB, which is how they are stored
+    mean=[125.307, 122.961, 113.8575],
+    std=[51.5865, 50.847, 51.255],
+    to_rgb=False)
+
+train_dataloader = dict(
+    batch_size=128,
+    # The images are in memory: on few cores, workers cost more than they do.
+    num_workers=0,
+    persistent_workers=False,
+    pin_memory=True,
+    collate_fn=dict(type='default_collate'),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        type=dataset_type,
+        data_root='data',
+        split='train',
+        pipeline=[
+            dict(type='RandomCrop', crop_size=32, padding=4),
+            dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+            dict(type='PackInputs'),
+        ]))
+
+val_dataloader = dict(
+    batch_size=500,
+    num_workers=0,
+    persistent_workers=False,
+    pin_memory=True,
+    collate_fn=dict(type='default_collate'),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root='data',
+        split='test',
+        pipeline=[dict(type='PackInputs')]))
+val_evaluator = dict(type='mcod_plugin.BranchMetrics', topk=(1, 5))
+
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator

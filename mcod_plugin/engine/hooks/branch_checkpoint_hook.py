@@ -1,0 +1,74 @@
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+from mmpretrain.utils import get_ori_model
+
+from mcod_plugin.registry import HOOKS
+from mcod_plugin.utils.plain import from_plain, to_plain
+from mcod_plugin.version import __version__
+
+
+@HOOKS.register_module()
+class BranchCheckpointHook(CheckpointHook):
+    """Keep the best checkpoint of every branch and of the ensemble, and write
+    checkpoints that hold data, never code.
+
+    What MMEngine puts into a checkpoint besides tensors is turned into plain
+    containers, and back when one is loaded, so that ``torch.load`` with
+    ``weights_only=True`` opens all of them.
+
+    Args:
+        *args, **kwargs: See :class:`mmengine.hooks.CheckpointHook`. Without
+            ``save_best``, the top-1 accuracy of the ensemble and of each
+            branch decides, each for a file of its own.
+
+    Examples:
+        >>> default_hooks = dict(checkpoint=dict(
+        ...     type='mcod_plugin.BranchCheckpointHook', max_keep_ckpts=2))
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Name the metrics by which the best checkpoints are told."""
+        branches = getattr(get_ori_model(runner.model), 'branches', None)
+        if self.save_best is None and branches is not None:
+            self.save_best = ['ensemble/top1'
+                              ] + [f'{name}/top1' for name in branches]
+            self.is_better_than = {}
+            self.best_ckpt_path_dict = {}
+            self._init_rule(['greater'], self.save_best)
+        super().before_train(runner)
+
+    def before_save_checkpoint(self, runner: Runner,
+                               checkpoint: dict) -> None:
+        """Turn objects into plain containers, and note the version."""
+        checkpoint['meta']['mcod_plugin_version'] = __version__
+        hub = checkpoint['message_hub'] = dict(checkpoint['message_hub'])
+        hub['runtime_info'] = self._plain_info(runner, hub['runtime_info'])
+        hub['resumed_keys'] = {
+            key: resumed
+            for key, resumed in hub['resumed_keys'].items()
+            if key in hub['runtime_info'] or key in hub['log_scalars']
+        }
+        for key in checkpoint:
+            if key != 'state_dict':
+                checkpoint[key] = to_plain(checkpoint[key])
+
+    def _plain_info(self, runner: Runner, info: dict) -> dict:
+        """The entries of the message hub that are data.
+
+        Any hook may put any object there; one that is not data must not end
+        a training run.
+        """
+        plain = {}
+        for key, value in info.items():
+            try:
+                plain[key] = to_plain(value)
+            except TypeError as error:
+                runner.logger.warning(
+                    f'"{key}" of the message hub is not saved in the '
+                    f'checkpoint, because it is more than data: {error}')
+        return plain
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Turn plain containers back into MMEngine's objects."""
+        if 'message_hub' in checkpoint:
+            checkpoint['message_hub'] = from_plain(checkpoint['message_hub'])

@@ -1,0 +1,193 @@
+import io
+from typing import Dict, Optional, Sequence
+
+import torch
+from mmengine.analysis import FlopAnalyzer
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmpretrain.utils import get_ori_model
+from rich.console import Console
+from rich.table import Table
+
+from mcod_plugin.registry import HOOKS
+
+# Where the best results are kept in the message hub, so that they are saved
+# and resumed with the run.
+BEST = 'cohort_best'
+
+
+@HOOKS.register_module()
+class CohortReportHook(Hook):
+    """Print the cohort at the start, and its accuracy at the end.
+
+    The start's table names each branch with its network, parameters and
+    FLOPs (multiply-adds, as the toolbox counts them). The end's table gives
+    top-1 accuracy of each branch and of the ensemble, in the last validation
+    and in the best one.
+
+    Examples:
+        >>> default_hooks = dict(report=dict(
+        ...     type='mcod_plugin.CohortReportHook'))
+    """
+
+    # After the validation's metrics are known, before checkpoints are saved.
+    priority = 'LOW'
+
+    def before_train(self, runner: Runner) -> None:
+        """Print the branches."""
+        model = get_ori_model(runner.model)
+        if hasattr(model, 'branches'):
+            runner.logger.info('Cohort:\n%s', branch_table(model))
+
+    def after_val_epoch(self,
+                        runner: Runner,
+                        metrics: Optional[Dict[str, float]] = None) -> None:
+        """Note the best accuracy so far of the ensemble and each branch."""
+        hub = runner.message_hub
+        best = dict(hub.get_info(BEST)) if BEST in hub.runtime_info else {}
+        # In training, the epoch just finished counts from 1 here, as in the
+        # names of the checkpoints.
+        for name, accuracy in top1(metrics or {}).items():
+            if name not in best or accuracy > best[name][0]:
+                best[name] = (accuracy, runner.epoch)
+        hub.update_info(BEST, best)
+        self.last = metrics or {}
+
+    def after_train(self, runner: Runner) -> None:
+        """Print last and best accuracy."""
+        last = getattr(self, 'last', {})
+        if top1(last):
+            best = runner.message_hub.get_info(BEST)
+            runner.logger.info('Result after %d epochs:\n%s', runner.epoch,
+                               result_table(last, best))
+
+    def after_test_epoch(self,
+                         runner: Runner,
+                         metrics: Optional[Dict[str, float]] = None) -> None:
+        """Print the test's accuracy."""
+        if top1(metrics or {}):
+            runner.logger.info('Result:\n%s', result_table(metrics))
+
+
+def top1(metrics: Dict[str, float]) -> Dict[str, float]:
+    """Top-1 accuracy by branch, the ensemble last.
+
+    Args:
+        metrics (dict[str, float]): Metrics such as ``<branch>/top1``.
+
+    Returns:
+        dict[str, float]: Accuracy in percent.
+    """
+    found = {
+        key[:-len('/top1')]: value
+        for key, value in metrics.items() if key.endswith('/top1')
+    }
+    if 'ensemble' in found:
+        found['ensemble'] = found.pop('ensemble')
+    return found
+
+
+def branch_table(model: torch.nn.Module) -> str:
+    """What the branches of a cohort are.
+
+    Args:
+        model (MultiBackboneClassifier): The cohort.
+
+    Returns:
+        str: A table of type, parameters and FLOPs.
+    """
+    rows = []
+    totals = [0, 0]
+    for name, branch in model.branches.items():
+        network = getattr(branch, 'backbone', branch)
+        network = getattr(network, 'timm_model', network)
+        parameters = sum(value.numel() for value in branch.parameters())
+        flops = count_flops(branch, (1, model.in_channels, *model.input_size))
+        rows.append((name, type(network).__name__, f'{parameters:,}',
+                     '-' if flops is None else f'{flops:,}'))
+        totals[0] += parameters
+        totals[1] += flops or 0
+    rows.append(('together', '', f'{totals[0]:,}', f'{totals[1]:,}'))
+    height, width = model.input_size
+    return render(('branch', 'network', 'parameters',
+                   f'FLOPs at {height}x{width}'), rows)
+
+
+def count_flops(branch: torch.nn.Module,
+                shape: Sequence[int]) -> Optional[int]:
+    """Multiply-adds of one image.
+
+    Args:
+        branch (nn.Module): A classifier.
+        shape (Sequence[int]): Shape ``(1, C, H, W)`` of its input.
+
+    Returns:
+        int | None: None if the network cannot be traced.
+    """
+    training = branch.training
+    branch.eval()
+    try:
+        device = next(branch.parameters()).device
+        analyzer = FlopAnalyzer(branch, (torch.zeros(shape, device=device), ))
+        analyzer.unsupported_ops_warnings(False)
+        analyzer.uncalled_modules_warnings(False)
+        with torch.no_grad():
+            return int(analyzer.total())
+    except Exception:
+        # The count is a service; a network that tracing cannot follow trains
+        # all the same.
+        return None
+    finally:
+        branch.train(training)
+
+
+def result_table(last: Dict[str, float],
+                 best: Optional[Dict[str, tuple]] = None) -> str:
+    """Accuracy of each branch and of the ensemble.
+
+    Args:
+        last (dict[str, float]): Metrics of the last evaluation.
+        best (dict[str, tuple[float, int]], optional): Best top-1 accuracy and
+            its epoch (from 1) by name.
+
+    Returns:
+        str: A table in percent.
+    """
+    rows = []
+    for name, accuracy in top1(last).items():
+        row = [name, f'{accuracy:.2f}']
+        if f'{name}/top5' in last:
+            row.append(f'{last[f"{name}/top5"]:.2f}')
+        if best:
+            row.append(f'{best[name][0]:.2f} (epoch {best[name][1]})')
+        rows.append(row)
+    header = ['', 'top-1 %']
+    if any(key.endswith('/top5') for key in last):
+        header.append('top-5 %')
+    if best:
+        header.append('best top-1 %')
+    table = render(header, rows)
+    if 'diversity/disagreement' in last:
+        share = 100 * last['diversity/disagreement']
+        table += f'\nThe branches disagree on {share:.1f} % of the images.'
+    return table
+
+
+def render(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as text.
+
+    Args:
+        header (Sequence[str]): Names of the columns.
+        rows (Sequence[Sequence[str]]): The cells.
+
+    Returns:
+        str: Its lines.
+    """
+    table = Table()
+    for index, name in enumerate(header):
+        table.add_column(name, justify='left' if index == 0 else 'right')
+    for row in rows:
+        table.add_row(*row)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(table)
+    return console.file.getvalue().rstrip('\n')

@@ -1,0 +1,153 @@
+import os
+import os.path as osp
+from typing import Any, Callable, Optional, Union
+
+import torch.nn as nn
+from mmengine.dist import master_only
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner.checkpoint import _load_checkpoint_to_model
+from torch.utils.data import DataLoader
+
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.models.utils.input_size import pipeline_input_size
+from mcod_plugin.registry import RUNNERS
+from mcod_plugin.utils.checkpoint import read_checkpoint
+from mcod_plugin.utils.missing_data import explain_missing_data
+
+
+@RUNNERS.register_module()
+class CohortRunner(Runner):
+    """MMEngine's runner, careful with files and plain about mistakes.
+
+    - Checkpoints are opened as data, never as code, and must fit the model
+      exactly.
+    - A checkpoint is written beside its place and then renamed, so that a run
+      that is killed leaves none half-written.
+    - A data set that cannot be used is reported with the place where it was
+      looked for.
+    - The model's ``input_size``, if left out, is that of the data pipeline.
+
+    Configs ask for it with ``runner_type = 'mcod_plugin.CohortRunner'``, also
+    under the toolbox's own ``tools/train.py``.
+
+    Attributes:
+        started (bool): Whether the first epoch has begun; until then, what
+            goes wrong is due to settings or files.
+    """
+
+    started = False
+
+    def call_hook(self, fn_name: str, **kwargs) -> None:
+        """Call all hooks, and note the beginning of the first epoch."""
+        super().call_hook(fn_name, **kwargs)
+        if fn_name in ('before_train_epoch', 'before_val_epoch',
+                       'before_test_epoch'):
+            self.started = True
+
+    def build_model(self, model: Union[nn.Module, dict]) -> nn.Module:
+        """Build the model; a cohort learns the size of the images."""
+        if isinstance(model, dict) and 'branches' in model:
+            size = model.get('input_size')
+            if size is None:
+                size = self._data_input_size()
+            if size is not None:
+                model = type(model)(model, input_size=size)
+        return super().build_model(model)
+
+    def _data_input_size(self) -> Optional[Any]:
+        for loader in (self._test_dataloader, self._val_dataloader,
+                       self._train_dataloader):
+            if isinstance(loader, dict):
+                dataset = loader.get('dataset', {})
+                size = pipeline_input_size(dataset.get('pipeline', ()))
+                if size is not None:
+                    return size
+        return None
+
+    @staticmethod
+    def build_dataloader(dataloader: Union[DataLoader, dict],
+                         seed: Optional[int] = None,
+                         diff_rank_seed: bool = False) -> DataLoader:
+        """Build a data loader.
+
+        Raises:
+            ConfigError: If the data set cannot be used.
+        """
+        if isinstance(dataloader, DataLoader):
+            return dataloader
+        with explain_missing_data(dataloader.get('dataset', {})):
+            return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+
+    def load_or_resume(self) -> None:
+        """Load or resume, as the config asks for.
+
+        Raises:
+            ConfigError: If there is nothing to resume from.
+        """
+        if (self._resume and self._load_from is None and not self._has_loaded
+                and find_latest_checkpoint(self.work_dir) is None):
+            raise ConfigError(
+                f'nothing to resume from in {self.work_dir}: it holds no '
+                'checkpoint; start without --resume, or name a checkpoint')
+        super().load_or_resume()
+
+    def load_checkpoint(self,
+                        filename: str,
+                        map_location: Union[str, Callable] = 'cpu',
+                        strict: bool = True,
+                        revise_keys: list = [(r'^module.', '')]) -> dict:
+        """Load a checkpoint's weights into the model.
+
+        Args:
+            filename (str): A local path or an ``http(s)`` address.
+            map_location (str | Callable): See :func:`torch.load`.
+                Defaults to ``'cpu'``.
+            strict (bool): Whether all keys must match. A cohort insists on
+                it in any case. Defaults to True.
+            revise_keys (list): Pairs of pattern and replacement for the keys.
+                Defaults to dropping the prefix ``module.``.
+
+        Returns:
+            dict: The checkpoint.
+
+        Raises:
+            ConfigError: If it cannot be opened or does not fit.
+        """
+        checkpoint = read_checkpoint(filename, map_location)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        model = self.model.module if is_model_wrapper(
+            self.model) else self.model
+        try:
+            checkpoint = _load_checkpoint_to_model(
+                model, checkpoint, strict, revise_keys=revise_keys)
+        except (ConfigError, RuntimeError) as error:
+            reason = ' '.join(str(error).split())
+            raise ConfigError(f'{filename}: {reason}') from error
+        self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {filename}')
+        return checkpoint
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        """Go on with the run of a checkpoint.
+
+        Raises:
+            ConfigError: If the checkpoint holds weights only, or its run is
+                already over.
+        """
+        super().resume(filename, *args, **kwargs)
+        if self.epoch >= self.max_epochs or self.iter >= self.max_iters:
+            raise ConfigError(
+                f'nothing to resume: {filename} is at epoch {self.epoch} of '
+                f'{self.max_epochs}; raise train_cfg.max_epochs to go on')
+
+    @master_only
+    def save_checkpoint(self, out_dir: str, filename: str, *args,
+                        **kwargs) -> None:
+        """Save a checkpoint beside its place, then put it there."""
+        if '://' in out_dir:
+            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+            return
+        part = f'{filename}.part'
+        super().save_checkpoint(out_dir, part, *args, **kwargs)
+        os.replace(osp.join(out_dir, part), osp.join(out_dir, filename))

@@ -1,0 +1,184 @@
+"""Accuracy of every branch and of the ensemble, and how they differ."""
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from torch import Tensor
+
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.registry import METRICS
+
+ENSEMBLE = 'ensemble'
+ENSEMBLE_FIELD = 'pred_score'
+BRANCH_FIELD = 'pred_score_'
+
+
+def topk_hits(scores: Tensor, target: Tensor,
+              topk: Sequence[int]) -> Tuple[Tensor, Tensor]:
+    """Look for the true class among the best scores of every predictor.
+
+    Ties are resolved as :func:`torch.topk` does. As in MMPretrain's
+    ``Accuracy``, a score that is not greater than 0 is never a hit; so a
+    network that gives NaN is wrong everywhere. A ``k`` beyond the number of
+    classes counts as the number of classes.
+
+    Args:
+        scores (torch.Tensor): Probabilities, in shape ``(N, P, C)``, of
+            ``P`` predictors.
+        target (torch.Tensor): The true classes, in shape ``(N, )``.
+        topk (Sequence[int]): How many of the best scores to look at; ``K``
+            numbers.
+
+    Returns:
+        Tuple[torch.Tensor, torch.Tensor]: The class of the best score, in
+        shape ``(N, P)``, and whether the true class is among the best, in
+        shape ``(N, P, K)``.
+    """
+    best, classes = scores.topk(min(max(topk), scores.size(-1)), dim=-1)
+    hits = (classes == target[:, None, None]) & (best > 0)
+    among = torch.stack([hits[..., :k].any(dim=-1) for k in topk], dim=-1)
+    return classes[..., 0], among
+
+
+def pairwise_disagreement(labels: Tensor) -> float:
+    r"""Mean share of samples on which two predictors differ.
+
+    .. math::
+        D = \frac{2}{P (P - 1)} \sum_{i<j} \frac{1}{N}
+            \sum_{n=1}^{N} [y_{ni} \neq y_{nj}]
+
+    Args:
+        labels (torch.Tensor): The predicted classes :math:`y`, in shape
+            ``(N, P)``, of ``P`` predictors.
+
+    Returns:
+        float: The share, from 0 to 1. It is 0 for a single predictor, which
+        has nobody to differ from.
+    """
+    num_samples, num_predictors = labels.shape
+    if num_predictors < 2:
+        return 0.0
+    # This counts each pair twice, on both sides of the fraction.
+    differing = (labels[:, :, None] != labels[:, None, :]).sum().item()
+    return differing / (num_samples * num_predictors * (num_predictors - 1))
+
+
+@METRICS.register_module()
+class BranchMetrics(BaseMetric):
+    """Top-k accuracy of each branch and the ensemble, and their diversity.
+
+    It reads ``pred_score`` (the ensemble), ``pred_score_<branch>`` (one per
+    branch) and ``gt_label`` from the data samples and gives, in this order:
+
+    - ``ensemble/top<k>``: accuracy of the ensemble, in percent. It comes
+      first, so ``save_best='auto'`` keeps the best ensemble.
+    - ``<branch>/top<k>``: accuracy of each branch, in percent; the branches
+      are in alphabetical order.
+    - ``diversity/disagreement``: the share (from 0 to 1) of samples on which
+      two branches' labels differ, averaged over the pairs of branches; 0 with
+      a single branch. The ensemble takes no part in it.
+
+    The best of as many scores as there are classes always hold the true one.
+    A ``k`` that is not below the number of classes says nothing, therefore,
+    and is left out: the default serves data of three classes, too.
+
+    Args:
+        topk (int | Sequence[int]): The numbers of best scores among which the
+            true class is looked for. Defaults to ``(1, 5)``.
+        collect_device (str): Device for collecting results from the ranks,
+            ``'cpu'`` or ``'gpu'``. Defaults to ``'cpu'``.
+        collect_dir (str, optional): Directory for collecting results from
+            the ranks, only for ``collect_device='cpu'``. Defaults to None.
+
+    Examples:
+        >>> val_evaluator = dict(type='mcod_plugin.BranchMetrics', topk=(1, 5))
+    """
+
+    # Every key starts with the name of a predictor already. An empty prefix
+    # is a prefix that is set, unlike None, of which MMEngine warns.
+    default_prefix = ''
+
+    def __init__(self,
+                 topk: Union[int, Sequence[int]] = (1, 5),
+                 collect_device: str = 'cpu',
+                 collect_dir: Optional[str] = None) -> None:
+        super().__init__(
+            collect_device=collect_device, collect_dir=collect_dir)
+        numbers = (topk, ) if isinstance(topk, int) else tuple(topk)
+        if not numbers or any(
+                type(k) is not int or k < 1 for k in numbers):
+            raise ConfigError('topk of BranchMetrics must be positive whole '
+                              f'numbers, at least one; got {topk!r}')
+        self.topk = tuple(sorted(set(numbers)))
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Reduce one batch to a few small numbers per sample.
+
+        Args:
+            data_batch (Any): A batch of data from the data loader; not used.
+            data_samples (Sequence[dict]): The predictions of the batch.
+        """
+        branches = self._branches(data_samples)
+        fields = [ENSEMBLE_FIELD, *(BRANCH_FIELD + name for name in branches)]
+        # One transfer per batch. On the CPU, where MMPretrain's metrics work
+        # too, ties go the same way whichever device the model runs on.
+        scores = torch.stack([
+            torch.stack([sample[field] for field in fields])
+            for sample in data_samples
+        ]).float().cpu()
+        target = torch.cat([sample['gt_label'] for sample in data_samples])
+        labels, hits = topk_hits(scores, target.cpu(), self.topk)
+
+        names = (ENSEMBLE, *branches)
+        # a prefix of the sorted numbers
+        topk = tuple(k for k in self.topk if k < scores.size(-1))
+        # Rows of arrays, since a row of a tensor is pickled for the other
+        # ranks together with the whole batch.
+        for label, hit in zip(labels.numpy(), hits.numpy()):
+            self.results.append(
+                dict(
+                    names=names, topk=topk, label=label, hit=hit[:,
+                                                                 :len(topk)]))
+
+    def compute_metrics(self, results: List[dict]) -> Dict[str, float]:
+        """Compute the metrics from the results of all samples.
+
+        Args:
+            results (List[dict]): What :meth:`process` kept of each sample.
+
+        Returns:
+            Dict[str, float]: The metrics by name.
+        """
+        names, topk = results[0]['names'], results[0]['topk']
+        accuracy = 100 * np.mean([result['hit'] for result in results], axis=0)
+        metrics = {
+            f'{name}/top{k}': float(accuracy[i, j])
+            for i, name in enumerate(names) for j, k in enumerate(topk)
+        }
+        labels = np.stack([result['label'] for result in results])
+        metrics['diversity/disagreement'] = pairwise_disagreement(
+            torch.from_numpy(labels[:, 1:]))
+        return metrics
+
+    @staticmethod
+    def _branches(data_samples: Sequence[dict]) -> List[str]:
+        """The names of the branches, once the samples hold what is needed."""
+        for sample in data_samples:
+            if 'gt_label' not in sample:
+                raise ConfigError(
+                    'BranchMetrics needs gt_label in every data sample, so '
+                    'the data set must give labels; got samples with '
+                    f'{", ".join(sorted(sample)) or "no field"}')
+        first = data_samples[0]
+        # Data samples keep their fields in a set, whose order differs from
+        # process to process.
+        branches = sorted(
+            field[len(BRANCH_FIELD):] for field in first
+            if field.startswith(BRANCH_FIELD))
+        if not branches or ENSEMBLE_FIELD not in first:
+            raise ConfigError(
+                'BranchMetrics needs pred_score and one pred_score_<branch> '
+                'per branch, as mcod_plugin.MultiBackboneClassifier predicts; '
+                f'got samples with {", ".join(sorted(first))}')
+        return branches

@@ -1,0 +1,306 @@
+import re
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+import torch
+from mmengine.model import ModuleDict
+from mmpretrain.models.classifiers import BaseClassifier
+from mmpretrain.structures import DataSample
+from torch import Tensor
+
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.registry import MODELS
+from ..utils.build_branch import build_branch, loss_owner
+from ..utils.input_size import guess_input_size, parse_input_size
+
+# Names that mean something else where a branch's name appears.
+RESERVED_NAMES = ('ensemble', 'diversity')
+
+
+@MODELS.register_module()
+class MultiBackboneClassifier(BaseClassifier):
+    """A cohort: several classifiers that are trained together, each of them
+    taught by the ensemble of all.
+
+    The loss of branch :math:`i` with logits :math:`z_i` is
+
+    .. math::
+        L_i = CE_i(z_i, y)
+            + w(t)\\, T^2\\, KL(softmax(z_t / T)\\, \\|\\, softmax(z_i / T))
+
+    where :math:`CE_i` is the loss of the branch's own head, :math:`z_t` the
+    teacher's target and :math:`w(t)` the attribute :attr:`kd_weight`, which
+    :class:`DiscontinuousKDHook` writes. While it is 0, teacher and second
+    term are not computed at all.
+
+    Args:
+        branches (dict[str, dict]): The cohort by name. Each value is the
+            config of a classifier as it would stand alone
+            (``type='ImageClassifier'`` when left out). The pooling and the
+            head's ``in_channels`` may be left out.
+        teacher (dict | nn.Module): From logits to targets.
+            Defaults to ``dict(type='mcod_plugin.EnsembleTeacher')``.
+        distill (dict | nn.Module): Compares a branch's logits with its
+            target. Defaults to
+            ``dict(type='mcod_plugin.DiscontinuousKDLoss')``.
+        input_size (int | tuple[int, int], optional): Size in pixels (one
+            side, or height and width) of the dummy image with which the
+            shapes are worked out. Defaults to 32 if a CIFAR-sized network is
+            among the branches, else 224. The runner sets it from the data.
+        train_cfg (dict, optional): Training settings. The key ``augments``
+            holds batch augmentations such as Mixup. Defaults to None.
+        data_preprocessor (dict | nn.Module, optional): The one preprocessor
+            of all branches; its ``type`` defaults to
+            ``'mmpretrain.ClsDataPreprocessor'``.
+        init_cfg (dict, optional): Initialisation config. Defaults to None.
+
+    Attributes:
+        branches (ModuleDict): The classifiers by name.
+        teacher (nn.Module): The built teacher.
+        distill (nn.Module): The built distillation loss.
+        input_size (tuple[int, int]): Height and width of the dummy image.
+        in_channels (int): Number of channels of the images.
+        num_classes (int): Number of classes of every branch.
+        kd_weight (float): Current weight of the distillation term.
+
+    Raises:
+        ConfigError: If there is no branch, a name cannot be used, a branch
+            cannot be built, or the numbers of classes differ.
+    """
+
+    def __init__(self,
+                 branches: Dict[str, Any],
+                 teacher: Any = None,
+                 distill: Any = None,
+                 input_size: Optional[Union[int, Sequence[int]]] = None,
+                 train_cfg: Optional[dict] = None,
+                 data_preprocessor: Any = None,
+                 init_cfg: Optional[dict] = None) -> None:
+        if data_preprocessor is None or isinstance(data_preprocessor, dict):
+            # It is built by MMEngine, hence the scope. Copied because the
+            # config of the caller must stay as it is.
+            data_preprocessor = dict(data_preprocessor or {})
+            data_preprocessor.setdefault('type',
+                                         'mmpretrain.ClsDataPreprocessor')
+            if train_cfg is not None:
+                data_preprocessor.setdefault('batch_augments', train_cfg)
+        super().__init__(
+            init_cfg=init_cfg, data_preprocessor=data_preprocessor)
+
+        _check_names(branches)
+        if input_size is None:
+            input_size = guess_input_size(branches)
+        self.input_size = parse_input_size('model.input_size', input_size)
+        mean = getattr(self.data_preprocessor, 'mean', None)
+        self.in_channels = 3 if mean is None else mean.numel()
+        built = {
+            name: build_branch(name, cfg, self.input_size, self.in_channels)
+            for name, cfg in branches.items()
+        }
+        numbers = {name: number for name, (_, number) in built.items()}
+        if len(set(numbers.values())) > 1:
+            given = ', '.join(f'{name} {n}' for name, n in numbers.items())
+            raise ConfigError('model.branches must agree on num_classes; got '
+                              f'{given}')
+        self.num_classes = next(iter(numbers.values()))
+        self.branches = ModuleDict(
+            {name: branch
+             for name, (branch, _) in built.items()})
+        self.teacher = MODELS.build(
+            teacher or dict(type='mcod_plugin.EnsembleTeacher'))
+        self.distill = MODELS.build(
+            distill or dict(type='mcod_plugin.DiscontinuousKDLoss'))
+        self.kd_weight = 0.0
+        self._register_load_state_dict_pre_hook(
+            _check_state_dict, with_module=True)
+
+    def forward(self,
+                inputs: Tensor,
+                data_samples: Optional[List[DataSample]] = None,
+                mode: str = 'tensor') -> Any:
+        """The entry for training and test.
+
+        Args:
+            inputs (Tensor): Images ``(N, C, H, W)``.
+            data_samples (list[DataSample], optional): Annotations of every
+                image; required in mode ``'loss'``.
+            mode (str): ``'tensor'``, ``'loss'`` or ``'predict'``.
+                Defaults to ``'tensor'``.
+
+        Returns:
+            Tensor | dict | list[DataSample]: The ensemble's logits ``(N,
+            num_classes)``, the losses by name, or the predictions.
+        """
+        if mode == 'tensor':
+            return self.teacher.ensemble(self.branch_logits(inputs))
+        if mode == 'loss':
+            return self.loss(inputs, data_samples)
+        if mode == 'predict':
+            return self.predict(inputs, data_samples)
+        raise RuntimeError(f'Invalid mode "{mode}".')
+
+    def branch_logits(self, inputs: Tensor) -> Dict[str, Tensor]:
+        """Logits of all branches.
+
+        Args:
+            inputs (Tensor): Images ``(N, C, H, W)``.
+
+        Returns:
+            dict[str, Tensor]: Logits ``(N, num_classes)`` by branch, in at
+            least single precision also under AMP.
+        """
+        logits = {
+            name: branch(inputs)
+            for name, branch in self.branches.items()
+        }
+        return {
+            name: score.float() if score.dtype in (
+                torch.float16, torch.bfloat16) else score
+            for name, score in logits.items()
+        }
+
+    def extract_feat(self,
+                     inputs: Tensor,
+                     stage: str = 'neck') -> Dict[str, Tuple[Tensor, ...]]:
+        """Features of all branches.
+
+        Args:
+            inputs (Tensor): Images ``(N, C, H, W)``.
+            stage (str): See ``ImageClassifier.extract_feat``.
+                Defaults to ``'neck'``.
+
+        Returns:
+            dict[str, tuple[Tensor]]: What each branch's own method gives. A
+            tool that wants one tuple works on ``model.branches[name]``.
+        """
+        return {
+            name: branch.extract_feat(inputs, stage)
+            for name, branch in self.branches.items()
+        }
+
+    def loss(self, inputs: Tensor,
+             data_samples: List[DataSample]) -> Dict[str, Tensor]:
+        """Losses of all branches.
+
+        Args:
+            inputs (Tensor): Images ``(N, C, H, W)``.
+            data_samples (list[DataSample]): Annotations of every image.
+
+        Returns:
+            dict[str, Tensor]: ``<branch>.loss_ce`` for each branch, in
+            on-phases ``<branch>.loss_kd`` as well (weighted), and
+            ``kd_weight``.
+        """
+        logits = self.branch_logits(inputs)
+        losses = {}
+        for name, branch in self.branches.items():
+            own = loss_owner(branch)._get_loss(logits[name], data_samples)
+            for key, value in own.items():
+                key = 'loss_ce' if key == 'loss' else key
+                losses[f'{name}.{key}'] = value
+        if self.kd_weight > 0:
+            targets = self.teacher(logits)
+            for name in self.branches:
+                losses[f'{name}.loss_kd'] = self.kd_weight * self.distill(
+                    logits[name], targets[name])
+        losses['kd_weight'] = torch.tensor(float(self.kd_weight))
+        return losses
+
+    def predict(
+        self,
+        inputs: Tensor,
+        data_samples: Optional[List[Optional[DataSample]]] = None
+    ) -> List[DataSample]:
+        """Predictions of the ensemble and of every branch.
+
+        Args:
+            inputs (Tensor): Images ``(N, C, H, W)``.
+            data_samples (list[DataSample | None], optional): Samples to fill;
+                new ones when left out.
+
+        Returns:
+            list[DataSample]: With ``pred_score`` and ``pred_label`` of the
+            ensemble and ``pred_score_<branch>`` of each branch. Scores are
+            probabilities ``(num_classes, )``.
+        """
+        logits = {
+            name: score.detach()
+            for name, score in self.branch_logits(inputs).items()
+        }
+        ensemble = self.teacher.ensemble(logits).softmax(1)
+        labels = ensemble.argmax(1, keepdim=True)
+        scores = {
+            f'pred_score_{name}': score.softmax(1)
+            for name, score in logits.items()
+        }
+        if data_samples is None:
+            data_samples = [None] * len(labels)
+        data_samples = [
+            DataSample() if sample is None else sample
+            for sample in data_samples
+        ]
+        for index, sample in enumerate(data_samples):
+            sample.set_pred_score(ensemble[index]).set_pred_label(
+                labels[index])
+            for key, score in scores.items():
+                sample.set_field(score[index], key)
+        return data_samples
+
+
+def _check_names(branches: Any) -> None:
+    """Raise unless the branches have names that can be used as attributes, in
+    checkpoint keys, log keys and file names."""
+    if not isinstance(branches, dict) or not branches:
+        raise ConfigError('model.branches must be a dict that names at least '
+                          f'one classifier; got {branches!r}')
+    for name in branches:
+        if not isinstance(name, str) or not re.fullmatch(r'[\w-]+', name):
+            raise ConfigError(
+                'a name in model.branches must consist of letters, digits, _ '
+                f'and -; got {name!r}')
+        if name in RESERVED_NAMES or hasattr(ModuleDict(), name):
+            raise ConfigError(f'the name {name!r} in model.branches is taken '
+                              'by something else; choose another')
+
+
+def _check_state_dict(model: MultiBackboneClassifier,
+                      state_dict: Dict[str, Tensor], prefix: str,
+                      *args) -> None:
+    """Raise unless a state dict is exactly this cohort's.
+
+    MMEngine only logs what does not fit; a branch that was renamed would
+    start from chance.
+    """
+    wanted = {
+        prefix + key: value.shape
+        for key, value in model.state_dict().items()
+    }
+    given = {
+        key: value.shape
+        for key, value in state_dict.items() if key.startswith(prefix)
+    }
+    faults = []
+    for what, keys in (('lacks', wanted.keys() - given.keys()),
+                       ('adds', given.keys() - wanted.keys())):
+        if keys:
+            faults.append(f'{what} {_summary(keys, prefix)}')
+    faults += [
+        f'has {key[len(prefix):]} of shape {tuple(given[key])} instead of '
+        f'{tuple(wanted[key])}'
+        for key in sorted(wanted.keys() & given.keys())
+        if given[key] != wanted[key]
+    ][:1]
+    if faults:
+        raise ConfigError('the checkpoint is not of this cohort '
+                          f'({", ".join(model.branches)}): it '
+                          + '; it '.join(faults))
+
+
+def _summary(keys: Sequence[str], prefix: str) -> str:
+    """Keys by branch, as ``branches.vgg (12 keys, e.g. backbone.conv)``."""
+    groups: Dict[str, List[str]] = {}
+    for key in sorted(keys):
+        parts = key[len(prefix):].split('.')
+        group = '.'.join(parts[:2]) if parts[0] == 'branches' else parts[0]
+        groups.setdefault(group, []).append(key[len(prefix):])
+    return ', '.join(f'{group} ({len(members)} keys such as {members[0]})'
+                     for group, members in groups.items())

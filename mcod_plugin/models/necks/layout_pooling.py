@@ -1,0 +1,52 @@
+from typing import Tuple
+
+import torch.nn as nn
+from torch import Tensor
+
+from mcod_plugin.errors import check_choice
+from mcod_plugin.registry import MODELS
+
+POOLINGS = {
+    'NHWC': lambda feature: feature.mean((1, 2)),
+    'tokens': lambda feature: feature.mean(1),
+    'class_token': lambda feature: feature[:, 0],
+}
+
+
+@MODELS.register_module()
+class LayoutPooling(nn.Module):
+    """Pool features that are not laid out as ``(N, C, H, W)``.
+
+    For maps of that layout the toolbox has ``GlobalAveragePooling``, which
+    takes others as well and averages over the wrong axes.
+
+    Args:
+        layout (str): How the last feature is laid out:
+
+            - ``'NHWC'``: a map ``(N, H, W, C)``, pooled by its mean.
+            - ``'tokens'``: tokens ``(N, L, C)``, pooled by their mean.
+            - ``'class_token'``: tokens ``(N, L, C)``, the first of which is
+              kept.
+
+    Raises:
+        ConfigError: If ``layout`` is none of them.
+    """
+
+    def __init__(self, layout: str) -> None:
+        super().__init__()
+        check_choice('neck.layout', layout, POOLINGS)
+        self.layout = layout
+
+    def forward(self, feats: Tuple[Tensor, ...]) -> Tuple[Tensor]:
+        """Pool the last feature.
+
+        Args:
+            feats (tuple[Tensor]): Features of the backbone's stages.
+
+        Returns:
+            tuple[Tensor]: The last one, pooled to ``(N, C)``.
+        """
+        return (POOLINGS[self.layout](feats[-1]), )
+
+    def extra_repr(self) -> str:
+        return f'layout={self.layout!r}'

@@ -1,0 +1,210 @@
+"""From a branch's config to a classifier that fits its cohort."""
+import copy
+import inspect
+from typing import Any, Optional, Tuple
+
+import torch
+import torch.nn as nn
+from mmengine.utils import is_method_overridden
+from mmpretrain.models.classifiers import BaseClassifier, ImageClassifier
+from mmpretrain.models.heads import ClsHead
+from mmpretrain.registry import MODELS
+from torch import Tensor
+
+from mcod_plugin.errors import ConfigError, nearest
+from .feature_layout import FeatureLayout, feature_layout
+from .input_size import parse_input_size
+from .nested_keys import name_keys_in_place
+
+__all__ = ['build_branch', 'loss_owner']
+
+
+def build_branch(name: str, cfg: Any, input_size: Tuple[int, int],
+                 in_channels: int) -> Tuple[BaseClassifier, int]:
+    """Build one branch, and work out what its config leaves open.
+
+    The backbone runs once on a dummy image in eval mode. Features that are
+    not flat get a pooling if the config names no neck, and the head gets its
+    ``in_channels``; what the config states wins.
+
+    Args:
+        name (str): The branch's name, for error messages.
+        cfg (dict | nn.Module): Config of a classifier
+            (``type='ImageClassifier'`` when left out), or a built one.
+        input_size (tuple[int, int]): Height and width of the dummy image, in
+            pixels. The branch's own ``input_size`` wins.
+        in_channels (int): Channels of the dummy image.
+
+    Returns:
+        tuple[BaseClassifier, int]: The classifier and its number of classes.
+
+    Raises:
+        ConfigError: If no classifier comes of it.
+    """
+    setting = f'model.branches.{name}'
+    if isinstance(cfg, nn.Module):
+        branch, size = cfg, input_size
+    else:
+        if not isinstance(cfg, dict):
+            raise ConfigError(f'{setting} must be the config of a classifier '
+                              f'(a dict); got {cfg!r}')
+        cfg = copy.deepcopy(cfg)
+        size = parse_input_size(f'{setting}.input_size',
+                                cfg.pop('input_size', input_size))
+        branch = _build_classifier(setting, cfg, (2, in_channels, *size))
+    name_keys_in_place(branch)
+    return branch, _check_classifier(setting, branch, (2, in_channels, *size))
+
+
+def loss_owner(branch: BaseClassifier) -> nn.Module:
+    """The module whose ``_get_loss(cls_score, data_samples)`` is the branch's
+    own loss: its head, or itself if it has none."""
+    return getattr(branch, 'head', None) or branch
+
+
+def _build_classifier(setting: str, cfg: dict,
+                      shape: Tuple[int, ...]) -> BaseClassifier:
+    cfg.setdefault('type', 'ImageClassifier')
+    # Bare names are the toolbox's, whatever the default scope is.
+    scope = cfg.setdefault('_scope_', 'mmpretrain')
+    for key in ('data_preprocessor', 'train_cfg'):
+        if cfg.get(key) is not None:
+            raise ConfigError(
+                f'{setting}.{key} is not used: all branches share one '
+                f'preprocessor and its batch augmentations; set model.{key}')
+    with MODELS.switch_scope_and_registry(scope) as registry:
+        classifier = registry.get(cfg['type']) if isinstance(
+            cfg['type'], str) else cfg['type']
+        if inspect.isclass(classifier) and issubclass(classifier,
+                                                      ImageClassifier):
+            _complete(setting, cfg, shape)
+        return _build(setting, cfg)
+
+
+def _complete(setting: str, cfg: dict, shape: Tuple[int, ...]) -> None:
+    """Put the built backbone, and neck and ``in_channels`` if they are left
+    out, into the config of an ``ImageClassifier``."""
+    for key in ('backbone', 'head'):
+        if cfg.get(key) is None:
+            raise ConfigError(f'{setting}.{key} is missing: a branch is a '
+                              'complete classifier (backbone, neck, head)')
+    if cfg.get('pretrained') is not None:
+        # ImageClassifier would put it into the backbone's config.
+        cfg['init_cfg'] = dict(
+            type='Pretrained', checkpoint=cfg.pop('pretrained'))
+    backbone = _build(f'{setting}.backbone', cfg['backbone'])
+    feats = _run(f'{setting}.backbone', backbone, torch.zeros(shape))
+    layout = feature_layout(backbone, _last(feats))
+    if 'neck' not in cfg:
+        cfg['neck'] = _pooling(layout)
+    neck = cfg['neck']
+    if neck is not None:
+        if layout is not None and layout.name != 'NCHW' and _averages(neck):
+            raise ConfigError(
+                f'{setting}.neck {neck["type"]} pools maps (N, C, H, W), but '
+                f'the backbone gives {tuple(_last(feats).shape)}; leave the '
+                'neck out and it is worked out')
+        neck = cfg['neck'] = _build(f'{setting}.neck', neck)
+        feats = _run(f'{setting}.neck', neck, feats)
+    cfg['backbone'] = backbone
+
+    head = cfg['head']
+    feature = _last(feats)
+    if isinstance(head, dict) and isinstance(feature, Tensor):
+        channels = feature.shape[1] if feature.ndim != 3 else feature.shape[2]
+        given = head.get('in_channels')
+        if given is None and _accepts(head, 'in_channels'):
+            head['in_channels'] = channels
+        elif isinstance(given, int) and given != channels:
+            raise ConfigError(
+                f'{setting}.head.in_channels is {given}, but the features '
+                f'that reach the head have {channels} channels')
+    cfg['head'] = _build(f'{setting}.head', head)
+
+
+def _pooling(layout: Optional[FeatureLayout]) -> Optional[dict]:
+    if layout is None or layout.name == 'flat':
+        return None
+    if layout.name == 'NCHW':
+        return dict(type='GlobalAveragePooling')
+    return dict(type='mcod_plugin.LayoutPooling', layout=layout.name)
+
+
+def _averages(neck: Any) -> bool:
+    """Whether a neck is the toolbox's average over an image's two axes."""
+    return (isinstance(neck, dict) and neck.get('dim', 2) == 2
+            and str(neck.get('type')).endswith('GlobalAveragePooling'))
+
+
+def _accepts(cfg: dict, argument: str) -> bool:
+    """Whether the constructor of the ``type`` in a config takes it."""
+    cls = MODELS.get(cfg['type']) if isinstance(cfg['type'],
+                                                str) else cfg['type']
+    return inspect.isclass(cls) and any(
+        argument in inspect.signature(base.__init__).parameters
+        for base in cls.__mro__)
+
+
+def _check_classifier(setting: str, branch: nn.Module,
+                      shape: Tuple[int, ...]) -> int:
+    """Raise unless a branch can take part in a cohort; return its number of
+    classes."""
+    if not isinstance(branch, BaseClassifier):
+        raise ConfigError(f'{setting} must be an image classifier of the '
+                          f'toolbox; got a {type(branch).__name__}')
+    owner = loss_owner(branch)
+    if not hasattr(owner, '_get_loss') or (
+            isinstance(owner, ClsHead)
+            and is_method_overridden('loss', ClsHead, owner)):
+        raise ConfigError(
+            f'{setting}: {type(owner).__name__} computes its loss from more '
+            'than the logits, which a cohort does not support; use a head '
+            'such as LinearClsHead')
+    logits = _run(setting, branch, torch.zeros(shape))
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        got = tuple(logits.shape) if isinstance(
+            logits, Tensor) else type(logits).__name__
+        raise ConfigError(f'{setting} must give logits (N, num_classes) in '
+                          f'mode "tensor"; got {got} for N = {shape[0]}')
+    return logits.shape[1]
+
+
+def _last(feats: Any) -> Any:
+    return feats[-1] if isinstance(feats, (tuple, list)) and feats else feats
+
+
+@torch.no_grad()
+def _run(setting: str, module: nn.Module, inputs: Any) -> Any:
+    """Run a module on dummy inputs in eval mode."""
+    training = module.training
+    # ``train`` of the toolbox's backbones returns None, so no chaining.
+    module.eval()
+    try:
+        return module(inputs)
+    except Exception as error:
+        size = '' if not isinstance(
+            inputs, Tensor) else ' at {}x{} pixels'.format(*inputs.shape[2:])
+        raise ConfigError(
+            f'{setting} fails on a dummy image{size} (set input_size if that '
+            f'is the wrong size): {error}') from error
+    finally:
+        module.train(training)
+
+
+def _build(setting: str, cfg: Any) -> nn.Module:
+    if isinstance(cfg, nn.Module):
+        return cfg
+    try:
+        return MODELS.build(cfg)
+    except ConfigError as error:
+        raise ConfigError(f'{setting}: {error}') from error
+    except RuntimeError as error:
+        if 'Unknown model' in str(error) and cfg.get('model_name'):
+            import timm
+            known = nearest(cfg['model_name'], timm.list_models(), limit=5)
+            raise ConfigError(f'{setting}.model_name {cfg["model_name"]!r} is '
+                              f'unknown to timm; {known}') from error
+        raise ConfigError(f'{setting}: {error}') from error
+    except (AssertionError, AttributeError, OSError, TypeError,
+            ValueError) as error:
+        raise ConfigError(f'{setting}: {error}') from error

@@ -1,0 +1,65 @@
+"""How the features of a backbone are laid out."""
+from typing import Any, NamedTuple, Optional
+
+import torch.nn as nn
+from torch import Tensor
+
+__all__ = ['FeatureLayout', 'feature_layout']
+
+
+class FeatureLayout(NamedTuple):
+    """The layout of a feature and its number of channels.
+
+    Attributes:
+        name (str): ``'NCHW'``, ``'NHWC'``, ``'tokens'`` ``(N, L, C)``,
+            ``'class_token'`` (tokens, the first of which is a class token) or
+            ``'flat'`` ``(N, C)``.
+        channels (int): The size of C.
+    """
+
+    name: str
+    channels: int
+
+
+def feature_layout(backbone: nn.Module,
+                   feature: Any) -> Optional[FeatureLayout]:
+    """Tell the layout of a feature.
+
+    Args:
+        backbone (nn.Module): The network that the feature comes from.
+        feature (Tensor): The last of its features.
+
+    Returns:
+        FeatureLayout | None: None if the feature is not one tensor of 2 to 4
+        dimensions, as with networks that give a list of tokens to a head
+        of their own.
+    """
+    if not isinstance(feature, Tensor):
+        return None
+    if feature.ndim == 2:
+        return FeatureLayout('flat', feature.shape[1])
+    if feature.ndim == 3:
+        name = 'class_token' if _has_class_token(backbone) else 'tokens'
+        return FeatureLayout(name, feature.shape[2])
+    if feature.ndim == 4:
+        if _is_channels_last(backbone, feature):
+            return FeatureLayout('NHWC', feature.shape[3])
+        return FeatureLayout('NCHW', feature.shape[1])
+    return None
+
+
+def _is_channels_last(backbone: nn.Module, feature: Tensor) -> bool:
+    """Whether a 4-D feature is ``(N, H, W, C)``."""
+    # A network that speaks of its output's format is timm's. Its feature
+    # extractors give maps in the format that they name, too.
+    named = getattr(getattr(backbone, 'timm_model', backbone), 'output_fmt',
+                    None)
+    if named is not None:
+        return str(getattr(named, 'value', named)) == 'NHWC'
+    _, first, second, third = feature.shape
+    return first == second != third
+
+
+def _has_class_token(backbone: nn.Module) -> bool:
+    network = getattr(backbone, 'timm_model', backbone)
+    return getattr(network, 'cls_token', None) is not None

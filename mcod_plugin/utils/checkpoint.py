@@ -1,0 +1,52 @@
+"""Reading checkpoints as data."""
+import os
+import pickle
+from typing import Any, Callable, Union
+
+import torch
+
+from mcod_plugin.errors import ConfigError
+
+__all__ = ['read_checkpoint']
+
+
+def read_checkpoint(filename: str,
+                    map_location: Union[str, Callable] = 'cpu') -> dict:
+    """Open a checkpoint without running any code that it may hold.
+
+    Args:
+        filename (str): A local path or an ``http(s)`` address.
+        map_location (str | Callable): See :func:`torch.load`.
+            Defaults to ``'cpu'``.
+
+    Returns:
+        dict: The checkpoint.
+
+    Raises:
+        ConfigError: If the file is missing, incomplete, no checkpoint, or
+            holds more than data.
+    """
+    remote = filename.startswith(('http://', 'https://'))
+    if not remote and not os.path.isfile(filename):
+        raise ConfigError(f'checkpoint {filename} does not exist')
+    try:
+        if remote:
+            checkpoint = torch.hub.load_state_dict_from_url(
+                filename, map_location=map_location, weights_only=True)
+        else:
+            checkpoint = torch.load(
+                filename, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        # PyTorch's own text goes on with advice to run the code all the same.
+        raise ConfigError(
+            f'checkpoint {filename} is damaged or holds a pickle payload (more '
+            'than tensors and plain containers); it was refused, and nothing '
+            'of it was executed') from error
+    except (EOFError, KeyError, OSError, RuntimeError, ValueError) as error:
+        reason = str(error).split('\n')[0]
+        raise ConfigError(f'checkpoint {filename} is truncated or no '
+                          f'checkpoint at all: {reason}') from error
+    if not isinstance(checkpoint, dict):
+        raise ConfigError(f'checkpoint {filename} must hold a dict; got a '
+                          f'{type(checkpoint).__name__}')
+    return checkpoint

@@ -1,0 +1,70 @@
+"""Evaluate a checkpoint of a cohort: every branch and the ensemble.
+
+    python tools/test.py configs/mcod_quickstart.py CHECKPOINT
+"""
+import argparse
+
+import mmengine
+from mmengine.evaluator import DumpResults
+
+from mcod_plugin.cli import (add_config_arguments, load_config, run_config,
+                             user_errors)
+from mcod_plugin.errors import ConfigError
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description='Evaluate a checkpoint')
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument('checkpoint', help='path of the checkpoint')
+    parser.add_argument('--work-dir', help='where the log goes')
+    parser.add_argument('--out', help='the file to write results to')
+    parser.add_argument(
+        '--out-item',
+        choices=['metrics', 'pred'],
+        help='write metrics (.json, .yaml, .pkl) or predictions (.pkl); '
+        'default: metrics, unless --out ends in .pkl')
+    parser.add_argument(
+        '--amp', action='store_true', help='evaluate in mixed precision')
+    add_config_arguments(parser)
+    return parser.parse_args()
+
+
+def out_item(args):
+    """What ``--out`` gets."""
+    if args.out is None:
+        if args.out_item is not None:
+            raise ConfigError('--out-item needs --out FILE')
+        return None
+    if not args.out.endswith(('.json', '.yaml', '.yml', '.pkl', '.pickle')):
+        raise ConfigError('--out must end in .json, .yaml or .pkl; got '
+                          f'{args.out}')
+    pickled = args.out.endswith(('.pkl', '.pickle'))
+    item = args.out_item or ('pred' if pickled else 'metrics')
+    if item == 'pred' and not pickled:
+        raise ConfigError('--out-item pred needs --out FILE.pkl; got '
+                          f'{args.out}')
+    return item
+
+
+def main():
+    args = parse_args()
+    with user_errors():
+        item = out_item(args)
+        cfg = load_config(args)
+        cfg.load_from = args.checkpoint
+        if args.amp:
+            cfg.test_cfg.fp16 = True
+
+        def test(runner):
+            if item == 'pred':
+                runner.test_evaluator.metrics.append(
+                    DumpResults(out_file_path=args.out))
+            return runner.test()
+
+        metrics = run_config(cfg, test)
+        if item == 'metrics':
+            mmengine.dump(metrics, args.out)
+
+
+if __name__ == '__main__':
+    main()

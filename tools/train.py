@@ -1,0 +1,71 @@
+"""Train a cohort (or any classifier of the toolbox) from a config.
+
+    python tools/train.py configs/mcod_resnet_vgg_cifar100.py
+"""
+import argparse
+
+from mcod_plugin.cli import (add_config_arguments, load_config, run_config,
+                             user_errors)
+from mcod_plugin.errors import ConfigError
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description='Train a cohort')
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument('--work-dir', help='where logs and checkpoints go')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from a checkpoint, or without one from the latest in the '
+        'work directory')
+    parser.add_argument(
+        '--amp', action='store_true', help='train in mixed precision')
+    parser.add_argument(
+        '--no-validate',
+        action='store_true',
+        help='do not evaluate during training')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the batch size')
+    parser.add_argument(
+        '--no-persistent-workers',
+        action='store_true',
+        help='start the workers of data loaders anew every epoch')
+    add_config_arguments(parser)
+    return parser.parse_args()
+
+
+def merge_args(cfg, args):
+    """Merge the arguments that only training has."""
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if args.auto_scale_lr:
+        if cfg.get('auto_scale_lr') is None:
+            raise ConfigError('--auto-scale-lr needs a config with '
+                              'auto_scale_lr=dict(base_batch_size=...)')
+        cfg.auto_scale_lr.enable = True
+    if args.no_persistent_workers:
+        for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            if cfg.get(name) is not None:
+                cfg[name].persistent_workers = False
+
+
+def main():
+    args = parse_args()
+    with user_errors():
+        cfg = load_config(args)
+        merge_args(cfg, args)
+        run_config(cfg, lambda runner: runner.train())
+
+
+if __name__ == '__main__':
+    main()
