@@ -1,5 +1,5 @@
-"""A first run on handwritten digits: a ResNet of MMPretrain and a vision
-transformer of timm teach each other, on a CPU, with nothing to download.
+"""A first run on handwritten digits: a ResNet of MMPretrain and a VGG of
+timm teach each other, on a CPU, with nothing to download.
 
     python tools/train.py configs/mcod_quickstart.py
 """
@@ -15,20 +15,18 @@ model = dict(
                 stem_channels=16,
                 base_channels=16),
             head=dict(type='LinearClsHead', num_classes=10)),
-        vit=dict(
+        vgg=dict(
             backbone=dict(
                 type='TIMMBackbone',
-                model_name='vit_tiny_patch16_224',
-                img_size=16,
-                patch_size=4,
-                embed_dim=96,
-                depth=4),
+                model_name='vgg11_bn',
+                features_only=True,
+                out_indices=(3, )),
             head=dict(type='LinearClsHead', num_classes=10))),
     teacher=dict(type='mcod_plugin.EnsembleTeacher', fusion='mean'),
     distill=dict(type='mcod_plugin.DiscontinuousKDLoss', temperature=3.0))
 
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05))
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05))
 param_scheduler = [dict(type='CosineAnnealingLR', by_epoch=True, eta_min=0)]
 train_cfg = dict(by_epoch=True, max_epochs=12, val_interval=1)
 val_cfg = dict()

@@ -16,9 +16,8 @@ class Digits(BaseDataset):
     """The 1,797 handwritten digits that ship inside scikit-learn.
 
     They are the test part of E. Alpaydin and C. Kaynak's `Optical Recognition
-    of Handwritten Digits 
-    <https://archive.ics.uci.edu/ml/datasets/Optical+Recognition+of+Handwritten+Digits>`_
-    Learning Repository, 1998): grey images of 8 by 8 pixels, 10 classes.
+    of Handwritten Digits`_ (UCI Machine Learning Repository, 1998): grey
+    images of 8 by 8 pixels, 10 classes.
     Nothing is downloaded, and a small cohort learns them on a CPU within
     minutes, so they are for first steps and tests, not for results.
 
@@ -28,6 +27,9 @@ class Digits(BaseDataset):
     so that the same hand may stand on both sides.
 
     It needs scikit-learn: ``pip install "mcod-plugin[quickstart]"``.
+
+    .. _Optical Recognition of Handwritten Digits:
+        https://archive.ics.uci.edu/dataset/80
 
     Args:
         split (str): ``'train'`` (1,437 images) or ``'test'`` (360 images).

@@ -106,8 +106,7 @@ class BranchMetrics(BaseMetric):
         super().__init__(
             collect_device=collect_device, collect_dir=collect_dir)
         numbers = (topk, ) if isinstance(topk, int) else tuple(topk)
-        if not numbers or any(
-                type(k) is not int or k < 1 for k in numbers):
+        if not numbers or any(type(k) is not int or k < 1 for k in numbers):
             raise ConfigError('topk of BranchMetrics must be positive whole '
                               f'numbers, at least one; got {topk!r}')
         self.topk = tuple(sorted(set(numbers)))
@@ -133,13 +132,12 @@ class BranchMetrics(BaseMetric):
         names = (ENSEMBLE, *branches)
         # a prefix of the sorted numbers
         topk = tuple(k for k in self.topk if k < scores.size(-1))
+        hits = hits[..., :len(topk)]
         # Rows of arrays, since a row of a tensor is pickled for the other
         # ranks together with the whole batch.
         for label, hit in zip(labels.numpy(), hits.numpy()):
             self.results.append(
-                dict(
-                    names=names, topk=topk, label=label, hit=hit[:,
-                                                                 :len(topk)]))
+                dict(names=names, topk=topk, label=label, hit=hit))
 
     def compute_metrics(self, results: List[dict]) -> Dict[str, float]:
         """Compute the metrics from the results of all samples.
@@ -154,7 +152,8 @@ class BranchMetrics(BaseMetric):
         accuracy = 100 * np.mean([result['hit'] for result in results], axis=0)
         metrics = {
             f'{name}/top{k}': float(accuracy[i, j])
-            for i, name in enumerate(names) for j, k in enumerate(topk)
+            for i, name in enumerate(names)
+            for j, k in enumerate(topk)
         }
         labels = np.stack([result['label'] for result in results])
         metrics['diversity/disagreement'] = pairwise_disagreement(
@@ -173,9 +172,8 @@ class BranchMetrics(BaseMetric):
         first = data_samples[0]
         # Data samples keep their fields in a set, whose order differs from
         # process to process.
-        branches = sorted(
-            field[len(BRANCH_FIELD):] for field in first
-            if field.startswith(BRANCH_FIELD))
+        branches = sorted(field[len(BRANCH_FIELD):] for field in first
+                          if field.startswith(BRANCH_FIELD))
         if not branches or ENSEMBLE_FIELD not in first:
             raise ConfigError(
                 'BranchMetrics needs pred_score and one pred_score_<branch> '

@@ -105,14 +105,14 @@ def _to_plain(value: Any, path: str) -> Any:
     if isinstance(value, np.ndarray):
         return _array_to_plain(value, path)
     if isinstance(value, HistoryBuffer):
-        log_history, count_history = value.data
+        logs, counts = value.data
+        logs = _array_to_plain(logs.astype(np.float64), path)
+        counts = _array_to_plain(counts, path)
         return {
             TAG: 'HistoryBuffer',
-            'log_history': _array_to_plain(
-                log_history.astype(np.float64), f'{path}.log_history'),
-            'count_history': _array_to_plain(
-                count_history, f'{path}.count_history'),
-            'max_length': int(value.max_length),
+            'log_history': logs,
+            'count_history': counts,
+            'max_length': int(value.max_length)
         }
     if isinstance(value, bytes):
         # PyTorch refuses empty bytes, and before 2.3 all others as well.

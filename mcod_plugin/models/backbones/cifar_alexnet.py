@@ -13,9 +13,9 @@ from .cifar_resnet import check_integer, resolve_out_indices
 class CifarAlexNet(BaseBackbone):
     """The AlexNet that the literature uses on CIFAR.
 
-    Five convolutions with ReLU and without norm layers, after `ImageNet
-    Classification with Deep Convolutional Neural Networks
-    <https://papers.nips.cc/paper/4824>`_, with 2x2 max pooling and one linear
+    Five convolutions with ReLU and without norm layers, of the widths in `One
+    weird trick for parallelizing convolutional neural networks
+    <https://arxiv.org/abs/1404.5997>`_, with 2x2 max pooling and one linear
     classifier. It has 2.5 million parameters with a head of 100 classes.
 
     The published CIFAR variant keeps the coarse ImageNet stem, an 11x11

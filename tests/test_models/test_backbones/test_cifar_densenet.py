@@ -40,13 +40,14 @@ def expected_params(depth, growth, bottleneck, compression, in_channels=3):
 @pytest.mark.parametrize(
     'settings, expected, channels, classes, classifier',
     # With a linear head. Table 2 of arXiv:1608.06993: DenseNet-BC-100-12 has
-    # 0.8 M and DenseNet-40-12 1.0 M parameters; 769162 for ten classes is
-    # what github.com/bamos/densenet.pytorch's model has.
+    # 0.8 M and DenseNet-40-12 1.0 M parameters. The CIFAR tables of
+    # github.com/osmr/imgclsmob have the numbers of the BC networks.
     [
         (dict(), (100, 12, True, .5), 342, 10, 769162),
         (dict(), (100, 12, True, .5), 342, 100, 800032),
         (dict(depth=40, bottleneck=False, compression=1),
          (40, 12, False, 1), 448, 10, 1019722),
+        (dict(depth=40), (40, 12, True, .5), 132, 100, 188092),
         (dict(depth=40, bottleneck=False, compression=1),
          (40, 12, False, 1), 448, 100, 1060132),
     ])

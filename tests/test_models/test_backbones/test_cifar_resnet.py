@@ -33,8 +33,8 @@ def expected_params(depth, width=16, in_channels=3):
 
 @pytest.mark.parametrize(
     'depth, classifier, millions',
-    # Sizes with a linear head of 64 x 100 + 100 = 6500: the CIFAR-100 nets
-    # of github.com/chenyaofo/pytorch-cifar-models list 0.28 to 0.86 M.
+    # With a linear head of 64 x 100 + 100 = 6500. The CIFAR-100 table of
+    # github.com/osmr/imgclsmob has the sizes of depth 20, 56 and 110.
     [(20, 278324, .28), (32, 472756, .47), (44, 667188, .67),
      (56, 861620, .86), (110, 1736564, 1.74)])
 def test_num_params(depth, classifier, millions):
