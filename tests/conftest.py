@@ -1,8 +1,11 @@
 import logging
 
 import pytest
+from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope, init_default_scope
+
+from mcod_plugin.registry import RUNNERS
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +19,102 @@ def mmengine_globals():
                 handler.close()
     for holder in (MMLogger, MessageHub, DefaultScope):
         holder._instance_dict.clear()
+
+
+TRANSFORMER = dict(
+    type='TIMMBackbone',
+    model_name='vit_tiny_patch16_224',
+    img_size=16,
+    patch_size=8,
+    embed_dim=16,
+    depth=1,
+    num_heads=2,
+    proj_drop_rate=0.2)
+HEAD = dict(type='LinearClsHead', num_classes=10)
+
+
+@pytest.fixture
+def tiny_config(tmp_path):
+    """Makes configs of a tiny run: a convolutional network and a transformer
+    with dropout, on a few handwritten digits with random crops.
+
+    Hooks, data and optimizer are real, so that tests see what users see.
+    """
+    crop = [
+        dict(type='RandomCrop', crop_size=16, padding=2),
+        dict(type='PackInputs')
+    ]
+
+    def make(work_dir='run', epochs=2, **changes):
+        loader = dict(
+            num_workers=0,
+            collate_fn=dict(type='default_collate'),
+            batch_size=16)
+        cfg = dict(
+            default_scope='mmpretrain',
+            runner_type='mcod_plugin.CohortRunner',
+            work_dir=str(tmp_path / work_dir),
+            experiment_name=f'{tmp_path.name}_{work_dir}_{make.count}',
+            model=dict(
+                type='mcod_plugin.MultiBackboneClassifier',
+                input_size=16,
+                data_preprocessor=dict(mean=[78.] * 3, std=[96.] * 3),
+                branches=dict(
+                    resnet=dict(
+                        backbone=dict(
+                            type='mcod_plugin.CifarResNet', depth=8, width=4),
+                        head=dict(HEAD)),
+                    vit=dict(backbone=dict(TRANSFORMER), head=dict(HEAD)))),
+            train_dataloader=dict(
+                loader,
+                sampler=dict(type='DefaultSampler', shuffle=True),
+                dataset=dict(
+                    type='mcod_plugin.Digits', indices=64, pipeline=crop)),
+            val_dataloader=dict(
+                loader,
+                sampler=dict(type='DefaultSampler', shuffle=False),
+                dataset=dict(
+                    type='mcod_plugin.Digits',
+                    split='test',
+                    indices=40,
+                    pipeline=crop[1:])),
+            val_evaluator=dict(type='mcod_plugin.BranchMetrics', topk=(1, )),
+            train_cfg=dict(by_epoch=True, max_epochs=epochs),
+            val_cfg=dict(),
+            optim_wrapper=dict(
+                optimizer=dict(type='SGD', lr=0.05, momentum=0.9)),
+            param_scheduler=[dict(type='CosineAnnealingLR', end=4)],
+            default_hooks=dict(
+                logger=dict(type='LoggerHook', interval=2),
+                checkpoint=dict(
+                    type='mcod_plugin.BranchCheckpointHook', interval=1),
+                epoch_seed=dict(type='mcod_plugin.EpochSeedHook'),
+                label_check=dict(type='mcod_plugin.LabelCheckHook'),
+                report=dict(type='mcod_plugin.CohortReportHook')),
+            custom_hooks=[
+                dict(
+                    type='mcod_plugin.DiscontinuousKDHook',
+                    gap=(1, 0),
+                    weight=(0.5, 2.0))
+            ],
+            randomness=dict(seed=3))
+        make.count += 1
+        cfg['test_dataloader'] = cfg['val_dataloader']
+        cfg['test_evaluator'] = cfg['val_evaluator']
+        cfg['test_cfg'] = dict()
+        cfg = Config(cfg)
+        cfg.merge_from_dict(changes)
+        return cfg
+
+    make.count = 0
+    return make
+
+
+@pytest.fixture
+def tiny_runner(tiny_config):
+    """Builds the runner of a tiny config."""
+
+    def make(*args, **kwargs):
+        return RUNNERS.build(tiny_config(*args, **kwargs))
+
+    return make

@@ -140,6 +140,12 @@ class CohortRunner(Runner):
             raise ConfigError(
                 f'nothing to resume: {filename} is at epoch {self.epoch} of '
                 f'{self.max_epochs}; raise train_cfg.max_epochs to go on')
+        length = self.message_hub.runtime_info.get('max_epochs')
+        if length is not None and length != self.max_epochs:
+            self.logger.warning(
+                f'The run of {filename} was to last {length} epochs, this one '
+                f'lasts {self.max_epochs}. The learning rate goes on as it '
+                'was scheduled then, the distillation as it is now.')
 
     @master_only
     def save_checkpoint(self, out_dir: str, filename: str, *args,

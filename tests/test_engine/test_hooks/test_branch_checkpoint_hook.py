@@ -1,0 +1,103 @@
+import glob
+import os.path as osp
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+
+import mcod_plugin
+
+
+def names(folder):
+    return sorted(map(osp.basename, glob.glob(f'{folder}/*.pth')))
+
+
+def test_best_of_every_branch_and_of_the_ensemble(tiny_runner):
+    runner = tiny_runner(epochs=3)
+    runner.train()
+    found = [
+        name.rpartition('_epoch_')[0] for name in names(runner.work_dir)
+        if name.startswith('best')
+    ]
+    assert found == [
+        'best_ensemble_top1', 'best_resnet_top1', 'best_vit_top1'
+    ]
+    for name, (_, epoch) in runner.message_hub.get_info(
+            'cohort_best').items():
+        assert f'best_{name}_top1_epoch_{epoch}.pth' in names(runner.work_dir)
+
+
+def test_checkpoints_hold_data_only(tiny_runner):
+    runner = tiny_runner()
+    runner.train()
+    files = glob.glob(f'{runner.work_dir}/*.pth')
+    assert len(files) == 5
+    for file in files:
+        checkpoint = torch.load(file, weights_only=True)
+        assert checkpoint['state_dict'].keys() == runner.model.state_dict(
+        ).keys()
+        meta = checkpoint['meta']
+        assert meta['mcod_plugin_version'] == mcod_plugin.__version__
+        assert meta['seed'] == 3 and meta['dataset_meta']['classes'][3] == '3'
+    assert not glob.glob(f'{runner.work_dir}/*.part')
+
+
+def test_message_hub_comes_back_as_it_was(tiny_runner):
+    runner = tiny_runner('a')
+    runner.train()
+    resumed = tiny_runner('a', 3, resume=True)
+    resumed.train()
+    for key in ('train/loss', 'train/resnet.loss_ce', 'train/kd_weight'):
+        before = runner.message_hub.get_scalar(key).data[0]
+        after = resumed.message_hub.get_scalar(key).data[0]
+        assert len(after) == 12
+        assert (after[:8] == before).all()
+
+
+def test_objects_in_the_message_hub_do_not_end_a_run(tiny_runner, tmp_path):
+
+    class Litter(Hook):
+
+        def before_train(self, runner):
+            runner.message_hub.update_info('litter', object())
+
+    runner = tiny_runner()
+    runner.register_hook(Litter())
+    runner.train()
+    checkpoint = torch.load(
+        f'{runner.work_dir}/epoch_2.pth', weights_only=True)
+    assert 'litter' not in checkpoint['message_hub']['runtime_info']
+    assert '"litter" of the message hub' in next(
+        tmp_path.rglob('*.log')).read_text()
+    tiny_runner(epochs=3, resume=True).train()
+
+
+@pytest.mark.parametrize('save_best, expected', [
+    ('vit/top1', ['best_vit_top1']),
+    (['ensemble/top1', 'vit/top1'], ['best_ensemble_top1', 'best_vit_top1']),
+])
+def test_explicit_choice_wins(tiny_runner, save_best, expected):
+    runner = tiny_runner(**{'default_hooks.checkpoint.save_best': save_best})
+    runner.train()
+    found = [
+        name.rpartition('_epoch_')[0] for name in names(runner.work_dir)
+        if name.startswith('best')
+    ]
+    assert found == expected
+
+
+def test_interrupted_save_leaves_the_old_checkpoint(tiny_runner, monkeypatch):
+    runner = tiny_runner('a', 1)
+    runner.train()
+    file = osp.join(runner.work_dir, 'epoch_1.pth')
+    with open(file, 'rb') as stream:
+        before = stream.read()
+
+    def fail(*args, **kwargs):
+        raise OSError('disk full')
+
+    monkeypatch.setattr(torch, 'save', fail)
+    with pytest.raises(OSError, match='disk full'):
+        runner.save_checkpoint(runner.work_dir, 'epoch_1.pth')
+    with open(file, 'rb') as stream:
+        assert stream.read() == before

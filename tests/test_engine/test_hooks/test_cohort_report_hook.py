@@ -1,0 +1,98 @@
+import pytest
+import torch
+from torch import nn
+
+from mcod_plugin.engine.hooks.cohort_report_hook import (branch_table,
+                                                         count_flops,
+                                                         result_table, top1)
+
+
+def cells(table):
+    """The cells of each row of a printed table."""
+    return [[cell.strip() for cell in line.strip('│┃').split(line[0])]
+            for line in table.split('\n') if line[0] in '│┃']
+
+
+def test_train_prints_the_cohort_and_the_result(tiny_runner, tmp_path):
+    runner = tiny_runner(epochs=3)
+    runner.train()
+    log = next(tmp_path.rglob('*.log')).read_text()
+    parameters = sum(value.numel()
+                     for value in runner.model.branches.parameters())
+    assert f'{parameters:,}' in log.partition('Cohort:')[2]
+    result = log.partition('Result after 3 epochs:\n')[2]
+    rows = cells('\n'.join(result.split('\n')[:7]))
+    assert rows[0] == ['', 'top-1 %', 'best top-1 %']
+    assert [row[0] for row in rows[1:]] == ['resnet', 'vit', 'ensemble']
+    hub = runner.message_hub
+    for name, last, best in rows[1:]:
+        history = hub.get_scalar(f'val/{name}/top1').data[0]
+        assert last == f'{history[-1]:.2f}'
+        assert best == f'{history.max():.2f} (epoch {history.argmax() + 1})'
+
+
+def test_test_prints_the_result(tiny_runner, tmp_path):
+    runner = tiny_runner()
+    metrics = runner.test()
+    log = next(tmp_path.rglob('*.log')).read_text()
+    rows = cells('\n'.join(log.partition('Result:\n')[2].split('\n')[:7]))
+    assert rows[3] == ['ensemble', f'{metrics["ensemble/top1"]:.2f}']
+    share = 100 * metrics['diversity/disagreement']
+    assert f'disagree on {share:.1f} % of the images' in log
+
+
+def test_without_validation(tiny_runner, tmp_path):
+    runner = tiny_runner(
+        val_cfg=None, val_dataloader=None, val_evaluator=None)
+    runner.train()
+    assert 'Result' not in next(tmp_path.rglob('*.log')).read_text()
+
+
+def test_branch_table(tiny_runner):
+    model = tiny_runner().model
+    rows = cells(branch_table(model))
+    assert rows[0] == ['branch', 'network', 'parameters', 'FLOPs at 16x16']
+    assert rows[1][:2] == ['resnet', 'CifarResNet']
+    assert rows[2][:2] == ['vit', 'VisionTransformer']
+    for column in (2, 3):
+        one, other, both = (
+            int(row[column].replace(',', '')) for row in rows[1:])
+        assert one + other == both > 0
+    assert model.training
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_count_flops(training):
+    # 8x8 positions, 3 input and 5 output channels, 3x3 kernel; then 320x7
+    network = nn.Sequential(
+        nn.Conv2d(3, 5, 3, padding=1, bias=False), nn.Flatten(),
+        nn.Linear(320, 7, bias=False)).train(training)
+    assert count_flops(network, (1, 3, 8, 8)) == 64 * 27 * 5 + 320 * 7
+    assert network.training == training
+
+
+def test_network_that_cannot_be_traced():
+
+    class Picky(nn.Conv2d):
+
+        def forward(self, x):
+            raise RuntimeError('not with zeros')
+
+    assert count_flops(Picky(3, 3, 1), (1, 3, 8, 8)) is None
+
+
+def test_tables_of_metrics():
+    last = {
+        'ensemble/top1': 50.,
+        'ensemble/top5': 80.,
+        'a/top1': 40.,
+        'a/top5': 70.,
+        'diversity/disagreement': 0.25
+    }
+    assert list(top1(last)) == ['a', 'ensemble']
+    table = result_table(last, dict(a=(45., 3), ensemble=(50., 4)))
+    assert cells(table) == [['', 'top-1 %', 'top-5 %', 'best top-1 %'],
+                            ['a', '40.00', '70.00', '45.00 (epoch 3)'],
+                            ['ensemble', '50.00', '80.00', '50.00 (epoch 4)']]
+    assert table.endswith('The branches disagree on 25.0 % of the images.')
+    assert torch.is_grad_enabled()

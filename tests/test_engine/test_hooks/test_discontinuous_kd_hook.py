@@ -1,0 +1,96 @@
+import pytest
+from mmengine.hooks import Hook
+
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.registry import HOOKS
+from mcod_plugin.schedule import DiscontinuousSchedule
+
+
+class Probe(Hook):
+    """Notes what the model computes in every step."""
+
+    def __init__(self):
+        self.steps = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch, outputs):
+        distilled = 'resnet.loss_kd' in outputs
+        self.steps.append((runner.model.kd_weight, distilled,
+                           float(outputs['kd_weight'])))
+
+
+def weights_of(runner):
+    probe = Probe()
+    runner.register_hook(probe)
+    runner.train()
+    for weight, distilled, logged in probe.steps:
+        assert logged == pytest.approx(weight)
+        assert distilled == (weight > 0)
+    return [weight for weight, _, _ in probe.steps]
+
+
+SETTINGS = dict(on=1, gap=(1, 0), weight=(0.5, 2.0), curve='cosine')
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_weight_follows_the_schedule(tiny_runner, by_epoch):
+    hook = dict(
+        type='mcod_plugin.DiscontinuousKDHook', by_epoch=by_epoch, **SETTINGS)
+    weights = weights_of(tiny_runner(epochs=4, custom_hooks=[hook]))
+    # 64 images in batches of 16 are 4 iterations an epoch.
+    schedule = DiscontinuousSchedule(end=4 if by_epoch else 16, **SETTINGS)
+    times = [step // 4 if by_epoch else step for step in range(16)]
+    assert weights == [schedule.weight(t) for t in times]
+    assert 0 in weights and 2.0 in weights
+
+
+def test_solo_never_distils(tiny_runner):
+    runner = tiny_runner(**{'custom_hooks.0.weight': [0, 0]})
+    assert set(weights_of(runner)) == {0}
+
+
+def test_resumed_run_recomputes_the_weight(tiny_runner):
+    runner = tiny_runner('a', 2, **{'custom_hooks.0.end': 4})
+    first = weights_of(runner)
+    resumed = weights_of(
+        tiny_runner('a', 4, resume=True, **{'custom_hooks.0.end': 4}))
+    schedule = DiscontinuousSchedule(gap=(1, 0), weight=(0.5, 2.0), end=4)
+    assert first + resumed == [
+        schedule.weight(step // 4) for step in range(16)
+    ]
+
+
+def test_schedule_is_printed(tiny_runner, tmp_path):
+    runner = tiny_runner()
+    runner.train()
+    log = next(tmp_path.rglob('*.log')).read_text()
+    assert 'Distillation schedule over 2 epochs:' in log
+    assert '1 of the 2 steps from 0 to 1 are on' in log
+
+
+def test_begin_beyond_the_run(tiny_runner):
+    runner = tiny_runner(**{'custom_hooks.0.begin': 2})
+    with pytest.raises(ConfigError, match='begin must be less than the 2'):
+        runner.train()
+
+
+def test_other_model_is_refused(tiny_runner):
+    branch = dict(
+        type='ImageClassifier',
+        backbone=dict(type='mcod_plugin.CifarResNet', depth=8, width=4),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=16))
+    runner = tiny_runner(model=dict(branch, _delete_=True))
+    with pytest.raises(ConfigError, match='kd_weight.*got ImageClassifier'):
+        runner.train()
+
+
+@pytest.mark.parametrize('setting, match', [
+    (dict(on=0), 'on must be'),
+    (dict(gap=(-1, 0)), r'gap\[0\] must be'),
+    (dict(weight=(0.1, float('nan'))), r'weight\[1\] must be'),
+    (dict(curve='linaer'), 'curve must be one of cosine, exp, linear, step'),
+    (dict(begin=5, end=5), 'end must be greater than begin'),
+])
+def test_bad_settings_fail_at_build(setting, match):
+    with pytest.raises(ConfigError, match=match):
+        HOOKS.build(dict(type='mcod_plugin.DiscontinuousKDHook', **setting))
