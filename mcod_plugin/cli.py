@@ -1,24 +1,21 @@
 """What the command line tools have in common."""
+# What takes seconds to import is imported where it is used: ``--help`` and a
+# mistyped file name need none of it.
 import argparse
-import ast
-import logging
 import os
 import os.path as osp
-import shutil
 import sys
 import warnings
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, Optional, Set
-
-import torch
-from mmengine.config import Config, DictAction
-from mmengine.runner import Runner
+from traceback import walk_tb
+from typing import Any, Callable, Dict, Iterator, NoReturn, Optional, Sequence
 
 from mcod_plugin.errors import ConfigError, nearest
-from mcod_plugin.registry import RUNNERS
-from mcod_plugin.utils.explain import explain, one_line
 
-__all__ = ['add_config_arguments', 'load_config', 'run_config', 'user_errors']
+__all__ = [
+    'ToolParser', 'add_config_arguments', 'check_amp', 'check_out',
+    'load_config', 'merge_options', 'run_config', 'user_errors'
+]
 
 # Top-level keys that a config need not hold for them to be set.
 RUNNER_KEYS = {
@@ -33,6 +30,33 @@ RUNNER_KEYS = {
     'visualizer', 'work_dir'
 }
 
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+# The variable by which a launcher tells each process its number.
+LAUNCHERS = {
+    'none': None,
+    'pytorch': 'RANK',
+    'slurm': 'SLURM_PROCID',
+    'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK'
+}
+
+
+class ToolParser(argparse.ArgumentParser):
+    """A parser that tells a mistake in one line."""
+
+    def parse_args(self, *args, **kwargs) -> argparse.Namespace:
+        """Parse the command line."""
+        args, unknown = self.parse_known_args(*args, **kwargs)
+        if unknown:
+            known = nearest(unknown[0], self._option_string_actions)
+            self.error(f'there is no argument {unknown[0]}; {known}'.rstrip(
+                '; '))
+        return args
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with one line on stderr and exit code 2."""
+        self.exit(2, f'error: {message}; see {self.prog} --help\n')
+
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of all tools that run a config, named as the
@@ -44,8 +68,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
-        default={},
+        action='extend',
+        default=[],
         metavar='KEY=VALUE',
         help='settings that replace those of the config, such as '
         'train_cfg.max_epochs=2 or custom_hooks.0.weight=0,0')
@@ -55,83 +79,160 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         help='do not use pinned memory in data loaders')
     parser.add_argument(
         '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        choices=LAUNCHERS,
         default='none',
         help='how several processes were started (default: none)')
     # torchrun sets the variable, older launchers pass the argument.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
-def load_config(args: argparse.Namespace) -> Config:
+def check_amp() -> None:
+    """Raise unless there is an accelerator for ``--amp``.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    from mmengine.device import get_device
+    if get_device() == 'cpu':
+        raise ConfigError('--amp needs an accelerator, and this machine has '
+                          'none; leave it out')
+
+
+def check_out(setting: str, path: str) -> None:
+    """Raise unless a file can be written, before there is work to lose.
+
+    Args:
+        setting (str): The argument, as the user types it.
+        path (str): The file.
+
+    Raises:
+        ConfigError: If its folder does not exist, or it is a folder itself.
+    """
+    folder = osp.dirname(osp.abspath(path))
+    if not osp.isdir(folder):
+        raise ConfigError(f'{setting} {path}: the folder {folder} does not '
+                          'exist; make it first')
+    if osp.isdir(path):
+        raise ConfigError(f'{setting} {path} is a folder; name a file in it')
+
+
+def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
     """Read the config and merge the arguments that all tools share.
 
     Args:
         args (Namespace): Parsed arguments: ``config``, ``work_dir`` and those
             of :func:`add_config_arguments`.
+        needs (Sequence[str]): The settings that the config must hold.
 
     Returns:
         Config: The config, with ``work_dir`` from the command line, else from
         the file, else named after it.
 
     Raises:
-        ConfigError: If the file is missing or cannot be read, or an option
-            names no setting.
+        ConfigError: If the file is missing or cannot be read, lacks a
+            setting, or an option names none.
     """
+    variable = LAUNCHERS[args.launcher]
+    if variable is not None and variable not in os.environ:
+        raise ConfigError(f'--launcher {args.launcher}: the environment has '
+                          f'no {variable}; start the tool by that launcher '
+                          '(torchrun, srun or mpirun)')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not osp.isfile(args.config):
-        raise ConfigError(f'config {args.config} does not exist')
-    try:
-        if args.config.endswith('.py'):
-            with open(args.config, encoding='utf-8') as file:
-                ast.parse(file.read())
-        cfg = Config.fromfile(args.config)
-    except SyntaxError as error:
-        raise ConfigError(f'config {args.config}, line {error.lineno}: '
-                          f'{error.msg}: {(error.text or "").strip()}'
-                          ) from error
-    except Exception as error:
-        raise ConfigError(
-            f'config {args.config}: {one_line(error)}') from error
-    _merge_options(cfg, args.cfg_options)
+    cfg = _read(args.config)
+    merge_options(cfg, args.cfg_options)
+    for name in needs:
+        if cfg.get(name) is None:
+            raise ConfigError(f'config {args.config} lacks the setting {name}')
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         name = osp.splitext(osp.basename(args.config))[0]
         cfg.work_dir = osp.join('work_dirs', name)
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+    from mmengine.device import is_cuda_available
+    for name in LOADERS:
         loader = cfg.get(name)
         if loader is not None:
             loader.setdefault('collate_fn', dict(type='default_collate'))
-            if args.no_pin_memory or not torch.cuda.is_available():
+            if args.no_pin_memory or not is_cuda_available():
                 loader.pin_memory = False
     return cfg
 
 
-def _merge_options(cfg: Config, options: dict) -> None:
-    """Merge ``--cfg-options``; a name that the config does not know is a
-    slip, not a new setting."""
-    for key in options:
+def _read(path: str) -> Any:
+    if not osp.isfile(path):
+        raise ConfigError(f'config {path}: there is no such file')
+    from mmengine.config import Config
+
+    from mcod_plugin.utils.explain import one_line
+    try:
+        return Config.fromfile(path)
+    except SyntaxError as error:
+        raise ConfigError(f'config {_file_of(error) or path}, line '
+                          f'{error.lineno}: {error.msg}: '
+                          f'{(error.text or "").strip()}') from error
+    except Exception as error:
+        # Whatever the file does when it is executed.
+        raise ConfigError(f'config {path}: {one_line(error)}') from error
+
+
+def _file_of(error: SyntaxError) -> Optional[str]:
+    """The config or base config that MMEngine was reading."""
+    found = None
+    for frame, _ in walk_tb(error.__traceback__):
+        name = frame.f_locals.get('filename')
+        if isinstance(name, str) and name.endswith('.py'):
+            found = name
+    return found
+
+
+def merge_options(cfg: Any, options: Sequence[str]) -> None:
+    """Merge ``--cfg-options`` into a config.
+
+    Args:
+        cfg (Config): The config, which is changed.
+        options (Sequence[str]): Texts ``KEY=VALUE``.
+
+    Raises:
+        ConfigError: If one is no such text, or its key leads nowhere. A
+            top-level name that the config does not know is a slip, not a new
+            setting.
+    """
+    from mcod_plugin.utils.explain import one_line
+    for key, value in _parse_options(options).items():
         top = key.partition('.')[0]
         if top not in cfg and top not in RUNNER_KEYS:
-            known = nearest(top, {*cfg, *RUNNER_KEYS})
             raise ConfigError(
-                f'--cfg-options {key}: the config has no setting {top!r}; '
-                f'{known or "see its --help"}')
-    try:
-        cfg.merge_from_dict(options)
-    except Exception as error:
-        raise ConfigError(f'--cfg-options {" ".join(options)}: '
-                          f'{one_line(error)}') from error
+                f'--cfg-options {key}: the config has no setting {top!r}; ' +
+                (nearest(top, {*cfg, *RUNNER_KEYS}) or f'it has '
+                 f'{", ".join(sorted(cfg))}'))
+        try:
+            cfg.merge_from_dict({key: value})
+        except Exception as error:
+            raise ConfigError(
+                f'--cfg-options {key}: {one_line(error)}') from error
 
 
-def run_config(cfg: Config, action: Callable[[Runner], Any]) -> Any:
+def _parse_options(options: Sequence[str]) -> Dict[str, Any]:
+    from mmengine.config import DictAction
+    parsed = argparse.Namespace(options={})
+    action = DictAction(['--cfg-options'], 'options')
+    for option in options:
+        if not option.partition('=')[0] or '=' not in option:
+            raise ConfigError(f'--cfg-options takes KEY=VALUE; got {option!r}')
+        try:
+            action(None, parsed, [option])
+        except AssertionError as error:
+            raise ConfigError(f'--cfg-options {option}: {error}') from error
+    return parsed.options
+
+
+def run_config(cfg: Any, action: Callable[[Any], Any]) -> Any:
     """Build the runner of a config and do something with it.
 
     What goes wrong before the first epoch has begun is a mistake in a setting
-    or a file: what the start left in the work directory is removed, and a
-    :class:`ConfigError` tells the mistake. Later on, an error is raised as
-    it is.
+    or a file: a :class:`ConfigError` tells it, and the work directory is left
+    as it was. Later on, an error is raised as it is.
 
     Args:
         cfg (Config): The config.
@@ -143,18 +244,32 @@ def run_config(cfg: Config, action: Callable[[Runner], Any]) -> Any:
     Raises:
         ConfigError: If the run cannot begin.
     """
-    cfg.setdefault('runner_type', 'mcod_plugin.CohortRunner')
-    before = _entries(cfg.work_dir)
+    from mcod_plugin.registry import RUNNERS
+    from mcod_plugin.utils.explain import explain
+    if cfg.get('runner_type') is None:
+        cfg.runner_type = 'mcod_plugin.CohortRunner'
+    _check_work_dir(cfg.work_dir)
     runner = None
     try:
         runner = RUNNERS.build(cfg)
         return action(runner)
     except Exception as error:
-        if getattr(runner, 'started', False):
+        # Of a runner that is not ours it is not known.
+        if getattr(runner, 'started', runner is not None):
             raise
-        logging.shutdown()
-        _remove_new(cfg.work_dir, before)
+        if runner is not None:
+            runner.undo()
         raise explain(cfg, error) from error
+
+
+def _check_work_dir(work_dir: str) -> None:
+    place = osp.abspath(work_dir)
+    while not osp.lexists(place):
+        place = osp.dirname(place)
+    if not osp.isdir(place) or not os.access(place, os.W_OK):
+        reason = 'cannot be written to' if osp.isdir(place) else 'is no folder'
+        raise ConfigError(f'work_dir {work_dir} cannot be used: {place} '
+                          f'{reason}')
 
 
 @contextmanager
@@ -169,24 +284,5 @@ def user_errors() -> Iterator[None]:
         if os.environ.get('MCOD_DEBUG'):
             raise
         if os.environ.get('RANK', '0') == '0':
-            print(f'error: {one_line(error)}', file=sys.stderr)
+            print('error:', ' '.join(str(error).split()), file=sys.stderr)
         sys.exit(2)
-
-
-def _entries(folder: str) -> Optional[Set[str]]:
-    return set(os.listdir(folder)) if osp.isdir(folder) else None
-
-
-def _remove_new(folder: str, before: Optional[Set[str]]) -> None:
-    """Remove what was not in a folder before, and the folder if it is new."""
-    for name in (_entries(folder) or set()) - (before or set()):
-        path = osp.join(folder, name)
-        if osp.isdir(path):
-            shutil.rmtree(path)
-        else:
-            os.remove(path)
-    if before is None and osp.isdir(folder):
-        os.rmdir(folder)
-        parent = osp.dirname(folder)
-        if parent and not _entries(parent):
-            os.rmdir(parent)

@@ -1,10 +1,12 @@
 """What a user's mistake raises."""
 import difflib
 import math
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Iterable
 
-__all__ = ['ConfigError', 'nearest', 'check_choice', 'check_number']
+__all__ = [
+    'ConfigError', 'nearest', 'check_choice', 'check_integer', 'check_number'
+]
 
 
 class ConfigError(ValueError):
@@ -38,21 +40,47 @@ def nearest(name: str, choices: Iterable[str], limit: int = 3) -> str:
     return f'did you mean {", ".join(names)}?' if names else ''
 
 
-def check_choice(setting: str, value: Any, choices: Iterable[str]) -> None:
+def check_choice(setting: str, value: Any, choices: Iterable) -> None:
     """Raise unless ``value`` is one of the ``choices``.
 
     Args:
         setting (str): The setting, as the user types it.
         value (Any): What was given.
-        choices (Iterable[str]): What is allowed.
+        choices (Iterable): What is allowed. The message lists it sorted if
+            it can be sorted, else in the given order.
 
     Raises:
-        ConfigError: If ``value`` is none of them.
+        ConfigError: If ``value`` is none of them. A bool is not taken for a
+            number, though ``True == 1``.
     """
-    choices = sorted(choices)
-    if value not in choices:
-        raise ConfigError(f'{setting} must be one of {", ".join(choices)}; '
-                          f'got {value!r}')
+    choices = list(choices)
+    if any(value == choice
+           and isinstance(value, bool) == isinstance(choice, bool)
+           for choice in choices):
+        return
+    try:
+        choices.sort()
+    except TypeError:
+        pass  # They have no order among themselves.
+    raise ConfigError(f'{setting} must be one of '
+                      f'{", ".join(map(str, choices))}; got {value!r}')
+
+
+def check_integer(setting: str, value: Any, minimum: int = 1) -> None:
+    """Raise unless ``value`` is an integer that is large enough.
+
+    Args:
+        setting (str): The setting, as the user types it.
+        value (Any): What was given.
+        minimum (int): The smallest value allowed. Defaults to 1.
+
+    Raises:
+        ConfigError: If ``value`` is not such an integer.
+    """
+    if (not isinstance(value, Integral) or isinstance(value, bool)
+            or value < minimum):
+        raise ConfigError(f'{setting} must be an integer of at least '
+                          f'{minimum}; got {value!r}')
 
 
 def check_number(setting: str,

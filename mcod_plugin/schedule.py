@@ -4,10 +4,9 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from numbers import Integral
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from .errors import ConfigError, check_choice, check_number
+from .errors import ConfigError, check_choice, check_integer, check_number
 
 __all__ = ['DiscontinuousSchedule']
 
@@ -32,14 +31,6 @@ CURVES: Dict[str, Callable[[float], float]] = {
 
 # The printed table leaves out rows in its middle beyond this many.
 MAX_ROWS = 16
-
-
-def _check_integer(name: str, value: Any, minimum: int) -> int:
-    if (not isinstance(value, Integral) or isinstance(value, bool)
-            or value < minimum):
-        raise ConfigError(f'KD schedule: {name} must be an integer of at '
-                          f'least {minimum}; got {value!r}')
-    return int(value)
 
 
 def _check_pair(name: str, value: Any) -> Sequence:
@@ -116,26 +107,25 @@ class DiscontinuousSchedule:
                  curve: str = 'linear',
                  begin: int = 0,
                  end: Optional[int] = None) -> None:
-        on = _check_integer('on', on, 1)
-        gap = tuple(
-            _check_integer(f'gap[{i}]', length, 0)
-            for i, length in enumerate(_check_pair('gap', gap)))
+        check_integer('KD schedule: on', on)
+        for i, length in enumerate(_check_pair('gap', gap)):
+            check_integer(f'KD schedule: gap[{i}]', length, minimum=0)
         for i, value in enumerate(_check_pair('weight', weight)):
             check_number(f'KD schedule: weight[{i}]', value, minimum=0)
         check_choice('KD schedule: curve', curve, CURVES)
-        begin = _check_integer('begin', begin, 0)
+        check_integer('KD schedule: begin', begin, minimum=0)
         if end is not None:
-            end = _check_integer('end', end, 0)
+            check_integer('KD schedule: end', end, minimum=0)
             if end <= begin:
                 raise ConfigError('KD schedule: end must be greater than '
                                   f'begin, {begin}, or None; got {end}')
         vars(self).update(
-            on=on,
-            gap=gap,
+            on=int(on),
+            gap=tuple(map(int, gap)),
             weights=tuple(map(float, weight)),
             curve=curve,
-            begin=begin,
-            end=end)
+            begin=int(begin),
+            end=None if end is None else int(end))
 
     def resolve(self, total: int) -> 'DiscontinuousSchedule':
         """Put in the end of the run.

@@ -4,8 +4,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from mcod_plugin.errors import (ConfigError, check_choice, check_number,
-                                nearest)
+from mcod_plugin.errors import (ConfigError, check_choice, check_integer,
+                                check_number, nearest)
 
 
 def test_config_error_is_a_value_error():
@@ -61,6 +61,78 @@ def test_check_choice_refuses(value):
         check_choice('teacher.fusion', value, ['mean', 'max'])
     assert str(info.value) == \
         f'teacher.fusion must be one of max, mean; got {value!r}'
+
+
+@pytest.mark.parametrize(
+    'value, choices, listed',
+    [
+        (15, (19, 8, 16), '8, 16, 19'),
+        ('16', {
+            16: 1,
+            11: 2
+        }, '11, 16'),
+        ('yes', (True, False), 'False, True'),
+        # without an order among them
+        ('c', ('b', None, 'a'), 'b, None, a'),
+        (2, iter(['auto', 1]), 'auto, 1'),
+        # unhashable
+        ([16], (16, ), '16'),
+        (dict(a=1), ('a', ), 'a'),
+        ({'a'}, ('a', ), 'a'),
+    ])
+def test_check_choice_of_any_type(value, choices, listed):
+    with pytest.raises(ConfigError) as info:
+        check_choice('x', value, choices)
+    assert str(info.value) == f'x must be one of {listed}; got {value!r}'
+
+
+@pytest.mark.parametrize('value, choices', [(1, (True, False)),
+                                            (0, (True, False)),
+                                            (1., (True, False)),
+                                            (True, (1, 2)), (False, (0, 2))])
+def test_check_choice_tells_bools_from_numbers(value, choices):
+    with pytest.raises(ConfigError, match=f'; got {value!r}$'):
+        check_choice('x', value, choices)
+
+
+@pytest.mark.parametrize('value, choices', [
+    (True, (True, False)),
+    (False, (True, False)),
+    (True, (1, True)),
+    (1, (True, 1)),
+    (16, (11, 16)),
+    (None, ('a', None)),
+    ('b', iter('abc')),
+])
+def test_check_choice_accepts_any_type(value, choices):
+    assert check_choice('x', value, choices) is None
+
+
+@pytest.mark.parametrize('value', [1, 7, 10**30, np.int64(2), np.uint8(3)])
+def test_check_integer_accepts(value):
+    assert check_integer('x', value) is None
+
+
+@pytest.mark.parametrize('value', [
+    0, -1, 1., 1.5, True, False, None, '1', math.inf, math.nan,
+    Fraction(2, 1),
+    np.float32(2), np.bool_(True), [1]
+])
+def test_check_integer_refuses(value):
+    with pytest.raises(ConfigError) as info:
+        check_integer('x', value)
+    assert str(info.value) == \
+        f'x must be an integer of at least 1; got {value!r}'
+
+
+@pytest.mark.parametrize('minimum', [-3, 0, 8])
+def test_check_integer_minimum(minimum):
+    check_integer('x', minimum, minimum=minimum)
+    with pytest.raises(
+            ConfigError,
+            match=f'^x must be an integer of at least {minimum}; '
+            f'got {minimum - 1}$'):
+        check_integer('x', minimum - 1, minimum=minimum)
 
 
 @pytest.mark.parametrize(

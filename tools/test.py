@@ -2,18 +2,15 @@
 
     python tools/test.py configs/mcod_quickstart.py CHECKPOINT
 """
-import argparse
-
-import mmengine
-from mmengine.evaluator import DumpResults
-
-from mcod_plugin.cli import (add_config_arguments, load_config, run_config,
-                             user_errors)
+from mcod_plugin.cli import (ToolParser, add_config_arguments, check_amp,
+                             check_out, load_config, run_config, user_errors)
 from mcod_plugin.errors import ConfigError
+
+NEEDS = ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description='Evaluate a checkpoint')
+    parser = ToolParser(description='Evaluate a checkpoint')
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='path of the checkpoint')
     parser.add_argument('--work-dir', help='where the log goes')
@@ -38,6 +35,7 @@ def out_item(args):
     if not args.out.endswith(('.json', '.yaml', '.yml', '.pkl', '.pickle')):
         raise ConfigError('--out must end in .json, .yaml or .pkl; got '
                           f'{args.out}')
+    check_out('--out', args.out)
     pickled = args.out.endswith(('.pkl', '.pickle'))
     item = args.out_item or ('pred' if pickled else 'metrics')
     if item == 'pred' and not pickled:
@@ -50,20 +48,23 @@ def main():
     args = parse_args()
     with user_errors():
         item = out_item(args)
-        cfg = load_config(args)
+        cfg = load_config(args, NEEDS)
         cfg.load_from = args.checkpoint
         if args.amp:
+            check_amp()
             cfg.test_cfg.fp16 = True
 
         def test(runner):
             if item == 'pred':
+                from mmengine.evaluator import DumpResults
                 runner.test_evaluator.metrics.append(
                     DumpResults(out_file_path=args.out))
             return runner.test()
 
         metrics = run_config(cfg, test)
         if item == 'metrics':
-            mmengine.dump(metrics, args.out)
+            from mmengine import dump
+            dump(metrics, args.out)
 
 
 if __name__ == '__main__':

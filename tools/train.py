@@ -2,15 +2,15 @@
 
     python tools/train.py configs/mcod_resnet_vgg_cifar100.py
 """
-import argparse
-
-from mcod_plugin.cli import (add_config_arguments, load_config, run_config,
-                             user_errors)
+from mcod_plugin.cli import (LOADERS, ToolParser, add_config_arguments,
+                             check_amp, load_config, run_config, user_errors)
 from mcod_plugin.errors import ConfigError
+
+NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description='Train a cohort')
+    parser = ToolParser(description='Train a cohort')
     parser.add_argument('config', help='path of the config')
     parser.add_argument('--work-dir', help='where logs and checkpoints go')
     parser.add_argument(
@@ -44,6 +44,7 @@ def merge_args(cfg, args):
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     if args.amp:
+        check_amp()
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.no_validate:
@@ -54,7 +55,7 @@ def merge_args(cfg, args):
                               'auto_scale_lr=dict(base_batch_size=...)')
         cfg.auto_scale_lr.enable = True
     if args.no_persistent_workers:
-        for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        for name in LOADERS:
             if cfg.get(name) is not None:
                 cfg[name].persistent_workers = False
 
@@ -62,7 +63,7 @@ def merge_args(cfg, args):
 def main():
     args = parse_args()
     with user_errors():
-        cfg = load_config(args)
+        cfg = load_config(args, NEEDS)
         merge_args(cfg, args)
         run_config(cfg, lambda runner: runner.train())
 

@@ -1,6 +1,7 @@
 """Reading checkpoints as data."""
 import os
 import pickle
+import warnings
 from typing import Any, Callable, Union
 
 import torch
@@ -28,24 +29,29 @@ def read_checkpoint(filename: str,
     """
     remote = filename.startswith(('http://', 'https://'))
     if not remote and not os.path.isfile(filename):
-        raise ConfigError(f'checkpoint {filename} does not exist')
+        raise ConfigError(f'checkpoint {filename}: there is no such file')
     try:
-        if remote:
-            checkpoint = torch.hub.load_state_dict_from_url(
-                filename, map_location=map_location, weights_only=True)
-        else:
-            checkpoint = torch.load(
-                filename, map_location=map_location, weights_only=True)
+        with warnings.catch_warnings():
+            # They advise on files that are no checkpoints.
+            warnings.simplefilter('ignore')
+            if remote:
+                checkpoint = torch.hub.load_state_dict_from_url(
+                    filename, map_location=map_location, weights_only=True)
+            else:
+                checkpoint = torch.load(
+                    filename, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         # PyTorch's own text goes on with advice to run the code all the same.
         raise ConfigError(
             f'checkpoint {filename} is damaged or holds a pickle payload (more '
             'than tensors and plain containers); it was refused, and nothing '
             'of it was executed') from error
-    except (EOFError, KeyError, OSError, RuntimeError, ValueError) as error:
-        reason = str(error).split('\n')[0]
+    except Exception as error:
+        # Bytes at random make the reader fail in any way. Of its text the
+        # first sentence tells how; advice follows.
+        reason = str(error).partition('. ')[0] or type(error).__name__
         raise ConfigError(f'checkpoint {filename} is truncated or no '
-                          f'checkpoint at all: {reason}') from error
+                          f'checkpoint at all ({reason})') from error
     if not isinstance(checkpoint, dict):
         raise ConfigError(f'checkpoint {filename} must hold a dict; got a '
                           f'{type(checkpoint).__name__}')

@@ -1,18 +1,19 @@
 """From a library's error to one line that names the setting."""
-import importlib
 import inspect
 import re
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from traceback import walk_tb
+from typing import Any, Iterator, List, Optional, Tuple
 
-from mmengine.registry import Registry
+from mmengine.registry import Registry, build_from_cfg
 
 from mcod_plugin.errors import ConfigError, nearest
+from mcod_plugin.registry import RUNNERS
 
-__all__ = ['explain', 'one_line']
+__all__ = ['explain', 'one_line', 'unknown_type']
 
-UNKNOWN_TYPE = re.compile(r'(\S+) is not in the \S+?::(.+?) registry')
+UNKNOWN_TYPE = re.compile(r'(\S+) is not in the .+ registry')
 UNKNOWN_ARGUMENT = re.compile(
-    r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
+    r"(\w+)\S* got an unexpected keyword argument '(\w+)'")
 
 
 def explain(cfg: Any, error: Exception) -> ConfigError:
@@ -25,25 +26,45 @@ def explain(cfg: Any, error: Exception) -> ConfigError:
     Returns:
         ConfigError: The explanation.
     """
-    if isinstance(error, ConfigError):
-        return error
     text = one_line(error)
-    unknown = UNKNOWN_TYPE.search(text)
-    if unknown:
-        name, kind = unknown.group(1).strip('\'"'), unknown.group(2)
-        where = _setting_of(cfg, name) or 'type'
-        known = nearest(name, _registered(kind))
-        return ConfigError(f'{where} {name!r} is no registered {kind}; '
-                           f'{known or "no name is like it"}')
-    argument = UNKNOWN_ARGUMENT.search(text)
-    if argument:
-        owner, given = argument.groups()
-        allowed = _arguments(owner)
+    building = _building(error)
+    path = _path_of(cfg, building['cfg']) if building else ''
+    unknown = UNKNOWN_TYPE.match(text)
+    if unknown and isinstance(error, KeyError):
+        # The runner is the one part whose type is not called so.
+        setting = f'{path}.type' if path else 'runner_type'
+        registry = building['registry'] if building else RUNNERS
+        return unknown_type(setting, unknown.group(1), registry)
+    unknown = UNKNOWN_ARGUMENT.search(text)
+    if unknown and building and unknown.group(2) in building['cfg']:
+        owner, given = unknown.groups()
+        allowed = _arguments(building['obj_cls'])
         known = nearest(given, allowed) or f'it takes {", ".join(allowed)}'
-        return ConfigError(f'{owner} has no setting {given!r}; {known}')
-    return ConfigError(f'{text or "no reason given"} '
-                       f'({type(error).__name__}; set MCOD_DEBUG=1 to see '
-                       'where it comes from)')
+        owner = getattr(building['obj_cls'], '__name__', owner)
+        setting = f'{path}.{given}' if path else given
+        return ConfigError(f'{setting} is no setting of {owner}; {known}')
+    if path and path not in text:
+        text = f'{path}: {text}'
+    if not isinstance(error, ConfigError):
+        text = (f'{text or "no reason given"} ({type(error).__name__}; set '
+                'MCOD_DEBUG=1 to see where it comes from)')
+    return ConfigError(text)
+
+
+def unknown_type(setting: str, name: str, registry: Registry) -> ConfigError:
+    """The error of a ``type`` that no registry knows.
+
+    Args:
+        setting (str): The setting, as the user types it.
+        name (str): What was given.
+        registry (Registry): Where it was looked for.
+
+    Returns:
+        ConfigError: The error, which tells the nearest names.
+    """
+    known = nearest(name, _registered(registry))
+    return ConfigError(f'{setting} {name!r} is no registered {registry.name}; '
+                       f'{known or "no name is like it"}')
 
 
 def one_line(error: Exception) -> str:
@@ -55,58 +76,78 @@ def one_line(error: Exception) -> str:
     Returns:
         str: The message.
     """
-    text = error.args[0] if isinstance(error,
-                                       KeyError) and error.args else error
-    return ' '.join(str(text).split())
+    # The text of a KeyError is the representation of its argument.
+    is_key = isinstance(error, KeyError) and error.args
+    return ' '.join(str(error.args[0] if is_key else error).split())
 
 
-def _registries(kind: Optional[str] = None) -> Iterator[Registry]:
-    """Registries of the plugin, the toolbox and MMEngine."""
-    for package in ('mcod_plugin', 'mmpretrain', 'mmengine'):
-        module = importlib.import_module(f'{package}.registry')
-        for value in vars(module).values():
-            if isinstance(value, Registry) and kind in (None, value.name):
-                value.import_from_location()
-                yield value
+def _building(error: Optional[BaseException]) -> Optional[dict]:
+    """The variables of the innermost ``build_from_cfg`` that failed: the
+    part's ``cfg``, the ``registry`` and, if it was found, the ``obj_cls``."""
+    found = None
+    while error is not None:
+        for frame, _ in walk_tb(error.__traceback__):
+            if frame.f_code is build_from_cfg.__code__:
+                found = frame.f_locals
+        error = error.__cause__
+    return found
 
 
-def _registered(kind: str) -> List[str]:
-    """Names of one kind of part, as a config spells them."""
-    names: Dict[str, None] = {}
-    for registry in _registries(kind):
-        prefix = 'mcod_plugin.' if registry.scope == 'mcod_plugin' else ''
-        names.update((prefix + name, None) for name in registry.module_dict)
-    return list(names)
+def _path_of(cfg: Any, part: dict) -> str:
+    """The dotted path within a config to the dict that a part was built from.
+
+    What builds a part may add to its dict or take from it, so the path is
+    that of the dict which has the most in common with it.
+    """
+    best, most = '', 0
+    for path, child in _dicts(cfg):
+        if child.get('type', part.get('type')) == part.get('type'):
+            common = sum(key in part and part[key] is not None
+                         and type(part[key]) is type(value)
+                         and part[key] == value
+                         for key, value in child.items())
+            if common > most:
+                best, most = path, common
+    return best
 
 
-def _arguments(owner: str) -> List[str]:
-    """Names of the arguments that a registered class takes."""
-    for registry in _registries():
-        cls = registry.module_dict.get(owner)
-        if inspect.isclass(cls):
-            return [
-                name for base in cls.__mro__ if base is not object
-                for name in inspect.signature(base.__init__).parameters
-                if name not in ('self', 'args', 'kwargs')
-            ]
-    return []
-
-
-def _setting_of(value: Any, name: str, path: str = '') -> Optional[str]:
-    """The dotted path to the ``type`` of a name within a config."""
-    for key, child in _items(value):
-        here = f'{path}.{key}' if path else str(key)
-        if key == 'type' and child == name:
-            return here
-        found = _setting_of(child, name, here)
-        if found:
-            return found
-    return None
-
-
-def _items(value: Any) -> Iterator[Tuple[Any, Any]]:
-    if hasattr(value, 'items'):
-        return iter(value.items())
+def _dicts(value: Any, path: str = '') -> Iterator[Tuple[str, dict]]:
+    """All dicts within a config, with their dotted paths."""
     if isinstance(value, (list, tuple)):
-        return iter(enumerate(value))
-    return iter(())
+        items = enumerate(value)
+    elif hasattr(value, 'items'):
+        items = value.items()
+        if path:
+            yield path, value
+    else:
+        return
+    for key, child in items:
+        yield from _dicts(child, f'{path}.{key}' if path else str(key))
+
+
+def _registered(registry: Registry) -> List[str]:
+    """Names of one kind of part, as a config spells them."""
+    while registry.parent is not None:
+        registry = registry.parent
+    names = []
+    for child in (registry, *registry.children.values()):
+        child.import_from_location()
+        # Names of the toolbox need no prefix.
+        prefix = '' if child.scope in ('mmengine',
+                                       'mmpretrain') else f'{child.scope}.'
+        names += [prefix + name for name in child.module_dict]
+    return names
+
+
+def _arguments(part: Any) -> List[str]:
+    """Names of the arguments that a class or function takes."""
+    names = {}
+    bases = part.__mro__ if inspect.isclass(part) else (part, )
+    for base in bases:
+        call = base.__init__ if inspect.isclass(base) else base
+        parameters = inspect.signature(call).parameters
+        names.update(parameters)
+        # A class that takes any keyword hands it on to its base.
+        if 'kwargs' not in parameters:
+            break
+    return [name for name in names if name not in ('self', 'args', 'kwargs')]

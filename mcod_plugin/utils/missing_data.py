@@ -1,12 +1,11 @@
 """Telling what to do about a data set that cannot be used."""
-import os
 import os.path as osp
 from contextlib import contextmanager
-from typing import Iterator, List, Optional
-
-from mmengine.registry import DATASETS
+from traceback import walk_tb
+from typing import Any, Iterator
 
 from mcod_plugin.errors import ConfigError
+from .leftovers import missing_folders, remove_empty
 
 __all__ = ['explain_missing_data']
 
@@ -20,39 +19,42 @@ def explain_missing_data(dataset: dict) -> Iterator[None]:
         dataset (dict): The data set's config.
 
     Raises:
-        ConfigError: If the data set cannot be built. Folders that a download
-            made in vain are removed again.
+        ConfigError: If the data cannot be loaded. A folder that a download
+            in vain has made is removed again. A wrong setting of the data set
+            is raised as it is.
     """
-    root = dataset.get('data_root') or ''
-    if '://' not in root:
-        root = osp.abspath(root)
-    made = _missing_folders(root)
+    made = missing_folders(dataset.get('data_root') or '.')
     try:
         yield
     except (AssertionError, OSError, RuntimeError) as error:
-        for folder in made:
-            if osp.isdir(folder) and not os.listdir(folder):
-                os.rmdir(folder)
-        cls = _dataset_class(dataset)
-        base = getattr(cls, 'base_folder', None)
-        url = getattr(cls, 'url', None)
-        text = (f'data set {dataset.get("type")} is missing or damaged: '
-                f'looked for {osp.join(root, base) if base else root}')
+        loading = _loading(error)
+        if loading is None:
+            raise
+        remove_empty(made)
+        root = _root(loading)
+        place = osp.join(root, getattr(loading, 'base_folder', ''))
+        state = 'damaged' if osp.exists(place) else 'missing'
+        text = (f'data set {type(loading).__name__} is {state}: looked for '
+                f'{place}')
+        url = getattr(loading, 'url', None)
         if url:
             text += f'; get {url} and unpack it into {root}'
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise ConfigError(f'{text} ({reason})') from error
 
 
-def _dataset_class(dataset: dict) -> Optional[type]:
-    cls = dataset.get('type')
-    return DATASETS.get(cls) if isinstance(cls, str) else cls
+def _loading(error: BaseException) -> Any:
+    """The data set that was reading its data when an error was raised."""
+    for frame, _ in walk_tb(error.__traceback__):
+        if frame.f_code.co_name == 'load_data_list':
+            return frame.f_locals.get('self')
+    return None
 
 
-def _missing_folders(root: str) -> List[str]:
-    """The folders on the way to a root that do not exist, deepest first."""
-    missing = []
-    while '://' not in root and not osp.exists(root):
-        missing.append(root)
-        root = osp.dirname(root)
-    return missing
+def _root(dataset: Any) -> str:
+    prefix = dataset.data_prefix or {}
+    for root in (prefix.get('root'), prefix.get('img_path'),
+                 prefix.get('img_prefix'), dataset.data_root):
+        if root:
+            return root if '://' in root else osp.abspath(root)
+    return osp.abspath(dataset.ann_file or '.')

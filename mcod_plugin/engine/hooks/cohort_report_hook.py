@@ -99,11 +99,9 @@ def branch_table(model: torch.nn.Module) -> str:
     rows = []
     totals = [0, 0]
     for name, branch in model.branches.items():
-        network = getattr(branch, 'backbone', branch)
-        network = getattr(network, 'timm_model', network)
         parameters = sum(value.numel() for value in branch.parameters())
         flops = count_flops(branch, (1, model.in_channels, *model.input_size))
-        rows.append((name, type(network).__name__, f'{parameters:,}',
+        rows.append((name, network_name(branch), f'{parameters:,}',
                      '-' if flops is None else f'{flops:,}'))
         totals[0] += parameters
         totals[1] += flops or 0
@@ -111,6 +109,22 @@ def branch_table(model: torch.nn.Module) -> str:
     height, width = model.input_size
     return render(('branch', 'network', 'parameters',
                    f'FLOPs at {height}x{width}'), rows)
+
+
+def network_name(branch: torch.nn.Module) -> str:
+    """What network a classifier is.
+
+    Args:
+        branch (nn.Module): A classifier.
+
+    Returns:
+        str: The class of its backbone; of timm's networks the name by which
+        timm builds them.
+    """
+    network = getattr(branch, 'backbone', branch)
+    inner = getattr(network, 'timm_model', getattr(network, 'model', None))
+    name = (getattr(inner, 'pretrained_cfg', None) or {}).get('architecture')
+    return f'timm {name}' if name else type(network).__name__
 
 
 def count_flops(branch: torch.nn.Module,

@@ -1,18 +1,22 @@
 import os
 import os.path as osp
+import shutil
 from typing import Any, Callable, Optional, Union
 
 import torch.nn as nn
 from mmengine.dist import master_only
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.registry import OPTIMIZERS
+from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch.utils.data import DataLoader
 
-from mcod_plugin.errors import ConfigError
+from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.models.utils.input_size import pipeline_input_size
 from mcod_plugin.registry import RUNNERS
 from mcod_plugin.utils.checkpoint import read_checkpoint
+from mcod_plugin.utils.explain import unknown_type
+from mcod_plugin.utils.leftovers import missing_folders, remove_empty
 from mcod_plugin.utils.missing_data import explain_missing_data
 
 
@@ -26,6 +30,7 @@ class CohortRunner(Runner):
       that is killed leaves none half-written.
     - A data set that cannot be used is reported with the place where it was
       looked for.
+    - What cannot begin leaves the work directory as it was.
     - The model's ``input_size``, if left out, is that of the data pipeline.
 
     Configs ask for it with ``runner_type = 'mcod_plugin.CohortRunner'``, also
@@ -37,13 +42,43 @@ class CohortRunner(Runner):
     """
 
     started = False
+    _log_dir = None
+
+    def __init__(self, model: Union[nn.Module, dict], work_dir: str, *args,
+                 **kwargs) -> None:
+        self._made = missing_folders(work_dir)
+        try:
+            super().__init__(model, work_dir, *args, **kwargs)
+        except Exception:
+            self.undo()
+            raise
+
+    def undo(self) -> None:
+        """Remove what the start has made, unless the first epoch has begun.
+
+        The work directory may be another run's as well, so nothing else in it
+        is touched.
+        """
+        if self.started:
+            return
+        if self._log_dir is not None:
+            shutil.rmtree(self._log_dir, ignore_errors=True)
+        remove_empty(self._made)
 
     def call_hook(self, fn_name: str, **kwargs) -> None:
         """Call all hooks, and note the beginning of the first epoch."""
         super().call_hook(fn_name, **kwargs)
-        if fn_name in ('before_train_epoch', 'before_val_epoch',
-                       'before_test_epoch'):
+        if not self.started and fn_name in ('before_train_epoch',
+                                            'before_val_epoch',
+                                            'before_test_epoch'):
             self.started = True
+            self.dump_config()
+
+    def dump_config(self) -> None:
+        """Write the config into the work directory, once the run begins: one
+        that cannot begin leaves the config of an earlier one alone."""
+        if self.started:
+            super().dump_config()
 
     def build_model(self, model: Union[nn.Module, dict]) -> nn.Module:
         """Build the model; a cohort learns the size of the images."""
@@ -78,6 +113,28 @@ class CohortRunner(Runner):
             return dataloader
         with explain_missing_data(dataloader.get('dataset', {})):
             return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+
+    def build_train_loop(self, loop: Any) -> BaseLoop:
+        """Build the training loop."""
+        if isinstance(loop, dict) and 'type' not in loop:
+            # MMEngine builds it without the registry, whose errors tell more.
+            loop = dict(loop)
+            by_epoch = loop.pop('by_epoch', None)
+            check_choice('train_cfg.by_epoch', by_epoch, (True, False))
+            loop['type'] = ('EpochBasedTrainLoop'
+                            if by_epoch else 'IterBasedTrainLoop')
+        return super().build_train_loop(loop)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """Build the optimizer and its wrapper."""
+        if isinstance(optim_wrapper, dict):
+            # MMEngine calls an optimizer that is unknown None.
+            name = (optim_wrapper.get('optimizer') or {}).get('type')
+            with OPTIMIZERS.switch_scope_and_registry(None) as registry:
+                if isinstance(name, str) and registry.get(name) is None:
+                    raise unknown_type('optim_wrapper.optimizer.type', name,
+                                       registry)
+        return super().build_optim_wrapper(optim_wrapper)
 
     def load_or_resume(self) -> None:
         """Load or resume, as the config asks for.

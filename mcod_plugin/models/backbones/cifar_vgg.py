@@ -1,23 +1,23 @@
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Union
 
 import torch.nn as nn
-from mmpretrain.models.backbones.base_backbone import BaseBackbone
-from torch import Tensor
 
-from mcod_plugin.errors import ConfigError
+from mcod_plugin.errors import check_choice, check_integer
 from mcod_plugin.registry import MODELS
-from .cifar_resnet import build_norm, check_integer, resolve_out_indices
+from .cifar_backbone import INIT_CFG, CifarBackbone
 
 
 @MODELS.register_module()
-class CifarVGG(BaseBackbone):
+class CifarVGG(CifarBackbone):
     """VGG with batch norm, of any width.
 
     The convolutions of configurations A, B, D and E of `Very Deep
     Convolutional Networks for Large-Scale Image Recognition
     <https://arxiv.org/abs/1409.1556>`_, each followed by a norm layer and
-    ReLU: five stages of 3x3 convolutions that end with 2x2 max pooling. One
-    linear classifier is meant to take the place of the three of the paper.
+    ReLU: five stages of 3x3 convolutions that end with 2x2 max pooling. The
+    images must be at least 32 pixels high and wide, and the last map has the
+    shape ``(N, 8 * width, H / 32, W / 32)``. One linear classifier is meant
+    to take the place of the three of the paper.
 
     The full width is better taken from timm, by ``dict(type='TIMMBackbone',
     model_name='vgg16_bn', features_only=True)``, or from the toolbox, by
@@ -37,6 +37,7 @@ class CifarVGG(BaseBackbone):
         norm_cfg (dict): Config of the norm layers.
             Defaults to ``dict(type='BN')``.
         init_cfg (dict | list[dict], optional): Initialization config.
+            Defaults to Kaiming normal by ``fan_out``.
 
     Attributes:
         out_channels (int): Channels of the last stage.
@@ -50,6 +51,8 @@ class CifarVGG(BaseBackbone):
         >>> feats[-1].shape
         torch.Size([1, 128, 1, 1])
     """
+
+    num_stages = 5
 
     # convolutions in each stage
     arch_settings = {
@@ -65,58 +68,21 @@ class CifarVGG(BaseBackbone):
                  in_channels: int = 3,
                  out_indices: Union[int, Sequence[int]] = (4, ),
                  norm_cfg: dict = dict(type='BN'),
-                 init_cfg: Optional[Union[dict, List[dict]]] = [
-                     dict(type='Kaiming', layer=['Conv2d']),
-                     dict(
-                         type='Constant',
-                         val=1,
-                         layer=['_BatchNorm', 'GroupNorm'])
-                 ]):
-        super().__init__(init_cfg)
-        name = type(self).__name__
-        depths = list(self.arch_settings)
-        if depth not in depths:
-            raise ConfigError(f'depth of {name} must be one of '
-                              f'{", ".join(map(str, depths))}; got {depth!r}')
-        check_integer(f'width of {name}', width)
-        check_integer(f'in_channels of {name}', in_channels)
-        self.out_indices = resolve_out_indices(f'out_indices of {name}',
-                                               out_indices, 5)
+                 init_cfg: Optional[Union[dict, List[dict]]] = INIT_CFG):
+        super().__init__(in_channels, out_indices, norm_cfg, init_cfg)
+        check_choice(self._setting('depth'), depth, self.arch_settings)
+        check_integer(self._setting('width'), width)
 
-        self.stages = nn.ModuleList()
         for ratio, num_convs in zip((1, 2, 4, 8, 8),
                                     self.arch_settings[depth]):
+            channels = width * ratio
             layers = []
             for _ in range(num_convs):
                 layers += [
-                    nn.Conv2d(
-                        in_channels, width * ratio, 3, padding=1, bias=False),
-                    build_norm(f'norm_cfg of {name}', norm_cfg, width * ratio),
+                    nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
+                    self.build_norm(channels),
                     nn.ReLU(inplace=True)
                 ]
-                in_channels = width * ratio
+                in_channels = channels
             self.stages.append(nn.Sequential(*layers, nn.MaxPool2d(2)))
-        self.out_channels = in_channels
-
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Compute the feature maps.
-
-        Args:
-            x (Tensor): Images of shape ``(N, in_channels, H, W)``, at least
-                32 pixels high and wide.
-
-        Returns:
-            tuple[Tensor]: The stages of ``out_indices``, in rising order;
-            the last stage has the shape ``(N, 8 * width, H / 32, W / 32)``.
-        """
-        outs = []
-        for i, stage in enumerate(self.stages):
-            x = stage(x)
-            if i in self.out_indices:
-                outs.append(x)
-        return tuple(outs)
-
-    def train(self, mode: bool = True) -> 'CifarVGG':
-        """Set the mode and return the module, as ``nn.Module`` does."""
-        super().train(mode)
-        return self
+        self.out_channels = channels

@@ -2,6 +2,7 @@ import re
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
+import torch.nn as nn
 from mmengine.model import ModuleDict
 from mmpretrain.models.classifiers import BaseClassifier
 from mmpretrain.structures import DataSample
@@ -105,10 +106,14 @@ class MultiBackboneClassifier(BaseClassifier):
         self.branches = ModuleDict(
             {name: branch
              for name, (branch, _) in built.items()})
-        self.teacher = MODELS.build(
-            teacher or dict(type='mcod_plugin.EnsembleTeacher'))
-        self.distill = MODELS.build(
-            distill or dict(type='mcod_plugin.DiscontinuousKDLoss'))
+        if not isinstance(teacher, nn.Module):
+            teacher = MODELS.build(
+                teacher or dict(type='mcod_plugin.EnsembleTeacher'))
+        if not isinstance(distill, nn.Module):
+            distill = MODELS.build(
+                distill or dict(type='mcod_plugin.DiscontinuousKDLoss'))
+        self.teacher = teacher
+        self.distill = distill
         self.kd_weight = 0.0
         self._register_load_state_dict_pre_hook(
             _check_state_dict, with_module=True)
@@ -260,6 +265,10 @@ def _check_names(branches: Any) -> None:
         if name in RESERVED_NAMES or hasattr(ModuleDict(), name):
             raise ConfigError(f'the name {name!r} in model.branches is taken '
                               'by something else; choose another')
+        if 'loss' in name:
+            raise ConfigError(
+                f'the name {name!r} in model.branches must not contain '
+                "'loss': whatever has it in its log key is added to the loss")
 
 
 def _check_state_dict(model: MultiBackboneClassifier,
@@ -271,11 +280,11 @@ def _check_state_dict(model: MultiBackboneClassifier,
     start from chance.
     """
     wanted = {
-        prefix + key: value.shape
+        prefix + key: _shape(value)
         for key, value in model.state_dict().items()
     }
     given = {
-        key: value.shape
+        key: _shape(value)
         for key, value in state_dict.items() if key.startswith(prefix)
     }
     faults = []
@@ -284,8 +293,8 @@ def _check_state_dict(model: MultiBackboneClassifier,
         if keys:
             faults.append(f'{what} {_summary(keys, prefix)}')
     faults += [
-        f'has {key[len(prefix):]} of shape {tuple(given[key])} instead of '
-        f'{tuple(wanted[key])}'
+        f'has {key[len(prefix):]} of shape {given[key]} instead of '
+        f'{wanted[key]}'
         for key in sorted(wanted.keys() & given.keys())
         if given[key] != wanted[key]
     ][:1]
@@ -293,6 +302,11 @@ def _check_state_dict(model: MultiBackboneClassifier,
         raise ConfigError('the checkpoint is not of this cohort '
                           f'({", ".join(model.branches)}): it '
                           + '; it '.join(faults))
+
+
+def _shape(value: Any) -> Any:
+    return tuple(value.shape) if isinstance(value,
+                                            Tensor) else type(value).__name__
 
 
 def _summary(keys: Sequence[str], prefix: str) -> str:

@@ -3,7 +3,7 @@ from typing import Tuple
 import torch.nn as nn
 from torch import Tensor
 
-from mcod_plugin.errors import check_choice
+from mcod_plugin.errors import check_choice, check_integer
 from mcod_plugin.registry import MODELS
 
 POOLINGS = {
@@ -27,15 +27,20 @@ class LayoutPooling(nn.Module):
             - ``'tokens'``: tokens ``(N, L, C)``, pooled by their mean.
             - ``'class_token'``: tokens ``(N, L, C)``, the first of which is
               kept.
+        num_prefix_tokens (int): Leading tokens that the mean of ``'tokens'``
+            leaves out. Defaults to 0.
 
     Raises:
-        ConfigError: If ``layout`` is none of them.
+        ConfigError: If ``layout`` is none of them, or the number of tokens
+            to leave out is not a natural number.
     """
 
-    def __init__(self, layout: str) -> None:
+    def __init__(self, layout: str, num_prefix_tokens: int = 0) -> None:
         super().__init__()
         check_choice('neck.layout', layout, POOLINGS)
+        check_integer('neck.num_prefix_tokens', num_prefix_tokens, 0)
         self.layout = layout
+        self.num_prefix_tokens = num_prefix_tokens
 
     def forward(self, feats: Tuple[Tensor, ...]) -> Tuple[Tensor]:
         """Pool the last feature.
@@ -46,7 +51,11 @@ class LayoutPooling(nn.Module):
         Returns:
             tuple[Tensor]: The last one, pooled to ``(N, C)``.
         """
-        return (POOLINGS[self.layout](feats[-1]), )
+        feature = feats[-1]
+        if self.layout == 'tokens':
+            feature = feature[:, self.num_prefix_tokens:]
+        return (POOLINGS[self.layout](feature), )
 
     def extra_repr(self) -> str:
-        return f'layout={self.layout!r}'
+        return (f'layout={self.layout!r}, '
+                f'num_prefix_tokens={self.num_prefix_tokens}')

@@ -7,11 +7,12 @@ import torch
 import torch.nn as nn
 from mmengine.utils import is_method_overridden
 from mmpretrain.models.classifiers import BaseClassifier, ImageClassifier
-from mmpretrain.models.heads import ClsHead
+from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from mcod_plugin.errors import ConfigError, nearest
+from mcod_plugin.utils.explain import one_line
 from .feature_layout import FeatureLayout, feature_layout
 from .input_size import parse_input_size
 from .nested_keys import name_keys_in_place
@@ -109,16 +110,15 @@ def _complete(setting: str, cfg: dict, shape: Tuple[int, ...]) -> None:
     cfg['backbone'] = backbone
 
     head = cfg['head']
-    feature = _last(feats)
-    if isinstance(head, dict) and isinstance(feature, Tensor):
-        channels = feature.shape[1] if feature.ndim != 3 else feature.shape[2]
+    layout = feature_layout(backbone if neck is None else neck, _last(feats))
+    if isinstance(head, dict) and layout is not None:
         given = head.get('in_channels')
         if given is None and _accepts(head, 'in_channels'):
-            head['in_channels'] = channels
-        elif isinstance(given, int) and given != channels:
+            head['in_channels'] = layout.channels
+        elif isinstance(given, int) and given != layout.channels:
             raise ConfigError(
                 f'{setting}.head.in_channels is {given}, but the features '
-                f'that reach the head have {channels} channels')
+                f'that reach the head have {layout.channels} channels')
     cfg['head'] = _build(f'{setting}.head', head)
 
 
@@ -127,7 +127,12 @@ def _pooling(layout: Optional[FeatureLayout]) -> Optional[dict]:
         return None
     if layout.name == 'NCHW':
         return dict(type='GlobalAveragePooling')
-    return dict(type='mcod_plugin.LayoutPooling', layout=layout.name)
+    if layout.name == 'NCL':
+        return dict(type='GlobalAveragePooling', dim=1)
+    return dict(
+        type='mcod_plugin.LayoutPooling',
+        layout=layout.name,
+        num_prefix_tokens=layout.num_prefix_tokens)
 
 
 def _averages(neck: Any) -> bool:
@@ -138,8 +143,9 @@ def _averages(neck: Any) -> bool:
 
 def _accepts(cfg: dict, argument: str) -> bool:
     """Whether the constructor of the ``type`` in a config takes it."""
-    cls = MODELS.get(cfg['type']) if isinstance(cfg['type'],
-                                                str) else cfg['type']
+    cls = cfg.get('type')
+    if isinstance(cls, str):
+        cls = MODELS.get(cls)
     return inspect.isclass(cls) and any(
         argument in inspect.signature(base.__init__).parameters
         for base in cls.__mro__)
@@ -153,6 +159,11 @@ def _check_classifier(setting: str, branch: nn.Module,
         raise ConfigError(f'{setting} must be an image classifier of the '
                           f'toolbox; got a {type(branch).__name__}')
     owner = loss_owner(branch)
+    if isinstance(owner, MultiLabelClsHead):
+        raise ConfigError(
+            f'{setting}: {type(owner).__name__} is for images of several '
+            'labels, which a cohort does not support; use a head such as '
+            'LinearClsHead')
     if not hasattr(owner, '_get_loss') or (
             isinstance(owner, ClsHead)
             and is_method_overridden('loss', ClsHead, owner)):
@@ -186,7 +197,7 @@ def _run(setting: str, module: nn.Module, inputs: Any) -> Any:
             inputs, Tensor) else ' at {}x{} pixels'.format(*inputs.shape[2:])
         raise ConfigError(
             f'{setting} fails on a dummy image{size} (set input_size if that '
-            f'is the wrong size): {error}') from error
+            f'is the wrong size): {one_line(error)}') from error
     finally:
         module.train(training)
 
@@ -194,17 +205,20 @@ def _run(setting: str, module: nn.Module, inputs: Any) -> Any:
 def _build(setting: str, cfg: Any) -> nn.Module:
     if isinstance(cfg, nn.Module):
         return cfg
+    if isinstance(cfg, dict) and cfg.get('type') is None:
+        raise ConfigError(f'{setting}.type is missing')
     try:
         return MODELS.build(cfg)
     except ConfigError as error:
         raise ConfigError(f'{setting}: {error}') from error
-    except RuntimeError as error:
+    except KeyError:
+        # A type that is not registered, which needs the whole config to be
+        # explained.
+        raise
+    except Exception as error:
         if 'Unknown model' in str(error) and cfg.get('model_name'):
             import timm
             known = nearest(cfg['model_name'], timm.list_models(), limit=5)
             raise ConfigError(f'{setting}.model_name {cfg["model_name"]!r} is '
                               f'unknown to timm; {known}') from error
-        raise ConfigError(f'{setting}: {error}') from error
-    except (AssertionError, AttributeError, OSError, TypeError,
-            ValueError) as error:
-        raise ConfigError(f'{setting}: {error}') from error
+        raise ConfigError(f'{setting}: {one_line(error)}') from error

@@ -2,6 +2,7 @@
 from typing import Any, NamedTuple, Optional
 
 import torch.nn as nn
+from mmpretrain.models.backbones import EfficientFormer, MlpMixer
 from torch import Tensor
 
 __all__ = ['FeatureLayout', 'feature_layout']
@@ -11,14 +12,17 @@ class FeatureLayout(NamedTuple):
     """The layout of a feature and its number of channels.
 
     Attributes:
-        name (str): ``'NCHW'``, ``'NHWC'``, ``'tokens'`` ``(N, L, C)``,
-            ``'class_token'`` (tokens, the first of which is a class token) or
-            ``'flat'`` ``(N, C)``.
+        name (str): ``'NCHW'``, ``'NHWC'``, ``'NCL'``, ``'tokens'`` ``(N, L,
+            C)``, ``'class_token'`` (tokens, the first of which stands for the
+            image) or ``'flat'`` ``(N, C)``.
         channels (int): The size of C.
+        num_prefix_tokens (int): Leading tokens that are no part of the image,
+            if the name is ``'tokens'``.
     """
 
     name: str
     channels: int
+    num_prefix_tokens: int = 0
 
 
 def feature_layout(backbone: nn.Module,
@@ -39,13 +43,25 @@ def feature_layout(backbone: nn.Module,
     if feature.ndim == 2:
         return FeatureLayout('flat', feature.shape[1])
     if feature.ndim == 3:
-        name = 'class_token' if _has_class_token(backbone) else 'tokens'
-        return FeatureLayout(name, feature.shape[2])
+        return _token_layout(backbone, feature)
     if feature.ndim == 4:
         if _is_channels_last(backbone, feature):
             return FeatureLayout('NHWC', feature.shape[3])
         return FeatureLayout('NCHW', feature.shape[1])
     return None
+
+
+def _token_layout(backbone: nn.Module, feature: Tensor) -> FeatureLayout:
+    if isinstance(backbone, (EfficientFormer, MlpMixer)):
+        return FeatureLayout('NCL', feature.shape[1])
+    network = getattr(backbone, 'timm_model', backbone)
+    if getattr(network, 'cls_token', None) is not None:
+        # timm norms the pooled feature of the networks that average.
+        if isinstance(getattr(network, 'fc_norm', None),
+                      (nn.Identity, type(None))):
+            return FeatureLayout('class_token', feature.shape[2])
+    return FeatureLayout('tokens', feature.shape[2],
+                         getattr(network, 'num_prefix_tokens', 0))
 
 
 def _is_channels_last(backbone: nn.Module, feature: Tensor) -> bool:
@@ -58,8 +74,3 @@ def _is_channels_last(backbone: nn.Module, feature: Tensor) -> bool:
         return str(getattr(named, 'value', named)) == 'NHWC'
     _, first, second, third = feature.shape
     return first == second != third
-
-
-def _has_class_token(backbone: nn.Module) -> bool:
-    network = getattr(backbone, 'timm_model', backbone)
-    return getattr(network, 'cls_token', None) is not None

@@ -56,6 +56,5 @@ def _restore_model(classifier: nn.Module, state_dict: Dict[str, Tensor],
     others = set(classifier._modules) - {'model'}
     for key in [key for key in state_dict if key.startswith(prefix)]:
         rest = key[len(prefix):]
-        # A wrapper that was never nested may have saved ``model.`` itself.
-        if rest.partition('.')[0] not in others | {'model'}:
+        if rest.partition('.')[0] not in others:
             state_dict[f'{prefix}model.{rest}'] = state_dict.pop(key)

@@ -4,7 +4,9 @@ from torch import nn
 
 from mcod_plugin.engine.hooks.cohort_report_hook import (branch_table,
                                                          count_flops,
+                                                         network_name,
                                                          result_table, top1)
+from mcod_plugin.registry import MODELS
 
 
 def cells(table):
@@ -53,7 +55,7 @@ def test_branch_table(tiny_runner):
     rows = cells(branch_table(model))
     assert rows[0] == ['branch', 'network', 'parameters', 'FLOPs at 16x16']
     assert rows[1][:2] == ['resnet', 'CifarResNet']
-    assert rows[2][:2] == ['vit', 'VisionTransformer']
+    assert rows[2][:2] == ['vit', 'timm vit_tiny_patch16_224']
     for column in (2, 3):
         one, other, both = (
             int(row[column].replace(',', '')) for row in rows[1:])
@@ -79,6 +81,30 @@ def test_network_that_cannot_be_traced():
             raise RuntimeError('not with zeros')
 
     assert count_flops(Picky(3, 3, 1), (1, 3, 8, 8)) is None
+
+
+@pytest.mark.parametrize('branch, name', [
+    (dict(
+        type='TimmClassifier', model_name='test_vit', num_classes=10),
+     'timm test_vit'),
+    (dict(
+        backbone=dict(
+            type='TIMMBackbone', model_name='vgg11_bn', features_only=True),
+        head=dict(type='LinearClsHead', num_classes=10)), 'timm vgg11_bn'),
+    (dict(
+        backbone=dict(type='LeNet5', num_classes=10),
+        head=dict(type='ClsHead')), 'LeNet5'),
+])
+def test_network_name(branch, name):
+    size = 160 if 'model_name' in branch else 32
+    cohort = MODELS.build(
+        dict(
+            type='mcod_plugin.MultiBackboneClassifier',
+            data_preprocessor=dict(mean=[0.], std=[1.])
+            if name == 'LeNet5' else dict(),
+            input_size=size,
+            branches=dict(a=branch)))
+    assert network_name(cohort.branches['a']) == name
 
 
 def test_tables_of_metrics():

@@ -124,11 +124,24 @@ def test_init_weights():
     convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
     assert len(convs) == 5
     for conv in convs:
-        # Kaiming normal: variance 2 / (outgoing connections at stride 1)
-        std = (2 / (conv.out_channels * conv.kernel_size[0]**2))**.5
+        # Kaiming normal: variance 2 / (incoming connections)
+        std = (2 / (conv.in_channels * conv.kernel_size[0]**2))**.5
         assert conv.weight.std().item() == pytest.approx(std, rel=.1)
         assert abs(conv.weight.mean().item()) < .1 * std
         assert (conv.bias == 0).all()
+
+
+@pytest.mark.parametrize(
+    'stem', [dict(), dict(stem_kernel=3, stem_stride=1)])
+def test_initial_weights_keep_the_signal(stem):
+    """Unit noise comes out with a standard deviation of about a half, or two
+    with the fine stem; scaled by ``fan_out``, with 0.05 or 0.2."""
+    torch.manual_seed(0)
+    net = build(**stem)
+    net.init_weights()
+    with torch.no_grad():
+        out = net(torch.randn(16, 3, 32, 32))[-1]
+    assert .3 < out.std().item() < 3
 
 
 def test_mode_can_be_chained():

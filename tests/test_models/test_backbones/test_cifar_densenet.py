@@ -100,13 +100,8 @@ def test_against_explicit_forward(bottleneck):
             module.running_var.uniform_(.5, 2)
             nn.init.normal_(module.weight)
             nn.init.normal_(module.bias)
-    # The modules are listed block by block, and then the transitions.
     layers = [
-        module for module in net.blocks.modules()
-        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d))
-    ]
-    between = [
-        module for module in net.transitions.modules()
+        module for module in net.stages.modules()
         if isinstance(module, (nn.Conv2d, nn.BatchNorm2d))
     ]
 
@@ -128,12 +123,12 @@ def test_against_explicit_forward(bottleneck):
                 y = torch.conv2d(
                     norm_relu(y, norm), conv.weight, padding=kernel // 2)
             x = torch.cat([x, y], 1)
-        x = norm_relu(x, between.pop(0))
+        x = norm_relu(x, layers.pop(0))
         if block < 2:
-            x = torch.conv2d(x, between.pop(0).weight)
+            x = torch.conv2d(x, layers.pop(0).weight)
             x = (x[:, :, ::2, ::2] + x[:, :, 1::2, ::2] +
                  x[:, :, ::2, 1::2] + x[:, :, 1::2, 1::2]) / 4
-    assert not layers and not between
+    assert not layers
     torch.testing.assert_close(net(inputs)[0], x, rtol=1e-4, atol=1e-4)
 
 
@@ -145,7 +140,9 @@ def test_against_explicit_forward(bottleneck):
     (dict(depth=4, bottleneck=False), 'depth .* of at least 7; got 4$'),
     (dict(growth=0), 'growth .* integer of at least 1; got 0$'),
     (dict(growth=2.5), 'growth .* integer of at least 1; got 2.5$'),
-    (dict(bottleneck='yes'), "bottleneck .* True or False; got 'yes'$"),
+    (dict(bottleneck='yes'), '^bottleneck of CifarDenseNet must be one of '
+     "False, True; got 'yes'$"),
+    (dict(bottleneck=1), 'bottleneck .* one of False, True; got 1$'),
     (dict(compression=0), 'compression .* greater than 0; got 0$'),
     (dict(compression=1.5), 'compression .* at most 1; got 1.5$'),
     (dict(compression='half'), "compression .* number .*; got 'half'$"),
@@ -206,8 +203,8 @@ def test_init_weights():
 
 def test_mode_can_be_chained():
     net = build(depth=10)
-    assert net.eval() is net and not net.transitions[0].training
-    assert net.train() is net and net.transitions[0].training
+    assert net.eval() is net and not net.stages[0].training
+    assert net.train() is net and net.stages[0].training
 
 
 def test_in_image_classifier():

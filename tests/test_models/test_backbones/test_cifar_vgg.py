@@ -107,6 +107,7 @@ def test_against_torchvision(depth):
 @pytest.mark.parametrize('settings, message', [
     (dict(depth=15), '^depth of CifarVGG must be one of 11, 13, 16, 19; '
      'got 15$'),
+    (dict(depth=True), 'depth .* one of .*; got True$'),
     (dict(depth='16'), "depth .* one of .*; got '16'$"),
     (dict(depth=[16]), r'depth .* one of .*; got \[16\]$'),
     (dict(width=0), 'width .* integer of at least 1; got 0$'),

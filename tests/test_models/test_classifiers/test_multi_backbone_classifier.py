@@ -1,0 +1,689 @@
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn as nn
+from mmengine.model import ExponentialMovingAverage
+from mmengine.optim import OptimWrapper
+from mmengine.runner.checkpoint import load_state_dict as load_like_runner
+from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from mmpretrain.structures import DataSample
+
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.models.heads import EnsembleTeacher
+from mcod_plugin.models.losses import DiscontinuousKDLoss
+from mcod_plugin.registry import MODELS
+
+RESNET = dict(
+    backbone=dict(type='mcod_plugin.CifarResNet', depth=8, width=4),
+    head=dict(type='LinearClsHead', num_classes=5))
+ALEXNET = dict(
+    backbone=dict(type='mcod_plugin.CifarAlexNet', width=4),
+    head=dict(type='LinearClsHead', num_classes=5))
+VIT = dict(
+    backbone=dict(
+        type='TIMMBackbone',
+        model_name='vit_tiny_patch16_224',
+        img_size=32,
+        embed_dim=16,
+        depth=1,
+        num_heads=2),
+    head=dict(type='LinearClsHead', num_classes=5))
+# The second learns from softened labels, which its loss must show.
+SMOOTHED = dict(
+    VIT,
+    head=dict(
+        VIT['head'],
+        loss=dict(
+            type='LabelSmoothLoss', label_smooth_val=.2, mode='original')))
+
+
+def make_config(*names, **kwargs):
+    branches = dict(resnet=RESNET, alexnet=ALEXNET, vit=SMOOTHED)
+    cfg = dict(
+        type='mcod_plugin.MultiBackboneClassifier',
+        branches={name: branches[name]
+                  for name in names or branches},
+        input_size=32)
+    cfg.update(kwargs)
+    return copy.deepcopy(cfg)
+
+
+def make_cohort(*names, seed=0, **kwargs):
+    torch.manual_seed(seed)
+    cohort = MODELS.build(make_config(*names, **kwargs))
+    cohort.init_weights()
+    return cohort
+
+
+def make_batch(num=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(num, 3, 32, 32, generator=generator)
+    return inputs, [DataSample().set_gt_label(3 * i % 5) for i in range(num)]
+
+
+def train_step(model, seed=0, **optimizer):
+    """One real step, with the preprocessor and its batch augmentations."""
+    inputs, samples = make_batch(seed=seed)
+    wrapper = OptimWrapper(
+        torch.optim.SGD(model.parameters(), **{
+            'lr': .1,
+            **optimizer
+        }))
+    return model.train_step(
+        dict(inputs=list(inputs), data_samples=samples), wrapper)
+
+
+def kl_by_loop(student, teacher, temperature):
+    """T^2 KL(teacher || student), one number at a time."""
+    total = 0.
+    for z_student, z_teacher in zip(student.tolist(), teacher.tolist()):
+        e_student = [math.exp(z / temperature) for z in z_student]
+        e_teacher = [math.exp(z / temperature) for z in z_teacher]
+        for a, b in zip(e_student, e_teacher):
+            q, p = a / sum(e_student), b / sum(e_teacher)
+            total += p * math.log(p / q)
+    return temperature**2 * total / len(student)
+
+
+def refusal(**kwargs):
+    """What the user reads who asks for such a cohort."""
+    with pytest.raises(ConfigError) as info:
+        MODELS.build(make_config(**kwargs))
+    assert '\n' not in str(info.value)
+    return str(info.value)
+
+
+def assert_same_weights(model, other):
+    state_dict = other.state_dict()
+    assert list(model.state_dict()) == list(state_dict)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state_dict[key]), key
+
+
+class CountingTeacher(EnsembleTeacher):
+    calls = 0
+
+    def forward(self, logits):
+        self.calls += 1
+        return super().forward(logits)
+
+
+class CountingLoss(DiscontinuousKDLoss):
+    calls = 0
+
+    def forward(self, *args):
+        self.calls += 1
+        return super().forward(*args)
+
+
+# Loss
+
+
+@pytest.mark.parametrize('fusion', ['mean', 'prob_mean'])
+@pytest.mark.parametrize('temperature', [1, 3.])
+@pytest.mark.parametrize('kd_weight', [.3, 2.])
+def test_loss(fusion, temperature, kd_weight):
+    cohort = make_cohort(
+        teacher=dict(type='mcod_plugin.EnsembleTeacher', fusion=fusion),
+        distill=dict(
+            type='mcod_plugin.DiscontinuousKDLoss',
+            temperature=temperature)).double().eval()
+    inputs, samples = make_batch()
+    inputs = inputs.double()
+    cohort.kd_weight = kd_weight
+    losses = cohort(inputs, samples, mode='loss')
+    names = ['resnet', 'alexnet', 'vit']
+    assert set(losses) == {'kd_weight'}.union(
+        *({f'{name}.loss_ce', f'{name}.loss_kd'} for name in names))
+    assert losses['kd_weight'] == kd_weight
+
+    logits = {name: cohort.branches[name](inputs) for name in names}
+    rows = [logits[name].detach() for name in names]
+    if fusion == 'mean':
+        target = (rows[0] + rows[1] + rows[2]) / 3
+    else:
+        target = sum(row.softmax(1) for row in rows).div(3).log()
+    expected = 0
+    for name, branch in cohort.branches.items():
+        own = branch(inputs, samples, mode='loss')['loss']
+        assert torch.equal(losses[f'{name}.loss_ce'], own)
+        kd = kd_weight * kl_by_loop(logits[name], target, temperature)
+        assert losses[f'{name}.loss_kd'].item() == pytest.approx(
+            kd, rel=1e-9)
+        expected += own.item() + kd
+    total, logs = cohort.parse_losses(losses)
+    assert total.item() == pytest.approx(expected, rel=1e-9)
+    assert logs['loss'] is total and total.dtype == torch.double
+
+
+def test_cross_entropies_by_loop():
+    """The labels themselves, and the softened ones of the transformer."""
+    cohort = make_cohort('alexnet', 'vit').double()
+    inputs, samples = make_batch()
+    losses = cohort(inputs.double(), samples, mode='loss')
+    for name, smoothing in (('alexnet', 0.), ('vit', .2)):
+        total = 0.
+        for row, sample in zip(cohort.branches[name](inputs.double()).tolist(),
+                               samples):
+            log_sum = math.log(sum(math.exp(z) for z in row))
+            for label, z in enumerate(row):
+                share = smoothing / 5 + (1 - smoothing) * (
+                    label == sample.gt_label.item())
+                total -= share * (z - log_sum)
+        assert losses[f'{name}.loss_ce'].item() == pytest.approx(
+            total / len(samples), rel=1e-6)
+
+
+def test_off_phase():
+    cohort = make_cohort(teacher=CountingTeacher(), distill=CountingLoss())
+    inputs, samples = make_batch()
+    assert cohort.kd_weight == 0
+    losses = cohort(inputs, samples, mode='loss')
+    assert set(losses) == {
+        'resnet.loss_ce', 'alexnet.loss_ce', 'vit.loss_ce', 'kd_weight'
+    }
+    assert losses['kd_weight'] == 0
+    assert cohort.teacher.calls == cohort.distill.calls == 0
+    cohort.kd_weight = 1e-3
+    cohort(inputs, samples, mode='loss')
+    assert cohort.teacher.calls == 1 and cohort.distill.calls == 3
+
+
+def test_a_branch_learns_from_its_own_terms_only():
+    """Nothing flows through the teacher to the others."""
+    cohort = make_cohort()
+    cohort.kd_weight = 1.
+    inputs, samples = make_batch()
+    losses = cohort(inputs, samples, mode='loss')
+    for name in cohort.branches:
+        cohort.zero_grad()
+        losses[f'{name}.loss_kd'].backward(retain_graph=True)
+        for other, branch in cohort.branches.items():
+            reached = any(param.grad is not None and param.grad.any()
+                          for param in branch.parameters())
+            assert reached == (other == name)
+
+
+def test_gradient_of_the_logits():
+    """T^2 KL has the gradient T (q - p) / N."""
+    logits = {}
+    cohort = make_cohort('resnet', 'alexnet').double()
+    for name, branch in cohort.branches.items():
+        branch.register_forward_hook(
+            lambda _, __, output, name=name: logits.update({name: output}))
+    cohort.kd_weight = .5
+    inputs, samples = make_batch()
+    losses = cohort(inputs.double(), samples, mode='loss')
+    target = sum(logits.values()).detach() / 2
+    for name, value in logits.items():
+        grad, = torch.autograd.grad(
+            losses[f'{name}.loss_kd'], value, retain_graph=True)
+        torch.testing.assert_close(
+            grad, .5 * 3 * ((value / 3).softmax(1) -
+                            (target / 3).softmax(1)) / 4)
+
+
+def test_one_branch_agrees_with_itself():
+    cohort = make_cohort('resnet')
+    cohort.kd_weight = 1.
+    inputs, samples = make_batch()
+    losses = cohort(inputs, samples, mode='loss')
+    assert losses['resnet.loss_kd'] == 0
+    cohort.parse_losses(losses)[0].backward()
+    assert all(param.grad.isfinite().all() for param in cohort.parameters())
+
+
+@pytest.mark.parametrize('augment', [
+    dict(type='Mixup', alpha=1.),
+    dict(type='CutMix', alpha=1.),
+])
+def test_batch_augmentation(augment):
+    """All branches see the same mixed images and soft labels."""
+    cohort = make_cohort(
+        train_cfg=dict(augments=[augment]),
+        data_preprocessor=dict(mean=[0.] * 3, std=[1.] * 3, num_classes=5))
+    seen = []
+
+    def note(model, args, kwargs):
+        seen.append((kwargs['inputs'], kwargs['data_samples']))
+
+    cohort.register_forward_pre_hook(note, with_kwargs=True)
+    cohort.kd_weight = 1.
+    # frozen, so that the losses can be computed once more
+    cohort.eval()
+    logs = train_step(cohort, lr=0.)
+    (mixed, samples), = seen
+    inputs, plain = make_batch()
+    assert not torch.equal(mixed, inputs)
+    scores = torch.stack([sample.gt_score for sample in samples])
+    torch.testing.assert_close(scores.sum(1), torch.ones(4))
+    assert (scores.max(1).values < 1).any()
+    logits = cohort.branch_logits(mixed)
+    for name, share in (('resnet', 0.), ('vit', .2)):
+        target = share / 5 + (1 - share) * scores
+        expected = -(target * logits[name].log_softmax(1)).sum(1).mean()
+        torch.testing.assert_close(logs[f'{name}.loss_ce'], expected)
+        target = sum(logits.values()).detach() / 3
+        assert logs[f'{name}.loss_kd'].item() == pytest.approx(
+            kl_by_loop(logits[name], target, 3.), rel=1e-3)
+
+
+def test_half_precision():
+    cohort = make_cohort().eval()
+    cohort.kd_weight = 1.
+    inputs, samples = make_batch()
+    exact = cohort(inputs, samples, mode='loss')
+    with torch.autocast('cpu', torch.bfloat16):
+        assert cohort.branches['resnet'](inputs).dtype == torch.bfloat16
+        losses = cohort(inputs, samples, mode='loss')
+        predictions = cohort(inputs, mode='predict')
+    for key, value in losses.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, exact[key], rtol=.1, atol=.02)
+    assert predictions[0].pred_score.dtype == torch.float32
+    cohort.parse_losses(losses)[0].backward()
+    cohort.to(torch.bfloat16)
+    losses = cohort(inputs.bfloat16(), samples, mode='loss')
+    assert {value.dtype for value in losses.values()} == {torch.float32}
+
+
+def test_double_precision():
+    cohort = make_cohort().double()
+    cohort.kd_weight = 1.
+    inputs, samples = make_batch()
+    losses = cohort(inputs.double(), samples, mode='loss')
+    del losses['kd_weight']
+    assert {value.dtype for value in losses.values()} == {torch.double}
+    assert cohort(inputs.double()).dtype == torch.double
+
+
+def test_accuracy_of_a_head_is_logged_but_not_added():
+    branch = dict(RESNET, head=dict(RESNET['head'], cal_acc=True))
+    cohort = make_cohort(branches=dict(net=branch))
+    losses = cohort(*make_batch(), mode='loss')
+    assert 'net.accuracy_top-1' in losses
+    assert torch.equal(cohort.parse_losses(losses)[0], losses['net.loss_ce'])
+
+
+@pytest.mark.parametrize('names', [['resnet'], ['alexnet', 'resnet', 'vit']])
+def test_without_distillation_as_alone(names):
+    """Weights are bit for bit those of the same classifier, trained alone."""
+    cohort = make_cohort(*names)
+    cfg = copy.deepcopy(RESNET)
+    cfg['head']['in_channels'] = 16
+    torch.manual_seed(0)
+    alone = MMPRETRAIN_MODELS.build(
+        dict(
+            type='ImageClassifier',
+            neck=dict(type='GlobalAveragePooling'),
+            **cfg))
+    alone.init_weights()
+    if len(names) == 1:
+        assert_same_weights(cohort.branches['resnet'], alone)
+    alone.load_state_dict(cohort.branches['resnet'].state_dict())
+    before = copy.deepcopy(alone)
+    for seed in range(3):
+        settings = dict(seed=seed, momentum=.9, weight_decay=1e-2)
+        logs = train_step(cohort, **settings)
+        own = train_step(alone, **settings)
+        assert torch.equal(logs['resnet.loss_ce'], own['loss'])
+        assert_same_weights(cohort.branches['resnet'], alone)
+    assert not torch.equal(alone.head.fc.weight, before.head.fc.weight)
+
+
+def test_distillation_brings_branches_together():
+    def divergence(kd_weight):
+        cohort = make_cohort('resnet', 'alexnet')
+        cohort.kd_weight = kd_weight
+        for _ in range(10):
+            train_step(cohort, lr=.02)
+        cohort.kd_weight = 1.
+        losses = cohort(*make_batch(), mode='loss')
+        return losses['resnet.loss_kd'] + losses['alexnet.loss_kd']
+
+    assert divergence(1.) < .8 * divergence(0)
+
+
+# Prediction
+
+
+@pytest.mark.parametrize('fusion', ['mean', 'prob_mean'])
+def test_predict(fusion):
+    cohort = make_cohort(
+        teacher=dict(type='mcod_plugin.EnsembleTeacher',
+                     fusion=fusion)).eval()
+    inputs, _ = make_batch()
+    predictions = cohort(inputs, mode='predict')
+    assert len(predictions) == 4
+    logits = {name: net(inputs) for name, net in cohort.branches.items()}
+    if fusion == 'mean':
+        expected = (sum(logits.values()) / 3).softmax(1)
+    else:
+        expected = sum(value.softmax(1) for value in logits.values()) / 3
+    torch.testing.assert_close(cohort(inputs).softmax(1), expected)
+    for index, sample in enumerate(predictions):
+        torch.testing.assert_close(sample.pred_score, expected[index])
+        assert sample.pred_label.tolist() == [expected[index].argmax()]
+        for name, value in logits.items():
+            score = sample.get(f'pred_score_{name}')
+            torch.testing.assert_close(score, value.softmax(1)[index])
+            assert score.sum().item() == pytest.approx(1, abs=1e-6)
+            assert not score.requires_grad
+        assert not sample.pred_score.requires_grad
+        assert set(sample.to_dict()) == {
+            'num_classes', 'pred_score', 'pred_label', 'pred_score_resnet',
+            'pred_score_alexnet', 'pred_score_vit'
+        }
+
+
+def test_predict_fills_the_samples():
+    cohort = make_cohort('resnet', 'vit').eval()
+    inputs, samples = make_batch()
+    given = [samples[0], None, *samples[2:]]
+    predictions = cohort.predict(inputs, given)
+    for index in (0, 2, 3):
+        assert predictions[index] is samples[index]
+        assert samples[index].gt_label.tolist() == [3 * index % 5]
+    assert 'pred_score_vit' in predictions[1]
+    # through the preprocessor, as the test loop does
+    again = cohort.test_step(dict(inputs=list(inputs), data_samples=samples))
+    torch.testing.assert_close(again[3].pred_score,
+                               predictions[3].pred_score)
+
+
+def test_mode():
+    cohort = make_cohort().eval()
+    inputs, _ = make_batch()
+    assert torch.equal(cohort(inputs), cohort(inputs, mode='tensor'))
+    assert cohort(inputs).shape == (4, 5)
+    with pytest.raises(RuntimeError, match='Invalid mode "logits"'):
+        cohort(inputs, mode='logits')
+
+
+@pytest.mark.parametrize('stage', ['backbone', 'neck', 'pre_logits'])
+def test_extract_feat(stage):
+    cohort = make_cohort().eval()
+    inputs, _ = make_batch()
+    feats = cohort.extract_feat(inputs, stage)
+    shapes = dict(resnet=(4, 16, 8, 8), alexnet=(4, 16, 1, 1), vit=(4, 5, 16))
+    for name, branch in cohort.branches.items():
+        own = branch.extract_feat(inputs, stage)
+        last, expected = ((feats[name], own) if stage == 'pre_logits' else
+                          (feats[name][-1], own[-1]))
+        assert torch.equal(last, expected)
+        assert last.shape == (
+            shapes[name] if stage == 'backbone' else (4, 16))
+    assert torch.equal(
+        cohort.extract_feat(inputs)['resnet'][-1],
+        cohort.branches['resnet'].extract_feat(inputs)[-1])
+
+
+# Building
+
+
+def test_config_stays_as_it_is():
+    cfg = make_config(
+        data_preprocessor=dict(mean=[0.] * 3, std=[1.] * 3),
+        train_cfg=dict(augments=[dict(type='Mixup', alpha=1.)]),
+        teacher=dict(type='mcod_plugin.EnsembleTeacher'))
+    cfg['branches']['resnet']['input_size'] = 64
+    given = copy.deepcopy(cfg)
+    first = MODELS.build(cfg)
+    assert cfg == given
+    MODELS.build(cfg).load_state_dict(first.state_dict())
+
+
+def test_one_dict_for_two_branches():
+    cohort = MODELS.build(
+        dict(
+            type='mcod_plugin.MultiBackboneClassifier',
+            branches=dict(a=RESNET, b=RESNET),
+            input_size=32))
+    a, b = cohort.branches.values()
+    assert not {id(module) for module in a.modules()}.intersection(
+        id(module) for module in b.modules())
+    assert not {param.data_ptr() for param in a.parameters()}.intersection(
+        param.data_ptr() for param in b.parameters())
+    cohort.init_weights()
+    assert not torch.equal(a.head.fc.weight, b.head.fc.weight)
+
+
+def test_attributes():
+    cohort = make_cohort('resnet', 'vit', input_size=None)
+    assert list(cohort.branches) == ['resnet', 'vit']
+    assert cohort.num_classes == 5 and cohort.kd_weight == 0
+    assert cohort.input_size == (32, 32) and cohort.in_channels == 3
+    assert type(cohort.teacher) is EnsembleTeacher
+    assert type(cohort.distill) is DiscontinuousKDLoss
+    assert make_cohort('resnet', input_size=(40, 48)).input_size == (40, 48)
+
+
+def test_gray_images():
+    branch = copy.deepcopy(ALEXNET)
+    branch['backbone']['in_channels'] = 1
+    cohort = make_cohort(
+        branches=dict(net=branch),
+        data_preprocessor=dict(mean=[128.], std=[64.]))
+    assert cohort.in_channels == 1
+    assert cohort(torch.rand(2, 1, 32, 32)).shape == (2, 5)
+
+
+def test_input_size_of_a_branch():
+    branch = copy.deepcopy(VIT)
+    branch['backbone']['img_size'] = 48
+    assert '32x32' in refusal(branches=dict(net=branch))
+    make_cohort(branches=dict(net=dict(branch, input_size=48)))
+
+
+def test_built_branch():
+    net = make_cohort('resnet').branches['resnet']
+    cohort = make_cohort(branches=dict(net=net, alexnet=ALEXNET))
+    assert cohort.num_classes == 5
+    assert cohort(make_batch()[0]).shape == (4, 5)
+
+
+@pytest.mark.parametrize('name', [
+    'a.b', '', 'a b', 'a/b', 'a\nb', 1, None, 'train', 'type', 'keys',
+    'forward', 'init_cfg', 'ensemble', 'diversity', 'loss', 'lossy_net'
+])
+def test_refused_name(name):
+    message = refusal(branches={name: ALEXNET})
+    assert 'model.branches' in message and repr(name) in message
+
+
+@pytest.mark.parametrize('name', ['resnet-18', 'VGG_16', 'a', '18', 'Größe'])
+def test_name(name):
+    cohort = make_cohort(branches={name: ALEXNET})
+    assert f'branches.{name}.head.fc.weight' in cohort.state_dict()
+    assert f'{name}.loss_ce' in cohort(*make_batch(), mode='loss')
+
+
+@pytest.mark.parametrize('branches', [{}, None, [ALEXNET], 'resnet'])
+def test_no_branches(branches):
+    assert refusal(branches=branches).startswith('model.branches must be')
+
+
+def test_numbers_of_classes_differ():
+    other = dict(ALEXNET, head=dict(ALEXNET['head'], num_classes=6))
+    message = refusal(branches=dict(a=ALEXNET, b=other))
+    assert message.startswith('model.branches')
+    assert 'num_classes' in message and 'a 5, b 6' in message
+
+
+@pytest.mark.parametrize('kwargs, setting', [
+    (dict(teacher=dict(type='mcod_plugin.EnsembleTeacher', fusion='max')),
+     'model.teacher.fusion'),
+    (dict(distill=dict(type='mcod_plugin.DiscontinuousKDLoss',
+                       temperature=0)), 'distill.temperature'),
+    (dict(distill=dict(type='mcod_plugin.DiscontinuousKDLoss',
+                       temperature=-1.)), 'distill.temperature'),
+    (dict(input_size=0), 'model.input_size'),
+    (dict(input_size='32'), 'model.input_size'),
+    (dict(branches=dict(net='resnet')), 'model.branches.net'),
+    (dict(branches=dict(net=nn.Linear(2, 3))), 'model.branches.net'),
+    (dict(branches=dict(net=dict(head=ALEXNET['head']))),
+     'model.branches.net.backbone'),
+])
+def test_refused_setting(kwargs, setting):
+    assert refusal(**kwargs).startswith(setting)
+
+
+# State
+
+
+LOADERS = [nn.Module.load_state_dict, load_like_runner]
+
+
+def fault_missing(state_dict):
+    del state_dict['branches.resnet.head.fc.weight']
+    return 'lacks branches.resnet (1 keys such as resnet.head.fc.weight)'
+
+
+def fault_extra(state_dict):
+    state_dict['branches.alexnet.head.scale'] = torch.ones(1)
+    return 'adds branches.alexnet'
+
+
+def fault_renamed(state_dict):
+    for key in [key for key in state_dict if '.alexnet.' in key]:
+        state_dict[key.replace('alexnet', 'anet')] = state_dict.pop(key)
+    return 'lacks branches.alexnet adds branches.anet'
+
+
+def fault_shape(state_dict):
+    state_dict['branches.vit.head.fc.bias'] = torch.zeros(6)
+    return 'branches.vit.head.fc.bias (6,) (5,)'
+
+
+def fault_no_tensor(state_dict):
+    state_dict['branches.vit.head.fc.bias'] = [0.] * 5
+    return 'branches.vit.head.fc.bias'
+
+
+def fault_plain_classifier(state_dict):
+    prefix = 'branches.resnet.'
+    for key in list(state_dict):
+        value = state_dict.pop(key)
+        if key.startswith(prefix):
+            state_dict[key[len(prefix):]] = value
+    return 'lacks branches.resnet branches.vit adds backbone head'
+
+
+def fault_all(state_dict):
+    state_dict.clear()
+    return 'lacks'
+
+
+FAULTS = [
+    fault_missing, fault_extra, fault_renamed, fault_shape, fault_no_tensor,
+    fault_plain_classifier, fault_all
+]
+
+
+@pytest.mark.parametrize('load', LOADERS)
+def test_load(load):
+    cohort, other = make_cohort(seed=1), make_cohort(seed=2)
+    load(other, cohort.state_dict())
+    assert_same_weights(other, cohort)
+
+
+@pytest.mark.parametrize('load', LOADERS)
+@pytest.mark.parametrize('fault', FAULTS)
+def test_load_is_strict(load, fault):
+    cohort = make_cohort(seed=1)
+    before = copy.deepcopy(cohort)
+    state_dict = make_cohort(seed=2).state_dict()
+    words = fault(state_dict)
+    with pytest.raises(ConfigError) as info:
+        load(cohort, state_dict, strict=False)
+    message = str(info.value)
+    assert '\n' not in message
+    assert 'resnet, alexnet, vit' in message
+    for word in words.split():
+        assert word in message
+    # nothing was loaded by halves
+    assert_same_weights(cohort, before)
+
+
+@pytest.mark.parametrize('load', LOADERS)
+def test_load_in_a_wrapper(load):
+    average = ExponentialMovingAverage(make_cohort(seed=1))
+    source = ExponentialMovingAverage(make_cohort(seed=2))
+    load(average, source.state_dict())
+    assert_same_weights(average, source)
+    state_dict = source.state_dict()
+    for key in [key for key in state_dict if '.alexnet.' in key]:
+        state_dict[key.replace('alexnet', 'anet')] = state_dict.pop(key)
+    with pytest.raises(ConfigError, match='lacks branches.alexnet'):
+        load(average, state_dict)
+
+
+@pytest.mark.parametrize('load', LOADERS)
+def test_deepcopy(load):
+    cohort = make_cohort(seed=1)
+    copied = copy.deepcopy(cohort)
+    assert_same_weights(copied, cohort)
+    other = make_cohort(seed=2)
+    load(copied, other.state_dict())
+    assert_same_weights(copied, other)
+    assert_same_weights(cohort, make_cohort(seed=1))
+    # each is compared with itself
+    copied.branches['resnet'].head = nn.Linear(3, 4)
+    load(copied, copied.state_dict())
+    with pytest.raises(ConfigError):
+        load(copied, other.state_dict())
+    with pytest.raises(ConfigError):
+        load(cohort, copied.state_dict())
+    load(cohort, other.state_dict())
+
+
+def test_keys_are_those_of_the_branches():
+    cohort = make_cohort()
+    expected = [
+        f'branches.{name}.{key}' for name, branch in cohort.branches.items()
+        for key in branch.state_dict()
+    ]
+    assert list(cohort.state_dict()) == expected
+
+
+# Initialisation
+
+
+def test_init_weights_reaches_every_branch():
+    cohort = MODELS.build(make_config())
+    for param in cohort.parameters():
+        nn.init.constant_(param, 7.)
+    cohort.init_weights()
+    for name in ('resnet', 'alexnet'):
+        for key, param in cohort.branches[name].named_parameters():
+            assert not (param == 7).any(), f'{name}.{key}'
+    assert not (cohort.branches['vit'].head.fc.weight == 7).any()
+
+
+def test_init_weights_depends_on_the_seed():
+    weights = [
+        make_cohort(seed=seed).branches['alexnet'].head.fc.weight
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_pretrained_backbone(tmp_path):
+    """A backbone out of a classifier's checkpoint, in one branch of two."""
+    source = make_cohort('resnet', seed=1).branches['resnet']
+    torch.save(
+        dict(state_dict=source.state_dict()), tmp_path / 'classifier.pth')
+    branch = copy.deepcopy(RESNET)
+    branch['backbone']['init_cfg'] = dict(
+        type='Pretrained',
+        checkpoint=str(tmp_path / 'classifier.pth'),
+        prefix='backbone.')
+    cohort = make_cohort(branches=dict(a=branch, b=RESNET), seed=2)
+    assert_same_weights(cohort.branches['a'].backbone, source.backbone)
+    a, b = cohort.branches.values()
+    assert not torch.equal(a.head.fc.weight, source.head.fc.weight)
+    assert not torch.equal(
+        next(b.backbone.parameters()), next(source.backbone.parameters()))

@@ -1,0 +1,107 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# No test may download anything: whoever tries is refused at once. Networks as
+# small as these are fastest with one thread.
+ENVIRON = {
+    **os.environ, 'OMP_NUM_THREADS': '1',
+    **{
+        f'{scheme}_proxy': 'http://127.0.0.1:9'
+        for scheme in ('http', 'https', 'HTTP', 'HTTPS')
+    }
+}
+
+TINY = f"""\
+_base_ = [{str(ROOT / 'configs' / 'mcod_quickstart.py')!r}]
+crop = dict(type='RandomCrop', crop_size=32, padding=4)
+model = dict(
+    branches=dict(
+        _delete_=True,
+        resnet=dict(
+            backbone=dict(type='mcod_plugin.CifarResNet', depth=8, width=4),
+            head=dict(type='LinearClsHead', num_classes=10)),
+        vgg=dict(
+            backbone=dict(type='mcod_plugin.CifarVGG', depth=11, width=4),
+            head=dict(type='LinearClsHead', num_classes=10))))
+train_dataloader = dict(
+    batch_size=32,
+    dataset=dict(
+        size=32, indices=384, pipeline=[crop, dict(type='PackInputs')]))
+val_dataloader = dict(batch_size=8, dataset=dict(size=32, indices=40))
+test_dataloader = val_dataloader
+optim_wrapper = dict(optimizer=dict(lr=0.01))
+default_hooks = dict(logger=dict(interval=12))
+train_cfg = dict(max_epochs=2)
+"""
+
+
+@pytest.fixture(scope='session')
+def server():
+    """The process from which those of the tools are forked."""
+    script = Path(__file__).with_name('tool_server.py')
+    with subprocess.Popen([sys.executable, str(script)],
+                          stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE,
+                          env=ENVIRON,
+                          text=True) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture(scope='session')
+def run_tool(server, tmp_path_factory):
+    """Runs a tool, and returns its exit code, output and errors."""
+
+    def run(tool, *args, cwd, env=None, fresh=False):
+        # A path is taken as it is; a name is that of one of our tools.
+        path = ROOT / 'tools' / f'{tool}.py' if '/' not in tool else tool
+        argv = [str(path), *map(str, args)]
+        if fresh:
+            done = subprocess.run([sys.executable, *argv],
+                                  cwd=cwd,
+                                  env={
+                                      **ENVIRON,
+                                      **(env or {})
+                                  },
+                                  capture_output=True,
+                                  text=True)
+            return SimpleNamespace(
+                code=done.returncode, out=done.stdout, err=done.stderr)
+        streams = tmp_path_factory.mktemp('streams')
+        out, err = streams / 'out', streams / 'err'
+        request = dict(
+            argv=argv, cwd=str(cwd), env=env or {}, out=str(out), err=str(err))
+        print(json.dumps(request), file=server.stdin, flush=True)
+        code = int(server.stdout.readline())
+        return SimpleNamespace(
+            code=code, out=out.read_text(), err=err.read_text())
+
+    return run
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A folder with the config of a tiny run, ``tiny.py``."""
+    (tmp_path / 'tiny.py').write_text(TINY)
+    return tmp_path
+
+
+@pytest.fixture(scope='session')
+def trained(run_tool, tmp_path_factory):
+    """A tiny run of two epochs: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp('trained')
+    (folder / 'tiny.py').write_text(TINY)
+    done = run_tool('train', 'tiny.py', cwd=folder, fresh=True)
+    assert done.code == 0, done.err
+    return SimpleNamespace(
+        folder=folder,
+        work_dir=folder / 'work_dirs' / 'tiny',
+        out=done.out,
+        err=done.err)

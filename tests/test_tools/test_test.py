@@ -1,0 +1,74 @@
+import json
+import pickle
+import re
+
+import pytest
+
+
+def metrics_of(out, phase):
+    """Metrics of the last evaluation in a log."""
+    line = [line for line in out.splitlines() if f'Epoch({phase})' in line][-1]
+    return {
+        key: float(value)
+        for key, value in re.findall(r'(\S+/\S+): ([\d.]+)', line)
+    }
+
+
+@pytest.fixture
+def test(run_tool, trained, tiny):
+    """Runs the tool on the last checkpoint of a tiny run."""
+
+    def run(*args, **kwargs):
+        done = run_tool(
+            'test',
+            'tiny.py',
+            trained.work_dir / 'epoch_2.pth',
+            *args,
+            cwd=tiny,
+            **kwargs)
+        assert done.code == 0 and done.err == '', done.err
+        return done
+
+    return run
+
+
+def test_same_as_the_last_validation(test, trained):
+    done = test(fresh=True)
+    metrics = metrics_of(done.out, 'test')
+    assert metrics == metrics_of(trained.out, 'val')
+    assert {'resnet/top1', 'vgg/top1', 'ensemble/top1'} < set(metrics)
+    assert re.search(r'│ ensemble +│ +[\d.]+ │', done.out)
+
+
+@pytest.mark.parametrize('args', [[], ['--out-item', 'metrics']])
+def test_out_metrics(test, trained, tiny, args):
+    test('--out', 'metrics.json', *args)
+    metrics = json.loads((tiny / 'metrics.json').read_text())
+    assert metrics == pytest.approx(metrics_of(trained.out, 'val'), abs=1e-4)
+
+
+def test_out_metrics_pickled(test, trained, tiny):
+    test('--out', 'metrics.pkl', '--out-item', 'metrics')
+    metrics = pickle.loads((tiny / 'metrics.pkl').read_bytes())
+    assert metrics == pytest.approx(metrics_of(trained.out, 'val'), abs=1e-4)
+
+
+def test_out_predictions(test, trained, tiny):
+    test('--out', 'predictions.pkl')
+    samples = pickle.loads((tiny / 'predictions.pkl').read_bytes())
+    assert len(samples) == 40
+    metrics = metrics_of(trained.out, 'val')
+    for field, name in (('pred_score', 'ensemble'),
+                        ('pred_score_resnet', 'resnet'), ('pred_score_vgg',
+                                                          'vgg')):
+        hits = [
+            int(sample[field].argmax()) == int(sample['gt_label'])
+            for sample in samples
+        ]
+        assert 100 * sum(hits) / 40 == pytest.approx(metrics[f'{name}/top1'])
+
+
+def test_work_dir(test, tiny):
+    test('--work-dir', 'logs')
+    assert not (tiny / 'work_dirs').exists()
+    assert list(tiny.glob('logs/*/*.log'))

@@ -1,0 +1,221 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+import mmpretrain
+
+NAMES = ('resnet', 'vgg', 'ensemble')
+# The toolbox's own tools come with its package.
+TOOLBOX = Path(mmpretrain.__file__).parent / '.mim' / 'tools'
+
+
+def final_table(out):
+    """Rows of the table at the end: name, last and best accuracy, epoch."""
+    text = out[out.rindex('Result after'):]
+    found = re.findall(
+        r'│ (\w+) +│ +([\d.]+) │ +([\d.]+) \(epoch (\d+)\) │', text)
+    return {
+        name: (float(last), float(best), int(epoch))
+        for name, last, best, epoch in found
+    }
+
+
+def validations(out):
+    """Metrics of each validation in the log."""
+    return [{
+        key: float(value)
+        for key, value in re.findall(r'(\S+/\S+): ([\d.]+)', line)
+    } for line in out.splitlines() if 'Epoch(val)' in line]
+
+
+def losses(out):
+    """Log lines of training as dicts."""
+    return [
+        dict(re.findall(r'(\S+): +(\S+)', line.partition(']  ')[2]))
+        for line in out.splitlines() if 'Epoch(train)' in line
+    ]
+
+
+def test_start(trained):
+    assert trained.err == ''
+    assert re.search(r'│ resnet +│ +CifarResNet +│ +[\d,]+ +│ +[\d,]+ │',
+                     trained.out)
+    assert re.search(r'│ vgg +│ +CifarVGG +│', trained.out)
+    assert 'Distillation schedule over 2 epochs:' in trained.out
+    assert re.search(r'steps +on +off +phases +weight\n +0-1 +1 +1 +1 ',
+                     trained.out)
+
+
+def test_log(trained):
+    lines = losses(trained.out)
+    assert [line['kd_weight'] for line in lines] == ['0.1000', '0.0000']
+    for line in lines:
+        assert 'eta' in line and 'lr' in line
+        assert float(line['resnet.loss_ce']) > 0
+        assert float(line['vgg.loss_ce']) > 0
+    # The second epoch lies in a gap.
+    assert 'resnet.loss_kd' in lines[0] and 'vgg.loss_kd' in lines[0]
+    parts = sum(
+        float(value) for key, value in lines[0].items() if '.loss_' in key)
+    assert float(lines[0]['loss']) == pytest.approx(parts, abs=3e-4)
+
+
+def test_final_table(trained):
+    first, second = validations(trained.out)
+    table = final_table(trained.out)
+    assert tuple(table) == NAMES
+    for name, (last, best, epoch) in table.items():
+        runs = [first[f'{name}/top1'], second[f'{name}/top1']]
+        assert last == pytest.approx(runs[1], abs=0.01)
+        assert best == pytest.approx(max(runs), abs=0.01)
+        assert epoch == runs.index(max(runs)) + 1
+    assert 'The branches disagree on ' in trained.out
+
+
+def test_files(trained):
+    table = final_table(trained.out)
+    expected = {'epoch_1.pth', 'epoch_2.pth', 'tiny.py', 'last_checkpoint'}
+    expected |= {
+        f'best_{name}_top1_epoch_{table[name][2]}.pth'
+        for name in NAMES
+    }
+    names = {path.name for path in trained.work_dir.iterdir()}
+    folders = {name for name in names if re.fullmatch(r'\d{8}_\d{6}', name)}
+    assert names - folders == expected and len(folders) == 1
+    assert Config.fromfile(trained.work_dir /
+                           'tiny.py').train_cfg.max_epochs == 2
+    for name in expected:
+        if name.endswith('.pth'):
+            checkpoint = torch.load(
+                trained.work_dir / name, weights_only=True)
+            assert {key.split('.')[1]
+                    for key in checkpoint['state_dict']} == {'resnet', 'vgg'}
+
+
+def test_resume_goes_on(run_tool, trained, tiny):
+    done = run_tool(
+        'train',
+        'tiny.py',
+        '--resume',
+        trained.work_dir / 'epoch_1.pth',
+        cwd=tiny)
+    assert done.code == 0 and done.err == ''
+    # as if it had never been interrupted
+    assert validations(done.out) == validations(trained.out)[1:]
+    assert final_table(done.out) == final_table(trained.out)
+    assert 'Epoch(train) [1]' not in done.out
+
+
+def test_solo(run_tool, tiny):
+    done = run_tool(
+        'train',
+        'tiny.py',
+        '--work-dir',
+        'solo',
+        '--cfg-options',
+        'custom_hooks.0.weight=0,0',
+        'train_cfg.max_epochs=1',
+        cwd=tiny)
+    assert done.code == 0 and done.err == ''
+    assert 'loss_kd' not in done.out
+    (line, ) = losses(done.out)
+    assert line['kd_weight'] == '0.0000'
+    assert not (tiny / 'work_dirs').exists()
+    assert (tiny / 'solo' / 'epoch_1.pth').is_file()
+
+
+def test_no_validate(run_tool, tiny):
+    done = run_tool(
+        'train',
+        'tiny.py',
+        '--no-validate',
+        '--no-persistent-workers',
+        '--no-pin-memory',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        cwd=tiny)
+    assert done.code == 0 and done.err == ''
+    assert 'Epoch(val)' not in done.out
+    assert (tiny / 'work_dirs' / 'tiny' / 'epoch_1.pth').is_file()
+
+
+def test_auto_scale_lr(run_tool, tiny):
+    (tiny / 'scaled.py').write_text("_base_ = ['tiny.py']\n"
+                                    'auto_scale_lr = dict(base_batch_size=64)')
+    done = run_tool(
+        'train',
+        'scaled.py',
+        '--auto-scale-lr',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        cwd=tiny)
+    # half the batch, half the learning rate
+    assert float(losses(done.out)[0]['lr']) == pytest.approx(0.005)
+
+
+def test_classifier_of_the_toolbox(run_tool, tiny):
+    """A config that is no cohort, and names no runner of ours, trains too."""
+    (tiny / 'alone.py').write_text("""\
+_base_ = ['tiny.py']
+model = dict(
+    _delete_=True,
+    type='ImageClassifier',
+    backbone=dict(type='mcod_plugin.CifarResNet', depth=8, width=4),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=16))
+val_evaluator = dict(_delete_=True, type='Accuracy')
+test_evaluator = val_evaluator
+custom_hooks = []
+runner_type = None
+train_cfg = dict(max_epochs=1)
+""")
+    done = run_tool('train', 'alone.py', cwd=tiny)
+    assert done.code == 0, done.err
+    assert 'accuracy/top1' in done.out
+
+
+def test_help_is_quick(run_tool, tiny):
+    """It must not wait for what training imports."""
+    script = tiny / 'imports.py'
+    script.write_text("""\
+import runpy
+import sys
+
+try:
+    runpy.run_path(sys.argv.pop(1), run_name='__main__')
+finally:
+    print('torch' in sys.modules, 'mmengine' in sys.modules)
+""")
+    tool = Path(__file__).parents[2] / 'tools' / 'train.py'
+    done = run_tool(str(script), tool, '--help', cwd=tiny, fresh=True)
+    assert done.code == 0 and '--cfg-options' in done.out
+    assert done.out.endswith('False False\n')
+
+
+def test_tools_of_the_toolbox(run_tool, tiny):
+    done = run_tool(
+        str(TOOLBOX / 'train.py'),
+        'tiny.py',
+        '--no-persistent-workers',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        cwd=tiny,
+        fresh=True)
+    assert done.code == 0, done.err
+    (trained, ) = validations(done.out)
+    done = run_tool(
+        str(TOOLBOX / 'test.py'),
+        'tiny.py',
+        'work_dirs/tiny/epoch_1.pth',
+        cwd=tiny,
+        fresh=True)
+    assert done.code == 0, done.err
+    line = done.out[done.out.rindex('Epoch(test)'):]
+    tested = dict(re.findall(r'(\S+/top1): ([\d.]+)', line))
+    assert {key: float(value) for key, value in tested.items()} == {
+        key: value
+        for key, value in trained.items() if key.endswith('/top1')
+    }

@@ -1,0 +1,85 @@
+import pickle
+
+import pytest
+import torch
+
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.utils.checkpoint import read_checkpoint
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), 'w')
+
+
+def test_reads_tensors_and_containers(tmp_path):
+    checkpoint = dict(
+        state_dict={'a.weight': torch.arange(3.)},
+        meta=dict(epoch=1, name='x', sizes=[1, (2, 3)], none=None))
+    torch.save(checkpoint, tmp_path / 'good.pth')
+    found = read_checkpoint(str(tmp_path / 'good.pth'))
+    assert found['meta'] == checkpoint['meta']
+    assert found['state_dict']['a.weight'].tolist() == [0, 1, 2]
+
+
+def test_map_location(tmp_path):
+    torch.save(dict(x=torch.zeros(2)), tmp_path / 'good.pth')
+    found = read_checkpoint(str(tmp_path / 'good.pth'), map_location='meta')
+    assert found['x'].is_meta
+
+
+@pytest.mark.parametrize('name', ['nowhere.pth', '.'])
+def test_missing(tmp_path, name):
+    path = str(tmp_path / name)
+    with pytest.raises(ConfigError) as info:
+        read_checkpoint(path)
+    assert str(info.value) == f'checkpoint {path}: there is no such file'
+
+
+@pytest.mark.parametrize('content', [b'', b'PK\x03\x04', b'text\n', b'\x80'])
+def test_no_checkpoint(tmp_path, content):
+    path = tmp_path / 'bad.pth'
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=f'^checkpoint {path} is ') as info:
+        read_checkpoint(str(path))
+    assert '\n' not in str(info.value)
+    assert 'weights_only' not in str(info.value)
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_truncated(tmp_path, legacy):
+    path = tmp_path / 'half.pth'
+    torch.save(
+        dict(x=torch.zeros(100)),
+        path,
+        _use_new_zipfile_serialization=not legacy)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ConfigError, match='truncated|damaged'):
+        read_checkpoint(str(path))
+
+
+@pytest.mark.parametrize('value', [[1], torch.zeros(2), 'text', None])
+def test_no_dict(tmp_path, value):
+    torch.save(value, tmp_path / 'other.pth')
+    with pytest.raises(
+            ConfigError, match=f'a dict; got a {type(value).__name__}$'):
+        read_checkpoint(str(tmp_path / 'other.pth'))
+
+
+@pytest.mark.parametrize('form', ['zip', 'legacy', 'pickle'])
+def test_payload_is_not_executed(tmp_path, form):
+    path, executed = tmp_path / 'payload.pth', tmp_path / 'executed'
+    content = dict(state_dict=dict(), meta=Payload(executed))
+    if form == 'pickle':
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(
+            content, path, _use_new_zipfile_serialization=form == 'zip')
+    with pytest.raises(ConfigError, match='refused, and nothing of it was'):
+        read_checkpoint(str(path))
+    assert not executed.exists()
