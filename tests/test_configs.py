@@ -88,7 +88,8 @@ def test_builds(build, path):
         len(group['params']) for group in optim_wrapper.param_groups)
     assert trained == len(list(model.parameters()))
 
-    schedule = kd_hook(runner).schedule.resolve(runner.cfg.train_cfg.max_epochs)
+    epochs = runner.cfg.train_cfg.max_epochs
+    schedule = kd_hook(runner).schedule.resolve(epochs)
     first, last = schedule.phases[0], schedule.phases[-1]
     assert schedule.weight(first[0]) == 0.1
     assert schedule.weight(last[1] - 1) == 1.0
@@ -174,7 +175,8 @@ def test_pipelines_give_images_of_the_right_size(build, path, tmp_path):
             step for step in loader.dataset.pipeline
             if step.type != 'LoadImageFromFile'
         ]
-        sample = dict(img=image, img_shape=stored, ori_shape=stored, gt_label=1)
+        sample = dict(
+            img=image, img_shape=stored, ori_shape=stored, gt_label=1)
         packed = Compose(pipeline)(sample)
         assert packed['inputs'].shape == (3, *size)
         assert int(packed['data_samples'].gt_label) == 1

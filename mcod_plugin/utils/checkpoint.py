@@ -2,7 +2,7 @@
 import os
 import pickle
 import warnings
-from typing import Any, Callable, Union
+from typing import Callable, Union
 
 import torch
 
@@ -43,9 +43,9 @@ def read_checkpoint(filename: str,
     except pickle.UnpicklingError as error:
         # PyTorch's own text goes on with advice to run the code all the same.
         raise ConfigError(
-            f'checkpoint {filename} is damaged or holds a pickle payload (more '
-            'than tensors and plain containers); it was refused, and nothing '
-            'of it was executed') from error
+            f'checkpoint {filename} is damaged or holds a pickle payload '
+            '(more than tensors and plain containers); it was refused, and '
+            'nothing of it was executed') from error
     except Exception as error:
         # Bytes at random make the reader fail in any way. Of its text the
         # first sentence tells how; advice follows.

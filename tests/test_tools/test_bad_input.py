@@ -66,10 +66,11 @@ CONFIGS = [
          'model.teacher.type', 'mcod_plugin.EnsembleTeach',
          'mcod_plugin.EnsembleTeacher'
      ]),
-    ('distill', "model = dict(distill=dict(type='mcod_plugin.DiscontinousKD'))", [
-        'model.distill.type', 'mcod_plugin.DiscontinousKD',
-        'did you mean mcod_plugin.DiscontinuousKDLoss'
-    ]),
+    ('distill',
+     "model = dict(distill=dict(type='mcod_plugin.DiscontinousKD'))", [
+         'model.distill.type', 'mcod_plugin.DiscontinousKD',
+         'did you mean mcod_plugin.DiscontinuousKDLoss'
+     ]),
     ('model', "model = dict(type='mcod_plugin.MultiBackboneClasifier')",
      ['model.type', 'mcod_plugin.MultiBackboneClassifier']),
     ('optimizer', "optim_wrapper = dict(optimizer=dict(type='AdmW'))",
@@ -185,7 +186,8 @@ TRAIN = [
     ('config_folder', ['.'], ['config .']),
     ('config_suffix', ['notes.txt'], ['notes.txt', 'py/yml/yaml/json']),
     ('no_config', [], ['config', '--help']),
-    ('argument', ['tiny.py', '--resmue'], ['--resmue', 'did you mean --resume']),
+    ('argument', ['tiny.py', '--resmue'],
+     ['--resmue', 'did you mean --resume']),
     ('option_key', ['tiny.py', '--cfg-options', 'modle.x=1'],
      ['--cfg-options modle.x', "'modle'", 'did you mean model']),
     ('option_index', ['tiny.py', '--cfg-options', 'custom_hooks.7.on=2'],
