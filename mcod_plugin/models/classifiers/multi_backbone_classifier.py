@@ -65,7 +65,8 @@ class MultiBackboneClassifier(BaseClassifier):
 
     Raises:
         ConfigError: If there is no branch, a name cannot be used, a branch
-            cannot be built, or the numbers of classes differ.
+            cannot be built, or the numbers of classes differ, that of the
+            preprocessor included.
     """
 
     def __init__(self,
@@ -103,6 +104,12 @@ class MultiBackboneClassifier(BaseClassifier):
             raise ConfigError('model.branches must agree on num_classes; got '
                               f'{given}')
         self.num_classes = next(iter(numbers.values()))
+        # It is what labels are turned into one-hot scores by.
+        given = getattr(self.data_preprocessor, 'num_classes', None)
+        if given is not None and given != self.num_classes:
+            raise ConfigError(
+                f'data_preprocessor.num_classes is {given}, but num_classes '
+                f'of the branches is {self.num_classes}')
         self.branches = ModuleDict(
             {name: branch
              for name, (branch, _) in built.items()})

@@ -266,8 +266,10 @@ def test_batch_augmentation(augment):
         expected = -(target * logits[name].log_softmax(1)).sum(1).mean()
         torch.testing.assert_close(logs[f'{name}.loss_ce'], expected)
         target = sum(logits.values()).detach() / 3
+        # A divergence this small has lost digits in float32: its terms are
+        # a thousand times larger.
         assert logs[f'{name}.loss_kd'].item() == pytest.approx(
-            kl_by_loop(logits[name], target, 3.), rel=1e-3)
+            kl_by_loop(logits[name], target, 3.), rel=1e-3, abs=2e-6)
 
 
 def test_half_precision():
