@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from mcod_plugin.errors import ConfigError
+
+
+def log_of(folder):
+    return ''.join(path.read_text() for path in folder.rglob('*.log'))
+
+
+def test_input_size_is_that_of_the_data(tiny_runner):
+    # The pipeline of the training images crops them to 16 pixels, which the
+    # transformer insists on; it is no size that the model would guess.
+    runner = tiny_runner(**{'model.input_size': None})
+    assert runner.model.input_size == (16, 16)
+    assert runner.cfg.model.input_size is None
+
+
+def test_checkpoint_of_another_cohort(tiny_runner):
+    runner = tiny_runner('a', 1)
+    runner.train()
+    file = f'{runner.work_dir}/epoch_1.pth'
+    other = tiny_runner('b', **{'model.branches.vit.backbone.embed_dim': 32})
+    with pytest.raises(ConfigError, match=r'epoch_1\.pth: .*instead of'):
+        other.load_checkpoint(file)
+    # Asking for less strictness does not help.
+    with pytest.raises(ConfigError, match='not of this cohort'):
+        other.load_checkpoint(file, strict=False)
+
+
+def test_loaded_weights_are_those_saved(tiny_runner):
+    runner = tiny_runner('a', 1)
+    runner.train()
+    other = tiny_runner('b', **{'randomness.seed': 8})
+    other.load_checkpoint(f'{runner.work_dir}/epoch_1.pth')
+    state = other.model.state_dict()
+    for key, value in runner.model.state_dict().items():
+        assert torch.equal(state[key], value)
+
+
+def test_resume_of_a_finished_run(tiny_runner):
+    tiny_runner('a', 1).train()
+    with pytest.raises(ConfigError, match='nothing to resume: .*epoch 1 of 1'):
+        tiny_runner('a', 1, resume=True).train()
+
+
+def test_resume_with_nothing_there(tiny_runner):
+    with pytest.raises(ConfigError, match='nothing to resume from in'):
+        tiny_runner(resume=True).train()
+
+
+def test_longer_run_is_warned_of(tiny_runner, tmp_path):
+    tiny_runner('a', 1).train()
+    tiny_runner('a', 2, resume=True).train()
+    assert 'was to last 1 epochs, this one lasts 2' in log_of(tmp_path)
+
+
+def test_started(tiny_runner):
+    runner = tiny_runner(epochs=1)
+    assert not runner.started
+    runner.train()
+    assert runner.started
