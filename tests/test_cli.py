@@ -1,0 +1,85 @@
+import argparse
+
+import pytest
+
+from mcod_plugin import cli
+from mcod_plugin.cli import check_out, user_errors
+from mcod_plugin.errors import ConfigError
+
+
+def load_config(config, needs=('model', ), **changes):
+    values = dict(
+        config=str(config),
+        work_dir=None,
+        cfg_options=[],
+        no_pin_memory=False,
+        launcher='none',
+        local_rank=0)
+    return cli.load_config(argparse.Namespace(**{**values, **changes}), needs)
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    # It is set for the process if no launcher has done so.
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    path = tmp_path / 'small.py'
+    path.write_text('model = dict(depth=1)\n'
+                    'train_cfg = dict(max_epochs=3)\n'
+                    'optim_wrapper = dict()\n'
+                    'train_dataloader = dict(pin_memory=True)\n'
+                    "hooks = dict(a=[dict(weight=(1, 2))])\n")
+    return path
+
+
+def test_work_dir_of_command_line_file_or_name(config):
+    assert load_config(config).work_dir == 'work_dirs/small'
+    config.write_text(config.read_text() + "work_dir = 'mine'\n")
+    assert load_config(config).work_dir == 'mine'
+    cfg = load_config(config, work_dir='given')
+    assert cfg.work_dir == 'given'
+
+
+def test_options_are_merged(config):
+    cfg = load_config(
+        config,
+        cfg_options=['train_cfg.max_epochs=2', 'hooks.a.0.weight=0,0'])
+    assert cfg.train_cfg.max_epochs == 2
+    assert cfg.hooks.a[0].weight == [0, 0]
+
+
+def test_unknown_option(config):
+    with pytest.raises(ConfigError, match='trian_cfg.*did you mean train_cfg'):
+        load_config(config, cfg_options=['trian_cfg.max_epochs=2'])
+
+
+def test_settings_that_are_needed(config):
+    with pytest.raises(ConfigError, match='small.py lacks the setting val'):
+        load_config(config, needs=('model', 'val'))
+
+
+def test_loaders_get_the_collate_function_of_the_toolbox(config):
+    loader = load_config(config).train_dataloader
+    assert loader.collate_fn == dict(type='default_collate')
+    loader = load_config(config, no_pin_memory=True).train_dataloader
+    assert loader.pin_memory is False
+
+
+def test_out_must_have_a_place(tmp_path):
+    check_out('--out', str(tmp_path / 'new.json'))
+    with pytest.raises(ConfigError, match='does not exist'):
+        check_out('--out', str(tmp_path / 'no' / 'new.json'))
+    with pytest.raises(ConfigError, match='is a folder'):
+        check_out('--out', str(tmp_path))
+
+
+def test_user_errors_end_with_one_line(capsys, monkeypatch):
+    monkeypatch.delenv('MCOD_DEBUG', raising=False)
+    with pytest.raises(SystemExit) as ended, user_errors():
+        raise ConfigError('one\nline')
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == 'error: one line\n'
+    monkeypatch.setenv('MCOD_DEBUG', '1')
+    with pytest.raises(ConfigError), user_errors():
+        raise ConfigError('seen')
+    with pytest.raises(KeyError), user_errors():
+        raise KeyError('not a mistake of the user')
