@@ -1,11 +1,18 @@
 import logging
+import os
 
-import pytest
-from mmengine.config import Config
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope, init_default_scope
+# The networks here are tiny: a second thread only waits for the first, and for
+# whatever else the machine does. Set before PyTorch is imported, for the
+# processes that tests start as well.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
-from mcod_plugin.registry import RUNNERS
+import pytest  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+from mmengine.logging import MessageHub, MMLogger  # noqa: E402
+from mmengine.registry import DefaultScope  # noqa: E402
+from mmengine.registry import init_default_scope  # noqa: E402
+
+from mcod_plugin.registry import RUNNERS  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
