@@ -139,7 +139,6 @@ def test_type_error_of_other_code_is_no_unknown_setting():
     class BrokenPart:
 
         def __init__(self):
-            dict.fromkeys(sequence=1)
             print(colour='red')
 
     try:
