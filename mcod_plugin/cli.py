@@ -13,8 +13,8 @@ from typing import Any, Callable, Dict, Iterator, NoReturn, Optional, Sequence
 from mcod_plugin.errors import ConfigError, nearest
 
 __all__ = [
-    'ToolParser', 'add_config_arguments', 'check_amp', 'check_out',
-    'load_config', 'merge_options', 'run_config', 'user_errors'
+    'ToolParser', 'add_config_arguments', 'check_out', 'load_config',
+    'merge_options', 'run_config', 'use_amp', 'user_errors'
 ]
 
 # Top-level keys that a config need not hold for them to be set.
@@ -84,18 +84,6 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         help='how several processes were started (default: none)')
     # torchrun sets the variable, older launchers pass the argument.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-
-
-def check_amp() -> None:
-    """Raise unless there is an accelerator for ``--amp``.
-
-    Raises:
-        ConfigError: If there is none.
-    """
-    from mmengine.device import get_device
-    if get_device() == 'cpu':
-        raise ConfigError('--amp needs an accelerator, and this machine has '
-                          'none; leave it out')
 
 
 def check_out(setting: str, path: str) -> None:
@@ -270,6 +258,46 @@ def _check_work_dir(work_dir: str) -> None:
         reason = 'cannot be written to' if osp.isdir(place) else 'is no folder'
         raise ConfigError(f'work_dir {work_dir} cannot be used: {place} '
                           f'{reason}')
+
+
+def use_amp(cfg: Any) -> None:
+    """Have a config train in mixed precision: in bfloat16, or on a GPU
+    without it in float16 with a scaled loss.
+
+    Args:
+        cfg (Config): The config, which is changed. One that asks for float16
+            itself keeps it.
+
+    Raises:
+        ConfigError: If its optimizer wrapper is of another kind, or it asks
+            for float16 and there is no GPU.
+    """
+    from mmengine.device import get_device
+
+    from mcod_plugin.engine.optim_wrapper import has_bfloat16
+    wrapper = cfg.optim_wrapper
+    given = wrapper.get('type') or 'OptimWrapper'
+    kind = getattr(given, '__name__', str(given)).rpartition('.')[2]
+    dtype = str(wrapper.get('dtype')).rpartition('.')[2]
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'AutocastOptimWrapper'):
+        raise ConfigError(
+            '--amp: optim_wrapper.type must be one of AmpOptimWrapper, '
+            f'OptimWrapper, mcod_plugin.AutocastOptimWrapper; got {given!r}')
+    half = kind == 'AmpOptimWrapper' and dtype == 'float16'
+    if half and get_device() == 'cpu':
+        raise ConfigError('--amp: optim_wrapper.dtype float16 needs a GPU, '
+                          'and this machine has none; leave it out')
+    if dtype in ('None', 'bfloat16'):
+        # Whatever the device has.
+        wrapper.pop('dtype', None)
+    if has_bfloat16() and not half:
+        wrapper.type = 'mcod_plugin.AutocastOptimWrapper'
+        # Settings of AmpOptimWrapper, for the scaling that is not needed.
+        wrapper.pop('loss_scale', None)
+        wrapper.pop('use_fsdp', None)
+    else:
+        wrapper.type = 'AmpOptimWrapper'
+        wrapper.setdefault('loss_scale', 'dynamic')
 
 
 @contextmanager

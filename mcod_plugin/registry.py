@@ -5,14 +5,19 @@ They are children of MMEngine's root registries, so the parts are found as
 clashes with no name of another toolbox.
 """
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import EVALUATOR as MMENGINE_EVALUATOR
 from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.registry import Registry
 
-__all__ = ['DATASETS', 'FUNCTIONS', 'HOOKS', 'METRICS', 'MODELS', 'RUNNERS']
+__all__ = [
+    'DATASETS', 'EVALUATORS', 'FUNCTIONS', 'HOOKS', 'METRICS', 'MODELS',
+    'OPTIM_WRAPPERS', 'RUNNERS'
+]
 
 # classifiers, backbones, necks, heads, losses
 MODELS = Registry(
@@ -21,10 +26,18 @@ DATASETS = Registry(
     'dataset', parent=MMENGINE_DATASETS, locations=['mcod_plugin.datasets'])
 METRICS = Registry(
     'metric', parent=MMENGINE_METRICS, locations=['mcod_plugin.evaluation'])
+EVALUATORS = Registry(
+    'evaluator',
+    parent=MMENGINE_EVALUATOR,
+    locations=['mcod_plugin.evaluation'])
 HOOKS = Registry(
     'hook', parent=MMENGINE_HOOKS, locations=['mcod_plugin.engine'])
+OPTIM_WRAPPERS = Registry(
+    'optim_wrapper',
+    parent=MMENGINE_OPTIM_WRAPPERS,
+    locations=['mcod_plugin.engine'])
 RUNNERS = Registry(
     'runner', parent=MMENGINE_RUNNERS, locations=['mcod_plugin.engine'])
-# worker_init_fn of data loaders
+# collate_fn of data loaders
 FUNCTIONS = Registry(
-    'function', parent=MMENGINE_FUNCTIONS, locations=['mcod_plugin.engine'])
+    'function', parent=MMENGINE_FUNCTIONS, locations=['mcod_plugin.datasets'])

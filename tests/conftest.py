@@ -92,6 +92,7 @@ def tiny_config(tmp_path):
                 optimizer=dict(type='SGD', lr=0.05, momentum=0.9)),
             param_scheduler=[dict(type='CosineAnnealingLR', end=4)],
             default_hooks=dict(
+                runtime_info=dict(type='mcod_plugin.CohortRuntimeInfoHook'),
                 logger=dict(type='LoggerHook', interval=2),
                 checkpoint=dict(
                     type='mcod_plugin.BranchCheckpointHook', interval=1),

@@ -10,7 +10,8 @@ PARTS = dict(
         'MultiBackboneClassifier', 'EnsembleTeacher', 'DiscontinuousKDLoss',
         'CifarAlexNet', 'CifarResNet', 'CifarDenseNet'
     ],
-    HOOKS=['DiscontinuousKDHook'],
+    HOOKS=['DiscontinuousKDHook', 'CohortRuntimeInfoHook'],
+    OPTIM_WRAPPERS=['AutocastOptimWrapper'],
     METRICS=['BranchMetrics'],
 )
 

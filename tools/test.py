@@ -2,8 +2,8 @@
 
     python tools/test.py configs/mcod_quickstart.py CHECKPOINT
 """
-from mcod_plugin.cli import (ToolParser, add_config_arguments, check_amp,
-                             check_out, load_config, run_config, user_errors)
+from mcod_plugin.cli import (ToolParser, add_config_arguments, check_out,
+                             load_config, run_config, user_errors)
 from mcod_plugin.errors import ConfigError
 
 NEEDS = ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')
@@ -51,7 +51,6 @@ def main():
         cfg = load_config(args, NEEDS)
         cfg.load_from = args.checkpoint
         if args.amp:
-            check_amp()
             cfg.test_cfg.fp16 = True
 
         def test(runner):

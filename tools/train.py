@@ -3,7 +3,7 @@
     python tools/train.py configs/mcod_resnet_vgg_cifar100.py
 """
 from mcod_plugin.cli import (LOADERS, ToolParser, add_config_arguments,
-                             check_amp, load_config, run_config, user_errors)
+                             load_config, run_config, use_amp, user_errors)
 from mcod_plugin.errors import ConfigError
 
 NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -44,9 +44,7 @@ def merge_args(cfg, args):
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     if args.amp:
-        check_amp()
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        use_amp(cfg)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.auto_scale_lr:

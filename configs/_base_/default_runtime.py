@@ -4,6 +4,8 @@ custom_imports = dict(imports=['mcod_plugin'], allow_failed_imports=False)
 runner_type = 'mcod_plugin.CohortRunner'
 
 default_hooks = dict(
+    # The losses stay on the device until they are logged.
+    runtime_info=dict(type='mcod_plugin.CohortRuntimeInfoHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),

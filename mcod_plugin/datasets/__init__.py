@@ -1,4 +1,6 @@
 """Data sets."""
+from .batch_collate import batch_collate
 from .digits import Digits
+from .in_memory_dataset import InMemoryDataset
 
-__all__ = ['Digits']
+__all__ = ['Digits', 'InMemoryDataset', 'batch_collate']

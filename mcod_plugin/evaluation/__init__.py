@@ -1,4 +1,7 @@
 """Metrics."""
 from .branch_metrics import BranchMetrics, pairwise_disagreement, topk_hits
+from .cohort_evaluator import CohortEvaluator
 
-__all__ = ['BranchMetrics', 'pairwise_disagreement', 'topk_hits']
+__all__ = [
+    'BranchMetrics', 'CohortEvaluator', 'pairwise_disagreement', 'topk_hits'
+]

@@ -1,5 +1,6 @@
 """Accuracy of every branch and of the ensemble, and how they differ."""
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import (Any, Dict, List, Mapping, Optional, Sequence, Tuple,
+                    Union)
 
 import numpy as np
 import torch
@@ -118,18 +119,36 @@ class BranchMetrics(BaseMetric):
             data_batch (Any): A batch of data from the data loader; not used.
             data_samples (Sequence[dict]): The predictions of the batch.
         """
-        branches = self._branches(data_samples)
-        fields = [ENSEMBLE_FIELD, *(BRANCH_FIELD + name for name in branches)]
-        # One transfer per batch. On the CPU, where MMPretrain's metrics work
-        # too, ties go the same way whichever device the model runs on.
+        for sample in data_samples:
+            _check_fields(sample)
+        names = _predictors(data_samples[0])
+        # One transfer per batch.
         scores = torch.stack([
-            torch.stack([sample[field] for field in fields])
+            torch.stack([sample[field] for field in names.values()])
             for sample in data_samples
-        ]).float().cpu()
+        ])
         target = torch.cat([sample['gt_label'] for sample in data_samples])
-        labels, hits = topk_hits(scores, target.cpu(), self.topk)
+        self._add(tuple(names), scores, target)
 
-        names = (ENSEMBLE, *branches)
+    def process_batch(self, fields: Dict[str, Tensor]) -> None:
+        """Do the same for a batch of which each field is one tensor.
+
+        Args:
+            fields (Dict[str, torch.Tensor]): The predictions of the batch,
+                the fields of a :class:`BatchDataSample`.
+        """
+        _check_fields(fields)
+        names = _predictors(fields)
+        scores = torch.stack([fields[field] for field in names.values()], 1)
+        self._add(tuple(names), scores, fields['gt_label'])
+
+    def _add(self, names: Tuple[str, ...], scores: Tensor,
+             target: Tensor) -> None:
+        """Keep what counts of a batch's scores ``(N, P, C)``."""
+        # On the CPU, where MMPretrain's metrics work too, ties go the same
+        # way whichever device the model runs on.
+        labels, hits = topk_hits(scores.float().cpu(), target.cpu(), self.topk)
+
         # a prefix of the sorted numbers
         topk = tuple(k for k in self.topk if k < scores.size(-1))
         hits = hits[..., :len(topk)]
@@ -160,23 +179,30 @@ class BranchMetrics(BaseMetric):
             torch.from_numpy(labels[:, 1:]))
         return metrics
 
-    @staticmethod
-    def _branches(data_samples: Sequence[dict]) -> List[str]:
-        """The names of the branches, once the samples hold what is needed."""
-        for sample in data_samples:
-            if 'gt_label' not in sample:
-                raise ConfigError(
-                    'BranchMetrics needs gt_label in every data sample, so '
-                    'the data set must give labels; got samples with '
-                    f'{", ".join(sorted(sample)) or "no field"}')
-        first = data_samples[0]
-        # Data samples keep their fields in a set, whose order differs from
-        # process to process.
-        branches = sorted(field[len(BRANCH_FIELD):] for field in first
-                          if field.startswith(BRANCH_FIELD))
-        if not branches or ENSEMBLE_FIELD not in first:
-            raise ConfigError(
-                'BranchMetrics needs pred_score and one pred_score_<branch> '
-                'per branch, as mcod_plugin.MultiBackboneClassifier predicts; '
-                f'got samples with {", ".join(sorted(first))}')
-        return branches
+
+def _check_fields(fields: Mapping[str, Any]) -> None:
+    """Raise unless samples have the label and all scores that are needed."""
+    if 'gt_label' not in fields:
+        raise ConfigError(
+            'BranchMetrics needs gt_label in every data sample, so the data '
+            'set must give labels; got samples with '
+            f'{", ".join(sorted(fields)) or "no field"}')
+    if ENSEMBLE_FIELD not in fields or not any(
+            name.startswith(BRANCH_FIELD) for name in fields):
+        raise ConfigError(
+            'BranchMetrics needs pred_score and one pred_score_<branch> per '
+            'branch, as mcod_plugin.MultiBackboneClassifier predicts; got '
+            f'samples with {", ".join(sorted(fields))}')
+
+
+def _predictors(fields: Mapping[str, Any]) -> Dict[str, str]:
+    """The field of the scores of the ensemble and of each branch, by name."""
+    # Data samples keep their fields in a set, whose order differs from
+    # process to process.
+    branches = sorted(
+        name for name in fields if name.startswith(BRANCH_FIELD))
+    return {
+        ENSEMBLE: ENSEMBLE_FIELD,
+        **{name[len(BRANCH_FIELD):]: name
+           for name in branches}
+    }

@@ -28,20 +28,25 @@ def explain(cfg: Any, error: Exception) -> ConfigError:
     """
     text = one_line(error)
     building = _building(error)
-    path = _path_of(cfg, building['cfg']) if building else ''
+    path, given = _place_of(cfg, building['cfg']) if building else ('', {})
+    # A data set that is held in memory is built as its source.
+    held = 'source' in given and given['source'] == building['cfg']['type']
     unknown = UNKNOWN_TYPE.match(text)
     if unknown and isinstance(error, KeyError):
         # The runner is the one part whose type is not called so.
-        setting = f'{path}.type' if path else 'runner_type'
+        key = 'source' if held else 'type'
+        setting = f'{path}.{key}' if path else 'runner_type'
         registry = building['registry'] if building else RUNNERS
         return unknown_type(setting, unknown.group(1), registry)
     unknown = UNKNOWN_ARGUMENT.search(text)
     if unknown and building and unknown.group(2) in building['cfg']:
-        owner, given = unknown.groups()
+        owner, key = unknown.groups()
         allowed = _arguments(building['obj_cls'])
-        known = nearest(given, allowed) or f'it takes {", ".join(allowed)}'
+        if held:
+            allowed += _arguments(building['registry'].get(given['type']))
+        known = nearest(key, allowed) or f'it takes {", ".join(allowed)}'
         owner = getattr(building['obj_cls'], '__name__', owner)
-        setting = f'{path}.{given}' if path else given
+        setting = f'{path}.{key}' if path else key
         return ConfigError(f'{setting} is no setting of {owner}; {known}')
     if path and path not in text:
         text = f'{path}: {text}'
@@ -93,21 +98,23 @@ def _building(error: Optional[BaseException]) -> Optional[dict]:
     return found
 
 
-def _path_of(cfg: Any, part: dict) -> str:
-    """The dotted path within a config to the dict that a part was built from.
+def _place_of(cfg: Any, part: dict) -> Tuple[str, dict]:
+    """The dotted path within a config to the dict that a part was built from,
+    and that dict.
 
     What builds a part may add to its dict or take from it, so the path is
     that of the dict which has the most in common with it.
     """
-    best, most = '', 0
+    best, most = ('', {}), 0
+    kind = part.get('type')
     for path, child in _dicts(cfg):
-        if child.get('type', part.get('type')) == part.get('type'):
+        if kind in (child.get('type', kind), child.get('source')):
             common = sum(key in part and part[key] is not None
                          and type(part[key]) is type(value)
                          and part[key] == value
                          for key, value in child.items())
             if common > most:
-                best, most = path, common
+                best, most = (path, child), common
     return best
 
 

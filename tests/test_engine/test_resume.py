@@ -46,6 +46,9 @@ CHANGES = [
         'model.train_cfg': dict(augments=dict(type='Mixup', alpha=0.8)),
         'model.data_preprocessor.num_classes': 10
     },
+    {
+        'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper'
+    },
 ]
 
 

@@ -105,6 +105,12 @@ CONFIGS = [
      ['train_cfg.by_epoch', 'False, True', 'None']),
     ('optimizer_argument', 'optim_wrapper = dict(optimizer=dict(momentun=1))',
      ['optim_wrapper.optimizer.momentun', 'AdamW']),
+    ('compile', "compile = 'yes'",
+     ['compile must be True, False or a dict', "got 'yes'"]),
+    ('compile_argument', "compile = dict(bakend='eager')",
+     ['compile.bakend', 'did you mean backend']),
+    ('compile_backend', "compile = dict(backend='inductr')",
+     ['compile.backend', "'inductr'", 'did you mean inductor']),
     ('leftover_argument', "param_scheduler = [dict(type='CosineAnnealingLR', "
      'by_epoch=True, milestones=[1])]',
      ['param_scheduler.0.milestones', 'CosineAnnealingLR']),
@@ -308,13 +314,36 @@ def test_test_arguments(run_tool, place, name, args, words):
     assert tree(place) == before
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='has an accelerator')
-@pytest.mark.parametrize('tool, args', [('train', []), ('test', ['x.pth'])])
-def test_amp_without_accelerator(run_tool, place, tool, args):
+@pytest.mark.skipif(torch.cuda.is_available(), reason='has a GPU')
+@pytest.mark.parametrize('settings, words', [
+    ("type='AmpOptimWrapper', dtype='float16'",
+     ['--amp', 'optim_wrapper.dtype float16', 'GPU']),
+    ("type='ApexOptimWrapper'",
+     ['--amp', 'optim_wrapper.type', "got 'ApexOptimWrapper'"]),
+    ("dtype='float16'",
+     ['optim_wrapper.dtype', 'bfloat16', "got 'float16'", 'AmpOptimWrapper']),
+])
+def test_amp(run_tool, place, settings, words):
+    (place / 'amp.py').write_text("_base_ = ['tiny.py']\n"
+                                  f'optim_wrapper = dict({settings})')
+    before = tree(place)
+    check(run_tool('train', 'amp.py', '--amp', cwd=place), words)
+    assert tree(place) == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='has a GPU')
+def test_amp_of_mmengine_without_gpu(run_tool, place):
     before = tree(place)
     check(
-        run_tool(tool, 'tiny.py', *args, '--amp', cwd=place),
-        ['--amp', 'accelerator'])
+        run_tool(
+            'train',
+            'tiny.py',
+            '--cfg-options',
+            'optim_wrapper.type=AmpOptimWrapper',
+            cwd=place), [
+                'optim_wrapper.type AmpOptimWrapper', 'GPU',
+                'mcod_plugin.AutocastOptimWrapper'
+            ])
     assert tree(place) == before
 
 

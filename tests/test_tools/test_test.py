@@ -3,6 +3,7 @@ import pickle
 import re
 
 import pytest
+import torch
 
 
 def metrics_of(out, phase):
@@ -66,6 +67,19 @@ def test_out_predictions(test, trained, tiny):
             for sample in samples
         ]
         assert 100 * sum(hits) / 40 == pytest.approx(metrics[f'{name}/top1'])
+
+
+def test_amp(test, tiny):
+    scores = []
+    for name, args in (('single', []), ('mixed', ['--amp'])):
+        test('--out', f'{name}.pkl', *args)
+        samples = pickle.loads((tiny / f'{name}.pkl').read_bytes())
+        scores.append(
+            torch.stack([sample['pred_score'] for sample in samples]))
+    single, mixed = scores
+    assert mixed.dtype == torch.float32
+    assert not torch.equal(mixed, single)
+    torch.testing.assert_close(mixed, single, atol=0.05, rtol=0)
 
 
 def test_work_dir(test, tiny):

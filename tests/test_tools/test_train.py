@@ -142,6 +142,21 @@ def test_no_validate(run_tool, tiny):
     assert (tiny / 'work_dirs' / 'tiny' / 'epoch_1.pth').is_file()
 
 
+def test_amp(run_tool, trained, tiny):
+    done = run_tool(
+        'train',
+        'tiny.py',
+        '--amp',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        cwd=tiny)
+    assert done.code == 0 and done.err == ''
+    assert re.search('(Autocast|Amp)OptimWrapper', done.out)
+    (mixed, ), single = losses(done.out), losses(trained.out)[0]
+    assert mixed['loss'] != single['loss']
+    assert float(mixed['loss']) == pytest.approx(float(single['loss']), abs=.2)
+
+
 def test_auto_scale_lr(run_tool, tiny):
     (tiny / 'scaled.py').write_text("_base_ = ['tiny.py']\n"
                                     'auto_scale_lr = dict(base_batch_size=64)')

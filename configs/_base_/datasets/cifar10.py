@@ -10,14 +10,14 @@ data_preprocessor = dict(
 
 train_dataloader = dict(
     batch_size=128,
-    # The images are in memory: on few cores, workers cost more than they do.
+    # The images stay in memory and are augmented by the batch.
     num_workers=0,
     persistent_workers=False,
-    pin_memory=True,
-    collate_fn=dict(type='default_collate'),
+    collate_fn=dict(type='mcod_plugin.batch_collate'),
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
-        type=dataset_type,
+        type='mcod_plugin.InMemoryDataset',
+        source=dataset_type,
         data_root='data',
         split='train',
         pipeline=[
@@ -30,11 +30,11 @@ val_dataloader = dict(
     batch_size=500,
     num_workers=0,
     persistent_workers=False,
-    pin_memory=True,
-    collate_fn=dict(type='default_collate'),
+    collate_fn=dict(type='mcod_plugin.batch_collate'),
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type=dataset_type,
+        type='mcod_plugin.InMemoryDataset',
+        source=dataset_type,
         data_root='data',
         split='test',
         pipeline=[dict(type='PackInputs')]))

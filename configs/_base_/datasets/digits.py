@@ -9,10 +9,11 @@ train_dataloader = dict(
     batch_size=64,
     num_workers=0,
     persistent_workers=False,
-    collate_fn=dict(type='default_collate'),
+    collate_fn=dict(type='mcod_plugin.batch_collate'),
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
-        type=dataset_type,
+        type='mcod_plugin.InMemoryDataset',
+        source=dataset_type,
         split='train',
         pipeline=[
             dict(type='RandomCrop', crop_size=16, padding=2),
@@ -23,10 +24,13 @@ val_dataloader = dict(
     batch_size=360,
     num_workers=0,
     persistent_workers=False,
-    collate_fn=dict(type='default_collate'),
+    collate_fn=dict(type='mcod_plugin.batch_collate'),
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type=dataset_type, split='test', pipeline=[dict(type='PackInputs')]))
+        type='mcod_plugin.InMemoryDataset',
+        source=dataset_type,
+        split='test',
+        pipeline=[dict(type='PackInputs')]))
 val_evaluator = dict(type='mcod_plugin.BranchMetrics', topk=(1, ))
 
 test_dataloader = val_dataloader

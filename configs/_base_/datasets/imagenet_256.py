@@ -10,7 +10,6 @@ data_preprocessor = dict(
 
 train_dataloader = dict(
     batch_size=256,
-    num_workers=8,
     persistent_workers=False,
     pin_memory=True,
     collate_fn=dict(type='default_collate'),
@@ -28,7 +27,6 @@ train_dataloader = dict(
 
 val_dataloader = dict(
     batch_size=256,
-    num_workers=8,
     persistent_workers=False,
     pin_memory=True,
     collate_fn=dict(type='default_collate'),

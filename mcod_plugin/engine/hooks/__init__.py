@@ -1,10 +1,11 @@
 from .branch_checkpoint_hook import BranchCheckpointHook
 from .cohort_report_hook import CohortReportHook
+from .cohort_runtime_info_hook import CohortRuntimeInfoHook
 from .discontinuous_kd_hook import DiscontinuousKDHook
 from .epoch_seed_hook import EpochSeedHook
 from .label_check_hook import LabelCheckHook
 
 __all__ = [
-    'BranchCheckpointHook', 'CohortReportHook', 'DiscontinuousKDHook',
-    'EpochSeedHook', 'LabelCheckHook'
+    'BranchCheckpointHook', 'CohortReportHook', 'CohortRuntimeInfoHook',
+    'DiscontinuousKDHook', 'EpochSeedHook', 'LabelCheckHook'
 ]

@@ -1,23 +1,38 @@
 import os
 import os.path as osp
 import shutil
+from inspect import signature
 from typing import Any, Callable, Optional, Union
 
+import torch
 import torch.nn as nn
+from mmengine.device import get_device
 from mmengine.dist import master_only
+from mmengine.evaluator import Evaluator
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
+from mmpretrain.utils import get_ori_model
 from torch.utils.data import DataLoader
 
+from mcod_plugin.datasets import InMemoryDataset
 from mcod_plugin.errors import ConfigError, check_choice
+from mcod_plugin.evaluation import CohortEvaluator
 from mcod_plugin.models.utils.input_size import pipeline_input_size
+from mcod_plugin.models.utils.memory_format import match_state
 from mcod_plugin.registry import RUNNERS
 from mcod_plugin.utils.checkpoint import read_checkpoint
 from mcod_plugin.utils.explain import unknown_type
 from mcod_plugin.utils.leftovers import missing_folders, remove_empty
 from mcod_plugin.utils.missing_data import explain_missing_data
+from mcod_plugin.utils.workers import default_workers
+from ..optim_wrapper import prefer_fused
+from .compile_settings import compile_settings
+
+# Settings of a data loader that PyTorch refuses without workers.
+WORKER_SETTINGS = ('prefetch_factor', 'timeout', 'multiprocessing_context')
 
 
 @RUNNERS.register_module()
@@ -32,6 +47,8 @@ class CohortRunner(Runner):
       looked for.
     - What cannot begin leaves the work directory as it was.
     - The model's ``input_size``, if left out, is that of the data pipeline.
+    - The optimizer is fused if it can be; ``compile`` compiles each branch of
+      a cohort by itself.
 
     Configs ask for it with ``runner_type = 'mcod_plugin.CohortRunner'``, also
     under the toolbox's own ``tools/train.py``.
@@ -68,6 +85,10 @@ class CohortRunner(Runner):
     def call_hook(self, fn_name: str, **kwargs) -> None:
         """Call all hooks, and note the beginning of the first epoch."""
         super().call_hook(fn_name, **kwargs)
+        if fn_name == 'before_train':
+            # Not earlier: what is compiled cannot be traced any more, as for
+            # the count of FLOPs.
+            self._compile_branches()
         if not self.started and fn_name in ('before_train_epoch',
                                             'before_val_epoch',
                                             'before_test_epoch'):
@@ -106,13 +127,35 @@ class CohortRunner(Runner):
                          diff_rank_seed: bool = False) -> DataLoader:
         """Build a data loader.
 
+        That of an :class:`InMemoryDataset` needs no workers and gets none.
+        For others that do not name a number, see :func:`default_workers`.
+
         Raises:
             ConfigError: If the data set cannot be used.
         """
         if isinstance(dataloader, DataLoader):
             return dataloader
-        with explain_missing_data(dataloader.get('dataset', {})):
+        dataloader = dict(dataloader)
+        dataloader.setdefault('num_workers', default_workers())
+        dataset = dataloader.get('dataset', {})
+        if _is_in_memory(dataset):
+            # It makes whole batches, where the images are.
+            for key in WORKER_SETTINGS:
+                dataloader.pop(key, None)
+            dataloader.update(
+                num_workers=0,
+                persistent_workers=False,
+                pin_memory=False,
+                collate_fn=dict(type='mcod_plugin.batch_collate'))
+        with explain_missing_data(dataset):
             return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+
+    def build_evaluator(self, evaluator: Any) -> Evaluator:
+        """Build an evaluator; metrics that take whole batches get them."""
+        if isinstance(evaluator, list) or (isinstance(evaluator, dict)
+                                           and 'metrics' not in evaluator):
+            return CohortEvaluator(evaluator)
+        return super().build_evaluator(evaluator)
 
     def build_train_loop(self, loop: Any) -> BaseLoop:
         """Build the training loop."""
@@ -126,7 +169,12 @@ class CohortRunner(Runner):
         return super().build_train_loop(loop)
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
-        """Build the optimizer and its wrapper."""
+        """Build the optimizer and its wrapper.
+
+        Raises:
+            ConfigError: If there is no such optimizer, or the wrapper cannot
+                be used on this machine.
+        """
         if isinstance(optim_wrapper, dict):
             # MMEngine calls an optimizer that is unknown None.
             name = (optim_wrapper.get('optimizer') or {}).get('type')
@@ -134,7 +182,47 @@ class CohortRunner(Runner):
                 if isinstance(name, str) and registry.get(name) is None:
                     raise unknown_type('optim_wrapper.optimizer.type', name,
                                        registry)
+            kind = optim_wrapper.get('type')
+            scaled = getattr(kind, '__name__',
+                             str(kind)).endswith('AmpOptimWrapper')
+            if scaled and get_device() == 'cpu':
+                raise ConfigError(
+                    'optim_wrapper.type AmpOptimWrapper needs a GPU, and this '
+                    'machine has none; mcod_plugin.AutocastOptimWrapper is '
+                    'mixed precision on any device')
+            # A fused optimizer undoes the loss scaling itself, and would fail
+            # on the checkpoint of a run in which it was not fused.
+            if isinstance(optim_wrapper.get('optimizer'), dict) and not scaled:
+                optimizer = prefer_fused(optim_wrapper['optimizer'],
+                                         get_device())
+                optim_wrapper = type(optim_wrapper)(
+                    optim_wrapper, optimizer=optimizer)
         return super().build_optim_wrapper(optim_wrapper)
+
+    def _maybe_compile(self, target: str) -> None:
+        """Compile a model that is no cohort."""
+        settings = compile_settings(self.cfg.get('compile'))
+        is_cohort = hasattr(get_ori_model(self.model), 'branches')
+        if settings is not None and not is_cohort:
+            super()._maybe_compile(target)
+
+    def _compile_branches(self) -> None:
+        """Compile the branches of a cohort, each by itself.
+
+        The step as a whole would be compiled anew for every ``kd_weight``.
+        """
+        branches = getattr(get_ori_model(self.model), 'branches', None)
+        settings = compile_settings(self.cfg.get('compile'))
+        if settings is None or branches is None:
+            return
+        if 'isolate_recompiles' in signature(torch.compile).parameters:
+            # Branches of one class have their code in common, but need not
+            # share its limit of versions.
+            settings = {'isolate_recompiles': True, **settings}
+        for branch in branches.values():
+            branch.compile(**settings)
+        self.logger.info('The branches are compiled. The first steps take '
+                         'longer.')
 
     def load_or_resume(self) -> None:
         """Load or resume, as the config asks for.
@@ -193,6 +281,8 @@ class CohortRunner(Runner):
                 already over.
         """
         super().resume(filename, *args, **kwargs)
+        if isinstance(self.optim_wrapper, OptimWrapper):
+            match_state(self.optim_wrapper.optimizer)
         if self.epoch >= self.max_epochs or self.iter >= self.max_iters:
             raise ConfigError(
                 f'nothing to resume: {filename} is at epoch {self.epoch} of '
@@ -214,3 +304,14 @@ class CohortRunner(Runner):
         part = f'{filename}.part'
         super().save_checkpoint(out_dir, part, *args, **kwargs)
         os.replace(osp.join(out_dir, part), osp.join(out_dir, filename))
+
+
+def _is_in_memory(dataset: Any) -> bool:
+    """Whether a data set, or one that it wraps, is held in memory."""
+    if isinstance(dataset, (list, tuple)):
+        return any(map(_is_in_memory, dataset))
+    return isinstance(dataset, dict) and (
+        dataset.get('type') in ('mcod_plugin.InMemoryDataset', InMemoryDataset)
+        or any(
+            _is_in_memory(dataset.get(key)) for key in ('dataset', 'datasets'))
+    )

@@ -8,10 +8,13 @@ from mmpretrain.models.classifiers import BaseClassifier
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from mcod_plugin.errors import ConfigError
+from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.registry import MODELS
-from ..utils.build_branch import build_branch, loss_owner
+from mcod_plugin.structures import BatchDataSample
+from ..utils.branch_loss import branch_loss
+from ..utils.build_branch import build_branch
 from ..utils.input_size import guess_input_size, parse_input_size
+from ..utils.memory_format import MEMORY_FORMATS, choose_memory_format
 
 # Names that mean something else where a branch's name appears.
 RESERVED_NAMES = ('ensemble', 'diversity')
@@ -47,11 +50,17 @@ class MultiBackboneClassifier(BaseClassifier):
             side, or height and width) of the dummy image with which the
             shapes are worked out. Defaults to 32 if a CIFAR-sized network is
             among the branches, else 224. The runner sets it from the data.
+        memory_format (str): The order of the values of feature maps:
+            ``'channels_last'``, which most convolutions are faster in,
+            ``'contiguous'``, or ``'auto'`` for the first in all branches
+            that convolve. It changes speed, neither results (beyond
+            rounding) nor checkpoints. Defaults to ``'auto'``.
         train_cfg (dict, optional): Training settings. The key ``augments``
             holds batch augmentations such as Mixup. Defaults to None.
         data_preprocessor (dict | nn.Module, optional): The one preprocessor
             of all branches; its ``type`` defaults to
-            ``'mmpretrain.ClsDataPreprocessor'``.
+            ``'mcod_plugin.BatchDataPreprocessor'``, its ``num_classes`` to
+            that of the branches.
         init_cfg (dict, optional): Initialisation config. Defaults to None.
 
     Attributes:
@@ -59,14 +68,16 @@ class MultiBackboneClassifier(BaseClassifier):
         teacher (nn.Module): The built teacher.
         distill (nn.Module): The built distillation loss.
         input_size (tuple[int, int]): Height and width of the dummy image.
+        memory_formats (dict[str, torch.memory_format]): The format of each
+            branch.
         in_channels (int): Number of channels of the images.
         num_classes (int): Number of classes of every branch.
         kd_weight (float): Current weight of the distillation term.
 
     Raises:
         ConfigError: If there is no branch, a name cannot be used, a branch
-            cannot be built, or the numbers of classes differ, that of the
-            preprocessor included.
+            cannot be built or not be had in the memory format, or the numbers
+            of classes differ, that of the preprocessor included.
     """
 
     def __init__(self,
@@ -74,6 +85,7 @@ class MultiBackboneClassifier(BaseClassifier):
                  teacher: Any = None,
                  distill: Any = None,
                  input_size: Optional[Union[int, Sequence[int]]] = None,
+                 memory_format: str = 'auto',
                  train_cfg: Optional[dict] = None,
                  data_preprocessor: Any = None,
                  init_cfg: Optional[dict] = None) -> None:
@@ -82,7 +94,7 @@ class MultiBackboneClassifier(BaseClassifier):
             # config of the caller must stay as it is.
             data_preprocessor = dict(data_preprocessor or {})
             data_preprocessor.setdefault('type',
-                                         'mmpretrain.ClsDataPreprocessor')
+                                         'mcod_plugin.BatchDataPreprocessor')
             if train_cfg is not None:
                 data_preprocessor.setdefault('batch_augments', train_cfg)
         super().__init__(
@@ -106,13 +118,22 @@ class MultiBackboneClassifier(BaseClassifier):
         self.num_classes = next(iter(numbers.values()))
         # It is what labels are turned into one-hot scores by.
         given = getattr(self.data_preprocessor, 'num_classes', None)
-        if given is not None and given != self.num_classes:
+        if given is None:
+            self.data_preprocessor.num_classes = self.num_classes
+        elif given != self.num_classes:
             raise ConfigError(
                 f'data_preprocessor.num_classes is {given}, but num_classes '
                 f'of the branches is {self.num_classes}')
         self.branches = ModuleDict(
             {name: branch
              for name, (branch, _) in built.items()})
+        check_choice('model.memory_format', memory_format, MEMORY_FORMATS)
+        shape = (2, self.in_channels, *self.input_size)
+        self.memory_formats = {
+            name: choose_memory_format(f'model.branches.{name}', memory_format,
+                                       branch, shape)
+            for name, branch in self.branches.items()
+        }
         if not isinstance(teacher, nn.Module):
             teacher = MODELS.build(
                 teacher or dict(type='mcod_plugin.EnsembleTeacher'))
@@ -125,6 +146,15 @@ class MultiBackboneClassifier(BaseClassifier):
         self._register_load_state_dict_pre_hook(
             _check_state_dict, with_module=True)
 
+    def init_weights(self) -> None:
+        """Initialise the weights, to the same values in every memory
+        format."""
+        for branch in self.branches.values():
+            branch.to(memory_format=torch.contiguous_format)
+        super().init_weights()
+        for name, branch in self.branches.items():
+            branch.to(memory_format=self.memory_formats[name])
+
     def forward(self,
                 inputs: Tensor,
                 data_samples: Optional[List[DataSample]] = None,
@@ -133,14 +163,15 @@ class MultiBackboneClassifier(BaseClassifier):
 
         Args:
             inputs (Tensor): Images ``(N, C, H, W)``.
-            data_samples (list[DataSample], optional): Annotations of every
-                image; required in mode ``'loss'``.
+            data_samples (BatchDataSample | list[DataSample], optional):
+                Annotations of the images; required in mode ``'loss'``.
             mode (str): ``'tensor'``, ``'loss'`` or ``'predict'``.
                 Defaults to ``'tensor'``.
 
         Returns:
-            Tensor | dict | list[DataSample]: The ensemble's logits ``(N,
-            num_classes)``, the losses by name, or the predictions.
+            Tensor | dict | BatchDataSample | list[DataSample]: The ensemble's
+            logits ``(N, num_classes)``, the losses by name, or the
+            predictions.
         """
         if mode == 'tensor':
             return self.teacher.ensemble(self.branch_logits(inputs))
@@ -160,8 +191,9 @@ class MultiBackboneClassifier(BaseClassifier):
             dict[str, Tensor]: Logits ``(N, num_classes)`` by branch, in at
             least single precision also under AMP.
         """
+        images = self._images(inputs)
         logits = {
-            name: branch(inputs)
+            name: branch(images[name])
             for name, branch in self.branches.items()
         }
         return {
@@ -184,18 +216,32 @@ class MultiBackboneClassifier(BaseClassifier):
             dict[str, tuple[Tensor]]: What each branch's own method gives. A
             tool that wants one tuple works on ``model.branches[name]``.
         """
+        images = self._images(inputs)
         return {
-            name: branch.extract_feat(inputs, stage)
+            name: branch.extract_feat(images[name], stage)
             for name, branch in self.branches.items()
         }
 
+    def _images(self, inputs: Tensor) -> Dict[str, Tensor]:
+        """The images by branch, in the memory format of each."""
+        # One copy for all branches of a format, none if it is so already.
+        copies = {
+            layout: inputs.contiguous(memory_format=layout)
+            for layout in set(self.memory_formats.values())
+        }
+        return {
+            name: copies[layout]
+            for name, layout in self.memory_formats.items()
+        }
+
     def loss(self, inputs: Tensor,
-             data_samples: List[DataSample]) -> Dict[str, Tensor]:
+             data_samples: Sequence[DataSample]) -> Dict[str, Tensor]:
         """Losses of all branches.
 
         Args:
             inputs (Tensor): Images ``(N, C, H, W)``.
-            data_samples (list[DataSample]): Annotations of every image.
+            data_samples (BatchDataSample | list[DataSample]): Annotations of
+                the images.
 
         Returns:
             dict[str, Tensor]: ``<branch>.loss_ce`` for each branch, in
@@ -205,45 +251,59 @@ class MultiBackboneClassifier(BaseClassifier):
         logits = self.branch_logits(inputs)
         losses = {}
         for name, branch in self.branches.items():
-            own = loss_owner(branch)._get_loss(logits[name], data_samples)
+            own = branch_loss(branch, logits[name], data_samples)
             for key, value in own.items():
                 key = 'loss_ce' if key == 'loss' else key
                 losses[f'{name}.{key}'] = value
         if self.kd_weight > 0:
             targets = self.teacher(logits)
-            for name in self.branches:
-                losses[f'{name}.loss_kd'] = self.kd_weight * self.distill(
-                    logits[name], targets[name])
+            target = targets[next(iter(targets))]
+            if any(targets[name] is not target for name in logits):
+                target = torch.stack([targets[name] for name in logits])
+            # All branches at once: what they share is computed once.
+            distances = self.distill(
+                torch.stack(list(logits.values())), target)
+            for name, value in zip(logits, self.kd_weight * distances):
+                losses[f'{name}.loss_kd'] = value
         losses['kd_weight'] = torch.tensor(float(self.kd_weight))
         return losses
 
     def predict(
         self,
         inputs: Tensor,
-        data_samples: Optional[List[Optional[DataSample]]] = None
-    ) -> List[DataSample]:
+        data_samples: Optional[Sequence[Optional[DataSample]]] = None
+    ) -> Sequence[DataSample]:
         """Predictions of the ensemble and of every branch.
 
         Args:
             inputs (Tensor): Images ``(N, C, H, W)``.
-            data_samples (list[DataSample | None], optional): Samples to fill;
-                new ones when left out.
+            data_samples (BatchDataSample | list[DataSample | None],
+                optional): Samples to fill; new ones when left out.
 
         Returns:
-            list[DataSample]: With ``pred_score`` and ``pred_label`` of the
-            ensemble and ``pred_score_<branch>`` of each branch. Scores are
-            probabilities ``(num_classes, )``.
+            BatchDataSample | list[DataSample]: With ``pred_score`` and
+            ``pred_label`` of the ensemble and ``pred_score_<branch>`` of each
+            branch. Scores are probabilities ``(num_classes, )``. A new batch
+            if one was given, else a list.
         """
         logits = {
             name: score.detach()
             for name, score in self.branch_logits(inputs).items()
         }
         ensemble = self.teacher.ensemble(logits).softmax(1)
-        labels = ensemble.argmax(1, keepdim=True)
+        labels = ensemble.argmax(1)
         scores = {
             f'pred_score_{name}': score.softmax(1)
             for name, score in logits.items()
         }
+        if isinstance(data_samples,
+                      BatchDataSample) and not data_samples.touched:
+            fields = dict(
+                data_samples.fields,
+                pred_score=ensemble,
+                pred_label=labels,
+                **scores)
+            return BatchDataSample(**fields)
         if data_samples is None:
             data_samples = [None] * len(labels)
         data_samples = [
@@ -252,7 +312,7 @@ class MultiBackboneClassifier(BaseClassifier):
         ]
         for index, sample in enumerate(data_samples):
             sample.set_pred_score(ensemble[index]).set_pred_label(
-                labels[index])
+                labels[index:index + 1])
             for key, score in scores.items():
                 sample.set_field(score[index], key)
         return data_samples

@@ -34,19 +34,22 @@ def discontinuous_kd_loss(student_logits: Tensor, teacher_logits: Tensor,
     teacher adds nothing.
 
     Args:
-        student_logits (Tensor): Logits of shape ``(N, C)``.
-        teacher_logits (Tensor): Logits of shape ``(N, C)``.
+        student_logits (Tensor): Logits of shape ``(N, C)``, or ``(B, N, C)``
+            of B students at once.
+        teacher_logits (Tensor): Logits of the same shape, or of shape
+            ``(N, C)`` if all students have the same teacher.
         temperature (float): The temperature, greater than 0.
 
     Returns:
-        Tensor: The loss, a scalar.
+        Tensor: The loss, a scalar; of B students their losses ``(B, )``.
     """
     check_number('temperature', temperature, minimum=0, exclusive=True)
-    if student_logits.dim() != 2 or student_logits.shape != \
-            teacher_logits.shape:
+    if student_logits.dim() not in (2, 3) or teacher_logits.shape not in (
+            student_logits.shape, student_logits.shape[-2:]):
         raise ValueError(
             'student_logits and teacher_logits must have the same shape '
-            f'(N, C); got {tuple(student_logits.shape)} and '
+            '(N, C), or (B, N, C) for B students, whose teacher may be one '
+            f'of (N, C); got {tuple(student_logits.shape)} and '
             f'{tuple(teacher_logits.shape)}')
     # Autocast lowers the precision of none of the operations below, so that
     # casting is enough. Switching it off here would shut out the devices that
@@ -54,13 +57,13 @@ def discontinuous_kd_loss(student_logits: Tensor, teacher_logits: Tensor,
     dtype = torch.promote_types(student_logits.dtype, torch.float32)
     student = student_logits.to(dtype) / temperature
     teacher = teacher_logits.detach().to(dtype) / temperature
-    student_log_prob = student.log_softmax(dim=1)
-    teacher_log_prob = teacher.log_softmax(dim=1)
+    student_log_prob = student.log_softmax(dim=-1)
+    teacher_log_prob = teacher.log_softmax(dim=-1)
     teacher_prob = teacher_log_prob.exp()
     terms = teacher_prob * (teacher_log_prob - student_log_prob)
     # The limit of p log p at 0, which is 0 * -inf to the machine.
     terms = terms.masked_fill(teacher_prob == 0, 0.)
-    return temperature**2 * terms.sum(dim=1).mean()
+    return temperature**2 * terms.sum(dim=-1).mean(dim=-1)
 
 
 @MODELS.register_module()
@@ -86,11 +89,13 @@ class DiscontinuousKDLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            student_logits (Tensor): Logits of shape ``(N, C)``.
-            teacher_logits (Tensor): Logits of shape ``(N, C)``.
+            student_logits (Tensor): Logits of shape ``(N, C)``, or ``(B, N,
+                C)`` of B students at once.
+            teacher_logits (Tensor): Logits of the same shape, or of shape
+                ``(N, C)`` if all students have the same teacher.
 
         Returns:
-            Tensor: The loss, a scalar.
+            Tensor: The loss, a scalar; of B students their losses ``(B, )``.
         """
         return discontinuous_kd_loss(student_logits, teacher_logits,
                                      self.temperature)

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from mcod_plugin.errors import ConfigError, nearest
 from mcod_plugin.utils.explain import one_line
+from .branch_loss import loss_owner
 from .feature_layout import FeatureLayout, feature_layout
 from .input_size import parse_input_size
 from .nested_keys import name_keys_in_place
 
-__all__ = ['build_branch', 'loss_owner']
+__all__ = ['build_branch']
 
 
 def build_branch(name: str, cfg: Any, input_size: Tuple[int, int],
@@ -55,12 +56,6 @@ def build_branch(name: str, cfg: Any, input_size: Tuple[int, int],
         branch = _build_classifier(setting, cfg, (2, in_channels, *size))
     name_keys_in_place(branch)
     return branch, _check_classifier(setting, branch, (2, in_channels, *size))
-
-
-def loss_owner(branch: BaseClassifier) -> nn.Module:
-    """The module whose ``_get_loss(cls_score, data_samples)`` is the branch's
-    own loss: its head, or itself if it has none."""
-    return getattr(branch, 'head', None) or branch
 
 
 def _build_classifier(setting: str, cfg: dict,

@@ -255,7 +255,9 @@ def test_inputs_are_kept():
     ((4, 10), (1, 10)),
     ((4, 10), (10, )),
     ((10, ), (10, )),
-    ((4, 10, 2), (4, 10, 2)),
+    ((2, 4, 10), (3, 4, 10)),
+    ((2, 4, 10), (2, 10)),
+    ((1, 2, 4, 10), (1, 2, 4, 10)),
 ])
 def test_refuses_shapes(shapes):
     student, teacher = map(torch.zeros, shapes)

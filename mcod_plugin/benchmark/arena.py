@@ -1,0 +1,187 @@
+import multiprocessing
+import os
+import os.path as osp
+import signal
+import tempfile
+import time
+import traceback
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any, Callable, Dict, Tuple
+
+import torch
+
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.utils.explain import one_line
+from .turns import Turns
+
+# Seconds for a contender to end by itself.
+GRACE = 3
+
+
+class Arena:
+    """Contenders that take turns, each in a process of its own.
+
+    All of them are built before the first one warms up. While one of them has
+    its turn, the others sleep. Whatever happens, none of the processes is
+    left when the ``with`` block is.
+
+    Args:
+        contenders (dict[str, Callable]): By name, what a process does. It
+            takes a :class:`Turns` and must be importable.
+        seconds (float): The least length of a turn. Defaults to 1.
+        threads (int): Number of PyTorch's threads in each process.
+            Defaults to 1.
+
+    Examples:
+        >>> with Arena(dict(bare=..., solo=...)) as arena:
+        ...     for name in ('bare', 'solo'):
+        ...         arena.warm_up(name)
+        ...     arena.turn('bare'), arena.turn('solo')
+        ((1.01, 17), (1.02, 9))
+    """
+
+    def __init__(self,
+                 contenders: Dict[str, Callable[[Turns], None]],
+                 seconds: float = 1.,
+                 threads: int = 1) -> None:
+        self._contenders = contenders
+        self._options = (seconds, threads)
+        self._processes = {}
+        self._pipes = {}
+
+    def __enter__(self) -> 'Arena':
+        self._folder = tempfile.TemporaryDirectory(prefix='mcod_benchmark_')
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> None:
+        # A process that uses a GPU cannot be forked.
+        context = multiprocessing.get_context(
+            'spawn' if torch.cuda.is_available() else 'forkserver')
+        context.set_forkserver_preload(['mcod_plugin.benchmark.preload'])
+        # The contenders' warnings go where all that they print goes, but the
+        # process from which they are forked has imports to warn of.
+        warnings = os.environ.get('PYTHONWARNINGS')
+        os.environ['PYTHONWARNINGS'] = 'ignore'
+        try:
+            for index, (name, play) in enumerate(self._contenders.items()):
+                folder = osp.join(self._folder.name, str(index))
+                os.mkdir(folder)
+                self._pipes[name], pipe = context.Pipe()
+                process = context.Process(
+                    target=_live,
+                    args=(play, pipe, folder, *self._options),
+                    name=name)
+                process.start()
+                self._processes[name] = process
+                # So that the death of the process closes the pipe.
+                pipe.close()
+        finally:
+            if warnings is None:
+                del os.environ['PYTHONWARNINGS']
+            else:
+                os.environ['PYTHONWARNINGS'] = warnings
+
+    def wait_until_built(self, name: str) -> None:
+        """Wait until a contender has built what it needs.
+
+        Args:
+            name (str): The contender.
+
+        Raises:
+            ConfigError: If it fails.
+        """
+        self._receive(name, 'built')
+
+    def warm_up(self, name: str) -> Dict[str, Any]:
+        """Let a contender warm up, and settle the length of its turns.
+
+        Args:
+            name (str): The contender.
+
+        Returns:
+            dict[str, Any]: ``images`` in a step, ``peak_bytes`` of memory
+            (None if unknown) and ``facts``, what else the contender tells.
+
+        Raises:
+            ConfigError: If it fails.
+        """
+        self._go(name)
+        return self._receive(name, 'ready')
+
+    def turn(self, name: str) -> Tuple[float, int]:
+        """Let a contender have a turn.
+
+        Args:
+            name (str): The contender.
+
+        Returns:
+            tuple[float, int]: Seconds, and the number of steps.
+
+        Raises:
+            ConfigError: If it fails.
+        """
+        self._go(name)
+        return self._receive(name, 'turn')
+
+    def _go(self, name: str) -> None:
+        # What has become of a dead one is told when it should answer.
+        with suppress(OSError):
+            self._pipes[name].send(True)
+
+    def _receive(self, name: str, expected: str) -> Any:
+        process, pipe = self._processes[name], self._pipes[name]
+        wait([pipe, process.sentinel])
+        with suppress(EOFError, OSError):
+            if pipe.poll():
+                kind, value = pipe.recv()
+                if kind == expected:
+                    return value
+                message, details = value
+                raise ConfigError(f'{name}: {message}') from RuntimeError(
+                    details)
+        process.join()
+        code = process.exitcode
+        cause = signal.Signals(-code).name if code < 0 else f'exit code {code}'
+        raise ConfigError(f'{name}: its process died ({cause})')
+
+    def __exit__(self, *args) -> None:
+        for pipe in self._pipes.values():
+            with suppress(OSError):
+                pipe.send(False)
+            pipe.close()
+        end = time.monotonic() + GRACE
+        for process in self._processes.values():
+            process.join(max(0, end - time.monotonic()))
+            if process.exitcode != 0:
+                # Its data loaders' workers are in its group.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
+                process.join()
+        self._folder.cleanup()
+
+
+def _live(play: Callable[[Turns], None], pipe: Connection, folder: str,
+          seconds: float, threads: int) -> None:
+    """The life of a contender's process."""
+    # Apart from the terminal, whose Ctrl-C the arena deals with.
+    os.setpgid(0, 0)
+    output = os.open(osp.join(folder, 'output'), os.O_CREAT | os.O_WRONLY)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    torch.set_num_threads(threads)
+    try:
+        play(Turns(pipe, seconds, folder))
+        raise RuntimeError('it came to an end before the benchmark')
+    except (BrokenPipeError, EOFError):
+        pass  # The arena is gone.
+    except Exception as error:
+        message = one_line(error) or type(error).__name__
+        with suppress(OSError):
+            pipe.send(('error', (message, traceback.format_exc())))

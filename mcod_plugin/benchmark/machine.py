@@ -1,0 +1,67 @@
+"""What a measurement was made on."""
+import datetime
+import os.path as osp
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Dict, Optional
+
+import torch
+
+from mcod_plugin.version import __version__
+
+__all__ = ['describe_machine']
+
+LIBRARIES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmpretrain')
+
+
+def describe_machine() -> Dict[str, Any]:
+    """What numbers depend on besides settings.
+
+    Returns:
+        dict[str, Any]: ``device``, ``versions`` by library, ``commit`` of
+        this code and whether it is ``dirty`` (None if it is in no
+        repository), and the ``date``.
+    """
+    folder = osp.dirname(osp.abspath(__file__))
+    changes = _git(folder, 'status', '--porcelain')
+    return dict(
+        device=_device(),
+        versions=dict({name: _version(name)
+                       for name in LIBRARIES},
+                      mcod_plugin=__version__,
+                      python=platform.python_version()),
+        commit=_git(folder, 'rev-parse', 'HEAD'),
+        dirty=None if changes is None else bool(changes),
+        date=datetime.datetime.now().astimezone().isoformat(
+            timespec='seconds'))
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        with open('/proc/cpuinfo') as file:
+            for line in file:
+                if line.startswith('model name'):
+                    return line.partition(':')[2].strip()
+    except OSError:
+        pass  # Only Linux has it.
+    return platform.processor() or platform.machine()
+
+
+def _version(name: str) -> Optional[str]:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(folder: str, *args: str) -> Optional[str]:
+    try:
+        return subprocess.run(['git', '-C', folder, *args],
+                              capture_output=True,
+                              check=True,
+                              text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,100 @@
+"""The result of a benchmark, to read and to keep."""
+import json
+import os
+import statistics
+from typing import Any, Dict, List, Optional
+
+from mcod_plugin.engine.hooks.cohort_report_hook import render
+from .score import Score
+
+__all__ = ['results', 'tables', 'write']
+
+MIB = 1024**2
+
+
+def results(scores: Dict[str, Score],
+            ratios: Dict[str, List[float]]) -> Dict[str, Any]:
+    """The measurements as plain data.
+
+    Args:
+        scores (dict[str, Score]): The scores by contender.
+        ratios (dict[str, list[float]]): The ratios by name, one value for
+            each round.
+
+    Returns:
+        dict[str, dict]: ``contenders`` and ``ratios``.
+    """
+    return dict(
+        contenders={
+            name:
+            dict(
+                score.facts,
+                turns=[
+                    dict(seconds=seconds, steps=steps)
+                    for seconds, steps in score.turns
+                ],
+                milliseconds=1000 * score.median,
+                spread=score.spread,
+                images_per_step=score.images,
+                images_per_second=score.images_per_second,
+                peak_bytes=score.peak_bytes)
+            for name, score in scores.items()
+        },
+        ratios={
+            name:
+            dict(
+                values=values,
+                median=statistics.median(values),
+                min=min(values),
+                max=max(values))
+            for name, values in ratios.items()
+        })
+
+
+def tables(report: Dict[str, Any]) -> str:
+    """A report as text.
+
+    Args:
+        report (dict[str, Any]): What :func:`run_benchmark` returns.
+
+    Returns:
+        str: What was measured where, a table of the contenders and one of the
+        ratios.
+    """
+    rows = [(name, f'{row["milliseconds"]:.2f}', f'{100 * row["spread"]:.1f}',
+             f'{row["images_per_second"]:,.0f}', _mib(row['peak_bytes']))
+            for name, row in report['contenders'].items()]
+    text = f'{_heading(report)}\n' + render(
+        ('contender', 'ms per step', 'spread %', 'images/s', 'peak MiB'), rows)
+    rows = [(name, *(f'{row[key]:.3f}' for key in ('median', 'min', 'max')))
+            for name, row in report['ratios'].items()]
+    if rows:
+        text += '\n' + render(('ratio', 'median', 'min', 'max'), rows)
+    return text
+
+
+def _heading(report: Dict[str, Any]) -> str:
+    threads = report['threads']
+    return (
+        f'{report["config"]}, batch size {report["batch_size"]}, '
+        f'{report["precision"]}, on {report["device"]} with {threads} '
+        f'thread{"s" * (threads > 1)} (torch {report["versions"]["torch"]}); '
+        f'medians of {report["rounds"]} rounds, spread: interquartile range')
+
+
+def _mib(number: Optional[int]) -> str:
+    return '-' if number is None else f'{number / MIB:,.0f}'
+
+
+def write(report: Dict[str, Any], path: str) -> None:
+    """Write a report beside its place, then put it there.
+
+    Args:
+        report (dict[str, Any]): The report.
+        path (str): The file.
+    """
+    part = f'{path}.part'
+    with open(part, 'w') as file:
+        json.dump(report, file, indent=2)
+        file.write('\n')
+    os.replace(part, path)

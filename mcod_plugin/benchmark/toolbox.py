@@ -1,0 +1,134 @@
+"""One branch alone, as a user of the toolbox trains it."""
+import copy
+import inspect
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.device import is_cuda_available
+from mmengine.hub import get_config
+from mmengine.runner import Runner
+from mmpretrain.models import ClsDataPreprocessor
+from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+
+from mcod_plugin.cli import LOADERS
+from mcod_plugin.models.utils.input_size import (guess_input_size,
+                                                 pipeline_input_size)
+from mcod_plugin.registry import MODELS
+
+__all__ = ['solo_runner', 'toolbox_loader']
+
+# Epochs that no benchmark lives to see the end of.
+FOREVER = 10**5
+
+# What InMemoryDataset takes and the toolbox's data sets do not.
+OWN_KEYS = ('source', 'device', 'max_gib')
+
+# What a plain OptimWrapper takes, and its constructor.
+OPTIM_KEYS = ('optimizer', 'accumulative_counts', 'clip_grad', 'constructor',
+              'paramwise_cfg')
+
+
+def solo_runner(cfg: Any, name: str, workers: int, folder: str) -> Runner:
+    """The toolbox's runner of one branch, by the toolbox's own defaults.
+
+    The classifier, its data, optimizer and learning rate are those of the
+    cohort's config. Single precision, memory format, optimizer wrapper, hooks
+    and environment are those of the toolbox. It never ends or validates of
+    its own accord.
+
+    Args:
+        cfg (Config): The cohort's config.
+        name (str): The branch.
+        workers (int): Number of worker processes of each data loader.
+        folder (str): The work directory.
+
+    Returns:
+        Runner: The runner.
+    """
+    runtime = get_config('mmpretrain::_base_/default_runtime.py')
+    runtime.default_hooks.checkpoint.interval = FOREVER
+    # It is no argument of the runner's, but a name used in the visualizer.
+    runtime.pop('vis_backends')
+    settings = dict(
+        runtime,
+        work_dir=folder,
+        train_dataloader=toolbox_loader(cfg.train_dataloader, workers),
+        train_cfg=dict(
+            by_epoch=True, max_epochs=FOREVER, val_interval=FOREVER),
+        optim_wrapper=dict(
+            {
+                key: cfg.optim_wrapper[key]
+                for key in OPTIM_KEYS if key in cfg.optim_wrapper
+            },
+            type='OptimWrapper'),
+        param_scheduler=cfg.get('param_scheduler'))
+    if cfg.get('val_dataloader') is not None:
+        topk = cfg.val_evaluator.get('topk', (1, ))
+        settings.update(
+            val_dataloader=toolbox_loader(cfg.val_dataloader, workers),
+            val_cfg=dict(),
+            val_evaluator=dict(type='Accuracy', topk=topk))
+    return Runner(
+        model=_classifier(cfg, name), cfg=Config(settings), **settings)
+
+
+def toolbox_loader(loader: dict, workers: int) -> dict:
+    """A data loader's config with the toolbox's pipeline and defaults.
+
+    Args:
+        loader (dict): The loader's config.
+        workers (int): Number of its worker processes.
+
+    Returns:
+        dict: The config.
+    """
+    loader = copy.deepcopy(loader)
+    _restore_sources(loader)
+    loader.update(
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=is_cuda_available(),
+        collate_fn=dict(type='default_collate'))
+    return loader
+
+
+def _restore_sources(value: Any) -> None:
+    """Put the toolbox's data sets in the place of those in memory."""
+    if isinstance(value, dict):
+        if str(value.get('type')).endswith('InMemoryDataset'):
+            value['type'] = value['source']
+            for key in OWN_KEYS:
+                value.pop(key, None)
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for child in value:
+            _restore_sources(child)
+
+
+def _classifier(cfg: Any, name: str) -> Any:
+    """The branch as it stands alone, in the default memory format."""
+    model = copy.deepcopy(cfg.model)
+    # What the cohort's runner would find out.
+    size = model.get('input_size')
+    for key in reversed(LOADERS):
+        if size is None and cfg.get(key) is not None:
+            size = pipeline_input_size(cfg[key].dataset.get('pipeline', ()))
+    cohort = MODELS.build(
+        dict(
+            type=model.type,
+            branches={name: model.branches[name]},
+            memory_format='contiguous',
+            input_size=size or guess_input_size(model.branches)))
+    classifier = cohort.branches[name]
+    preprocessor = dict(
+        model.get('data_preprocessor') or cfg.get('data_preprocessor') or {})
+    known = inspect.signature(ClsDataPreprocessor).parameters
+    preprocessor = {
+        key: value
+        for key, value in preprocessor.items() if key in known
+    }
+    if model.get('train_cfg') is not None:
+        preprocessor.setdefault('batch_augments', model.train_cfg)
+    classifier.data_preprocessor = MMPRETRAIN_MODELS.build(
+        dict(preprocessor, type='ClsDataPreprocessor'))
+    return classifier

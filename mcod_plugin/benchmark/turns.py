@@ -1,0 +1,127 @@
+import sys
+import time
+from multiprocessing.connection import Connection
+from typing import Any, Generator
+
+import torch
+
+from .peak_memory import PeakMemory
+
+# Steps before anything is measured: the first ones allocate memory, choose
+# algorithms and compile.
+WARM_UP = 3
+
+
+class Turns:
+    """A contender's side of the :class:`Arena`: counts its steps, and lets it
+    sleep in between its turns.
+
+    A contender builds what it needs, calls :meth:`start`, and then
+    :meth:`step` after each of its steps for ever: the call does not return
+    before the contender has another turn, and ends the process after the last
+    one. So the contender may be any loop, that of a runner as well.
+
+    All turns of a contender have the same number of steps, as many as take
+    ``seconds`` after the warm-up. The clock starts and stops when the device
+    has nothing left to do. A turn begins with steps that are not timed, so
+    that caches are as in the middle of a run; they are left out if they would
+    take more than a fifth of the turn.
+
+    Args:
+        pipe (Connection): The way to the arena.
+        seconds (float): The least length of a turn.
+        folder (str): A folder for whatever the contender writes.
+
+    Attributes:
+        images (float): Images in a step; the contender sets it, at the latest
+            before its first step.
+    """
+
+    def __init__(self, pipe: Connection, seconds: float, folder: str) -> None:
+        self.pipe = pipe
+        self.seconds = seconds
+        self.folder = folder
+        self.images = 0.
+        self._memory = None
+        self._course = None
+        self._began = 0.
+        self._stopped_at = None
+
+    def watch_memory(self) -> None:
+        """Count memory from here on: called before the model is built."""
+        self._memory = PeakMemory()
+
+    def start(self,
+              images: float = 0.,
+              warm_up: int = WARM_UP,
+              lead_in: int = 1,
+              **facts: Any) -> None:
+        """Everything is built: sleep until it is time to warm up.
+
+        The peak of memory is that from here on, since building may take more
+        than training.
+
+        Args:
+            images (float): Images in a step. Defaults to 0.
+            warm_up (int): Steps of the warm-up. Defaults to 3.
+            lead_in (int): Steps at the beginning of a turn that are not
+                timed. Defaults to 1.
+            **facts: What else there is to tell of the contender, as plain
+                data.
+        """
+        self.images = images
+        if self._memory is not None:
+            self._memory.forget()
+        self._course = self._run(warm_up, lead_in, facts)
+        next(self._course)
+
+    def step(self, count: int = 1) -> None:
+        """A step is done, or several of them.
+
+        Args:
+            count (int): Their number. Defaults to 1.
+        """
+        if self._stopped_at is None:
+            self._course.send(count)
+        else:
+            # The clock goes back to where it was stopped.
+            self._began += self._clock() - self._stopped_at
+            self._stopped_at = None
+
+    def pause(self) -> None:
+        """Stop the clock until the next :meth:`step`, and do not count that
+        step."""
+        self._stopped_at = self._clock()
+
+    def _run(self, warm_up: int, lead_in: int,
+             facts: dict) -> Generator[None, int, None]:
+        """The course of events. It goes on by a step at each ``yield``."""
+        self._sleep('built', None)
+        for _ in range(warm_up):
+            yield
+        self._began = self._clock()
+        steps = 0
+        while self._clock() - self._began < self.seconds:
+            steps += yield
+        memory = self._memory and self._memory.read()
+        self._sleep('ready',
+                    dict(images=self.images, peak_bytes=memory, facts=facts))
+        while True:
+            for _ in range(min(lead_in, steps // 5)):
+                yield
+            self._began = self._clock()
+            done = 0
+            while done < steps:
+                done += yield
+            self._sleep('turn', (self._clock() - self._began, done))
+
+    def _clock(self) -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def _sleep(self, kind: str, value: Any) -> None:
+        """Tell the arena something, and wait for its answer."""
+        self.pipe.send((kind, value))
+        if not self.pipe.recv():
+            sys.exit()

@@ -1,0 +1,308 @@
+from typing import Any, List, Optional, Sequence, Tuple
+
+import mmcv
+import numpy as np
+import torch
+from mmcv.transforms import CenterCrop, LoadImageFromFile, RandomFlip, Resize
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmpretrain.datasets import PackInputs, RandomCrop, ResizeEdge
+from mmpretrain.registry import DATASETS as MMPRETRAIN_DATASETS
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mcod_plugin.errors import ConfigError, check_choice, check_number
+from mcod_plugin.registry import DATASETS
+from mcod_plugin.structures import BatchDataSample
+from mcod_plugin.utils.memory import GIB, free_memory
+from .batch_transforms import random_crop, random_flip, to_device
+
+# What gives the same image every time is done once, at the start.
+FIXED_TRANSFORMS = (LoadImageFromFile, Resize, ResizeEdge, CenterCrop)
+FLIPS = dict(horizontal=(2, ), vertical=(1, ), diagonal=(1, 2))
+
+
+@DATASETS.register_module()
+class InMemoryDataset(Dataset):
+    """A data set of the toolbox, held in one tensor and served by the batch.
+
+    All images are loaded once, into a uint8 tensor on the GPU if there is
+    one. A batch is then indexed, cropped and flipped as a whole, by the same
+    distribution as the pipeline would sample by sample, and reaches the model
+    in memory format channels_last. It takes
+    ``collate_fn=dict(type='mcod_plugin.batch_collate')`` and a
+    :class:`BatchDataPreprocessor`, which is the cohort's own.
+
+    The pipeline may hold, in this order:
+
+    - ``LoadImageFromFile``, ``Resize``, ``ResizeEdge``, ``CenterCrop``, after
+      which all images must be of one size;
+    - ``RandomCrop``;
+    - ``RandomFlip``;
+    - ``PackInputs``.
+
+    Anything else is for the toolbox's loader: use the data set as it is.
+
+    Args:
+        source (str): The ``type`` of the toolbox's data set.
+        pipeline (Sequence[dict]): Its transforms, see above.
+        device (str): Where the images stay: ``'cpu'``, ``'cuda'``, or
+            ``'auto'`` for the GPU if there is one with twice the room that
+            they need. Defaults to ``'auto'``.
+        max_gib (float): The most memory that the images may take, in GiB.
+            Defaults to 4.
+        **kwargs: All other arguments of the toolbox's data set.
+
+    Attributes:
+        images (Tensor): The images ``(N, H, W, C)``, with the padding of
+            ``RandomCrop`` if there is one.
+        labels (Tensor): The labels ``(N, )``.
+        metainfo (dict): The meta information of the data set.
+
+    Raises:
+        ConfigError: If the pipeline holds something else, the images differ
+            in size, or there is too little memory.
+
+    Examples:
+        >>> train_dataloader = dict(
+        ...     collate_fn=dict(type='mcod_plugin.batch_collate'),
+        ...     dataset=dict(
+        ...         type='mcod_plugin.InMemoryDataset', source='CIFAR100',
+        ...         data_root='data', split='train', pipeline=[
+        ...             dict(type='RandomCrop', crop_size=32, padding=4),
+        ...             dict(type='RandomFlip', prob=0.5),
+        ...             dict(type='PackInputs')]),
+        ...     ...)
+    """
+
+    def __init__(self,
+                 source: str,
+                 pipeline: Sequence[dict],
+                 device: str = 'auto',
+                 max_gib: float = 4,
+                 **kwargs) -> None:
+        check_choice('device of InMemoryDataset', device,
+                     ('auto', 'cpu', 'cuda'))
+        if device == 'cuda' and not torch.cuda.is_available():
+            raise ConfigError('device of InMemoryDataset is cuda, but this '
+                              'machine has none; use auto or cpu')
+        check_number('max_gib of InMemoryDataset', max_gib, 0, exclusive=True)
+        # Its own copy of the data is read once and then dropped, so that it
+        # need not be pickled for workers to share.
+        dataset = MMPRETRAIN_DATASETS.build({
+            'serialize_data': False,
+            **kwargs, 'type': source,
+            'pipeline': pipeline
+        })
+        if hasattr(dataset, 'full_init'):
+            dataset.full_init()
+        fixed, self._crop, self._flip = split_pipeline(
+            dataset.pipeline.transforms)
+        self.metainfo = dataset.metainfo
+        self.source = source
+        self._max_gib = max_gib
+        images, labels = self._read(dataset, fixed)
+        place = self._place(device, images.numel())
+        self.images, self.labels = images.to(place), labels.to(place)
+        if self._crop is None:
+            self._size = tuple(images.shape[1:3])
+        else:
+            self._size = tuple(self._crop.crop_size)
+            if min(np.subtract(images.shape[1:3], self._size)) < 0:
+                raise ConfigError(
+                    f'crop_size of RandomCrop is {self._size}, but the images '
+                    f'of {source} are {tuple(images.shape[1:3])} with their '
+                    'padding')
+        print_log(f'{source}: {self} in memory', logger='current')
+
+    def _read(self, dataset: Any,
+              fixed: Sequence) -> Tuple[Tensor, Tensor]:
+        """Load all images, padded, and their labels."""
+        images, labels = None, np.empty(len(dataset), dtype=np.int64)
+        console = Console()
+        for index in track(
+                range(len(dataset)),
+                f'Loading {self.source}',
+                console=console,
+                transient=True,
+                disable=not console.is_terminal):
+            data = dataset.get_data_info(index)
+            for transform in fixed:
+                data = transform(data)
+            image = self._pad(data['img'])
+            label = data.get('gt_label')
+            if not isinstance(label, (int, np.integer)):
+                raise ConfigError(
+                    f'{self.source}: InMemoryDataset is for images of one '
+                    f'label; image {index} has {label!r}')
+            if images is None:
+                shape = (len(dataset), *image.shape)
+                self._check_room(shape)
+                images = np.empty(shape, dtype=np.uint8)
+            if image.shape != images.shape[1:] or image.dtype != np.uint8:
+                raise ConfigError(
+                    f'{self.source}: image {index} is {image.shape} of '
+                    f'{image.dtype}, the first one {images.shape[1:]} of '
+                    'uint8; InMemoryDataset needs images of one size, which '
+                    'Resize and CenterCrop in the pipeline can give')
+            images[index], labels[index] = image, label
+        if images is None:
+            raise ConfigError(f'{self.source} is empty')
+        return torch.from_numpy(images), torch.from_numpy(labels)
+
+    def _pad(self, image: np.ndarray) -> np.ndarray:
+        if image.ndim == 2:
+            image = image[..., None]
+        if self._crop is not None and self._crop.padding is not None:
+            padded = mmcv.impad(
+                image,
+                padding=self._crop.padding,
+                pad_val=self._crop.pad_val)
+            # OpenCV drops the axis of a single channel.
+            image = padded.reshape(*padded.shape[:2], -1)
+        return image
+
+    def _check_room(self, shape: Sequence[int]) -> None:
+        """Raise unless there is room for the images."""
+        need = np.prod(shape, dtype=float) / GIB
+        advice = ('take fewer or smaller images, or the data set as it is '
+                  f'(type={self.source!r})')
+        text = f'{self.source} takes {need:.3g} GiB in memory'
+        if need > self._max_gib:
+            raise ConfigError(f'{text}, but max_gib of InMemoryDataset is '
+                              f'{self._max_gib:g}; raise it, {advice}')
+        free = free_memory(torch.device('cpu')) / GIB
+        if need > free:
+            raise ConfigError(f'{text}, but {free:.3g} are free; {advice}')
+
+    def _place(self, device: str, need: int) -> torch.device:
+        """Where the images shall stay."""
+        if device == 'auto':
+            # Another kind of accelerator gets batches from the CPU.
+            device = 'cpu'
+            if get_device() == 'cuda' and need < free_memory(
+                    torch.device('cuda')) / 2:
+                device = 'cuda'
+        elif device == 'cuda' and need > free_memory(torch.device('cuda')):
+            raise ConfigError(
+                f'{self.source} takes {need / GIB:.3g} GiB, which the GPU '
+                'has not free; use device="cpu"')
+        if device == 'cuda':
+            return torch.device('cuda', torch.cuda.current_device())
+        return torch.device('cpu')
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: Sequence[int]) -> dict:
+        """A batch, augmented.
+
+        Args:
+            indices (Sequence[int]): The numbers of its images; B of them.
+
+        Returns:
+            dict: ``inputs``, a uint8 tensor ``(B, C, H, W)`` in memory format
+            channels_last, and ``data_samples``, a :class:`BatchDataSample`
+            with ``gt_label`` and ``sample_idx``.
+        """
+        numbers = torch.as_tensor(indices)
+        chosen = to_device(numbers, self.images.device)
+        if self._crop is None:
+            batch = self.images.index_select(0, chosen)
+        else:
+            batch = random_crop(self.images, numbers, self._size)
+        if self._flip is not None:
+            batch = random_flip(batch, self._flip.prob,
+                                FLIPS[self._flip.direction])
+        return dict(
+            inputs=batch.permute(0, 3, 1, 2),
+            data_samples=BatchDataSample(
+                gt_label=self.labels.index_select(0, chosen),
+                sample_idx=numbers))
+
+    def __getitem__(self, index: int) -> dict:
+        """One image, augmented, as the toolbox's data sets give it.
+
+        Args:
+            index (int): Its number.
+
+        Returns:
+            dict: ``inputs``, a uint8 tensor ``(C, H, W)``, and
+            ``data_samples``, a ``DataSample``.
+        """
+        # CUDA gives no IndexError, which ends an iteration.
+        batch = self.__getitems__([range(len(self))[index]])
+        return dict(
+            inputs=batch['inputs'][0], data_samples=batch['data_samples'][0])
+
+    def full_init(self) -> None:
+        """Nothing; the toolbox's wrappers of data sets call it."""
+
+    def get_gt_labels(self) -> np.ndarray:
+        """The labels of all images.
+
+        Returns:
+            np.ndarray: The labels ``(N, )``.
+        """
+        return self.labels.cpu().numpy()
+
+    def get_cat_ids(self, idx: int) -> List[int]:
+        """The labels of one image.
+
+        Args:
+            idx (int): Its number.
+
+        Returns:
+            list[int]: Its one label.
+        """
+        return [int(self.labels[idx])]
+
+    def __repr__(self) -> str:
+        number, height, width, _ = self.images.shape
+        return (f'{number:,} images of {height}x{width}, '
+                f'{self.images.numel() / GIB * 1024:.0f} MiB on '
+                f'{self.images.device}')
+
+
+def split_pipeline(
+    transforms: Sequence
+) -> Tuple[List, Optional[RandomCrop], Optional[RandomFlip]]:
+    """Tell what a pipeline does once, and what it does at random.
+
+    Args:
+        transforms (Sequence[BaseTransform]): The pipeline.
+
+    Returns:
+        tuple: The transforms that give the same image every time, the
+        ``RandomCrop`` and the ``RandomFlip``; None for what it has not.
+
+    Raises:
+        ConfigError: If it holds something else, or in another order.
+    """
+    rest = list(transforms)
+    fixed = []
+    while rest and type(rest[0]) in FIXED_TRANSFORMS:
+        fixed.append(rest.pop(0))
+    crop = rest.pop(0) if rest and type(rest[0]) is RandomCrop else None
+    flip = rest.pop(0) if rest and type(rest[0]) is RandomFlip else None
+    if rest and type(rest[0]) is PackInputs:
+        rest.pop(0)
+    if rest:
+        fixed_names = ', '.join(kind.__name__ for kind in FIXED_TRANSFORMS)
+        raise ConfigError(
+            f'pipeline.{len(transforms) - len(rest)} of InMemoryDataset, '
+            f'{type(rest[0]).__name__}, cannot stand there; allowed are, in '
+            f'this order, {fixed_names}, RandomCrop, RandomFlip, PackInputs; '
+            'for other transforms use the data set as it is '
+            '(type=<source> and collate_fn default_collate)')
+    if crop is not None and crop.pad_if_needed:
+        raise ConfigError('pad_if_needed of RandomCrop is not supported by '
+                          'InMemoryDataset; set padding')
+    if flip is not None and (isinstance(flip.prob, list)
+                             or not isinstance(flip.direction, str)):
+        raise ConfigError(
+            'RandomFlip in an InMemoryDataset takes one prob and one '
+            f'direction; got {flip.prob} and {flip.direction}')
+    return fixed, crop, flip

@@ -1,0 +1,96 @@
+from typing import Any, List, Optional, Sequence, Tuple
+
+import torch
+from mmengine.hooks import LoggerHook, RuntimeInfoHook
+from mmengine.runner import Runner
+
+from mcod_plugin.registry import HOOKS
+
+# The most steps whose values wait on the device.
+MAX_STEPS = 1000
+
+
+@HOOKS.register_module()
+class CohortRuntimeInfoHook(RuntimeInfoHook):
+    """Hand the losses of training to the message hub when they are read, not
+    in every step.
+
+    MMEngine moves every value of every step to the host at once, and each
+    time a GPU has to finish what it was given before it gets more. Here the
+    values wait on the device until a :class:`LoggerHook` logs, a checkpoint
+    is saved or an epoch ends; the message hub then holds what it would have
+    held. A hook that reads ``train/...`` from it at another time sees the
+    values of the last of these moments.
+
+    Examples:
+        >>> default_hooks = dict(runtime_info=dict(
+        ...     type='mcod_plugin.CohortRuntimeInfoHook'))
+    """
+
+    def __init__(self) -> None:
+        self.waiting: List[Tuple[str, Any]] = []
+
+    def after_train_iter(self,
+                         runner: Runner,
+                         batch_idx: int,
+                         data_batch: Any = None,
+                         outputs: Optional[dict] = None) -> None:
+        """Keep the values of the step; hand them over if they are logged."""
+        for key, value in (outputs or {}).items():
+            if isinstance(value, torch.Tensor):
+                value = value.detach().reshape(())
+            self.waiting.append((f'train/{key}', value))
+        intervals = [
+            hook.interval for hook in runner.hooks
+            if isinstance(hook, LoggerHook)
+        ]
+        if self.end_of_epoch(runner.train_dataloader, batch_idx) or any(
+                self.every_n_inner_iters(batch_idx, interval)
+                for interval in (MAX_STEPS, *intervals)):
+            self.hand_over(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Hand over what is left of the epoch."""
+        self.hand_over(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Hand over what the checkpoint's copy of the message hub lacks."""
+        if self.waiting:
+            self.hand_over(runner)
+            state = runner.message_hub.state_dict()
+            for key in ('log_scalars', 'resumed_keys'):
+                checkpoint['message_hub'][key] = state[key]
+
+    def hand_over(self, runner: Runner) -> None:
+        """Move all values that wait to the message hub.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        keys = [key for key, _ in self.waiting]
+        values = to_host([value for _, value in self.waiting])
+        self.waiting.clear()
+        for key, value in zip(keys, values):
+            runner.message_hub.update_scalar(key, value)
+
+
+def to_host(values: Sequence[Any]) -> list:
+    """Turn the tensors among some values into numbers, in one transfer for
+    each kind of them.
+
+    Args:
+        values (Sequence): Scalar tensors and whatever else.
+
+    Returns:
+        list: What each tensor's ``item()`` gives; the rest as it is.
+    """
+    host = list(values)
+    kinds = {}
+    for index, value in enumerate(host):
+        if isinstance(value, torch.Tensor):
+            kinds.setdefault((value.device, value.dtype), []).append(index)
+    for places in kinds.values():
+        numbers = torch.stack([host[index] for index in places]).tolist()
+        for index, number in zip(places, numbers):
+            host[index] = number
+    return host

@@ -1,0 +1,55 @@
+import inspect
+from typing import Any, Optional
+
+import torch
+
+from mcod_plugin.errors import ConfigError, nearest
+from mcod_plugin.utils.explain import one_line
+
+
+def compile_settings(setting: Any) -> Optional[dict]:
+    """Arguments of :func:`torch.compile` from the setting ``compile``.
+
+    Args:
+        setting (bool | dict | None): What the config says.
+
+    Returns:
+        dict | None: The arguments; None if nothing is to be compiled.
+
+    Raises:
+        ConfigError: If PyTorch does not take them.
+    """
+    if setting is None or setting is False:
+        return None
+    if setting is not True and not isinstance(setting, dict):
+        raise ConfigError('compile must be True, False or a dict of arguments '
+                          f'of torch.compile; got {setting!r}')
+    settings = {} if setting is True else dict(setting)
+    known = [
+        name for name in inspect.signature(torch.compile).parameters
+        if name != 'model'
+    ]
+    for name in settings:
+        if name not in known:
+            raise ConfigError(
+                f'compile.{name} is no argument of torch.compile; ' +
+                (nearest(name, known) or f'it takes {", ".join(known)}'))
+    backend = settings.get('backend', 'inductor')
+    backends = torch.compiler.list_backends(exclude_tags=())
+    if not callable(backend) and backend not in backends:
+        raise ConfigError(
+            f'compile.backend {backend!r} is no backend of torch.compile; ' +
+            (nearest(str(backend), backends)
+             or f'it has {", ".join(backends)}'))
+    try:
+        # It checks them, and compiles nothing before the first call.
+        torch.compile(_nothing, **settings)
+    except Exception as error:
+        # Of options it knows some hundreds, and lists them all.
+        reason = one_line(error).partition(', known options are')[0]
+        raise ConfigError(f'compile: {reason}') from error
+    return settings
+
+
+def _nothing() -> None:
+    pass

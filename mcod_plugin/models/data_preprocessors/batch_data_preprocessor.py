@@ -1,0 +1,93 @@
+from typing import Tuple
+
+import torch
+import torch.nn.functional as F
+from mmpretrain.models.utils import ClsDataPreprocessor
+from torch import Tensor
+
+from mcod_plugin.registry import MODELS
+from mcod_plugin.structures import BatchDataSample
+
+
+@MODELS.register_module()
+class BatchDataPreprocessor(ClsDataPreprocessor):
+    """The toolbox's preprocessor, which treats a :class:`BatchDataSample` as
+    a whole.
+
+    Images and labels, and what batch augmentations such as Mixup make of
+    them, are those of the toolbox, to the bit. Batches of any other kind are
+    left to it.
+
+    Args:
+        *args, **kwargs: See ``mmpretrain.ClsDataPreprocessor``.
+    """
+
+    _statistics_key = None
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Normalise the images, and mix them if that is asked for.
+
+        Args:
+            data (dict): ``inputs``, images ``(N, C, H, W)``, and
+                ``data_samples``.
+            training (bool): Whether batch augmentations apply.
+                Defaults to False.
+
+        Returns:
+            dict: The same, on the device of the model.
+        """
+        samples = data.get('data_samples')
+        if not isinstance(samples, BatchDataSample) or samples.touched:
+            return super().forward(data, training)
+        inputs = self.cast_data(data['inputs'])
+        if inputs.is_contiguous(memory_format=torch.channels_last):
+            inputs = self._normalize_pixels(inputs)
+        else:
+            inputs = super().forward(dict(inputs=inputs))['inputs']
+        fields = {
+            name: self.cast_data(value) if name.startswith('gt_') else value
+            for name, value in samples.fields.items()
+        }
+        if self.to_onehot and 'gt_score' not in fields:
+            fields['gt_score'] = F.one_hot(fields['gt_label'],
+                                           self.num_classes)
+        if (training and self.batch_augments is not None
+                and 'gt_score' in fields):
+            inputs, fields['gt_score'] = self.batch_augments(
+                inputs, fields['gt_score'])
+        return dict(inputs=inputs, data_samples=BatchDataSample(**fields))
+
+    def _normalize_pixels(self, inputs: Tensor) -> Tensor:
+        """Normalise images whose channels come last in memory.
+
+        On a CPU, a mean of three numbers that is broadcast over pixels of
+        three costs twenty times as much as one of a whole image.
+        """
+        if self.to_rgb and inputs.size(1) == 3:
+            inputs = inputs.flip(1)
+        number, channels, height, width = inputs.shape
+        inputs = inputs.float()
+        if self._enable_normalize:
+            mean, std = self._image_of_statistics(channels, height * width)
+            pixels = inputs.permute(0, 2, 3, 1).reshape(number, -1)
+            # It is another tensor than the one that was given.
+            pixels = (pixels - mean).div_(std)
+            inputs = pixels.view(number, height, width,
+                                 channels).permute(0, 3, 1, 2)
+        if self.pad_size_divisor > 1:
+            below, right = (-size % self.pad_size_divisor
+                            for size in (height, width))
+            inputs = F.pad(inputs, (0, right, 0, below), 'constant',
+                           self.pad_value)
+        return inputs
+
+    def _image_of_statistics(self, channels: int,
+                             pixels: int) -> Tuple[Tensor, Tensor]:
+        """Mean and standard deviation of every value of an image."""
+        key = (channels, pixels, self.mean.device)
+        if self._statistics_key != key:
+            self._statistics_key = key
+            self._statistics = tuple(
+                value.expand(channels, 1, 1).reshape(-1).repeat(pixels)
+                for value in (self.mean, self.std))
+        return self._statistics

@@ -1,0 +1,3 @@
+from .batch_data_sample import BatchDataSample
+
+__all__ = ['BatchDataSample']

@@ -1,0 +1,80 @@
+from typing import Dict, List, Union
+
+from mmpretrain.structures import DataSample
+from torch import Tensor
+
+
+class BatchDataSample:
+    """What is known of the images of a batch, one tensor for each field.
+
+    It stands where the toolbox has a list of ``DataSample``, and costs as much
+    for a thousand images as for one. Code that knows it works on
+    :attr:`fields`. To all other code it is that list: the sample of an image
+    is made when it is asked for, and kept, so that changes to it last.
+
+    Args:
+        **fields (Tensor): Tensors ``(N, ...)``, named as the fields of a
+            ``DataSample``: ``gt_label`` ``(N, )``, ``gt_score`` ``(N, C)``
+            and so on. ``sample_idx`` ``(N, )`` is an image's number in its
+            data set.
+
+    Attributes:
+        fields (dict[str, Tensor]): The fields by name.
+        touched (bool): Whether the sample of any image was asked for. From
+            then on, the samples and not :attr:`fields` are up to date.
+
+    Examples:
+        >>> batch = BatchDataSample(gt_label=torch.tensor([3, 1]))
+        >>> batch.fields['gt_label']
+        tensor([3, 1])
+        >>> [sample.gt_label for sample in batch]
+        [tensor([3]), tensor([1])]
+    """
+
+    def __init__(self, **fields: Tensor) -> None:
+        sizes = {len(value) for value in fields.values()}
+        if len(sizes) != 1:
+            raise ValueError('the fields of a batch must have the same '
+                             f'length; got {sorted(sizes)}')
+        self.fields: Dict[str, Tensor] = fields
+        self._size = sizes.pop()
+        self._samples: Dict[int, DataSample] = {}
+
+    @property
+    def touched(self) -> bool:
+        return bool(self._samples)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(
+            self, index: Union[int, slice]) -> Union[DataSample, List]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._size))]
+        number = index + self._size if index < 0 else index
+        # IndexError is what ends an iteration, too.
+        if not 0 <= number < self._size:
+            raise IndexError(f'there are {self._size} samples; got {index}')
+        if number not in self._samples:
+            self._samples[number] = self._make(number)
+        return self._samples[number]
+
+    def _make(self, number: int) -> DataSample:
+        sample = DataSample()
+        for name, value in self.fields.items():
+            # A view would be pickled together with the whole batch.
+            row = value[number].clone()
+            if name == 'sample_idx':
+                sample.set_metainfo({name: int(row)})
+            elif name in ('gt_score', 'pred_score'):
+                # These note the number of classes as well.
+                getattr(sample, f'set_{name}')(row)
+            else:
+                # A label is a tensor of one element in the toolbox.
+                sample.set_field(row[None] if row.ndim == 0 else row, name)
+        return sample
+
+    def __repr__(self) -> str:
+        shapes = ', '.join(f'{name}={tuple(value.shape)}'
+                           for name, value in self.fields.items())
+        return f'{type(self).__name__}({shapes})'

@@ -1,0 +1,94 @@
+"""Compiled branches train like others, and leave nothing behind."""
+import pytest
+import torch
+from mmengine.hooks import Hook
+from torch._dynamo.utils import counters
+
+from mcod_plugin.engine.runner.compile_settings import compile_settings
+from mcod_plugin.errors import ConfigError
+
+
+class Graphs(Hook):
+    """Notes the weight, the loss and the number of graphs of every step."""
+
+    def __init__(self):
+        self.weights, self.losses, self.graphs = [], [], []
+
+    def after_train_iter(self, runner, batch_idx, data_batch, outputs):
+        self.weights.append(runner.model.kd_weight)
+        self.losses.append(outputs['loss'].detach())
+        self.graphs.append(counters['stats']['unique_graphs'])
+
+
+def run(runner):
+    graphs = Graphs()
+    runner.register_hook(graphs)
+    runner.train()
+    return graphs
+
+
+def test_compiled_branches(tiny_runner, tmp_path):
+    torch._dynamo.reset()
+    counters.clear()
+    # All batches are of one size, and none is of validation.
+    changes = dict.fromkeys(('val_cfg', 'val_dataloader', 'val_evaluator'))
+    compiled = tiny_runner(
+        'compiled', 3, compile=dict(backend='eager'), **changes)
+    found = run(compiled)
+    plain = tiny_runner('plain', 3, **changes)
+    expected = run(plain)
+    assert torch.equal(
+        torch.stack(found.losses), torch.stack(expected.losses))
+
+    # Three weights, one of them 0, and one graph for each branch.
+    assert len(set(found.weights)) == 3 and 0 in found.weights
+    assert found.graphs == [2] * 12
+    log = next((tmp_path / 'compiled').rglob('*.log')).read_text()
+    assert 'The branches are compiled' in log
+    # The count of FLOPs has seen them before.
+    assert '227,232' in log
+
+    state = compiled.model.state_dict()
+    assert state.keys() == plain.model.state_dict().keys()
+    plain.load_checkpoint(f'{compiled.work_dir}/epoch_3.pth')
+    for key, value in plain.model.state_dict().items():
+        assert torch.equal(value, state[key])
+
+
+def test_settings():
+    assert compile_settings(None) is None
+    assert compile_settings(False) is None
+    assert compile_settings(dict(backend='aot_eager')) == dict(
+        backend='aot_eager')
+
+
+@pytest.mark.parametrize('setting, match', [
+    ('yes', "compile must be True, False or a dict .*; got 'yes'"),
+    (dict(bakend='eager'), r'compile\.bakend is no .* did you mean backend'),
+    (dict(backend='inductr'), "backend 'inductr' .* did you mean inductor"),
+    (dict(backend=3), 'compile.backend 3 is no backend'),
+    (dict(mode='fast'), 'compile: .*fast'),
+    (dict(options=dict(fast=1)), 'compile: .*fast$'),
+])
+def test_bad_settings(setting, match):
+    with pytest.raises(ConfigError, match=match):
+        compile_settings(setting)
+
+
+def test_bad_setting_ends_a_run_before_it_begins(tiny_runner):
+    runner = tiny_runner(compile=dict(backend='inductr'))
+    with pytest.raises(ConfigError, match='did you mean inductor'):
+        runner.train()
+    assert not runner.started
+
+
+def test_other_models_are_compiled_whole(tiny_runner):
+    branch = dict(
+        type='ImageClassifier',
+        backbone=dict(type='mcod_plugin.CifarResNet', depth=8, width=4),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=16))
+    runner = tiny_runner(
+        model=dict(branch, _delete_=True), compile=dict(backend='eager'))
+    runner._maybe_compile('train_step')
+    assert 'train_step' in vars(runner.model)

@@ -1,0 +1,95 @@
+"""Time a cohort against the same networks trained alone by the toolbox.
+
+    python tools/benchmark.py configs/mcod_small_cifar100.py
+"""
+import sys
+
+from mcod_plugin.cli import (ToolParser, add_config_arguments, check_out,
+                             load_config, use_amp, user_errors)
+from mcod_plugin.errors import ConfigError, check_integer, check_number
+
+NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+
+
+def parse_args():
+    parser = ToolParser(description='Time a cohort')
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument(
+        '--amp', action='store_true', help='the cohort in mixed precision')
+    parser.add_argument(
+        '--rounds',
+        type=int,
+        default=7,
+        help='turns of each contender (default: 7)')
+    parser.add_argument(
+        '--seconds',
+        type=float,
+        default=1.,
+        help='the least length of a turn (default: 1)')
+    parser.add_argument(
+        '--threads',
+        type=int,
+        help='threads of each contender (default: those of PyTorch)')
+    parser.add_argument(
+        '--only',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='GLOB',
+        help='the contenders to time, such as step/* bare/*')
+    parser.add_argument(
+        '--growth',
+        action='store_true',
+        help='time cohorts of 1, 2, 4 and 8 equal branches instead')
+    parser.add_argument(
+        '--growth-branch', help='the branch for --growth (default: the first)')
+    parser.add_argument(
+        '--solo-workers',
+        type=int,
+        default=2,
+        help="workers of each of the toolbox's data loaders (default: 2)")
+    parser.add_argument('--out', help='the .json file to write results to')
+    add_config_arguments(parser)
+    parser.set_defaults(work_dir=None)
+    return parser.parse_args()
+
+
+def check_args(args):
+    """Raise unless the arguments that only this tool has can be used."""
+    check_integer('--rounds', args.rounds)
+    check_number('--seconds', args.seconds, 0, exclusive=True)
+    if args.threads is not None:
+        check_integer('--threads', args.threads)
+    check_integer('--solo-workers', args.solo_workers, 0)
+    if args.growth_branch is not None and not args.growth:
+        raise ConfigError('--growth-branch needs --growth')
+    if args.launcher != 'none':
+        raise ConfigError(f'--launcher {args.launcher}: the benchmark starts '
+                          'its processes itself; leave it out')
+    if args.out is not None:
+        if not args.out.endswith('.json'):
+            raise ConfigError(f'--out must end in .json; got {args.out}')
+        check_out('--out', args.out)
+
+
+def main():
+    args = parse_args()
+    with user_errors():
+        check_args(args)
+        cfg = load_config(args, NEEDS)
+        if args.amp:
+            use_amp(cfg)
+        from mcod_plugin.benchmark import run_benchmark, tables, write
+        report = run_benchmark(cfg, args.rounds, args.seconds, args.threads,
+                               args.only, args.solo_workers, args.growth,
+                               args.growth_branch)
+        print(tables(report))
+        if args.out is not None:
+            write(report, args.out)
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
