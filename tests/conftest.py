@@ -45,18 +45,23 @@ def tiny_config(tmp_path):
     """Makes configs of a tiny run: a convolutional network and a transformer
     with dropout, on a few handwritten digits with random crops.
 
-    Hooks, data and optimizer are real, so that tests see what users see.
+    Hooks, data and optimizer are real, so that tests see what users see. The
+    images come by the batch, or one by one if ``in_memory`` is False.
     """
     crop = [
         dict(type='RandomCrop', crop_size=16, padding=2),
         dict(type='PackInputs')
     ]
 
-    def make(work_dir='run', epochs=2, **changes):
+    def make(work_dir='run', epochs=2, in_memory=True, **changes):
         loader = dict(
             num_workers=0,
-            collate_fn=dict(type='default_collate'),
+            collate_fn=dict(type='mcod_plugin.batch_collate'),
             batch_size=16)
+        digits = dict(type='mcod_plugin.Digits')
+        if in_memory:
+            digits = dict(
+                type='mcod_plugin.InMemoryDataset', source=digits['type'])
         cfg = dict(
             default_scope='mmpretrain',
             runner_type='mcod_plugin.CohortRunner',
@@ -75,16 +80,12 @@ def tiny_config(tmp_path):
             train_dataloader=dict(
                 loader,
                 sampler=dict(type='DefaultSampler', shuffle=True),
-                dataset=dict(
-                    type='mcod_plugin.Digits', indices=64, pipeline=crop)),
+                dataset=dict(digits, indices=64, pipeline=crop)),
             val_dataloader=dict(
                 loader,
                 sampler=dict(type='DefaultSampler', shuffle=False),
                 dataset=dict(
-                    type='mcod_plugin.Digits',
-                    split='test',
-                    indices=40,
-                    pipeline=crop[1:])),
+                    digits, split='test', indices=40, pipeline=crop[1:])),
             val_evaluator=dict(type='mcod_plugin.BranchMetrics', topk=(1, )),
             train_cfg=dict(by_epoch=True, max_epochs=epochs),
             val_cfg=dict(),

@@ -2,6 +2,7 @@
 
     python tools/benchmark.py configs/mcod_small_cifar100.py
 """
+import signal
 import sys
 
 from mcod_plugin.cli import (ToolParser, add_config_arguments, check_out,
@@ -89,6 +90,8 @@ def main():
 
 
 if __name__ == '__main__':
+    # Its processes and folders go with it, however it is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main()
     except KeyboardInterrupt:

@@ -5,9 +5,10 @@ import signal
 import tempfile
 import time
 import traceback
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, Iterator, Tuple
 
 import torch
 
@@ -63,12 +64,15 @@ class Arena:
         # A process that uses a GPU cannot be forked.
         context = multiprocessing.get_context(
             'spawn' if torch.cuda.is_available() else 'forkserver')
-        context.set_forkserver_preload(['mcod_plugin.benchmark.preload'])
-        # The contenders' warnings go where all that they print goes, but the
-        # process from which they are forked has imports to warn of.
-        warnings = os.environ.get('PYTHONWARNINGS')
-        os.environ['PYTHONWARNINGS'] = 'ignore'
-        try:
+        if context.get_start_method() == 'forkserver':
+            context.set_forkserver_preload(['mcod_plugin.benchmark.preload'])
+            with _quiet_children():
+                forkserver.ensure_running()
+            # This waits until it has imported all, which may be interrupted.
+            process = context.Process(target=time.sleep, args=(0, ))
+            process.start()
+            process.join()
+        with _quiet_children():
             for index, (name, play) in enumerate(self._contenders.items()):
                 folder = osp.join(self._folder.name, str(index))
                 os.mkdir(folder)
@@ -81,11 +85,6 @@ class Arena:
                 self._processes[name] = process
                 # So that the death of the process closes the pipe.
                 pipe.close()
-        finally:
-            if warnings is None:
-                del os.environ['PYTHONWARNINGS']
-            else:
-                os.environ['PYTHONWARNINGS'] = warnings
 
     def wait_until_built(self, name: str) -> None:
         """Wait until a contender has built what it needs.
@@ -159,7 +158,6 @@ class Arena:
         for process in self._processes.values():
             process.join(max(0, end - time.monotonic()))
             if process.exitcode != 0:
-                # Its data loaders' workers are in its group.
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.kill()
@@ -167,10 +165,27 @@ class Arena:
         self._folder.cleanup()
 
 
+@contextmanager
+def _quiet_children() -> Iterator[None]:
+    """Processes that start in this block do not warn of what they import, and
+    do not notice Ctrl-C, with which the arena deals."""
+    warnings = os.environ.get('PYTHONWARNINGS')
+    os.environ['PYTHONWARNINGS'] = 'ignore'
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if warnings is None:
+            del os.environ['PYTHONWARNINGS']
+        else:
+            os.environ['PYTHONWARNINGS'] = warnings
+
+
 def _live(play: Callable[[Turns], None], pipe: Connection, folder: str,
           seconds: float, threads: int) -> None:
     """The life of a contender's process."""
-    # Apart from the terminal, whose Ctrl-C the arena deals with.
+    # The arena can then end it together with its data loaders' workers.
     os.setpgid(0, 0)
     output = os.open(osp.join(folder, 'output'), os.O_CREAT | os.O_WRONLY)
     os.dup2(output, 1)

@@ -55,9 +55,10 @@ def run_benchmark(cfg: Any,
         raise ConfigError('the benchmark is for cohorts: model.branches must '
                           f'name at least one classifier; got {branches!r}')
     if growth:
-        if growth_branch is not None:
-            check_choice('--growth-branch', growth_branch, branches)
-        contenders = growth_line_up(cfg, growth_branch or next(iter(branches)))
+        if growth_branch is None:
+            growth_branch = next(iter(branches))
+        check_choice('--growth-branch', growth_branch, branches)
+        contenders = growth_line_up(cfg, growth_branch)
     else:
         contenders = line_up(cfg, solo_workers)
     contenders = _choose(contenders, only)
@@ -84,6 +85,7 @@ def run_benchmark(cfg: Any,
         rounds=rounds,
         seconds=seconds,
         solo_workers=solo_workers,
+        growth_branch=growth_branch,
         iterations_per_epoch=iterations,
         val_images=val_images,
         **results(scores, found))

@@ -50,8 +50,8 @@ def line_up(cfg: Any, workers: int) -> Dict[str, Contender]:
     ``val/<branch>``          a batch of the toolbox's
     ========================= ===============================================
 
-    Loops over a data loader are timed without the epoch's end and its first
-    iteration.
+    Loops over training data are timed without the epoch's end, see
+    :meth:`Turns.batch`.
 
     Args:
         cfg (Config): The config.
@@ -180,6 +180,7 @@ def bare(cfg: Any, name: str, turns: Turns) -> None:
     branch.init_weights()
     branch.train()
     optim_wrapper = runner.build_optim_wrapper(cfg.optim_wrapper)
+    runner._maybe_compile('forward')
     turns.start(images=cfg.train_dataloader.batch_size)
     for inputs, target in cycle(batches):
         with optim_wrapper.optim_context(branch):
@@ -244,12 +245,9 @@ def load(build: Callable[[str], Runner], turns: Turns) -> None:
     preprocess = runner.model.data_preprocessor
     turns.start(images=settings.batch_size, lead_in=_lead_in(settings))
     while True:
-        for batch in loader:
+        for index, batch in enumerate(loader):
             preprocess(batch, True)
-            turns.step()
-        # As in a training loop, see TurnHook.
-        if len(loader) > 1:
-            turns.pause()
+            turns.batch(index, len(loader))
 
 
 def validate(build: Callable[[str], Runner], turns: Turns) -> None:

@@ -61,12 +61,22 @@ def tables(report: Dict[str, Any]) -> str:
         str: What was measured where, a table of the contenders and one of the
         ratios.
     """
-    rows = [(name, f'{row["milliseconds"]:.2f}', f'{100 * row["spread"]:.1f}',
-             f'{row["images_per_second"]:,.0f}', _mib(row['peak_bytes']))
-            for name, row in report['contenders'].items()]
-    text = f'{_heading(report)}\n' + render(
-        ('contender', 'ms per step', 'spread %', 'images/s', 'peak MiB'), rows)
-    rows = [(name, *(f'{row[key]:.3f}' for key in ('median', 'min', 'max')))
+    header = ['contender', 'ms per step', 'spread %', 'images/s', 'peak MiB']
+    rows = [[
+        name, f'{row["milliseconds"]:.2f}', f'{100 * row["spread"]:.1f}',
+        f'{row["images_per_second"]:,.0f}',
+        _mib(row['peak_bytes'])
+    ] for name, row in report['contenders'].items()]
+    if report['growth_branch'] is not None:
+        header += ['ms per branch', 'MiB per branch']
+        for cells, (name, row) in zip(rows, report['contenders'].items()):
+            number = int(name.rpartition('/')[2])
+            cells += [
+                f'{row["milliseconds"] / number:.2f}',
+                _mib(row['peak_bytes'], number)
+            ]
+    text = f'{_heading(report)}\n{render(header, rows)}'
+    rows = [[name, *(f'{row[key]:.3f}' for key in ('median', 'min', 'max'))]
             for name, row in report['ratios'].items()]
     if rows:
         text += '\n' + render(('ratio', 'median', 'min', 'max'), rows)
@@ -75,15 +85,20 @@ def tables(report: Dict[str, Any]) -> str:
 
 def _heading(report: Dict[str, Any]) -> str:
     threads = report['threads']
-    return (
-        f'{report["config"]}, batch size {report["batch_size"]}, '
-        f'{report["precision"]}, on {report["device"]} with {threads} '
-        f'thread{"s" * (threads > 1)} (torch {report["versions"]["torch"]}); '
-        f'medians of {report["rounds"]} rounds, spread: interquartile range')
+    formats = report['memory_formats'] or {}
+    settings = [
+        f'batch size {report["batch_size"]}', report['precision'],
+        *dict.fromkeys(formats.values())
+    ]
+    return (f'{report["config"]}: {", ".join(settings)}; on '
+            f'{report["device"]}, {threads} thread{"s" * (threads > 1)}, '
+            f'torch {report["versions"]["torch"]}.\nMedians of '
+            f'{report["rounds"]} rounds; the spread is their interquartile '
+            'range.')
 
 
-def _mib(number: Optional[int]) -> str:
-    return '-' if number is None else f'{number / MIB:,.0f}'
+def _mib(number: Optional[int], parts: int = 1) -> str:
+    return '-' if number is None else f'{number / MIB / parts:,.0f}'
 
 
 def write(report: Dict[str, Any], path: str) -> None:

@@ -9,9 +9,6 @@ from .turns import Turns
 class TurnHook(Hook):
     """Take turns inside of a runner's training loop.
 
-    The end of an epoch (checkpoint, restart of the data loader) and the first
-    iteration of the next one are not timed.
-
     Args:
         turns (Turns): The turns to take.
         lead_in (int): Iterations at the beginning of a turn that are not
@@ -38,9 +35,4 @@ class TurnHook(Hook):
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
         """An iteration is done."""
-        self.turns.step()
-        length = len(runner.train_dataloader)
-        # A single batch is both the last and the first one. Iteration-based
-        # loops count on from epoch to epoch.
-        if length > 1 and (batch_idx + 1) % length == 0:
-            self.turns.pause()
+        self.turns.batch(batch_idx, len(runner.train_dataloader))

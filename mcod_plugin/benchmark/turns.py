@@ -93,6 +93,22 @@ class Turns:
         step."""
         self._stopped_at = self._clock()
 
+    def batch(self, index: int, length: int) -> None:
+        """A batch from a data loader is done.
+
+        Neither the last one of an epoch counts, which may be smaller, nor the
+        first one, which waits for the loader to begin anew, nor what lies in
+        between, such as a checkpoint.
+
+        Args:
+            index (int): Number of the batch, from 0. It may go on from epoch
+                to epoch.
+            length (int): Number of batches in an epoch.
+        """
+        self.step()
+        if length > 2 and (index + 1) % length in (0, length - 1):
+            self.pause()
+
     def _run(self, warm_up: int, lead_in: int,
              facts: dict) -> Generator[None, int, None]:
         """The course of events. It goes on by a step at each ``yield``."""

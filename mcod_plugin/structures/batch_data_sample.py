@@ -1,3 +1,4 @@
+import operator
 from typing import Dict, List, Union
 
 from mmpretrain.structures import DataSample
@@ -51,6 +52,8 @@ class BatchDataSample:
             self, index: Union[int, slice]) -> Union[DataSample, List]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self._size))]
+        # It may be a tensor or an array of one element.
+        index = operator.index(index)
         number = index + self._size if index < 0 else index
         # IndexError is what ends an iteration, too.
         if not 0 <= number < self._size:

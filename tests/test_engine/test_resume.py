@@ -38,6 +38,10 @@ CHANGES = [
         'randomness.seed': None
     },
     {
+        'in_memory': False
+    },
+    {
+        'in_memory': False,
         'train_dataloader.num_workers': 1
     },
     # An adaptive optimizer, and targets mixed by random weights.
@@ -45,6 +49,10 @@ CHANGES = [
         'optim_wrapper.optimizer': dict(type='AdamW', lr=1e-3, _delete_=True),
         'model.train_cfg': dict(augments=dict(type='Mixup', alpha=0.8)),
         'model.data_preprocessor.num_classes': 10
+    },
+    {
+        'model.train_cfg': dict(augments=dict(type='CutMix', alpha=1.)),
+        'model.memory_format': 'contiguous'
     },
     {
         'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper'

@@ -476,7 +476,12 @@ def test_debug_gives_the_traceback(run_tool, place):
 def test_error_in_the_middle_keeps_its_traceback(run_tool, place):
     (place / 'late.py').write_text("""\
 _base_ = ['tiny.py']
-train_dataloader = dict(dataset=dict(type='failing_data.FailingDigits'))
+train_dataloader = dict(
+    dataset=dict(
+        _delete_=True,
+        type='failing_data.FailingDigits',
+        size=32,
+        pipeline=[dict(type='PackInputs')]))
 custom_imports = dict(imports=['mcod_plugin', 'failing_data'])
 """)
     (place / 'failing_data.py').write_text("""\

@@ -1,7 +1,9 @@
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+import numpy as np
 import torch
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
+from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
 
 from mcod_plugin.registry import HOOKS
@@ -16,11 +18,12 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
     in every step.
 
     MMEngine moves every value of every step to the host at once, and each
-    time a GPU has to finish what it was given before it gets more. Here the
-    values wait on the device until a :class:`LoggerHook` logs, a checkpoint
-    is saved or an epoch ends; the message hub then holds what it would have
-    held. A hook that reads ``train/...`` from it at another time sees the
-    values of the last of these moments.
+    time a GPU has to finish what it was given before it gets more; then it
+    copies the history of all values before, which grows with the run. Here
+    the values wait on the device until a :class:`LoggerHook` logs, a
+    checkpoint is saved or an epoch ends; the message hub then holds what it
+    would have held. A hook that reads ``train/...`` from it at another time
+    sees the values of the last of these moments.
 
     Examples:
         >>> default_hooks = dict(runtime_info=dict(
@@ -29,6 +32,15 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
 
     def __init__(self) -> None:
         self.waiting: List[Tuple[str, Any]] = []
+
+    def before_train_iter(self,
+                          runner: Runner,
+                          batch_idx: int,
+                          data_batch: Any = None) -> None:
+        """Note the iteration, and keep the learning rates."""
+        runner.message_hub.update_info('iter', runner.iter)
+        for key, value in runner.optim_wrapper.get_lr().items():
+            self.waiting.append((f'train/{key}', value[0]))
 
     def after_train_iter(self,
                          runner: Runner,
@@ -67,11 +79,31 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         Args:
             runner (Runner): The runner.
         """
-        keys = [key for key, _ in self.waiting]
-        values = to_host([value for _, value in self.waiting])
+        numbers = to_host([value for _, value in self.waiting])
+        histories: Dict[str, list] = {}
+        for (key, _), number in zip(self.waiting, numbers):
+            histories.setdefault(key, []).append(number)
         self.waiting.clear()
-        for key, value in zip(keys, values):
-            runner.message_hub.update_scalar(key, value)
+        for key, (first, *others) in histories.items():
+            runner.message_hub.update_scalar(key, first)
+            extend(runner.message_hub.get_scalar(key), others)
+
+
+def extend(history: HistoryBuffer, numbers: Sequence[float]) -> None:
+    """Append numbers to a history.
+
+    Its own method copies all that is there for each of them, which costs more
+    and more as a run goes on.
+
+    Args:
+        history (HistoryBuffer): The history.
+        numbers (Sequence[float]): The numbers, each of which counts once.
+    """
+    if numbers:
+        logs, counts = history.data
+        keep = slice(-history.max_length, None)
+        history._log_history = np.append(logs, numbers)[keep]
+        history._count_history = np.append(counts, [1] * len(numbers))[keep]
 
 
 def to_host(values: Sequence[Any]) -> list:
@@ -82,9 +114,13 @@ def to_host(values: Sequence[Any]) -> list:
         values (Sequence): Scalar tensors and whatever else.
 
     Returns:
-        list: What each tensor's ``item()`` gives; the rest as it is.
+        list: What the ``item()`` of each gives that has one; the rest as it
+        is.
     """
-    host = list(values)
+    host = [
+        value.item() if isinstance(value, (np.ndarray, np.generic)) else value
+        for value in values
+    ]
     kinds = {}
     for index, value in enumerate(host):
         if isinstance(value, torch.Tensor):

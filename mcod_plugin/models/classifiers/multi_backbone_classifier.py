@@ -311,10 +311,11 @@ class MultiBackboneClassifier(BaseClassifier):
             for sample in data_samples
         ]
         for index, sample in enumerate(data_samples):
-            sample.set_pred_score(ensemble[index]).set_pred_label(
-                labels[index:index + 1])
+            # A view would be pickled together with the whole batch.
+            sample.set_pred_score(ensemble[index].clone()).set_pred_label(
+                labels[index:index + 1].clone())
             for key, score in scores.items():
-                sample.set_field(score[index], key)
+                sample.set_field(score[index].clone(), key)
         return data_samples
 
 

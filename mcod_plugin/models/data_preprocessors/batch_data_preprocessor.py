@@ -1,4 +1,4 @@
-from typing import Tuple
+from typing import Any, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,12 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
 
     _statistics_key = None
 
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        # MMEngine has an argument for it, which the toolbox hides: a copy
+        # from pinned memory need not wait for the step before.
+        self._non_blocking = True
+
     def forward(self, data: dict, training: bool = False) -> dict:
         """Normalise the images, and mix them if that is asked for.
 
@@ -40,7 +46,7 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
         if not isinstance(samples, BatchDataSample) or samples.touched:
             return super().forward(data, training)
         inputs = self.cast_data(data['inputs'])
-        if inputs.is_contiguous(memory_format=torch.channels_last):
+        if self._is_by_pixels(inputs):
             inputs = self._normalize_pixels(inputs)
         else:
             inputs = super().forward(dict(inputs=inputs))['inputs']
@@ -48,7 +54,8 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
             name: self.cast_data(value) if name.startswith('gt_') else value
             for name, value in samples.fields.items()
         }
-        if self.to_onehot and 'gt_score' not in fields:
+        if (self.to_onehot and 'gt_score' not in fields
+                and 'gt_label' in fields):
             fields['gt_score'] = F.one_hot(fields['gt_label'],
                                            self.num_classes)
         if (training and self.batch_augments is not None
@@ -56,6 +63,16 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
             inputs, fields['gt_score'] = self.batch_augments(
                 inputs, fields['gt_score'])
         return dict(inputs=inputs, data_samples=BatchDataSample(**fields))
+
+    def _is_by_pixels(self, inputs: Any) -> bool:
+        """Whether the channels of images come last in memory, and are as
+        many as the statistics."""
+        if not isinstance(inputs, Tensor) or not inputs.is_contiguous(
+                memory_format=torch.channels_last):
+            return False
+        return not self._enable_normalize or all(
+            value.numel() in (1, inputs.size(1))
+            for value in (self.mean, self.std))
 
     def _normalize_pixels(self, inputs: Tensor) -> Tensor:
         """Normalise images whose channels come last in memory.
@@ -84,7 +101,7 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
     def _image_of_statistics(self, channels: int,
                              pixels: int) -> Tuple[Tensor, Tensor]:
         """Mean and standard deviation of every value of an image."""
-        key = (channels, pixels, self.mean.device)
+        key = (channels, pixels, self.mean.device, self.mean.dtype)
         if self._statistics_key != key:
             self._statistics_key = key
             self._statistics = tuple(

@@ -14,6 +14,8 @@ SIZING_TRANSFORMS = {
     'EfficientNetCenterCrop': 'crop_size',
     'Resize': 'scale',
 }
+# These write a pair as (width, height), the others as (height, width).
+WIDTH_FIRST = ('CenterCrop', 'Resize')
 
 
 def parse_input_size(setting: str, value: Any) -> Tuple[int, int]:
@@ -53,8 +55,7 @@ def pipeline_input_size(
         name = str(transform.get('type')).rpartition('.')[2]
         found = transform.get(SIZING_TRANSFORMS.get(name))
         if isinstance(found, (tuple, list)):
-            # The toolbox writes (width, height).
-            size = tuple(reversed(found))
+            size = tuple(reversed(found) if name in WIDTH_FIRST else found)
         elif isinstance(found, int):
             size = found
     return size

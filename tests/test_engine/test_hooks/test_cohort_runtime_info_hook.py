@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mcod_plugin.engine.hooks.cohort_runtime_info_hook import to_host
+from mcod_plugin.engine.hooks.cohort_runtime_info_hook import extend, to_host
 
 
 def histories(hub):
@@ -137,6 +138,17 @@ def test_to_host_gives_what_item_gives():
     ]
     found = to_host(values)
     for value, number in zip(values, found):
-        expected = value.item() if isinstance(value, torch.Tensor) else value
+        expected = value.item() if hasattr(value, 'item') else value
         assert number == expected and type(number) is type(expected)
     assert to_host([]) == []
+
+
+@pytest.mark.parametrize('numbers', [[], [1.5], [1, 2, 3], [2, 0.5, 4, 8]])
+def test_extend_is_many_updates(numbers):
+    ours, theirs = (HistoryBuffer([7], [2], max_length=4) for _ in range(2))
+    extend(ours, numbers)
+    for number in numbers:
+        theirs.update(number)
+    for found, expected in zip(ours.data, theirs.data):
+        assert found.dtype == expected.dtype
+        assert found.tolist() == expected.tolist()

@@ -44,6 +44,7 @@ def test_ranks_differ(tiny_runner, monkeypatch):
 
 @pytest.mark.parametrize('changes, setting', [
     ({
+        'in_memory': False,
         'train_dataloader.num_workers': 1,
         'train_dataloader.persistent_workers': True
     }, 'train_dataloader.persistent_workers=True'),

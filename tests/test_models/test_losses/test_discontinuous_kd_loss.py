@@ -242,6 +242,79 @@ def test_nan_is_not_hidden():
     assert discontinuous_kd_loss(student, teacher, 3.0).isnan()
 
 
+# Several students at once
+
+
+def make_students(num=3, shape=(4, 10), dtype=torch.double):
+    pairs = [make_logits(shape, dtype, seed) for seed in range(num)]
+    return tuple(torch.stack(logits) for logits in zip(*pairs))
+
+
+@pytest.mark.parametrize('shared', [False, True])
+@pytest.mark.parametrize('num', [1, 3])
+@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('temperature', TEMPERATURES)
+def test_students_equal_oracle(shared, num, shape, temperature):
+    students, teachers = make_students(num, shape)
+    given = teachers[0] if shared else teachers
+    losses = discontinuous_kd_loss(students, given, temperature)
+    assert losses.shape == (num, ) and losses.dtype == torch.double
+    p = softmax(given.numpy() / temperature, axis=-1)
+    q = softmax(students.numpy() / temperature, axis=-1)
+    expected = temperature**2 * rel_entr(p, q).sum(-1).mean(-1)
+    torch.testing.assert_close(
+        losses, torch.from_numpy(expected), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize('shared', [False, True])
+@pytest.mark.parametrize('dtype', [torch.half, torch.float, torch.double])
+def test_students_equal_one_after_the_other(shared, dtype):
+    students, teachers = make_students(dtype=dtype)
+    students.requires_grad_()
+    losses = discontinuous_kd_loss(students,
+                                   teachers[0] if shared else teachers, 3.0)
+    # Each weighs differently, so that none can stand in for another.
+    weights = torch.tensor([1., 2., 4.], dtype=losses.dtype)
+    gradient, = torch.autograd.grad((weights * losses).sum(), students)
+    for index, student in enumerate(students.detach()):
+        student.requires_grad_()
+        loss = discontinuous_kd_loss(
+            student, teachers[0 if shared else index], 3.0)
+        assert torch.equal(losses[index], loss)
+        expected, = torch.autograd.grad(weights[index] * loss, student)
+        assert torch.equal(gradient[index], expected)
+
+
+@pytest.mark.parametrize('shared', [False, True])
+def test_gradient_of_students(shared):
+    students, teachers = make_students()
+    students.requires_grad_()
+    teachers = (teachers[0] if shared else teachers).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda logits: discontinuous_kd_loss(logits, teachers, 3.0), students)
+    losses = discontinuous_kd_loss(students, teachers, 3.0)
+    gradient, = torch.autograd.grad(losses.sum(), students)
+    q = softmax(students.detach().numpy() / 3., axis=-1)
+    p = softmax(teachers.detach().numpy() / 3., axis=-1)
+    torch.testing.assert_close(gradient, torch.from_numpy(3. * (q - p) / 4))
+    with pytest.raises(RuntimeError, match='unused|not have been used'):
+        torch.autograd.grad(
+            discontinuous_kd_loss(students, teachers, 3.0).sum(), teachers)
+
+
+def test_extreme_students():
+    big = 3e4
+    students = torch.tensor([[[0., big]], [[big, 0.]]], requires_grad=True)
+    teacher = torch.tensor([[big, 0.]])
+    losses = discontinuous_kd_loss(students, teacher, 3.0)
+    losses.sum().backward()
+    torch.testing.assert_close(losses.detach(), torch.tensor([3. * big, 0.]))
+    assert students.grad.isfinite().all() and not students.grad[1].any()
+
+
+# Use
+
+
 def test_inputs_are_kept():
     student, teacher = make_logits()
     copies = student.clone(), teacher.clone()

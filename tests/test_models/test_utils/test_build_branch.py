@@ -125,11 +125,12 @@ def head(**kwargs):
     return dict(type='LinearClsHead', num_classes=5, **kwargs)
 
 
-def make_cohort(**branches):
+def make_cohort(memory_format='auto', **branches):
     cohort = MODELS.build(
         dict(
             type='mcod_plugin.MultiBackboneClassifier',
             input_size=32,
+            memory_format=memory_format,
             branches=branches))
     cohort.init_weights()
     return cohort
@@ -181,6 +182,25 @@ def check_round_trip(cohort, fresh):
             assert torch.equal(logits, wanted[name]), name
 
 
+def check_logits(cohort, other, alone):
+    """They are those of the network alone: beyond rounding, and bit for bit
+    of a cohort in the memory format that it has itself."""
+    other.load_state_dict(cohort.state_dict())
+    alone.load_state_dict({
+        key[len('branches.net.'):]: value
+        for key, value in cohort.state_dict().items()
+    })
+    for module in (cohort, other, alone):
+        module.eval()
+    inputs, _ = make_batch()
+    with torch.no_grad():
+        logits = alone(inputs)
+        assert logits.shape == (4, 5) and logits.std() > 0
+        assert torch.equal(other(inputs), logits)
+        torch.testing.assert_close(
+            cohort(inputs), logits, rtol=1e-4, atol=1e-4)
+
+
 def check_gradients(cohort):
     """One step reaches every parameter, as distributed training wants."""
     inputs, samples = make_batch()
@@ -220,17 +240,7 @@ def test_any_backbone(backbone, neck, in_channels):
             backbone=copy.deepcopy(backbone),
             neck=copy.deepcopy(neck),
             head=head(in_channels=in_channels)))
-    alone.load_state_dict(
-        {
-            key[len('branches.net.'):]: value
-            for key, value in cohort.state_dict().items()
-        })
-    alone.eval()
-    inputs, _ = make_batch()
-    with torch.no_grad():
-        logits = cohort(inputs)
-        assert logits.shape == (4, 5) and logits.std() > 0
-        assert torch.equal(alone(inputs), logits)
+    check_logits(cohort, make_cohort('contiguous', net=branch), alone)
     check_gradients(cohort)
 
 
@@ -238,18 +248,11 @@ def test_any_backbone(backbone, neck, in_channels):
     'net', TIMM_CLASSIFIERS.values(), ids=TIMM_CLASSIFIERS)
 def test_timm_classifier(net):
     torch.manual_seed(0)
-    cohort = make_cohort(net=dict(type='TimmClassifier', **net))
-    check_round_trip(
-        cohort, make_cohort(net=dict(type='TimmClassifier', **net)))
-    alone = timm.create_model(**net)
-    alone.load_state_dict({
-        key[len('branches.net.'):]: value
-        for key, value in cohort.state_dict().items()
-    })
-    alone.eval()
-    inputs, _ = make_batch()
-    with torch.no_grad():
-        assert torch.equal(alone(inputs), cohort(inputs))
+    branch = dict(type='TimmClassifier', **net)
+    cohort = make_cohort(net=branch)
+    check_round_trip(cohort, make_cohort(net=branch))
+    check_logits(cohort, make_cohort('contiguous', net=branch),
+                 timm.create_model(**net))
     check_gradients(cohort)
 
 

@@ -36,8 +36,11 @@ def test_parse_refuses(value):
       dict(type='RandomCrop', crop_size=48)], 48),
     ([dict(type='RandomCrop', crop_size=48),
       dict(type='mmpretrain.Resize', scale=64)], 64),
-    # the toolbox writes (width, height)
+    # (width, height) or (height, width), as the toolbox has it
     ([dict(type='Resize', scale=(48, 32))], (32, 48)),
+    ([dict(type='CenterCrop', crop_size=(48, 32))], (32, 48)),
+    ([dict(type='RandomCrop', crop_size=(32, 48))], (32, 48)),
+    ([dict(type='RandomResizedCrop', scale=[32, 48])], (32, 48)),
     ([dict(type='RandomFlip', prob=.5),
       dict(type='EfficientNetRandomCrop', scale=240)], 240),
 ])

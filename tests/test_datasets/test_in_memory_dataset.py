@@ -1,0 +1,512 @@
+import gc
+import itertools
+
+import mmcv
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS as ROOT_DATASETS
+from mmpretrain.datasets import BaseDataset, RandomCrop
+from mmpretrain.registry import DATASETS as MMPRETRAIN_DATASETS
+from scipy.stats import binomtest, chi2_contingency, chisquare
+
+from mcod_plugin.datasets import Digits, InMemoryDataset
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.registry import DATASETS
+from mcod_plugin.structures import BatchDataSample
+from mcod_plugin.utils.explain import explain
+
+PACK = dict(type='PackInputs')
+FLIP = dict(type='RandomFlip', prob=0.5)
+# A fixed seed gives the same draws every time; the bound is for whoever
+# changes how they are drawn.
+P_VALUE = 1e-4
+
+
+@DATASETS.register_module()
+class MarkedImages(BaseDataset):
+    """Images of which no two pixels are the same, the labels not in order."""
+
+    METAINFO = dict(classes=tuple('abcdefg'))
+
+    def __init__(self,
+                 num=3,
+                 size=(16, 16),
+                 channels=3,
+                 dtype=np.uint8,
+                 labels=None,
+                 pipeline=(),
+                 **kwargs):
+        self.num, self.size, self.channels = num, size, channels
+        self.dtype, self.labels = dtype, labels or [5, 0, 3, 3, 1, 6, 2]
+        super().__init__(ann_file='', pipeline=pipeline, **kwargs)
+
+    def load_data_list(self):
+        height, width = self.size
+        place = np.arange(1, height * width + 1).reshape(height, width)
+        images = []
+        for index in range(self.num):
+            image = np.stack([
+                place % 251 + 1, place // 251 + 10 * index + 1,
+                255 - place % 251
+            ], -1)[..., :self.channels].astype(self.dtype)
+            images.append(image if self.channels else image.reshape(
+                height, width, -1))
+        return [
+            dict(img=image, gt_label=label)
+            for image, label in zip(images, itertools.cycle(self.labels))
+        ]
+
+
+@DATASETS.register_module()
+class GreyImages(MarkedImages):
+    """The same with one channel, with or without an axis for it."""
+
+    def __init__(self, axis=False, **kwargs):
+        self.axis = axis
+        super().__init__(channels=1, size=(9, 8), **kwargs)
+
+    def load_data_list(self):
+        infos = super().load_data_list()
+        for index, info in enumerate(infos):
+            image = info['img'] + 80 * index
+            info['img'] = image if self.axis else image[..., 0]
+        return infos
+
+
+def config(source='MarkedImages', pipeline=(PACK, ), **kwargs):
+    return dict(
+        type='mcod_plugin.InMemoryDataset',
+        source=f'mcod_plugin.{source}',
+        pipeline=list(pipeline),
+        device='cpu',
+        **kwargs)
+
+
+def original(cfg):
+    """The data set of the toolbox that is held in memory."""
+    cfg = {
+        key: value
+        for key, value in cfg.items() if key not in ('device', 'max_gib')
+    }
+    cfg['type'] = cfg.pop('source')
+    return MMPRETRAIN_DATASETS.build(cfg)
+
+
+def views(dataset):
+    """All that a data set's random pipeline can make of its images.
+
+    Returns:
+        dict: Number of the image, top, left and direction of the flip, by the
+        bytes of what is made of it.
+    """
+    transforms = dataset.pipeline.transforms
+    crop = next((t for t in transforms if isinstance(t, RandomCrop)), None)
+    flip = next((t for t in transforms if hasattr(t, '_choose_direction')),
+                None)
+    found = {}
+    for index in range(len(dataset)):
+        tops = lefts = [0]
+        if crop is not None:
+            info = dataset.get_data_info(index)
+            for transform in transforms[:transforms.index(crop)]:
+                info = transform(info)
+            image = info['img']
+            if crop.padding is not None:
+                image = mmcv.impad(image, padding=crop.padding)
+            rows, columns = crop.crop_size
+            tops = range(image.shape[0] - rows + 1)
+            lefts = range(image.shape[1] - columns + 1)
+        directions = [None] if flip is None else [None, flip.direction]
+        for top, left, direction in itertools.product(tops, lefts, directions):
+            if crop is not None:
+                crop.rand_crop_params = lambda _: (top, left, *crop.crop_size)
+            if flip is not None:
+                flip._choose_direction = lambda: direction
+            found[key(dataset[index]['inputs'])] = (index, top, left,
+                                                    direction)
+    return found
+
+
+def key(image):
+    return tuple(image.shape), image.numpy().tobytes()
+
+
+def draw(dataset, number):
+    """Batches of so many images, all in the same numbers and mixed up."""
+    indices = torch.arange(number) % len(dataset)
+    indices = indices[torch.randperm(number)].tolist()
+    return dataset.__getitems__(indices), indices
+
+
+def read(batch, known):
+    """Where in their images the images of a batch come from."""
+    assert batch['inputs'].dtype == torch.uint8
+    return [known[key(image)] for image in batch['inputs']]
+
+
+# Every one of them is what the toolbox makes of it
+
+
+CROP = dict(type='RandomCrop', crop_size=16, padding=4)
+PIPELINES = dict(
+    cifar=[CROP, FLIP, PACK],
+    no_flip=[CROP, PACK],
+    no_crop=[FLIP, PACK],
+    nothing=[PACK],
+    pair=[dict(CROP, padding=(3, 1)), FLIP, PACK],
+    four=[dict(CROP, padding=(1, 0, 2, 3)), PACK],
+    value=[dict(CROP, padding=2, pad_val=7), PACK],
+    values=[dict(CROP, padding=2, pad_val=(7, 8, 9)), FLIP, PACK],
+    mode=[dict(CROP, padding=2, padding_mode='reflect'), PACK],
+    inside=[dict(type='RandomCrop', crop_size=(14, 11)), FLIP, PACK],
+    oblong=[
+        dict(type='RandomCrop', crop_size=[18, 13], padding=(0, 2)),
+        dict(FLIP, direction='vertical'), PACK
+    ],
+    whole=[dict(type='RandomCrop', crop_size=16), FLIP, PACK],
+    vertical=[
+        dict(type='RandomCrop', crop_size=(16, 15)),
+        dict(FLIP, direction='vertical'), PACK
+    ],
+    diagonal=[
+        dict(type='RandomCrop', crop_size=14),
+        dict(FLIP, direction='diagonal'), PACK
+    ])
+SOURCES = dict(
+    square={},
+    oblong=dict(size=(18, 17)),
+    grey=dict(source='GreyImages'),
+    grey_axis=dict(source='GreyImages', axis=True))
+# The toolbox has no tuple of values for images that have no axis of channels.
+CASES = [(source, pipeline)
+         for source, pipeline in itertools.product(SOURCES, PIPELINES)
+         if not (source.startswith('grey') and pipeline == 'values')]
+
+
+@pytest.mark.parametrize('source, pipeline', CASES)
+def test_same_images_as_the_toolbox(source, pipeline):
+    steps = [dict(step) for step in PIPELINES[pipeline]]
+    if source.startswith('grey') and 'crop_size' in steps[0]:
+        # These images are smaller.
+        steps[0]['crop_size'] = (8, 6)
+    cfg = config(**{'pipeline': steps, **SOURCES[source]})
+    toolbox = original(cfg)
+    known = views(toolbox)
+    dataset = DATASETS.build(cfg)
+    torch.manual_seed(0)
+    batch, indices = draw(dataset, 20 * len(known))
+    # Each is one of those that the toolbox makes, and all of these occur.
+    found = read(batch, known)
+    assert set(found) == set(known.values())
+    assert [index for index, *_ in found] == indices
+
+    inputs, samples = batch['inputs'], batch['data_samples']
+    assert inputs.is_contiguous(memory_format=torch.channels_last)
+    labels = [toolbox.get_data_info(index)['gt_label'] for index in indices]
+    assert samples.fields['gt_label'].tolist() == labels
+    assert samples.fields['sample_idx'].tolist() == indices
+    assert list(samples.fields) == ['gt_label', 'sample_idx']
+
+
+@pytest.mark.parametrize('steps', [
+    [dict(type='ResizeEdge', scale=20, edge='short'),
+     dict(type='CenterCrop', crop_size=(18, 20))],
+    [dict(type='Resize', scale=(14, 12))],
+    [dict(type='CenterCrop', crop_size=9)],
+])
+def test_folder_of_images(tmp_path, steps):
+    rng = np.random.default_rng(0)
+    for index, size in enumerate([(24, 30), (31, 25), (26, 26), (40, 22)]):
+        mmcv.imwrite(
+            rng.integers(0, 256, (*size, 3), np.uint8),
+            str(tmp_path / 'ba'[index % 2] / f'{index}.png'))
+    cfg = config('', [dict(type='LoadImageFromFile'), *steps, PACK])
+    cfg.update(source='CustomDataset', data_root=str(tmp_path))
+    toolbox, dataset = original(cfg), DATASETS.build(cfg)
+    assert len(dataset) == 4
+    assert dataset.metainfo == toolbox.metainfo
+    assert dataset.metainfo['classes'] == ('a', 'b')
+    batch = dataset.__getitems__([3, 0, 1, 2])
+    assert batch['data_samples'].fields['gt_label'].tolist() == [1, 0, 0, 1]
+    for image, index in zip(batch['inputs'], [3, 0, 1, 2]):
+        assert torch.equal(image, toolbox[index]['inputs'])
+
+
+def test_crop_of_images_from_a_folder(tmp_path):
+    """What is done once, and what is drawn for each batch."""
+    image = MarkedImages(num=1, size=(20, 24))[0]['img']
+    mmcv.imwrite(image, str(tmp_path / 'a' / '0.png'))
+    cfg = config('', [
+        dict(type='LoadImageFromFile'),
+        dict(type='CenterCrop', crop_size=(12, 14)),
+        dict(type='RandomCrop', crop_size=(14, 12), padding=1), FLIP, PACK
+    ])
+    cfg.update(source='CustomDataset', data_root=str(tmp_path))
+    known = views(original(cfg))
+    assert len(known) == 9 * 2
+    torch.manual_seed(0)
+    batch, _ = draw(DATASETS.build(cfg), 300)
+    assert set(read(batch, known)) == set(known.values())
+
+
+def test_digits():
+    """Without random transforms it is the data set itself."""
+    cfg = config('Digits', split='test')
+    dataset, toolbox = DATASETS.build(cfg), Digits('test', pipeline=[PACK])
+    assert len(dataset) == len(toolbox) == 360
+    assert dataset.metainfo == toolbox.metainfo
+    assert torch.equal(dataset.__getitems__(range(360))['inputs'],
+                       torch.stack([item['inputs'] for item in toolbox]))
+    assert dataset.get_gt_labels().tolist() == (
+        toolbox.get_gt_labels().tolist())
+    assert [dataset.get_cat_ids(i) for i in range(5)
+            ] == [toolbox.get_cat_ids(i) for i in range(5)]
+
+
+# They are drawn as the toolbox does
+
+
+def test_all_views_are_equally_likely():
+    """81 places of the window, each of them mirrored or not."""
+    cfg = config(pipeline=PIPELINES['cifar'])
+    known = views(original(cfg))
+    assert len(known) == 3 * 81 * 2
+    dataset = DATASETS.build(cfg)
+    torch.manual_seed(0)
+    number = 40 * len(known)
+    batch, _ = draw(dataset, number)
+    found = read(batch, known)
+    counts = [found.count(view) for view in known.values()]
+    assert min(counts) > 0
+    assert chisquare(counts).pvalue > P_VALUE
+
+
+def test_images_of_a_batch_are_independent():
+    dataset = DATASETS.build(config(num=1, pipeline=PIPELINES['cifar']))
+    known = views(original(config(num=1, pipeline=PIPELINES['cifar'])))
+    torch.manual_seed(0)
+    found = read(draw(dataset, 8000)[0], known)
+    # Of one image, of it and the next, and of two that are far apart.
+    draws = np.array([(top, left, direction is not None)
+                      for _, top, left, direction in found])
+    for distance in (0, 1, 4000):
+        for first, second in itertools.product(range(3), range(3)):
+            if distance == 0 and first >= second:
+                continue
+            table = np.zeros((9, 9))
+            np.add.at(table, (draws[:, first],
+                              np.roll(draws[:, second], distance)), 1)
+            table = table[table.any(1)][:, table.any(0)]
+            assert chi2_contingency(table).pvalue > P_VALUE
+
+
+def test_batches_differ():
+    dataset = DATASETS.build(config(num=1, pipeline=PIPELINES['cifar']))
+    torch.manual_seed(0)
+    first, second = (draw(dataset, 50)[0]['inputs'] for _ in range(2))
+    assert not torch.equal(first, second)
+    torch.manual_seed(0)
+    assert torch.equal(draw(dataset, 50)[0]['inputs'], first)
+
+
+@pytest.mark.parametrize('prob', [0., 0.3, 1.])
+def test_share_of_flips(prob):
+    cfg = config(num=1, pipeline=[dict(FLIP, prob=prob), PACK])
+    dataset = DATASETS.build(cfg)
+    known = views(original(cfg))
+    torch.manual_seed(0)
+    found = read(draw(dataset, 4000)[0], known)
+    flips = sum(direction is not None for *_, direction in found)
+    if prob in (0, 1):
+        assert flips == 4000 * prob
+    else:
+        assert binomtest(flips, 4000, prob).pvalue > P_VALUE
+
+
+def test_images_in_memory_stay():
+    """Flipping works on a copy."""
+    for pipeline in ('cifar', 'no_crop'):
+        dataset = DATASETS.build(config(pipeline=PIPELINES[pipeline]))
+        before = dataset.images.clone()
+        batch, _ = draw(dataset, 30)
+        batch['inputs'].zero_()
+        assert torch.equal(dataset.images, before)
+
+
+# As a data set
+
+
+def test_one_image():
+    dataset = DATASETS.build(config(pipeline=PIPELINES['cifar']))
+    known = views(original(config(pipeline=PIPELINES['cifar'])))
+    item = dataset[2]
+    assert known[key(item['inputs'])][0] == 2
+    sample = item['data_samples']
+    assert sample.gt_label.tolist() == [3] and sample.sample_idx == 2
+    assert dataset[-1]['data_samples'].sample_idx == 2
+    assert len(list(dataset)) == len(dataset) == 3
+    for index in (3, -4):
+        with pytest.raises(IndexError):
+            dataset[index]
+
+
+def test_batch():
+    dataset = DATASETS.build(config(pipeline=PIPELINES['cifar']))
+    for indices in ([2, 0, 2], np.array([1]), torch.tensor([0, 1]), range(3)):
+        batch = dataset.__getitems__(indices)
+        assert batch['inputs'].shape == (len(indices), 3, 16, 16)
+        assert type(batch['data_samples']) is BatchDataSample
+        assert batch['data_samples'].fields['sample_idx'].tolist() == list(
+            indices)
+
+
+def test_attributes():
+    dataset = DATASETS.build(config(pipeline=PIPELINES['cifar']))
+    assert type(dataset) is InMemoryDataset
+    # with the padding
+    assert dataset.images.shape == (3, 24, 24, 3)
+    assert dataset.images.dtype == torch.uint8
+    assert dataset.labels.tolist() == dataset.get_gt_labels().tolist() == [
+        5, 0, 3
+    ]
+    assert dataset.get_cat_ids(2) == [3]
+    assert dataset.metainfo == dict(classes=tuple('abcdefg'))
+    assert repr(dataset) == '3 images of 24x24, 0 MiB on cpu'
+
+
+def test_settings_of_the_source():
+    dataset = DATASETS.build(config(num=6, indices=[4, 1]))
+    assert dataset.labels.tolist() == [1, 0]
+    dataset = DATASETS.build(config(metainfo=dict(classes=tuple('xyz'))))
+    assert dataset.metainfo['classes'] == ('x', 'y', 'z')
+
+
+@pytest.mark.parametrize('registry', [DATASETS, ROOT_DATASETS])
+def test_config_stays_as_it_is(registry):
+    cfg = Config(config(pipeline=PIPELINES['cifar']))
+    given = cfg.to_dict()
+    registry.build(cfg._cfg_dict)
+    assert cfg.to_dict() == given
+
+
+@DATASETS.register_module()
+class OtherImages(MarkedImages):
+    pass
+
+
+def test_source_is_let_go():
+    """The images are not held twice."""
+    dataset = DATASETS.build(config('OtherImages', PIPELINES['cifar']))
+    gc.collect()
+    assert len(dataset) == 3
+    assert not any(type(thing) is OtherImages for thing in gc.get_objects())
+
+
+# Mistakes
+
+
+@DATASETS.register_module()
+class UnequalImages(MarkedImages):
+
+    def load_data_list(self):
+        infos = super().load_data_list()
+        infos[-1]['img'] = infos[-1]['img'][:, :-1]
+        return infos
+
+
+@pytest.mark.parametrize('changes, words', [
+    (dict(source='Digits'),
+     "dataset.source 'Digits' is no registered dataset; did you mean "
+     'mcod_plugin.Digits?'),
+    (dict(source='CIFAR1000'),
+     "dataset.source 'CIFAR1000' is no registered dataset; did you mean "
+     'CIFAR100, CIFAR10?'),
+    (dict(indcies=3),
+     'dataset.indcies is no setting of MarkedImages; did you mean indices?'),
+    (dict(max_gb=3),
+     'dataset.max_gb is no setting of MarkedImages; did you mean max_gib?'),
+    (dict(pipeline=[dict(CROP, paddng=4)]),
+     'dataset.pipeline.0.paddng is no setting of RandomCrop; did you mean '
+     'padding, padding_mode?'),
+    (dict(pipeline=[dict(type='RandomCrp')]),
+     "dataset.pipeline.0.type 'RandomCrp' is no registered transform; did"),
+    (dict(pipeline=[CROP, dict(type='ColorJitter'), PACK]),
+     'dataset: pipeline.1 of InMemoryDataset, ColorJitter, cannot stand '
+     'there; allowed are, in this order, LoadImageFromFile, Resize, '
+     'ResizeEdge, CenterCrop, RandomCrop, RandomFlip, PackInputs; for other '
+     'transforms use the data set as it is (type=<source> and collate_fn '
+     'default_collate)'),
+    (dict(pipeline=[FLIP, CROP, PACK]),
+     'dataset: pipeline.1 of InMemoryDataset, RandomCrop, cannot stand'),
+    (dict(pipeline=[CROP, CROP, PACK]),
+     'dataset: pipeline.1 of InMemoryDataset, RandomCrop, cannot stand'),
+    (dict(pipeline=[CROP, dict(type='CenterCrop', crop_size=8), PACK]),
+     'dataset: pipeline.1 of InMemoryDataset, CenterCrop, cannot stand'),
+    (dict(pipeline=[PACK, FLIP]),
+     'dataset: pipeline.1 of InMemoryDataset, RandomFlip, cannot stand'),
+    (dict(pipeline=[dict(CROP, pad_if_needed=True)]),
+     'dataset: pad_if_needed of RandomCrop is not supported'),
+    (dict(pipeline=[dict(FLIP, direction=['vertical', 'diagonal'])]),
+     'dataset: RandomFlip in an InMemoryDataset takes one prob and one '
+     "direction; got 0.5 and ['vertical', 'diagonal']"),
+    (dict(pipeline=[
+        dict(FLIP, prob=[.5, .1], direction=['vertical', 'diagonal'])
+    ]), "got [0.5, 0.1] and ['vertical', 'diagonal']"),
+    (dict(pipeline=[dict(type='RandomCrop', crop_size=(16, 19), padding=1)]),
+     'dataset: crop_size of RandomCrop is (16, 19), but the images of '
+     'mcod_plugin.MarkedImages are (18, 18) with their padding'),
+    (dict(source='mcod_plugin.UnequalImages'),
+     'dataset: mcod_plugin.UnequalImages: image 2 is (16, 15, 3) of uint8, '
+     'the first one (16, 16, 3) of uint8; InMemoryDataset needs images of '
+     'one size, which Resize and CenterCrop in the pipeline can give'),
+    (dict(dtype=np.float32), 'dataset: mcod_plugin.MarkedImages: image 0 is '
+     '(16, 16, 3) of float32, the first'),
+    (dict(labels=[1, [2, 3]]),
+     'dataset: mcod_plugin.MarkedImages: InMemoryDataset is for images of '
+     'one label; image 1 has [2, 3]'),
+    (dict(labels=['a']), "image 0 has 'a'"),
+    (dict(num=0), 'dataset: mcod_plugin.MarkedImages is empty'),
+    (dict(max_gib=1e-6),
+     'dataset: mcod_plugin.MarkedImages takes 2.15e-06 GiB in memory, but '
+     'max_gib of InMemoryDataset is 1e-06; raise it, take fewer or smaller '
+     "images, or the data set as it is (type='mcod_plugin.MarkedImages')"),
+    (dict(max_gib=0), 'max_gib of InMemoryDataset must be a finite number '
+     'greater than 0; got 0'),
+    (dict(device='gpu'), 'device of InMemoryDataset must be one of auto, '
+     "cpu, cuda; got 'gpu'"),
+])
+def test_mistakes(changes, words):
+    cfg = Config(dict(dataset={**config(), **changes}))
+    with pytest.raises(Exception) as info:
+        DATASETS.build(cfg.dataset)
+    message = str(explain(cfg, info.value))
+    assert words in message and '\n' not in message
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_no_gpu():
+    assert DATASETS.build(dict(config(),
+                               device='auto')).images.device.type == 'cpu'
+    with pytest.raises(
+            ConfigError,
+            match='device of InMemoryDataset is cuda, but this machine has '
+            'none; use auto or cpu'):
+        DATASETS.build(dict(config(), device='cuda'))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_gpu():
+    cfg = config(pipeline=PIPELINES['cifar'])
+    dataset, other = (
+        DATASETS.build(dict(cfg, device=device)) for device in ('cuda', 'cpu'))
+    for data in (dataset.images, dataset.labels):
+        assert data.device.type == 'cuda'
+    batches = []
+    for data in (dataset, other):
+        torch.manual_seed(0)
+        batches.append(draw(data, 200)[0])
+    assert torch.equal(batches[0]['inputs'].cpu(), batches[1]['inputs'])
+    with pytest.raises(IndexError):
+        dataset[3]

@@ -1,0 +1,141 @@
+import pytest
+import torch
+from mmpretrain.models.heads import LinearClsHead
+
+from mcod_plugin.models.utils.branch_loss import branch_loss, loss_owner
+from mcod_plugin.models.utils.build_branch import build_branch
+from mcod_plugin.registry import MODELS
+from mcod_plugin.structures import BatchDataSample
+
+LABELS = torch.tensor([3, 1, 4, 1, 0, 2])
+
+
+@MODELS.register_module()
+class SquaredHead(LinearClsHead):
+    """Computes its loss in its own way, from the samples."""
+
+    def _get_loss(self, cls_score, data_samples, **kwargs):
+        target = torch.cat([sample.gt_label for sample in data_samples])
+        return dict(loss=(cls_score.argmax(1) - target).square().sum() +
+                    cls_score.square().mean())
+
+
+def head(type='LinearClsHead', **kwargs):
+    return dict(type=type, num_classes=5, **kwargs)
+
+
+def loss(type, **kwargs):
+    return head(loss=dict(type=type, **kwargs))
+
+
+HEADS = dict(
+    plain=head(),
+    weighted=loss(
+        'CrossEntropyLoss', loss_weight=.7, class_weight=[1., 2, 3, 4, 5]),
+    soft=loss('CrossEntropyLoss', use_soft=True),
+    smooth=loss('LabelSmoothLoss', label_smooth_val=.2, mode='original'),
+    smooth_classes=loss(
+        'LabelSmoothLoss',
+        label_smooth_val=.1,
+        mode='classy_vision',
+        num_classes=5),
+    focal=loss('FocalLoss', gamma=2.),
+    asymmetric=loss('AsymmetricLoss'),
+    stacked=dict(
+        type='StackedLinearClsHead', num_classes=5, mid_channels=[7]),
+    own=head('mcod_plugin.SquaredHead'))
+# Some losses take scores only.
+CASES = [(name, target)
+         for name in HEADS for target in ('labels', 'scores', 'scores_only')
+         if (name, target) != ('own', 'scores_only') and not (
+             name in ('soft', 'focal', 'asymmetric') and target == 'labels')]
+
+
+def make_branch(head=HEADS['plain']):
+    backbone = dict(type='mcod_plugin.CifarAlexNet', width=4)
+    return build_branch('net', dict(backbone=backbone, head=head), (32, 32),
+                        3)[0]
+
+
+def make_logits():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(len(LABELS), 5, generator=generator)
+
+
+def make_scores():
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(len(LABELS), 5, generator=generator).softmax(1)
+
+
+def losses_and_gradients(branch, samples):
+    logits = make_logits().requires_grad_()
+    losses = branch_loss(branch, logits, samples)
+    gradient, = torch.autograd.grad(losses['loss'], logits)
+    return dict(losses, gradient=gradient)
+
+
+def check(branch, fields, touched):
+    """Those of a batch are those of the list, bit for bit."""
+    batch = BatchDataSample(**fields)
+    found = losses_and_gradients(branch, batch)
+    assert batch.touched is touched
+    samples = list(BatchDataSample(**fields))
+    expected = losses_and_gradients(branch, samples)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        # Of accuracies there is a list.
+        assert torch.equal(
+            torch.as_tensor(found[key]), torch.as_tensor(value)), key
+    return found
+
+
+@pytest.mark.parametrize('name, target', CASES)
+def test_heads(name, target):
+    fields = {}
+    if target != 'scores_only':
+        fields['gt_label'] = LABELS
+    if target != 'labels':
+        fields['gt_score'] = make_scores()
+    check(make_branch(HEADS[name]), fields, touched=name == 'own')
+
+
+def test_one_hot_scores():
+    """Such as the preprocessor makes them, which are integers."""
+    scores = torch.nn.functional.one_hot(LABELS, 5)
+    check(
+        make_branch(HEADS['soft']), dict(gt_label=LABELS, gt_score=scores),
+        False)
+
+
+def test_accuracy_of_a_head():
+    branch = make_branch(head(cal_acc=True, topk=(1, 2)))
+    losses = check(branch, dict(gt_label=LABELS), touched=True)
+    assert {'accuracy_top-1', 'accuracy_top-2'} < set(losses)
+
+
+def test_classifier_without_head():
+    branch, _ = build_branch(
+        'net',
+        dict(type='TimmClassifier', model_name='test_resnet', num_classes=5),
+        (32, 32), 3)
+    assert loss_owner(branch) is branch
+    check(branch, dict(gt_label=LABELS), touched=True)
+    check(
+        branch, dict(gt_label=LABELS, gt_score=make_scores()), touched=True)
+
+
+def test_changes_of_the_samples_count():
+    branch = make_branch()
+    batch = BatchDataSample(gt_label=LABELS)
+    batch[0].set_gt_label(2)
+    found = losses_and_gradients(branch, batch)
+    labels = LABELS.clone()
+    labels[0] = 2
+    expected = losses_and_gradients(branch, BatchDataSample(gt_label=labels))
+    for key, value in expected.items():
+        assert torch.equal(found[key], value)
+
+
+def test_owner():
+    branch = make_branch()
+    assert loss_owner(branch) is branch.head
