@@ -8,8 +8,10 @@ import pytest
 PARTS = dict(
     MODELS=[
         'MultiBackboneClassifier', 'EnsembleTeacher', 'DiscontinuousKDLoss',
-        'CifarAlexNet', 'CifarResNet', 'CifarDenseNet'
+        'CifarAlexNet', 'CifarResNet', 'CifarDenseNet',
+        'BatchDataPreprocessor'
     ],
+    DATASETS=['Digits', 'InMemoryDataset'],
     HOOKS=['DiscontinuousKDHook', 'CohortRuntimeInfoHook'],
     OPTIM_WRAPPERS=['AutocastOptimWrapper'],
     METRICS=['BranchMetrics'],

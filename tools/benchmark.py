@@ -2,11 +2,12 @@
 
     python tools/benchmark.py configs/mcod_small_cifar100.py
 """
+import copy
 import signal
 import sys
 
 from mcod_plugin.cli import (ToolParser, add_config_arguments, check_out,
-                             load_config, use_amp, user_errors)
+                             load_config, merge_options, use_amp, user_errors)
 from mcod_plugin.errors import ConfigError, check_integer, check_number
 
 NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -38,6 +39,14 @@ def parse_args():
         default=[],
         metavar='GLOB',
         help='the contenders to time, such as step/* bare/*')
+    parser.add_argument(
+        '--vary',
+        nargs='+',
+        action='append',
+        default=[],
+        metavar='KEY=VALUE',
+        help='settings of a second cohort to compare with, such as '
+        'model.memory_format=contiguous; may be given several times')
     parser.add_argument(
         '--growth',
         action='store_true',
@@ -73,6 +82,13 @@ def check_args(args):
         check_out('--out', args.out)
 
 
+def vary(cfg, options):
+    """A copy of a config with other settings."""
+    cfg = copy.deepcopy(cfg)
+    merge_options(cfg, options)
+    return cfg
+
+
 def main():
     args = parse_args()
     with user_errors():
@@ -80,10 +96,14 @@ def main():
         cfg = load_config(args, NEEDS)
         if args.amp:
             use_amp(cfg)
+        variants = {
+            ' '.join(options): vary(cfg, options)
+            for options in args.vary
+        }
         from mcod_plugin.benchmark import run_benchmark, tables, write
         report = run_benchmark(cfg, args.rounds, args.seconds, args.threads,
-                               args.only, args.solo_workers, args.growth,
-                               args.growth_branch)
+                               args.only, args.solo_workers, variants,
+                               args.growth, args.growth_branch)
         print(tables(report))
         if args.out is not None:
             write(report, args.out)

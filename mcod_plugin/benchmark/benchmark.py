@@ -1,7 +1,7 @@
 """Is a cohort cheaper than its networks alone?"""
 import hashlib
 from fnmatch import fnmatchcase
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
 import torch
 from mmengine.registry import init_default_scope
@@ -24,6 +24,7 @@ def run_benchmark(cfg: Any,
                   threads: Optional[int] = None,
                   only: Sequence[str] = (),
                   solo_workers: int = 2,
+                  variants: Mapping[str, Any] = {},
                   growth: bool = False,
                   growth_branch: Optional[str] = None) -> Dict[str, Any]:
     """Time a cohort and its branches alone, in turns.
@@ -38,6 +39,8 @@ def run_benchmark(cfg: Any,
             restricted; see :func:`line_up`. Defaults to all.
         solo_workers (int): Worker processes of each data loader of the
             toolbox. Defaults to 2.
+        variants (dict[str, Config]): Other configs of the cohort, by name,
+            to compare the runner's speed with. Defaults to none.
         growth (bool): Whether to time cohorts of equal branches instead.
             Defaults to False.
         growth_branch (str, optional): Their branch. Defaults to the first.
@@ -60,7 +63,7 @@ def run_benchmark(cfg: Any,
         check_choice('--growth-branch', growth_branch, branches)
         contenders = growth_line_up(cfg, growth_branch)
     else:
-        contenders = line_up(cfg, solo_workers)
+        contenders = line_up(cfg, solo_workers, variants)
     contenders = _choose(contenders, only)
     threads = threads or torch.get_num_threads()
     # They also show what there is to say against the data, only once.
@@ -68,7 +71,7 @@ def run_benchmark(cfg: Any,
     machine = describe_machine()
     scores = play(contenders, rounds, seconds, threads)
     found = growth_ratios(scores) if growth else ratios(
-        scores, list(branches), iterations, val_images)
+        scores, list(branches), iterations, val_images, variants)
     formats = [
         score.facts['memory_formats'] for score in scores.values()
         if 'memory_formats' in score.facts

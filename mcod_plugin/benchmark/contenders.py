@@ -4,7 +4,7 @@ import math
 import time
 from functools import partial
 from itertools import cycle, islice
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import RUNNERS
 from mcod_plugin.utils.explain import explain
 from .toolbox import FOREVER, solo_runner
-from .turn_hook import TurnHook
+from .turn_hook import TurnHook, ahead
 from .turns import Turns
 
 __all__ = ['GROWTH', 'growth_line_up', 'line_up']
@@ -32,7 +32,8 @@ GROWTH = (1, 2, 4, 8)
 Contender = Callable[[Turns], None]
 
 
-def line_up(cfg: Any, workers: int) -> Dict[str, Contender]:
+def line_up(cfg: Any, workers: int,
+            variants: Mapping[str, Any]) -> Dict[str, Contender]:
     """All contenders of a config.
 
     ========================= ===============================================
@@ -42,6 +43,7 @@ def line_up(cfg: Any, workers: int) -> Dict[str, Contender]:
                               with and without distillation
     ``runner/on``             an iteration of the cohort's runner, with
                               distillation
+    ``runner/<variant>``      the same, by another config
     ``solo/<branch>``         an iteration of the toolbox's runner
     ``data/cohort``           a batch of the config's loader, preprocessed
     ``data/toolbox-<N>``      a batch of the toolbox's, by N workers
@@ -56,6 +58,7 @@ def line_up(cfg: Any, workers: int) -> Dict[str, Contender]:
     Args:
         cfg (Config): The config.
         workers (int): Worker processes of the toolbox's data loaders.
+        variants (dict[str, Config]): Other configs of the cohort, by name.
 
     Returns:
         dict[str, Callable]: The contenders by name.
@@ -80,7 +83,11 @@ def line_up(cfg: Any, workers: int) -> Dict[str, Contender]:
         found['val/cohort'] = partial(validate, cohort)
         for name in branches:
             found[f'val/{name}'] = partial(validate, alone[name])
-    return {name: partial(_play, cfg, play) for name, play in found.items()}
+    found = {name: partial(_play, cfg, play) for name, play in found.items()}
+    for name, variant in variants.items():
+        found[f'runner/{name}'] = partial(
+            _play, variant, partial(train, partial(cohort_runner, variant)))
+    return found
 
 
 def growth_line_up(cfg: Any, branch: str) -> Dict[str, Contender]:
@@ -130,6 +137,8 @@ def cohort_runner(cfg: Any, folder: str) -> Runner:
         Runner: The runner.
     """
     cfg = copy.deepcopy(cfg)
+    if cfg.get('runner_type') is None:
+        cfg.runner_type = 'mcod_plugin.CohortRunner'
     cfg.work_dir = folder
     cfg.resume = False
     # A loop by iterations needs far more of them.
@@ -169,8 +178,9 @@ def bare(cfg: Any, name: str, turns: Turns) -> None:
     batches = raw_batches(cfg)
     turns.watch_memory()
     runner = cohort_runner(cfg, turns.folder)
-    model, runner.model = runner.model, runner.model.branches[name]
-    branch = runner.model
+    runner._compile_branches()
+    model = runner.model
+    branch = runner.model = model.branches[name]
     memory_format = model.memory_formats[name]
     batches = [model.data_preprocessor(batch, True) for batch in batches]
     batches = [(batch['inputs'].contiguous(memory_format=memory_format),
@@ -180,7 +190,6 @@ def bare(cfg: Any, name: str, turns: Turns) -> None:
     branch.init_weights()
     branch.train()
     optim_wrapper = runner.build_optim_wrapper(cfg.optim_wrapper)
-    runner._maybe_compile('forward')
     turns.start(images=cfg.train_dataloader.batch_size)
     for inputs, target in cycle(batches):
         with optim_wrapper.optim_context(branch):
@@ -200,12 +209,12 @@ def step(cfg: Any, kd_weight: float, turns: Turns) -> None:
     batches = raw_batches(cfg)
     turns.watch_memory()
     runner = cohort_runner(cfg, turns.folder)
+    runner._compile_branches()
     model = runner.model
     model.init_weights()
     model.train()
     model.kd_weight = kd_weight
     optim_wrapper = runner.build_optim_wrapper(cfg.optim_wrapper)
-    runner._maybe_compile('train_step')
     turns.start(
         images=cfg.train_dataloader.batch_size,
         memory_formats={
@@ -226,8 +235,7 @@ def train(build: Callable[[str], Runner], turns: Turns) -> None:
     """
     turns.watch_memory()
     runner = build(turns.folder)
-    runner.register_hook(
-        TurnHook(turns, lead_in=_lead_in(runner.cfg.train_dataloader)))
+    runner.register_hook(TurnHook(turns))
     runner.train()
 
 
@@ -243,7 +251,7 @@ def load(build: Callable[[str], Runner], turns: Turns) -> None:
     settings = runner.cfg.train_dataloader
     loader = runner.build_dataloader(settings, seed=runner.seed)
     preprocess = runner.model.data_preprocessor
-    turns.start(images=settings.batch_size, lead_in=_lead_in(settings))
+    turns.start(images=settings.batch_size, lead_in=1 + ahead(loader))
     while True:
         for index, batch in enumerate(loader):
             preprocess(batch, True)
@@ -317,10 +325,3 @@ def targets(data_samples: Sequence) -> Tensor:
         return torch.stack([sample.gt_score
                             for sample in data_samples]).float()
     return torch.cat([sample.gt_label for sample in data_samples])
-
-
-def _lead_in(loader: dict) -> int:
-    """How many batches a loader may have ready at the beginning of a turn,
-    and one more."""
-    workers = loader.get('num_workers', 0)
-    return 1 + workers * loader.get('prefetch_factor', 2)

@@ -1,10 +1,11 @@
-import ctypes
 import gc
 from typing import Optional
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+
+from mcod_plugin.utils.allocator import return_freed_memory
 
 
 class PeakMemory:
@@ -28,19 +29,21 @@ class PeakMemory:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
             return
+        # What is free would be taken for used.
+        return_freed_memory()
         try:
-            # What is free but not given back would be taken for used.
-            ctypes.CDLL(None).malloc_trim(0)
             with open('/proc/self/clear_refs', 'w') as file:
                 file.write('5')
-        except (AttributeError, OSError):
+        except OSError:
             pass  # Without it the peak may be that of an earlier moment.
 
     def read(self) -> Optional[int]:
         """The growth in bytes, None if the system does not tell."""
         if torch.cuda.is_available():
             return torch.cuda.max_memory_allocated() - self._start
-        return _status('VmHWM') - self._start if self._start else None
+        if not self._start:
+            return None
+        return max(0, _status('VmHWM') - self._start)
 
 
 def _train_tiny_network() -> None:

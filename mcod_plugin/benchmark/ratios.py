@@ -1,14 +1,19 @@
 """What the scores of the contenders say about the cohort."""
 import re
-from typing import Dict, List, Mapping, Optional, Sequence
+from typing import Dict, Iterable, List, Mapping, Optional, Sequence
 
 from .score import Score
 
 __all__ = ['growth_ratios', 'ratios']
 
+Ratios = Dict[str, List[float]]
 
-def ratios(scores: Mapping[str, Score], branches: Sequence[str],
-           iterations: int, val_images: int) -> Dict[str, List[float]]:
+
+def ratios(scores: Mapping[str, Score],
+           branches: Sequence[str],
+           iterations: int,
+           val_images: int,
+           variants: Iterable[str] = ()) -> Ratios:
     """How the cohort compares with its branches alone.
 
     The times of a ratio are those of one round, so that a machine that is
@@ -20,6 +25,7 @@ def ratios(scores: Mapping[str, Score], branches: Sequence[str],
         branches (Sequence[str]): Names of the branches.
         iterations (int): Iterations of an epoch.
         val_images (int): Images of a validation; 0 if there is none.
+        variants (Iterable[str]): Names of other configs of the cohort.
 
     Returns:
         dict[str, list[float]]: The ratios by name, one value for each round;
@@ -47,10 +53,14 @@ def ratios(scores: Mapping[str, Score], branches: Sequence[str],
         'memory of step/on : sum of bare':
         _divide(_memory(scores, ['step/on']), _memory(scores, bare)),
     }
+    for name in variants:
+        found[f'runner/{name} : runner/on'] = _divide(
+            _seconds(scores, [f'runner/{name}']),
+            _seconds(scores, ['runner/on']))
     return {name: values for name, values in found.items() if values}
 
 
-def growth_ratios(scores: Mapping[str, Score]) -> Dict[str, List[float]]:
+def growth_ratios(scores: Mapping[str, Score]) -> Ratios:
     """How time and memory grow with the number of equal branches.
 
     Args:

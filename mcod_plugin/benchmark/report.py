@@ -108,8 +108,8 @@ def write(report: Dict[str, Any], path: str) -> None:
         report (dict[str, Any]): The report.
         path (str): The file.
     """
+    text = json.dumps(report, indent=2)
     part = f'{path}.part'
     with open(part, 'w') as file:
-        json.dump(report, file, indent=2)
-        file.write('\n')
+        file.write(f'{text}\n')
     os.replace(part, path)

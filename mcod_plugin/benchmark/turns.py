@@ -117,7 +117,7 @@ class Turns:
             yield
         self._began = self._clock()
         steps = 0
-        while self._clock() - self._began < self.seconds:
+        while not steps or self._clock() - self._began < self.seconds:
             steps += yield
         memory = self._memory and self._memory.read()
         self._sleep('ready',

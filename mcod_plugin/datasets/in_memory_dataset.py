@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from mcod_plugin.errors import ConfigError, check_choice, check_number
 from mcod_plugin.registry import DATASETS
 from mcod_plugin.structures import BatchDataSample
+from mcod_plugin.utils.explain import arguments, one_line
 from mcod_plugin.utils.memory import GIB, free_memory
 from .batch_transforms import random_crop, random_flip, to_device
 
@@ -89,13 +90,12 @@ class InMemoryDataset(Dataset):
             raise ConfigError('device of InMemoryDataset is cuda, but this '
                               'machine has none; use auto or cpu')
         check_number('max_gib of InMemoryDataset', max_gib, 0, exclusive=True)
-        # Its own copy of the data is read once and then dropped, so that it
-        # need not be pickled for workers to share.
-        dataset = MMPRETRAIN_DATASETS.build({
-            'serialize_data': False,
-            **kwargs, 'type': source,
-            'pipeline': pipeline
-        })
+        settings = dict(kwargs, type=source, pipeline=pipeline)
+        if 'serialize_data' in arguments(MMPRETRAIN_DATASETS.get(source)):
+            # Its own copy of the data is read once and then dropped, so that
+            # it need not be pickled for workers to share.
+            settings.setdefault('serialize_data', False)
+        dataset = MMPRETRAIN_DATASETS.build(settings)
         if hasattr(dataset, 'full_init'):
             dataset.full_init()
         fixed, self._crop, self._flip = split_pipeline(
@@ -129,10 +129,16 @@ class InMemoryDataset(Dataset):
                 transient=True,
                 disable=not console.is_terminal):
             data = dataset.get_data_info(index)
-            for transform in fixed:
-                data = transform(data)
-            image = self._pad(data['img'])
-            label = data.get('gt_label')
+            label, path = data.get('gt_label'), data.get('img_path')
+            try:
+                for transform in fixed:
+                    data = transform(data)
+                image = data['img']
+            except Exception as error:
+                raise ConfigError(
+                    f'{self.source}: image {index}, {path}, cannot be '
+                    f'loaded: {one_line(error)}') from error
+            image = self._pad(image)
             if not isinstance(label, (int, np.integer)):
                 raise ConfigError(
                     f'{self.source}: InMemoryDataset is for images of one '

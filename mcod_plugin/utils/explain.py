@@ -9,7 +9,7 @@ from mmengine.registry import Registry, build_from_cfg
 from mcod_plugin.errors import ConfigError, nearest
 from mcod_plugin.registry import RUNNERS
 
-__all__ = ['explain', 'one_line', 'unknown_type']
+__all__ = ['arguments', 'explain', 'one_line', 'unknown_type']
 
 UNKNOWN_TYPE = re.compile(r'(\S+) is not in the .+ registry')
 UNKNOWN_ARGUMENT = re.compile(
@@ -41,9 +41,9 @@ def explain(cfg: Any, error: Exception) -> ConfigError:
     unknown = UNKNOWN_ARGUMENT.search(text)
     if unknown and building and unknown.group(2) in building['cfg']:
         owner, key = unknown.groups()
-        allowed = _arguments(building['obj_cls'])
+        allowed = arguments(building['obj_cls'])
         if held:
-            allowed += _arguments(building['registry'].get(given['type']))
+            allowed += arguments(building['registry'].get(given['type']))
         known = nearest(key, allowed) or f'it takes {", ".join(allowed)}'
         owner = getattr(building['obj_cls'], '__name__', owner)
         setting = f'{path}.{key}' if path else key
@@ -146,8 +146,17 @@ def _registered(registry: Registry) -> List[str]:
     return names
 
 
-def _arguments(part: Any) -> List[str]:
-    """Names of the arguments that a class or function takes."""
+def arguments(part: Any) -> List[str]:
+    """Names of the arguments that a class or function takes.
+
+    Args:
+        part (type | Callable | None): The class or function.
+
+    Returns:
+        list[str]: The names, those of the class itself first; of None none.
+    """
+    if part is None:
+        return []
     names = {}
     bases = part.__mro__ if inspect.isclass(part) else (part, )
     for base in bases:

@@ -45,14 +45,13 @@ class MarkedImages(BaseDataset):
     def load_data_list(self):
         height, width = self.size
         place = np.arange(1, height * width + 1).reshape(height, width)
-        images = []
-        for index in range(self.num):
-            image = np.stack([
+        images = [
+            np.stack([
                 place % 251 + 1, place // 251 + 10 * index + 1,
                 255 - place % 251
             ], -1)[..., :self.channels].astype(self.dtype)
-            images.append(image if self.channels else image.reshape(
-                height, width, -1))
+            for index in range(self.num)
+        ]
         return [
             dict(img=image, gt_label=label)
             for image, label in zip(images, itertools.cycle(self.labels))
@@ -86,11 +85,10 @@ def config(source='MarkedImages', pipeline=(PACK, ), **kwargs):
 
 def original(cfg):
     """The data set of the toolbox that is held in memory."""
-    cfg = {
-        key: value
-        for key, value in cfg.items() if key not in ('device', 'max_gib')
-    }
-    cfg['type'] = cfg.pop('source')
+    # To serialise them takes longer than all else, for a few images.
+    cfg = dict(cfg, type=cfg['source'], serialize_data=False)
+    for key in ('source', 'device', 'max_gib'):
+        cfg.pop(key, None)
     return MMPRETRAIN_DATASETS.build(cfg)
 
 
@@ -147,7 +145,6 @@ def read(batch, known):
 
 
 # Every one of them is what the toolbox makes of it
-
 
 CROP = dict(type='RandomCrop', crop_size=16, padding=4)
 PIPELINES = dict(
@@ -211,8 +208,10 @@ def test_same_images_as_the_toolbox(source, pipeline):
 
 
 @pytest.mark.parametrize('steps', [
-    [dict(type='ResizeEdge', scale=20, edge='short'),
-     dict(type='CenterCrop', crop_size=(18, 20))],
+    [
+        dict(type='ResizeEdge', scale=20, edge='short'),
+        dict(type='CenterCrop', crop_size=(18, 20))
+    ],
     [dict(type='Resize', scale=(14, 12))],
     [dict(type='CenterCrop', crop_size=9)],
 ])
@@ -257,12 +256,13 @@ def test_digits():
     dataset, toolbox = DATASETS.build(cfg), Digits('test', pipeline=[PACK])
     assert len(dataset) == len(toolbox) == 360
     assert dataset.metainfo == toolbox.metainfo
-    assert torch.equal(dataset.__getitems__(range(360))['inputs'],
-                       torch.stack([item['inputs'] for item in toolbox]))
+    assert torch.equal(
+        dataset.__getitems__(range(360))['inputs'],
+        torch.stack([item['inputs'] for item in toolbox]))
     assert dataset.get_gt_labels().tolist() == (
         toolbox.get_gt_labels().tolist())
-    assert [dataset.get_cat_ids(i) for i in range(5)
-            ] == [toolbox.get_cat_ids(i) for i in range(5)]
+    assert [dataset.get_cat_ids(i)
+            for i in range(5)] == [toolbox.get_cat_ids(i) for i in range(5)]
 
 
 # They are drawn as the toolbox does
@@ -288,16 +288,19 @@ def test_images_of_a_batch_are_independent():
     known = views(original(config(num=1, pipeline=PIPELINES['cifar'])))
     torch.manual_seed(0)
     found = read(draw(dataset, 8000)[0], known)
-    # Of one image, of it and the next, and of two that are far apart.
     draws = np.array([(top, left, direction is not None)
                       for _, top, left, direction in found])
+    assert [len(set(column)) for column in draws.T] == [9, 9, 2]
+    # Of one image, of it and the next, and of two that are far apart.
     for distance in (0, 1, 4000):
         for first, second in itertools.product(range(3), range(3)):
             if distance == 0 and first >= second:
                 continue
             table = np.zeros((9, 9))
-            np.add.at(table, (draws[:, first],
-                              np.roll(draws[:, second], distance)), 1)
+            np.add.at(table,
+                      (draws[:, first], np.roll(draws[:, second], distance)),
+                      1)
+            # a flip has two values only
             table = table[table.any(1)][:, table.any(0)]
             assert chi2_contingency(table).pvalue > P_VALUE
 
@@ -393,7 +396,10 @@ def test_config_stays_as_it_is(registry):
 
 @DATASETS.register_module()
 class OtherImages(MarkedImages):
-    pass
+    """Takes none of the settings that data sets have in common."""
+
+    def __init__(self, pipeline):
+        super().__init__(pipeline=pipeline)
 
 
 def test_source_is_let_go():
@@ -483,6 +489,41 @@ def test_mistakes(changes, words):
         DATASETS.build(cfg.dataset)
     message = str(explain(cfg, info.value))
     assert words in message and '\n' not in message
+
+
+def test_damaged_image(tmp_path):
+    path = tmp_path / 'a' / '0.png'
+    mmcv.imwrite(MarkedImages(num=1)[0]['img'], str(path))
+    path.write_bytes(path.read_bytes()[:50])
+    cfg = config('', [dict(type='LoadImageFromFile'), PACK])
+    cfg.update(source='CustomDataset', data_root=str(tmp_path))
+    with pytest.raises(ConfigError) as info:
+        DATASETS.build(cfg)
+    message = str(info.value)
+    assert message.startswith(
+        f'CustomDataset: image 0, {path}, cannot be loaded: ')
+    assert '\n' not in message
+
+
+@DATASETS.register_module()
+class HugeImages(MarkedImages):
+    """Would take 335 GiB each."""
+
+    def get_data_info(self, index):
+        image = np.broadcast_to(np.uint8(0), (300_000, 400_000, 3))
+        return dict(img=image, gt_label=0)
+
+
+@pytest.mark.parametrize('changes, words', [
+    (dict(num=3), 'takes 1.01e+03 GiB in memory, but max_gib of '
+     'InMemoryDataset is 4; raise it, take fewer or smaller images'),
+    (dict(num=1000, max_gib=1e9), 'are free; take fewer or smaller images, '
+     "or the data set as it is (type='mcod_plugin.HugeImages')"),
+])
+def test_too_many_images(changes, words):
+    with pytest.raises(ConfigError) as info:
+        DATASETS.build(config('HugeImages', **changes))
+    assert words in str(info.value) and '\n' not in str(info.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')

@@ -109,6 +109,26 @@ def test_resume_after_an_interruption(tiny_runner):
             key) == whole.message_hub.get_info(key)
 
 
+@pytest.mark.parametrize('optimizer', [
+    dict(type='SGD', lr=0.02, momentum=0.9),
+    dict(type='AdamW', lr=1e-3),
+])
+def test_resume_in_another_memory_format(tiny_runner, optimizer):
+    """Only rounding tells the difference."""
+    changes = {
+        'custom_hooks.0.end': 4,
+        'optim_wrapper.optimizer': dict(optimizer, _delete_=True)
+    }
+    first, then = ({
+        'model.memory_format': name,
+        **changes
+    } for name in ('contiguous', 'channels_last'))
+    _, expected = run(tiny_runner('whole', 4, **first))
+    run(tiny_runner('broken', 2, **first))
+    _, weights = run(tiny_runner('broken', 4, resume=True, **then))
+    torch.testing.assert_close(dict(weights), expected, rtol=1e-2, atol=1e-3)
+
+
 def test_epochs_differ_and_seeds_matter(tiny_runner):
     tape, _ = run(tiny_runner('a', 2, **{'randomness.seed': 1}))
     other, _ = run(tiny_runner('b', 2, **{'randomness.seed': 2}))

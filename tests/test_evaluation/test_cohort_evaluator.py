@@ -49,9 +49,10 @@ def batches(fields, indices=None, size=7):
         indices = range(len(fields['sample_idx']))
     for start in range(0, len(indices), size):
         part = torch.tensor(indices[start:start + size])
-        yield BatchDataSample(
-            **{name: value[part]
-               for name, value in fields.items()})
+        yield BatchDataSample(**{
+            name: value[part]
+            for name, value in fields.items()
+        })
 
 
 def evaluate(evaluator, fields, prepare=lambda batch: batch):
@@ -101,10 +102,9 @@ def test_dumped(tmp_path):
     path = tmp_path / 'predictions.pkl'
     fields = make_fields(1000, 100)
     evaluate(
-        CohortEvaluator([
-            METRICS[0],
-            dict(type='DumpResults', out_file_path=str(path))
-        ]), fields)
+        CohortEvaluator(
+            [METRICS[0],
+             dict(type='DumpResults', out_file_path=str(path))]), fields)
     samples = load(path)
     assert [sample['sample_idx'] for sample in samples] == list(range(1000))
     for name in ('gt_label', 'pred_label', 'pred_score', 'pred_score_vgg'):
@@ -123,8 +123,8 @@ def test_missing_fields(missing, message):
     fields = {
         name: value
         for name, value in make_fields().items()
-        if not (name == missing or missing.endswith('_')
-                and name.startswith(missing))
+        if not (name == missing
+                or missing.endswith('_') and name.startswith(missing))
     }
     with pytest.raises(ConfigError, match=message) as info:
         evaluate(CohortEvaluator(METRICS[:1]), fields)
@@ -143,8 +143,8 @@ def test_registered():
     (METRICS[0], CohortEvaluator),
     (METRICS, CohortEvaluator),
     (dict(metrics=METRICS), Evaluator),
-    (dict(type='mcod_plugin.CohortEvaluator', metrics=METRICS),
-     CohortEvaluator),
+    (dict(type='mcod_plugin.CohortEvaluator',
+          metrics=METRICS), CohortEvaluator),
 ])
 def test_of_a_runner(tiny_runner, given, kind):
     evaluator = tiny_runner().build_evaluator(given)
@@ -155,8 +155,11 @@ def test_a_run(tiny_runner):
     """The same numbers whichever way the images come and are evaluated."""
     found = []
     for name, changes in dict(
-            batches={}, single=dict(in_memory=False),
-            plain={'val_evaluator': dict(metrics=METRICS[:], _delete_=True)},
+            batches={},
+            single=dict(in_memory=False),
+            plain={
+                'val_evaluator': dict(metrics=METRICS[:], _delete_=True)
+            },
     ).items():
         changes.setdefault('val_evaluator', METRICS[:])
         runner = tiny_runner(name, 1, **changes)
@@ -176,10 +179,11 @@ def test_two_processes(tmp_path, num=25):
     ranks = [
         subprocess.Popen(
             [sys.executable, __file__, tmp_path,
-             str(rank), str(num)],
+             str(rank),
+             str(num)],
             env={
-                **os.environ, 'PYTHONPATH': os.pathsep.join(
-                    filter(None, sys.path)),
+                **os.environ, 'PYTHONPATH':
+                os.pathsep.join(filter(None, sys.path)),
                 'OMP_NUM_THREADS': '1'
             }) for rank in range(2)
     ]
@@ -199,10 +203,7 @@ def run_rank(folder, rank, num):
     from mmengine.dataset import DefaultSampler
     init_default_scope('mmpretrain')
     dist.init_process_group(
-        'gloo',
-        init_method=f'file://{folder}/init',
-        rank=rank,
-        world_size=2)
+        'gloo', init_method=f'file://{folder}/init', rank=rank, world_size=2)
     fields = make_fields(num)
     evaluator = CohortEvaluator(METRICS)
     indices = list(DefaultSampler(range(num), shuffle=False))

@@ -3,7 +3,7 @@ from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS, build_from_cfg
 
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.registry import HOOKS, MODELS
+from mcod_plugin.registry import DATASETS, HOOKS, MODELS
 from mcod_plugin.utils.explain import explain, one_line, unknown_type
 
 
@@ -92,6 +92,32 @@ def test_the_innermost_part_is_named():
     text = explained(cfg, lambda cfg: MODELS.build(cfg.model))
     assert text.startswith("model.branches.a.head.loss.type 'CrossEntropyLos'")
     assert 'did you mean CrossEntropyLoss' in text
+
+
+@pytest.mark.parametrize('changes, text', [
+    (dict(source='mcod_plugin.Digit'),
+     "loader.dataset.source 'mcod_plugin.Digit' is no registered dataset; did "
+     'you mean mcod_plugin.Digits?'),
+    (dict(splt='test'),
+     'loader.dataset.splt is no setting of Digits; did you mean split?'),
+    (dict(max_gb=1),
+     'loader.dataset.max_gb is no setting of Digits; did you mean max_gib?'),
+    (dict(split='trian'),
+     'loader.dataset: split of Digits must be one of test, train; got '
+     "'trian'"),
+])
+def test_data_set_held_in_memory(changes, text):
+    """Its settings stand beside those of the one that it holds."""
+    cfg = dict(
+        loader=dict(
+            dataset=dict({
+                'type': 'mcod_plugin.InMemoryDataset',
+                'source': 'mcod_plugin.Digits',
+                'pipeline': [],
+                **changes
+            })))
+    found = explained(cfg, lambda cfg: DATASETS.build(cfg.loader.dataset))
+    assert found == text
 
 
 def test_path_of_the_part_that_has_most_in_common():

@@ -23,6 +23,7 @@ from mcod_plugin.evaluation import CohortEvaluator
 from mcod_plugin.models.utils.input_size import pipeline_input_size
 from mcod_plugin.models.utils.memory_format import match_state
 from mcod_plugin.registry import RUNNERS
+from mcod_plugin.utils.allocator import keep_freed_memory
 from mcod_plugin.utils.checkpoint import read_checkpoint
 from mcod_plugin.utils.explain import unknown_type
 from mcod_plugin.utils.leftovers import missing_folders, remove_empty
@@ -223,6 +224,16 @@ class CohortRunner(Runner):
             branch.compile(**settings)
         self.logger.info('The branches are compiled. The first steps take '
                          'longer.')
+
+    def train(self) -> nn.Module:
+        """Train the model.
+
+        Returns:
+            nn.Module: The trained model.
+        """
+        if get_device() == 'cpu':
+            keep_freed_memory()
+        return super().train()
 
     def load_or_resume(self) -> None:
         """Load or resume, as the config asks for.

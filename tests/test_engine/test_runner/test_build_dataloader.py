@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 from torch.utils.data import BatchSampler
 
 from mcod_plugin.datasets import InMemoryDataset
@@ -113,13 +114,30 @@ def test_number_may_be_left_out():
 def test_a_run_with_workers(tiny_runner):
     changes = {
         f'{name}_dataloader.{key}': value
-        for name in ('train', 'val') for key, value in (
-            ('num_workers', 2), ('persistent_workers', True))
+        for name in ('train', 'val')
+        for key, value in (('num_workers', 2), ('persistent_workers', True))
     }
     runner = tiny_runner(epochs=1, **changes)
     runner.train()
     assert runner.train_dataloader.num_workers == 0
     assert runner.val_dataloader.num_workers == 0
+
+
+def test_under_the_runner_of_mmengine(tiny_config, tiny_runner):
+    """The config says all that it needs to know."""
+    runner = Runner.from_cfg(tiny_config('a', 1))
+    assert type(runner) is Runner
+    runner.train()
+    other = tiny_runner('b', 1)
+    other.train()
+    state = other.model.state_dict()
+    # Their optimizers round differently.
+    torch.testing.assert_close(
+        dict(runner.model.state_dict()), dict(state), rtol=1e-3, atol=1e-4)
+    accuracy, expected = (
+        each.message_hub.get_scalar('val/ensemble/top1').current()
+        for each in (runner, other))
+    assert accuracy == pytest.approx(expected, abs=2.6)
 
 
 # Wrappers take one image after the other
@@ -170,9 +188,10 @@ def test_wrappers(wrapper):
 def test_a_run_with_a_wrapper(tiny_runner, tiny_config):
     digits = tiny_config().train_dataloader.dataset
     runner = tiny_runner(
-        epochs=1, **{
-            'train_dataloader.dataset': dict(
-                type='RepeatDataset', times=2, dataset=digits, _delete_=True)
+        epochs=1,
+        **{
+            'train_dataloader.dataset':
+            dict(type='RepeatDataset', times=2, dataset=digits, _delete_=True)
         })
     runner.train()
     assert runner.iter == 2 * 64 / 16
@@ -203,13 +222,14 @@ def test_missing_data(tmp_path):
     reason='needs gloo')
 def test_two_processes(tmp_path):
     ranks = [
-        subprocess.Popen([sys.executable, __file__, tmp_path,
-                          str(rank)],
-                         env={
-                             **os.environ, 'PYTHONPATH': os.pathsep.join(
-                                 filter(None, sys.path)),
-                             'OMP_NUM_THREADS': '1'
-                         }) for rank in range(2)
+        subprocess.Popen(
+            [sys.executable, __file__, tmp_path,
+             str(rank)],
+            env={
+                **os.environ, 'PYTHONPATH':
+                os.pathsep.join(filter(None, sys.path)),
+                'OMP_NUM_THREADS': '1'
+            }) for rank in range(2)
     ]
     try:
         assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
@@ -224,8 +244,8 @@ def test_two_processes(tmp_path):
         sampler.set_epoch(epoch)
         assert not set(halves[0]) & set(halves[1])
         # of the permutation that one process has
-        assert [index for pair in zip(*halves) for index in pair
-                ] == list(sampler)
+        assert [index for pair in zip(*halves)
+                for index in pair] == list(sampler)
     assert first[0] != first[1]
 
 

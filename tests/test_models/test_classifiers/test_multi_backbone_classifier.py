@@ -1,5 +1,6 @@
 import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -602,6 +603,13 @@ def test_predict_fills_the_samples():
     again = cohort.test_step(dict(inputs=list(inputs), data_samples=samples))
     torch.testing.assert_close(again[3].pred_score,
                                predictions[3].pred_score)
+
+
+def test_predictions_are_apart():
+    """To pickle one does not take the whole batch along."""
+    cohort = make_cohort('resnet').eval()
+    predictions = cohort(make_batch(2000)[0], mode='predict')
+    assert len(pickle.dumps(predictions[0])) < 10_000
 
 
 def test_mode():

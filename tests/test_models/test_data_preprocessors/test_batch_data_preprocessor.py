@@ -104,27 +104,30 @@ def test_images(settings, layout, dtype):
     assert result['inputs'].is_contiguous(memory_format=layout)
 
 
-@pytest.mark.parametrize('settings', [
-    dict(mean=[33.4], std=[78.6]),
-    dict(mean=[33.4], std=[78.6], to_rgb=True, pad_size_divisor=8),
-    dict(),
-    # It makes three channels of one.
-    dict(mean=MEAN, std=STD),
-])
+@pytest.mark.parametrize(
+    'settings',
+    [
+        dict(mean=[33.4], std=[78.6]),
+        dict(mean=[33.4], std=[78.6], to_rgb=True, pad_size_divisor=8),
+        dict(),
+        # It makes three channels of one.
+        dict(mean=MEAN, std=STD),
+    ])
 def test_grey_images(settings):
     check(pair(**settings), make_images(1))
 
 
 def test_four_channels():
-    check(pair(mean=[1., 2, 3, 4], std=[5., 6, 7, 8], to_rgb=True),
-          make_images(4))
+    check(
+        pair(mean=[1., 2, 3, 4], std=[5., 6, 7, 8], to_rgb=True),
+        make_images(4))
 
 
 def test_sizes_and_precisions_one_after_the_other():
     """Nothing that is kept from one batch is used for another."""
     preprocessors = pair(mean=[100.], std=[50.])
-    for channels, size in ((3, (4, 4)), (1, (4, 12)), (3, (4, 4)),
-                           (3, (2, 8)), (3, (4, 5))):
+    for channels, size in ((3, (4, 4)), (1, (4, 12)), (3, (4, 4)), (3, (2, 8)),
+                           (3, (4, 5))):
         check(preprocessors, make_images(channels, size))
     for preprocessor in preprocessors:
         preprocessor.double()
@@ -144,8 +147,8 @@ def test_images_of_the_caller_stay():
 @pytest.mark.parametrize('training', [False, True])
 def test_one_hot(training):
     result = check(
-        pair(to_onehot=True, num_classes=5, mean=MEAN, std=STD),
-        make_images(), training)
+        pair(to_onehot=True, num_classes=5, mean=MEAN, std=STD), make_images(),
+        training)
     scores = result['data_samples'].fields['gt_score']
     assert scores.argmax(1).tolist() == LABELS and (scores.sum(1) == 1).all()
 
@@ -163,9 +166,8 @@ def test_batch_augments(augments, settings, layout):
         mixed = check(pair(**settings), images, training=True, seed=seed)
         fields = mixed['data_samples'].fields
         assert fields['gt_label'].tolist() == LABELS
-        are_mixed.add((
-            not torch.equal(mixed['inputs'], plain['inputs']),
-            bool((fields['gt_score'] > 0).sum() > len(LABELS))))
+        are_mixed.add((not torch.equal(mixed['inputs'], plain['inputs']),
+                       bool((fields['gt_score'] > 0).sum() > len(LABELS))))
     assert (True, True) in are_mixed
 
 

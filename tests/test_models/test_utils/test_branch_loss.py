@@ -16,8 +16,9 @@ class SquaredHead(LinearClsHead):
 
     def _get_loss(self, cls_score, data_samples, **kwargs):
         target = torch.cat([sample.gt_label for sample in data_samples])
-        return dict(loss=(cls_score.argmax(1) - target).square().sum() +
-                    cls_score.square().mean())
+        return dict(
+            loss=(cls_score.argmax(1) - target).square().sum() +
+            cls_score.square().mean())
 
 
 def head(type='LinearClsHead', **kwargs):
@@ -41,14 +42,15 @@ HEADS = dict(
         num_classes=5),
     focal=loss('FocalLoss', gamma=2.),
     asymmetric=loss('AsymmetricLoss'),
-    stacked=dict(
-        type='StackedLinearClsHead', num_classes=5, mid_channels=[7]),
+    stacked=dict(type='StackedLinearClsHead', num_classes=5, mid_channels=[7]),
     own=head('mcod_plugin.SquaredHead'))
 # Some losses take scores only.
-CASES = [(name, target)
-         for name in HEADS for target in ('labels', 'scores', 'scores_only')
-         if (name, target) != ('own', 'scores_only') and not (
-             name in ('soft', 'focal', 'asymmetric') and target == 'labels')]
+CASES = [
+    (name, target) for name in HEADS
+    for target in ('labels', 'scores', 'scores_only')
+    if (name, target) != ('own', 'scores_only')
+    and not (name in ('soft', 'focal', 'asymmetric') and target == 'labels')
+]
 
 
 def make_branch(head=HEADS['plain']):
@@ -120,8 +122,7 @@ def test_classifier_without_head():
         (32, 32), 3)
     assert loss_owner(branch) is branch
     check(branch, dict(gt_label=LABELS), touched=True)
-    check(
-        branch, dict(gt_label=LABELS, gt_score=make_scores()), touched=True)
+    check(branch, dict(gt_label=LABELS, gt_score=make_scores()), touched=True)
 
 
 def test_changes_of_the_samples_count():

@@ -7,8 +7,7 @@ from mmengine.model import BaseModule
 from mmpretrain.structures import DataSample
 
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.models.utils.memory_format import (MEMORY_FORMATS,
-                                                    match_state)
+from mcod_plugin.models.utils.memory_format import MEMORY_FORMATS, match_state
 from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample
 
@@ -177,8 +176,7 @@ def test_contiguous_serves_all():
     ('linear', 'it has no 2-d convolution'),
 ])
 def test_branch_that_cannot(name, reason):
-    message = refusal(
-        names=['resnet', name], memory_format='channels_last')
+    message = refusal(names=['resnet', name], memory_format='channels_last')
     assert message.startswith('model.memory_format is channels_last, but '
                               f'model.branches.{name} cannot: {reason}')
     assert message.endswith('; use auto or contiguous')
@@ -352,8 +350,8 @@ def test_match_state(optimizer, settings):
                     if name != 'step':
                         assert value.stride() == parameter.stride()
         updater.step()
-        return ([parameter.detach() for parameter in parameters],
-                updater.state_dict())
+        return ([parameter.detach()
+                 for parameter in parameters], updater.state_dict())
 
     for source, target in ((FIRST, LAST), (LAST, FIRST)):
         first, state = step(values, gradients[0], source)

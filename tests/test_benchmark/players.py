@@ -1,0 +1,44 @@
+"""Contenders of the tests; their processes import them from here."""
+import os
+import signal
+import subprocess
+import time
+
+
+def note(path, *words):
+    with open(path, 'a') as file:
+        print(*words, file=file)
+
+
+def play(path, name, turns):
+    """Notes each step, with its process."""
+    turns.start(images=2, warm_up=1, lead_in=0, name=name)
+    while True:
+        time.sleep(.01)
+        note(path, name, os.getpid())
+        turns.step()
+
+
+def fail(turns):
+    """Makes a mistake in its second step."""
+    turns.start(warm_up=0)
+    turns.step()
+    raise ValueError('the step\nfails')
+
+
+def die(turns):
+    """Is killed while it builds."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end(turns):
+    """Comes to an end of its own accord."""
+    turns.start(warm_up=0)
+
+
+def hang(path, turns):
+    """Never gives its turn back, and has a process of its own."""
+    child = subprocess.Popen(['sleep', '60'])
+    note(path, os.getpid(), child.pid)
+    turns.start()
+    time.sleep(60)

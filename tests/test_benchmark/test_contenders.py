@@ -1,0 +1,211 @@
+"""What each contender builds; what it does then, the tool's test shows."""
+import pickle
+from functools import partial
+
+import pytest
+import torch
+from mmengine.runner import Runner
+
+from mcod_plugin.benchmark.contenders import (bare, cohort_runner,
+                                              growth_line_up, line_up, load,
+                                              raw_batches, step, targets,
+                                              train, validate)
+from mcod_plugin.benchmark.toolbox import solo_runner, toolbox_loader
+from mcod_plugin.engine.runner import CohortRunner
+from mcod_plugin.errors import ConfigError
+
+
+def test_line_up(tiny_config):
+    cfg = tiny_config()
+    contenders = line_up(cfg, 2, {'x=1': cfg})
+    assert list(contenders) == [
+        'bare/resnet', 'bare/vit', 'step/on', 'step/off', 'runner/on',
+        'solo/resnet', 'solo/vit', 'data/cohort', 'data/toolbox-0',
+        'data/toolbox-2', 'val/cohort', 'val/resnet', 'val/vit', 'runner/x=1'
+    ]
+    # They have to reach their processes.
+    assert pickle.loads(pickle.dumps(contenders)).keys() == contenders.keys()
+    without = line_up(
+        tiny_config(val_dataloader=None, val_cfg=None, val_evaluator=None), 0,
+        {})
+    assert 'data/toolbox-0' in without and 'data/toolbox-2' not in without
+    assert not any(name.startswith('val/') for name in without)
+
+
+def test_growth_line_up(tiny_config, tmp_path):
+    cfg = tiny_config()
+    contenders = growth_line_up(cfg, 'resnet')
+    assert list(contenders) == [f'growth/{n}' for n in (1, 2, 4, 8)]
+    grown = contenders['growth/4'].args[0]
+    assert list(grown.model.branches) == [f'resnet_{i}' for i in range(4)]
+    assert set(cfg.model.branches) == {'resnet', 'vit'}
+    model = cohort_runner(grown, str(tmp_path)).model
+    sizes = {
+        sum(value.numel() for value in branch.parameters())
+        for branch in model.branches.values()
+    }
+    assert len(sizes) == 1
+
+
+def test_cohort_runner_is_always_on_and_never_ends(tiny_config, tmp_path):
+    cfg = tiny_config(epochs=3)
+    runner = cohort_runner(cfg, str(tmp_path / 'work'))
+    assert isinstance(runner, CohortRunner)
+    assert runner.work_dir == str(tmp_path / 'work')
+    (hook, ) = [
+        hook for hook in runner.hooks
+        if type(hook).__name__ == 'DiscontinuousKDHook'
+    ]
+    schedule = hook.schedule.resolve(1000)
+    assert {schedule.weight(epoch) for epoch in (0, 1, 500, 999)} == {1}
+    assert runner.cfg.train_cfg.max_epochs > 10_000
+    assert runner.cfg.train_cfg.val_interval > 10_000
+    (hook, ) = [
+        hook for hook in runner.hooks
+        if type(hook).__name__ == 'BranchCheckpointHook'
+    ]
+    assert hook.interval > 10_000
+    # The config itself stays as it is.
+    assert cfg.train_cfg.max_epochs == 3
+
+
+def test_solo_runner_is_the_toolbox(tiny_config, tmp_path):
+    cfg = tiny_config()
+    runner = solo_runner(cfg, 'resnet', 2, str(tmp_path / 'work'))
+    assert type(runner) is Runner
+    model = runner.model
+    assert type(model).__name__ == 'ImageClassifier'
+    assert type(model.data_preprocessor).__name__ == 'ClsDataPreprocessor'
+    assert model.data_preprocessor.mean.flatten().tolist() == [78.] * 3
+    assert all(value.is_contiguous() and value.dtype == torch.float32
+               for value in model.parameters())
+    wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
+    assert type(wrapper).__name__ == 'OptimWrapper'
+    assert type(wrapper.optimizer).__name__ == 'SGD'
+    assert wrapper.optimizer.defaults['lr'] == .05
+    assert wrapper.optimizer.defaults['fused'] is None
+    names = {type(hook).__name__ for hook in runner.hooks}
+    assert {
+        'IterTimerHook', 'LoggerHook', 'ParamSchedulerHook', 'CheckpointHook',
+        'DistSamplerSeedHook', 'VisualizationHook'
+    } <= names
+    assert not any('Cohort' in name or 'KD' in name for name in names)
+    for loader in (runner.train_dataloader, runner.val_dataloader):
+        assert type(loader.dataset).__name__ == 'Digits'
+        assert (loader.num_workers, loader.persistent_workers) == (2, True)
+        assert loader.batch_size == 16
+        assert loader.collate_fn.func.__name__ == 'default_collate'
+    assert [
+        type(step).__name__
+        for step in runner.train_dataloader.dataset.pipeline.transforms
+    ] == ['RandomCrop', 'PackInputs']
+    assert type(runner.val_evaluator.metrics[0]).__name__ == 'Accuracy'
+
+
+def test_solo_stays_plain_in_mixed_precision(tiny_config, tmp_path):
+    cfg = tiny_config(
+        **{
+            'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper',
+            'optim_wrapper.clip_grad': dict(max_norm=1)
+        })
+    runner = solo_runner(cfg, 'vit', 0, str(tmp_path / 'work'))
+    assert runner.cfg.optim_wrapper == dict(
+        type='OptimWrapper',
+        optimizer=cfg.optim_wrapper.optimizer,
+        clip_grad=dict(max_norm=1))
+
+
+def test_toolbox_loader_restores_sources_that_are_wrapped():
+    inner = dict(
+        type='mcod_plugin.InMemoryDataset',
+        source='CIFAR10',
+        device='cpu',
+        max_gib=1,
+        split='train')
+    loader = dict(
+        batch_size=4, dataset=dict(type='RepeatDataset', dataset=inner))
+    found = toolbox_loader(loader, 0)
+    assert found['dataset']['dataset'] == dict(type='CIFAR10', split='train')
+    assert (found['num_workers'], found['persistent_workers']) == (0, False)
+    assert inner['source'] == 'CIFAR10'
+
+
+def test_raw_batches_are_full(tiny_config):
+    cfg = tiny_config(**{'train_dataloader.dataset.indices': 40})
+    batches = raw_batches(cfg)
+    assert [len(batch['inputs']) for batch in batches] == [16, 16]
+    cfg = tiny_config(**{'train_dataloader.batch_size': 99})
+    with pytest.raises(ConfigError, match='batch_size.*got 99'):
+        raw_batches(cfg)
+
+
+def test_targets(tiny_config, tmp_path):
+    cfg = tiny_config()
+    batch, *_ = raw_batches(cfg)
+    preprocess = cohort_runner(cfg, str(tmp_path)).model.data_preprocessor
+    labels = targets(preprocess(batch, True)['data_samples'])
+    assert labels.shape == (16, ) and labels.dtype == torch.int64
+    mixed = tiny_config(
+        'mixed',
+        **{'model.train_cfg': dict(augments=dict(type='Mixup', alpha=1.))})
+    mixed.model.data_preprocessor.num_classes = 10
+    preprocess = cohort_runner(mixed, str(tmp_path)).model.data_preprocessor
+    batch, *_ = raw_batches(mixed)
+    scores = targets(preprocess(batch, True)['data_samples'])
+    assert scores.shape == (16, 10)
+    assert torch.allclose(scores.sum(1), torch.ones(16))
+
+
+@pytest.mark.parametrize('name', ['resnet', 'vit'])
+def test_bare(tiny_config, tmp_path, course, name):
+    course = course(turns=2, seconds=1e-9, folder=tmp_path)
+    _, (_, ready), *turns = course.run(bare, tiny_config(), name)
+    assert ready['images'] == 16
+    assert [steps for _, (_, steps) in turns] == [1, 1]
+
+
+@pytest.mark.parametrize('weight', [0., 1.])
+def test_step(tiny_config, tmp_path, course, weight):
+    course = course(turns=1, seconds=1e-9, folder=tmp_path)
+    _, (_, ready), (_, (_, steps)) = course.run(step, tiny_config(), weight)
+    assert ready['images'] == 16 and steps == 1
+    assert ready['facts'] == dict(
+        memory_formats=dict(resnet='channels_last', vit='contiguous_format'))
+
+
+@pytest.mark.parametrize('alone', [False, True])
+@pytest.mark.parametrize('play', [train, load])
+def test_loops_over_training_data(tiny_config, tmp_path, course, play, alone):
+    build = builder(tiny_config(), alone)
+    course = course(turns=9, seconds=1e-9, folder=tmp_path)
+    _, (_, ready), *turns = course.run(play, build)
+    assert ready['images'] == 16
+    assert [steps for _, (_, steps) in turns] == [1] * 9
+    assert not list(tmp_path.rglob('*.pth'))
+
+
+@pytest.mark.parametrize('alone', [False, True])
+def test_validation_is_as_long_as_a_turn(tiny_config, tmp_path, course, alone):
+    build = builder(tiny_config(), alone)
+    # Any batch takes longer than that.
+    short = course(turns=1, seconds=1e-9, folder=tmp_path / 'short')
+    _, (_, ready), (_, (_, steps)) = short.run(validate, build)
+    assert (ready['images'], steps) == (16, 1)
+
+
+@pytest.mark.parametrize('alone', [False, True])
+def test_validation_is_no_longer_than_the_data(tiny_config, tmp_path, course,
+                                               alone):
+    build = builder(tiny_config(), alone)
+    course = course(turns=1, seconds=.5, folder=tmp_path)
+    _, (_, ready), (_, (_, steps)) = course.run(validate, build)
+    # Several times all 40 images, in three batches.
+    assert ready['images'] == pytest.approx(40 / 3)
+    assert steps % 3 == 0
+
+
+def builder(cfg, alone):
+    """What builds the runner of a cohort, or of its ResNet alone."""
+    if alone:
+        return partial(solo_runner, cfg, 'resnet', 0)
+    return partial(cohort_runner, cfg)

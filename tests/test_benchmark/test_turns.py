@@ -1,0 +1,115 @@
+"""A contender's side, without a process of its own."""
+import time
+
+import pytest
+
+
+def test_turns_have_the_length_that_the_warm_up_has_found(course):
+    course = course(turns=2)
+    course.turns.start(images=8, warm_up=2, lead_in=0, note='x')
+    count = 0
+
+    def step():
+        nonlocal count
+        count += 1
+        # The warm-up is slow, and must not count.
+        time.sleep(.1 if count <= 2 else .002)
+        course.turns.step()
+
+    built, ready, *turns = course.run_steps(step)
+    assert built == ('built', None)
+    assert ready == ('ready',
+                     dict(images=8, peak_bytes=None, facts=dict(note='x')))
+    assert [kind for kind, _ in turns] == ['turn', 'turn']
+    (first, steps), (second, same) = (value for _, value in turns)
+    assert steps == same and 1 <= steps <= 10
+    assert count == 2 + 3 * steps
+    assert min(first, second) >= .002 * steps
+
+
+def test_a_turn_begins_with_steps_that_are_not_timed(course):
+    course = course(turns=1, seconds=.1)
+    course.turns.start(warm_up=0, lead_in=3)
+    count = 0
+
+    def step():
+        nonlocal count
+        count += 1
+        time.sleep(.001)
+        course.turns.step()
+
+    *_, (_, (_, steps)) = course.run_steps(step)
+    assert steps >= 5
+    assert count == 2 * steps + min(3, steps // 5)
+
+
+def test_no_such_steps_where_they_would_be_too_long(course):
+    course = course(turns=1)
+    course.turns.start(warm_up=0, lead_in=5)
+    count = 0
+
+    def step():
+        nonlocal count
+        count += 1
+        time.sleep(.01)
+        course.turns.step()
+
+    *_, (_, (_, steps)) = course.run_steps(step)
+    assert steps < 5 and count == 2 * steps
+
+
+def test_several_steps_at_a_time(course):
+    course = course(turns=1, seconds=1e-4)
+    course.turns.start(warm_up=0)
+
+    def step():
+        time.sleep(.001)
+        course.turns.step(7)
+
+    *_, (_, (_, steps)) = course.run_steps(step)
+    assert steps == 7
+
+
+def test_ends_of_epochs_do_not_count(course):
+    course = course(turns=2, seconds=.015)
+    course.turns.start(warm_up=0, lead_in=0)
+    count = 0
+
+    def epoch():
+        nonlocal count
+        for index in range(6):
+            # The first one has to wait for the loader.
+            time.sleep(.2 if index in (0, 5) and count else .002)
+            count += index not in (0, 5) or count == 0
+            course.turns.batch(index, 6)
+
+    _, _, *turns = course.run_steps(epoch)
+    for _, (seconds, steps) in turns:
+        assert .002 * steps <= seconds < .2
+    assert count == 3 * turns[0][1][1]
+
+
+def test_epochs_of_a_batch_or_two_count(course):
+    course = course(turns=1)
+    course.turns.start(warm_up=0, lead_in=0)
+
+    def epoch():
+        for index in range(2):
+            time.sleep(.002)
+            course.turns.batch(index, 2)
+
+    *_, (_, (_, steps)) = course.run_steps(epoch)
+    assert steps >= 2
+
+
+def test_memory_of_building_does_not_count(course):
+    course = course(turns=0)
+    course.turns.watch_memory()
+    if course.turns._memory.read() is None:
+        pytest.skip('this system does not tell')
+    b'x' * 2**28
+    course.turns.start(warm_up=0)
+    held = b'x' * 2**26
+    _, (_, values) = course.run_steps(course.turns.step)
+    assert 60 * 2**20 <= values['peak_bytes'] < 2**27
+    del held
