@@ -13,7 +13,6 @@ from typing import Any, Callable, Dict, Iterator, Tuple
 import torch
 
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.utils.allocator import keep_freed_memory
 from mcod_plugin.utils.explain import one_line
 from .turns import Turns
 
@@ -192,7 +191,6 @@ def _live(play: Callable[[Turns], None], pipe: Connection, folder: str,
     os.dup2(output, 1)
     os.dup2(output, 2)
     torch.set_num_threads(threads)
-    keep_freed_memory()
     try:
         play(Turns(pipe, seconds, folder))
         raise RuntimeError('it came to an end before the benchmark')

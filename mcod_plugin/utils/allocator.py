@@ -8,20 +8,22 @@ __all__ = ['keep_freed_memory', 'return_freed_memory']
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 
-# Bytes, more than any network's.
+# Bytes, more than any network's; and the most that some versions take.
 LARGE = 2**30
+LARGEST_ALLOWED = 2**25
 
 
 def keep_freed_memory() -> None:
     """Have freed memory kept for the next allocation.
 
     By default, glibc returns large blocks to the system or keeps them,
-    depending on what was allocated before, and to get them again costs up to
-    a tenth of a training step on a CPU.
+    depending on what was allocated before. To get them again costs a fifth
+    of a small network's training step on a CPU.
     """
     with suppress(AttributeError, OSError):  # another C library
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, LARGE)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE) or libc.mallopt(
+            M_MMAP_THRESHOLD, LARGEST_ALLOWED)
         libc.mallopt(M_TRIM_THRESHOLD, LARGE)
 
 

@@ -48,6 +48,7 @@ class CohortRunner(Runner):
       looked for.
     - What cannot begin leaves the work directory as it was.
     - The model's ``input_size``, if left out, is that of the data pipeline.
+    - On a CPU, memory that a step has freed is kept for the next one.
     - The optimizer is fused if it can be; ``compile`` compiles each branch of
       a cohort by itself.
 
@@ -65,6 +66,8 @@ class CohortRunner(Runner):
     def __init__(self, model: Union[nn.Module, dict], work_dir: str, *args,
                  **kwargs) -> None:
         self._made = missing_folders(work_dir)
+        if get_device() == 'cpu':
+            keep_freed_memory()
         try:
             super().__init__(model, work_dir, *args, **kwargs)
         except Exception:
@@ -224,16 +227,6 @@ class CohortRunner(Runner):
             branch.compile(**settings)
         self.logger.info('The branches are compiled. The first steps take '
                          'longer.')
-
-    def train(self) -> nn.Module:
-        """Train the model.
-
-        Returns:
-            nn.Module: The trained model.
-        """
-        if get_device() == 'cpu':
-            keep_freed_memory()
-        return super().train()
 
     def load_or_resume(self) -> None:
         """Load or resume, as the config asks for.

@@ -1,0 +1,67 @@
+"""The benchmark as a whole; all contenders together are timed by the test of
+its tool."""
+import json
+
+import pytest
+
+from mcod_plugin.benchmark import run_benchmark, tables
+from mcod_plugin.cli import use_amp
+from mcod_plugin.errors import ConfigError
+
+QUICK = dict(rounds=2, seconds=.001, threads=1)
+
+
+def test_growth(tiny_config):
+    cfg = tiny_config()
+    use_amp(cfg)
+    report = run_benchmark(
+        cfg, **QUICK, growth=True, growth_branch='vit', only=['growth/[12]'])
+    assert report['growth_branch'] == 'vit'
+    assert report['precision'] == 'bfloat16'
+    assert list(report['contenders']) == ['growth/1', 'growth/2']
+    assert list(report['contenders']['growth/2']['memory_formats']) == [
+        'vit_0', 'vit_1'
+    ]
+    (ratio, ) = (row['values'] for name, row in report['ratios'].items()
+                 if name.startswith('time'))
+    one, two = ([turn['seconds'] / turn['steps'] for turn in row['turns']]
+                for row in report['contenders'].values())
+    assert ratio == pytest.approx([b / (2 * a) for a, b in zip(one, two)])
+    text = tables(report)
+    for name in (*report['contenders'], *report['ratios']):
+        assert name in text
+    json.dumps(report)
+
+
+@pytest.mark.parametrize('options, words', [
+    (dict(only=['step/*', 'no/*']), 'no/. matches no contender.*step/on'),
+    (dict(growth=True, growth_branch='vi'), 'resnet, vit.*got .vi.'),
+])
+def test_unknown_names(tiny_config, options, words):
+    with pytest.raises(ConfigError, match=words):
+        run_benchmark(tiny_config(), **QUICK, **options)
+
+
+def test_model_without_branches(tiny_config):
+    cfg = tiny_config()
+    cfg.model = cfg.model.branches.resnet
+    with pytest.raises(ConfigError, match='model.branches.*got None'):
+        run_benchmark(cfg, **QUICK)
+
+
+def test_mistake_that_a_contender_finds(tiny_config):
+    cfg = tiny_config(**{'model.branches.resnet.backbone.depth': 9})
+    with pytest.raises(
+            ConfigError,
+            match='^step/on: model.branches.resnet.backbone: .*depth.*9'):
+        run_benchmark(cfg, **QUICK, only=['step/on'])
+
+
+def test_death_of_a_contender(tiny_config, players):
+    cfg = tiny_config(in_memory=False)
+    cfg.custom_imports = dict(imports=['players'])
+    cfg.train_dataloader.collate_fn.type = 'default_collate'
+    cfg.train_dataloader.dataset.type = 'players.DeadlyDigits'
+    with pytest.raises(
+            ConfigError, match=r'^step/off: its process died \(SIGKILL\)$'):
+        run_benchmark(cfg, **QUICK, only=['step/off'])
