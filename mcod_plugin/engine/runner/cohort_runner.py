@@ -48,7 +48,8 @@ class CohortRunner(Runner):
       looked for.
     - What cannot begin leaves the work directory as it was.
     - The model's ``input_size``, if left out, is that of the data pipeline.
-    - On a CPU, memory that a step has freed is kept for the next one.
+    - On a CPU, memory that a step has freed is kept for the next one, unless
+      the config says ``env_cfg.keep_freed_memory=False``.
     - The optimizer is fused if it can be; ``compile`` compiles each branch of
       a cohort by itself.
 
@@ -66,8 +67,6 @@ class CohortRunner(Runner):
     def __init__(self, model: Union[nn.Module, dict], work_dir: str, *args,
                  **kwargs) -> None:
         self._made = missing_folders(work_dir)
-        if get_device() == 'cpu':
-            keep_freed_memory()
         try:
             super().__init__(model, work_dir, *args, **kwargs)
         except Exception:
@@ -104,6 +103,12 @@ class CohortRunner(Runner):
         that cannot begin leaves the config of an earlier one alone."""
         if self.started:
             super().dump_config()
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Set up the process."""
+        super().setup_env(env_cfg)
+        if get_device() == 'cpu' and env_cfg.get('keep_freed_memory', True):
+            keep_freed_memory()
 
     def build_model(self, model: Union[nn.Module, dict]) -> nn.Module:
         """Build the model; a cohort learns the size of the images."""

@@ -83,14 +83,17 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
         if self.to_rgb and inputs.size(1) == 3:
             inputs = inputs.flip(1)
         number, channels, height, width = inputs.shape
-        inputs = inputs.float()
         if self._enable_normalize:
             mean, std = self._image_of_statistics(channels, height * width)
-            pixels = inputs.permute(0, 2, 3, 1).reshape(number, -1)
-            # It is another tensor than the one that was given.
-            pixels = (pixels - mean).div_(std)
+            # A copy of its own, in the precision of the result: no more
+            # memory is needed than for that.
+            dtype = torch.promote_types(torch.float32, mean.dtype)
+            pixels = inputs.to(dtype, copy=True).permute(0, 2, 3, 1)
+            pixels = pixels.reshape(number, -1).sub_(mean).div_(std)
             inputs = pixels.view(number, height, width,
                                  channels).permute(0, 3, 1, 2)
+        else:
+            inputs = inputs.float()
         if self.pad_size_divisor > 1:
             below, right = (-size % self.pad_size_divisor
                             for size in (height, width))
