@@ -85,7 +85,34 @@ def test_all_contenders(run_tool, tiny):
         assert min(row['values']) == row['min'] <= row['median'] <= row['max']
 
 
+def test_another_setting(run_tool, tiny):
+    done = run_tool(
+        'benchmark',
+        'tiny.py',
+        *QUICK,
+        '--only',
+        'runner/*',
+        '--vary',
+        'model.memory_format=contiguous',
+        'train_dataloader.batch_size=16',
+        '--out',
+        'out.json',
+        cwd=tiny)
+    assert done.code == 0, done.err
+    variant = ('runner/model.memory_format=contiguous '
+               'train_dataloader.batch_size=16')
+    assert first_cells(done.out) == [
+        'runner/on', variant, f'{variant} : runner/on'
+    ]
+    found = json.loads((tiny / 'out.json').read_text())['contenders']
+    # The settings hold for the second one only.
+    assert found['runner/on']['images_per_step'] == 32
+    assert found[variant]['images_per_step'] == 16
+
+
 @pytest.mark.parametrize('args, words', [
+    (['--vary', 'modle.x=1'], ['modle', 'did you mean model']),
+    (['--vary', 'model.teacher.fusion=x'], ['model.teacher.fusion', "'x'"]),
     (['--rounds', '0'], ['--rounds', 'at least 1', 'got 0']),
     (['--rounds', 'x'], ['--rounds', "'x'"]),
     (['--seconds', '0'], ['--seconds', 'greater than 0', 'got 0']),
