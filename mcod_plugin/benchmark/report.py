@@ -4,7 +4,7 @@ import os
 import statistics
 from typing import Any, Dict, List, Optional
 
-from mcod_plugin.engine.hooks.cohort_report_hook import render
+from mcod_plugin.utils.table import render
 from .score import Score
 
 __all__ = ['results', 'tables', 'write']

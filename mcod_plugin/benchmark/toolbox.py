@@ -11,8 +11,8 @@ from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 
 from mcod_plugin.cli import LOADERS
-from mcod_plugin.models.utils.input_size import (guess_input_size,
-                                                 pipeline_input_size)
+from mcod_plugin.models.utils.input_size import (data_input_size,
+                                                 guess_input_size)
 from mcod_plugin.registry import MODELS
 
 __all__ = ['solo_runner', 'toolbox_loader']
@@ -109,10 +109,8 @@ def _classifier(cfg: Any, name: str) -> Any:
     """The branch as it stands alone, in the default memory format."""
     model = copy.deepcopy(cfg.model)
     # What the cohort's runner would find out.
-    size = model.get('input_size')
-    for key in reversed(LOADERS):
-        if size is None and cfg.get(key) is not None:
-            size = pipeline_input_size(cfg[key].dataset.get('pipeline', ()))
+    size = model.get('input_size') or data_input_size(
+        cfg.get(key) for key in reversed(LOADERS))
     cohort = MODELS.build(
         dict(
             type=model.type,

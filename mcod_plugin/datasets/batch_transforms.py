@@ -35,7 +35,7 @@ def crop(images: Tensor, indices: Tensor, top: Tensor, left: Tensor,
         (height * width * channels, width * channels, channels,
          width * channels, 1))
     if images.device.type == 'cpu':
-        # NumPy does this four times as fast as PyTorch.
+        # Much faster by NumPy than by PyTorch.
         found = torch.from_numpy(windows.numpy()[indices.numpy(),
                                                  top.numpy(),
                                                  left.numpy()])

@@ -1,4 +1,3 @@
-import io
 from typing import Dict, Optional, Sequence
 
 import torch
@@ -6,10 +5,9 @@ from mmengine.analysis import FlopAnalyzer
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
-from rich.console import Console
-from rich.table import Table
 
 from mcod_plugin.registry import HOOKS
+from mcod_plugin.utils.table import render
 
 # Where the best results are kept in the message hub, so that they are saved
 # and resumed with the run.
@@ -185,23 +183,3 @@ def result_table(last: Dict[str, float],
         share = 100 * last['diversity/disagreement']
         table += f'\nThe branches disagree on {share:.1f} % of the images.'
     return table
-
-
-def render(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as text.
-
-    Args:
-        header (Sequence[str]): Names of the columns.
-        rows (Sequence[Sequence[str]]): The cells.
-
-    Returns:
-        str: Its lines.
-    """
-    table = Table()
-    for index, name in enumerate(header):
-        table.add_column(name, justify='left' if index == 0 else 'right')
-    for row in rows:
-        table.add_row(*row)
-    console = Console(file=io.StringIO(), width=120)
-    console.print(table)
-    return console.file.getvalue().rstrip('\n')

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from mcod_plugin.datasets import InMemoryDataset
 from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.evaluation import CohortEvaluator
-from mcod_plugin.models.utils.input_size import pipeline_input_size
+from mcod_plugin.models.utils.input_size import data_input_size
 from mcod_plugin.models.utils.memory_format import match_state
 from mcod_plugin.registry import RUNNERS
 from mcod_plugin.utils.allocator import keep_freed_memory
@@ -115,20 +115,12 @@ class CohortRunner(Runner):
         if isinstance(model, dict) and 'branches' in model:
             size = model.get('input_size')
             if size is None:
-                size = self._data_input_size()
+                size = data_input_size(
+                    (self._test_dataloader, self._val_dataloader,
+                     self._train_dataloader))
             if size is not None:
                 model = type(model)(model, input_size=size)
         return super().build_model(model)
-
-    def _data_input_size(self) -> Optional[Any]:
-        for loader in (self._test_dataloader, self._val_dataloader,
-                       self._train_dataloader):
-            if isinstance(loader, dict):
-                dataset = loader.get('dataset', {})
-                size = pipeline_input_size(dataset.get('pipeline', ()))
-                if size is not None:
-                    return size
-        return None
 
     @staticmethod
     def build_dataloader(dataloader: Union[DataLoader, dict],

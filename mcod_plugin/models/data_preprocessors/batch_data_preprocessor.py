@@ -78,7 +78,7 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
         """Normalise images whose channels come last in memory.
 
         On a CPU, a mean of three numbers that is broadcast over pixels of
-        three costs twenty times as much as one of a whole image.
+        three costs many times as much as one of a whole image.
         """
         if self.to_rgb and inputs.size(1) == 3:
             inputs = inputs.flip(1)

@@ -1,9 +1,13 @@
 """The size of the images that the networks of a config are made for."""
-from typing import Any, Iterator, Mapping, Optional, Sequence, Tuple, Union
+from typing import (Any, Iterable, Iterator, Mapping, Optional, Sequence, Tuple,
+                    Union)
 
 from mcod_plugin.errors import ConfigError
 
-__all__ = ['parse_input_size', 'pipeline_input_size', 'guess_input_size']
+__all__ = [
+    'parse_input_size', 'pipeline_input_size', 'data_input_size',
+    'guess_input_size'
+]
 
 # The transforms that fix the size of an image, and the setting that tells it.
 SIZING_TRANSFORMS = {
@@ -59,6 +63,27 @@ def pipeline_input_size(
         elif isinstance(found, int):
             size = found
     return size
+
+
+def data_input_size(
+        loaders: Iterable[Any]) -> Optional[Union[int, Sequence[int]]]:
+    """The size of the images of some data loaders.
+
+    Args:
+        loaders (Iterable[dict | DataLoader | None]): Their configs; one that
+            is built already does not tell.
+
+    Returns:
+        int | Sequence[int] | None: The size as an ``input_size``, of the first
+        loader whose pipeline fixes it; None if none does.
+    """
+    for loader in loaders:
+        if isinstance(loader, dict):
+            dataset = loader.get('dataset', {})
+            size = pipeline_input_size(dataset.get('pipeline', ()))
+            if size is not None:
+                return size
+    return None
 
 
 def guess_input_size(branches: Mapping[str, Any]) -> int:
