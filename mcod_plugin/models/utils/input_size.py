@@ -1,6 +1,6 @@
 """The size of the images that the networks of a config are made for."""
-from typing import (Any, Iterable, Iterator, Mapping, Optional, Sequence, Tuple,
-                    Union)
+from typing import (Any, Iterable, Iterator, Mapping, Optional, Sequence,
+                    Tuple, Union)
 
 from mcod_plugin.errors import ConfigError
 
