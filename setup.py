@@ -7,6 +7,7 @@ version = {}
 exec((ROOT / 'mcod_plugin' / 'version.py').read_text(), version)
 
 quickstart = ['scikit-learn>=1.2']
+compare = ['matplotlib>=3.7', 'scipy']
 
 setup(
     name='mcod-plugin',
@@ -28,7 +29,8 @@ setup(
     ],
     extras_require={
         'quickstart': quickstart,
-        'tests': [*quickstart, 'hypothesis', 'pytest', 'scipy'],
+        'compare': compare,
+        'tests': [*quickstart, *compare, 'hypothesis', 'pytest'],
         'viz': ['matplotlib', 'tensorboard'],
     },
     classifiers=[

@@ -14,7 +14,8 @@ from mcod_plugin.errors import ConfigError, nearest
 
 __all__ = [
     'ToolParser', 'add_config_arguments', 'check_out', 'load_config',
-    'merge_options', 'run_config', 'use_amp', 'user_errors'
+    'merge_options', 'merge_settings', 'read_config', 'run_config', 'use_amp',
+    'user_errors'
 ]
 
 # Top-level keys that a config need not hold for them to be set.
@@ -65,6 +66,11 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser (ArgumentParser): The parser to add them to.
     """
+    parser.add_argument(
+        '--method',
+        metavar='NAME|FILE',
+        help='how the cohort is trained, instead of as the config says: a '
+        'name in configs/methods, such as dml, or a file like those')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -126,7 +132,10 @@ def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
                           f'no {variable}; start the tool by that launcher '
                           '(torchrun, srun or mpirun)')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = _read(args.config)
+    cfg = read_config(args.config)
+    if args.method is not None:
+        from mcod_plugin.methods import apply_method, find_method
+        apply_method(cfg, find_method(args.method))
     merge_options(cfg, args.cfg_options)
     for name in needs:
         if cfg.get(name) is None:
@@ -147,7 +156,18 @@ def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
     return cfg
 
 
-def _read(path: str) -> Any:
+def read_config(path: str) -> Any:
+    """Read a config.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        ConfigError: If it is missing or cannot be read.
+    """
     if not osp.isfile(path):
         raise ConfigError(f'config {path}: there is no such file')
     from mmengine.config import Config
@@ -182,23 +202,35 @@ def merge_options(cfg: Any, options: Sequence[str]) -> None:
         options (Sequence[str]): Texts ``KEY=VALUE``.
 
     Raises:
-        ConfigError: If one is no such text, or its key leads nowhere. A
-            top-level name that the config does not know is a slip, not a new
-            setting.
+        ConfigError: If one is no such text, or its key leads nowhere.
+    """
+    merge_settings(cfg, _parse_options(options), '--cfg-options')
+
+
+def merge_settings(cfg: Any, settings: Dict[str, Any], source: str) -> None:
+    """Merge settings into a config.
+
+    Args:
+        cfg (Config): The config, which is changed.
+        settings (dict[str, Any]): The values by dotted key.
+        source (str): Where the settings were given, for error messages.
+
+    Raises:
+        ConfigError: If a key leads nowhere. A top-level name that the config
+            does not know is a slip, not a new setting.
     """
     from mcod_plugin.utils.explain import one_line
-    for key, value in _parse_options(options).items():
+    for key, value in settings.items():
         top = key.partition('.')[0]
         if top not in cfg and top not in RUNNER_KEYS:
             raise ConfigError(
-                f'--cfg-options {key}: the config has no setting {top!r}; ' +
+                f'{source} {key}: the config has no setting {top!r}; ' +
                 (nearest(top, {*cfg, *RUNNER_KEYS}) or f'it has '
                  f'{", ".join(sorted(cfg))}'))
         try:
             cfg.merge_from_dict({key: value})
         except Exception as error:
-            raise ConfigError(
-                f'--cfg-options {key}: {one_line(error)}') from error
+            raise ConfigError(f'{source} {key}: {one_line(error)}') from error
 
 
 def _parse_options(options: Sequence[str]) -> Dict[str, Any]:

@@ -16,6 +16,7 @@ def load_config(config, needs=('model', ), **changes):
     values = dict(
         config=str(config),
         work_dir=None,
+        method=None,
         cfg_options=[],
         no_pin_memory=False,
         launcher='none',

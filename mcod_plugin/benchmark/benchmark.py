@@ -6,10 +6,11 @@ from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
 import torch
 from mmengine.registry import init_default_scope
 
+from mcod_plugin.engine.optim_wrapper import precision
 from mcod_plugin.engine.runner import CohortRunner
 from mcod_plugin.errors import ConfigError, check_choice
+from mcod_plugin.utils.machine import describe_machine
 from .contenders import growth_line_up, line_up
-from .machine import describe_machine
 from .ratios import growth_ratios, ratios
 from .report import results
 from .toolbox import toolbox_loader
@@ -81,7 +82,7 @@ def run_benchmark(cfg: Any,
         config_sha256=hashlib.sha256(cfg.pretty_text.encode()).hexdigest(),
         **machine,
         threads=threads,
-        precision=_precision(cfg.optim_wrapper),
+        precision=precision(cfg.optim_wrapper),
         memory_formats=formats[0] if formats else None,
         batch_size=cfg.train_dataloader.batch_size,
         compile=cfg.get('compile', False),
@@ -119,12 +120,3 @@ def _data_sizes(cfg: Any) -> Tuple[int, int]:
             and CohortRunner.build_dataloader(toolbox_loader(loader, 0)))
     train, val = sizes
     return len(train), len(val.dataset) if val else 0
-
-
-def _precision(optim_wrapper: dict) -> str:
-    kind = str(optim_wrapper.get('type'))
-    if kind.endswith('AutocastOptimWrapper'):
-        return 'bfloat16'
-    if kind.endswith('AmpOptimWrapper'):
-        return str(optim_wrapper.get('dtype', 'float16'))
-    return 'float32'

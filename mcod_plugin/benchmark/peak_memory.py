@@ -6,6 +6,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from mcod_plugin.utils.allocator import return_freed_memory
+from mcod_plugin.utils.memory import process_memory
 
 
 class PeakMemory:
@@ -21,7 +22,7 @@ class PeakMemory:
         self.forget()
         self._start = (
             torch.cuda.memory_allocated()
-            if torch.cuda.is_available() else _status('VmRSS'))
+            if torch.cuda.is_available() else process_memory('VmRSS'))
 
     def forget(self) -> None:
         """Forget the peak so far; what is in use still counts."""
@@ -43,7 +44,7 @@ class PeakMemory:
             return torch.cuda.max_memory_allocated() - self._start
         if not self._start:
             return None
-        return max(0, _status('VmHWM') - self._start)
+        return max(0, process_memory('VmHWM') - self._start)
 
 
 def _train_tiny_network() -> None:
@@ -56,14 +57,3 @@ def _train_tiny_network() -> None:
     inputs = torch.rand(64, 3, 32, 32, device=device)
     F.cross_entropy(net(inputs), labels).backward()
     optimizer.step()
-
-
-def _status(name: str) -> int:
-    """A number of bytes from the kernel's account of this process, 0 if it
-    keeps none."""
-    try:
-        with open('/proc/self/status') as file:
-            table = dict(line.split(':', 1) for line in file)
-        return int(table[name].split()[0]) * 1024
-    except (OSError, KeyError):
-        return 0

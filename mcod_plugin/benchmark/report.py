@@ -1,9 +1,9 @@
 """The result of a benchmark, to read and to keep."""
 import json
-import os
 import statistics
 from typing import Any, Dict, List, Optional
 
+from mcod_plugin.utils.files import write_text
 from mcod_plugin.utils.table import render
 from .score import Score
 
@@ -108,8 +108,4 @@ def write(report: Dict[str, Any], path: str) -> None:
         report (dict[str, Any]): The report.
         path (str): The file.
     """
-    text = json.dumps(report, indent=2)
-    part = f'{path}.part'
-    with open(part, 'w') as file:
-        file.write(f'{text}\n')
-    os.replace(part, path)
+    write_text(path, f'{json.dumps(report, indent=2)}\n')

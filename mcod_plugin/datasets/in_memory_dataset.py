@@ -19,6 +19,7 @@ from mcod_plugin.structures import BatchDataSample
 from mcod_plugin.utils.explain import arguments, one_line
 from mcod_plugin.utils.memory import GIB, free_memory
 from .batch_transforms import random_crop, random_flip, to_device
+from .split import check_per_class, select_per_class
 
 # What gives the same image every time is done once, at the start.
 FIXED_TRANSFORMS = (LoadImageFromFile, Resize, ResizeEdge, CenterCrop)
@@ -54,6 +55,13 @@ class InMemoryDataset(Dataset):
             they need. Defaults to ``'auto'``.
         max_gib (float): The most memory that the images may take, in GiB.
             Defaults to 4.
+        per_class (tuple[int, int | None], optional): ``(start, stop)``: of
+            each class only the images number start (0-based) to stop, which
+            is excluded, in the order of the data; a stop of None takes all
+            that follow. So ``(0, 400)`` and ``(400, 500)`` part the training
+            images of CIFAR-100 into balanced ones for training and for
+            validation. It does not go with ``indices``. Defaults to None,
+            all images.
         **kwargs: All other arguments of the toolbox's data set.
 
     Attributes:
@@ -64,7 +72,8 @@ class InMemoryDataset(Dataset):
 
     Raises:
         ConfigError: If the pipeline holds something else, the images differ
-            in size, or there is too little memory.
+            in size, there is too little memory, or a class has fewer images
+            than ``per_class`` asks for.
 
     Examples:
         >>> train_dataloader = dict(
@@ -83,6 +92,7 @@ class InMemoryDataset(Dataset):
                  pipeline: Sequence[dict],
                  device: str = 'auto',
                  max_gib: float = 4,
+                 per_class: Optional[Sequence[Optional[int]]] = None,
                  **kwargs) -> None:
         check_choice('device of InMemoryDataset', device,
                      ('auto', 'cpu', 'cuda'))
@@ -90,6 +100,12 @@ class InMemoryDataset(Dataset):
             raise ConfigError('device of InMemoryDataset is cuda, but this '
                               'machine has none; use auto or cpu')
         check_number('max_gib of InMemoryDataset', max_gib, 0, exclusive=True)
+        if per_class is not None:
+            check_per_class('per_class of InMemoryDataset', per_class)
+            if kwargs.get('indices') is not None:
+                raise ConfigError(
+                    'InMemoryDataset takes per_class or indices, not both; '
+                    f'got {per_class!r} and {kwargs["indices"]!r}')
         settings = dict(kwargs, type=source, pipeline=pipeline)
         if 'serialize_data' in arguments(MMPRETRAIN_DATASETS.get(source)):
             # Its own copy of the data is read once and then dropped, so that
@@ -103,7 +119,10 @@ class InMemoryDataset(Dataset):
         self.metainfo = dataset.metainfo
         self.source = source
         self._max_gib = max_gib
-        images, labels = self._read(dataset, fixed)
+        numbers = range(len(dataset))
+        if per_class is not None:
+            numbers = self._select(dataset, per_class)
+        images, labels = self._read(dataset, fixed, numbers)
         place = self._place(device, images.numel())
         self.images, self.labels = images.to(place), labels.to(place)
         if self._crop is None:
@@ -117,19 +136,33 @@ class InMemoryDataset(Dataset):
                     'padding')
         print_log(f'{source}: {self} in memory', logger='current')
 
-    def _read(self, dataset: Any,
-              fixed: Sequence) -> Tuple[Tensor, Tensor]:
-        """Load all images, padded, and their labels."""
-        images, labels = None, np.empty(len(dataset), dtype=np.int64)
+    def _select(self, dataset: Any,
+                per_class: Sequence[Optional[int]]) -> List[int]:
+        """The numbers of the images that ``per_class`` takes."""
+        labels = np.array([
+            self._label(dataset.get_data_info(index), index)
+            for index in range(len(dataset))
+        ], np.int64)
+        try:
+            return select_per_class(labels, *per_class,
+                                    self.metainfo.get('classes', ())).tolist()
+        except ConfigError as error:
+            raise ConfigError(f'{self.source}: {error}') from error
+
+    def _read(self, dataset: Any, fixed: Sequence,
+              numbers: Sequence[int]) -> Tuple[Tensor, Tensor]:
+        """Load the images of those numbers, padded, and their labels."""
+        images, labels = None, np.empty(len(numbers), dtype=np.int64)
         console = Console()
-        for index in track(
-                range(len(dataset)),
-                f'Loading {self.source}',
-                console=console,
-                transient=True,
-                disable=not console.is_terminal):
+        for row, index in enumerate(
+                track(
+                    numbers,
+                    f'Loading {self.source}',
+                    console=console,
+                    transient=True,
+                    disable=not console.is_terminal)):
             data = dataset.get_data_info(index)
-            label, path = data.get('gt_label'), data.get('img_path')
+            label, path = self._label(data, index), data.get('img_path')
             try:
                 for transform in fixed:
                     data = transform(data)
@@ -139,12 +172,8 @@ class InMemoryDataset(Dataset):
                     f'{self.source}: image {index}, {path}, cannot be '
                     f'loaded: {one_line(error)}') from error
             image = self._pad(image)
-            if not isinstance(label, (int, np.integer)):
-                raise ConfigError(
-                    f'{self.source}: InMemoryDataset is for images of one '
-                    f'label; image {index} has {label!r}')
             if images is None:
-                shape = (len(dataset), *image.shape)
+                shape = (len(numbers), *image.shape)
                 self._check_room(shape)
                 images = np.empty(shape, dtype=np.uint8)
             if image.shape != images.shape[1:] or image.dtype != np.uint8:
@@ -153,10 +182,18 @@ class InMemoryDataset(Dataset):
                     f'{image.dtype}, the first one {images.shape[1:]} of '
                     'uint8; InMemoryDataset needs images of one size, which '
                     'Resize and CenterCrop in the pipeline can give')
-            images[index], labels[index] = image, label
+            images[row], labels[row] = image, label
         if images is None:
             raise ConfigError(f'{self.source} is empty')
         return torch.from_numpy(images), torch.from_numpy(labels)
+
+    def _label(self, data: dict, index: int) -> int:
+        label = data.get('gt_label')
+        if not isinstance(label, (int, np.integer)):
+            raise ConfigError(
+                f'{self.source}: InMemoryDataset is for images of one '
+                f'label; image {index} has {label!r}')
+        return label
 
     def _pad(self, image: np.ndarray) -> np.ndarray:
         if image.ndim == 2:

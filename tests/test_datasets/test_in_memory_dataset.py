@@ -1,5 +1,7 @@
 import gc
 import itertools
+from collections import Counter
+from pathlib import Path
 
 import mmcv
 import numpy as np
@@ -22,6 +24,7 @@ FLIP = dict(type='RandomFlip', prob=0.5)
 # A fixed seed gives the same draws every time; the bound is for whoever
 # changes how they are drawn.
 P_VALUE = 1e-4
+CIFAR = Path(__file__).parents[2] / 'data' / 'cifar-100-python'
 
 
 @DATASETS.register_module()
@@ -265,6 +268,70 @@ def test_digits():
             for i in range(5)] == [toolbox.get_cat_ids(i) for i in range(5)]
 
 
+# Some images of each class
+
+
+def counted(labels, start, stop):
+    """The images number ``start`` to ``stop`` of each class, one by one."""
+    seen, chosen = Counter(), []
+    for index, label in enumerate(labels):
+        if start <= seen[label] and (stop is None or seen[label] < stop):
+            chosen.append(index)
+        seen[label] += 1
+    return chosen
+
+
+@pytest.mark.parametrize('source, pairs', [
+    ('mcod_plugin.Digits', [(0, 100), (100, None)]),
+    pytest.param(
+        'CIFAR100', [(0, 400), (400, 500)],
+        marks=pytest.mark.skipif(
+            not (CIFAR / 'train').exists(), reason='needs CIFAR-100')),
+])
+def test_two_parts(source, pairs):
+    cfg = config(split='train')
+    cfg.update(source=source)
+    if source == 'CIFAR100':
+        cfg.update(data_root=str(CIFAR.parent), download=False)
+    whole = DATASETS.build(cfg)
+    labels = whole.labels.tolist()
+    parts = [counted(labels, *pair) for pair in pairs]
+    assert not set(parts[0]) & set(parts[1])
+    assert set(parts[0]) | set(parts[1]) == set(range(len(whole)))
+    for pair, part in zip(pairs, parts):
+        # as a config file may hold it
+        dataset = DATASETS.build(dict(cfg, per_class=list(pair)))
+        assert torch.equal(dataset.labels, whole.labels[part])
+        assert torch.equal(dataset.images, whole.images[part])
+        if pair[1] is not None:
+            counts = dataset.labels.bincount()
+            assert (counts == pair[1] - pair[0]).all()
+
+
+def test_per_class_takes_no_more_room_than_its_images():
+    cfg = config(num=700, labels=list(range(7)), per_class=(3, 5))
+    cfg['max_gib'] = 14 * 16 * 16 * 3 / 2**30
+    dataset = DATASETS.build(cfg)
+    # without the room of the others behind a view
+    assert len(dataset) == 14
+    assert dataset.images.untyped_storage().nbytes() == 14 * 16 * 16 * 3
+    with pytest.raises(ConfigError, match='max_gib'):
+        DATASETS.build(dict(cfg, per_class=None))
+
+
+def test_other_images_are_not_loaded(tmp_path):
+    for index in range(4):
+        mmcv.imwrite(
+            MarkedImages(num=1)[0]['img'],
+            str(tmp_path / 'ab'[index % 2] / f'{index}.png'))
+    (tmp_path / 'b' / '3.png').write_bytes(b'')
+    cfg = config('', [dict(type='LoadImageFromFile'), PACK], per_class=(0, 1))
+    cfg.update(source='CustomDataset', data_root=str(tmp_path))
+    assert DATASETS.build(cfg).labels.tolist() == [0, 1]
+    with pytest.raises(ConfigError, match='CustomDataset: image 3, .*3.png'):
+        DATASETS.build(dict(cfg, per_class=(1, 2)))
+
+
 # They are drawn as the toolbox does
 
 
@@ -478,6 +545,20 @@ class UnequalImages(MarkedImages):
      'dataset: mcod_plugin.MarkedImages takes 2.15e-06 GiB in memory, but '
      'max_gib of InMemoryDataset is 1e-06; raise it, take fewer or smaller '
      "images, or the data set as it is (type='mcod_plugin.MarkedImages')"),
+    (dict(per_class=(3, 3)), 'dataset: per_class of InMemoryDataset must be '
+     'two whole numbers (start, stop), 0 <= start < stop, of which stop may '
+     'be None; got (3, 3)'),
+    (dict(per_class=4), 'stop may be None; got 4'),
+    (dict(per_class=(0, 1), indices=5), 'dataset: InMemoryDataset takes '
+     'per_class or indices, not both; got (0, 1) and 5'),
+    (dict(per_class=(0, 1)),
+     'dataset: mcod_plugin.MarkedImages: per_class (0, 1) needs 1 images of '
+     "each class, but there are 0 of class 'b'"),
+    (dict(per_class=(1, 2), num=12),
+     "needs 2 images of each class, but there are 1 of class 'c'"),
+    (dict(per_class=(0, 1), labels=['a']), "image 0 has 'a'"),
+    (dict(pr_class=(0, 1)), 'dataset.pr_class is no setting of MarkedImages; '
+     'did you mean per_class'),
     (dict(max_gib=0), 'max_gib of InMemoryDataset must be a finite number '
      'greater than 0; got 0'),
     (dict(device='gpu'), 'device of InMemoryDataset must be one of auto, '

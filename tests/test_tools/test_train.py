@@ -127,6 +127,43 @@ def test_solo(run_tool, tiny):
     assert (tiny / 'solo' / 'epoch_1.pth').is_file()
 
 
+def test_method(run_tool, tiny):
+    """It replaces the config's, and ``--cfg-options`` what it says; what it
+    trains is evaluated by the same method, or by the dumped config."""
+    done = run_tool(
+        'train',
+        'tiny.py',
+        '--method',
+        'one',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        'custom_hooks.0.weight=0.25,0.25',
+        cwd=tiny)
+    assert done.code == 0 and done.err == ''
+    (line, ) = losses(done.out)
+    assert line['kd_weight'] == '0.2500'
+    assert float(line['teacher.loss_ce']) > 0
+    work_dir = tiny / 'work_dirs' / 'tiny'
+    dumped = Config.fromfile(work_dir / 'tiny.py')
+    assert dumped.model.teacher == dict(type='mcod_plugin.GatedTeacher')
+    tables = []
+    for args in (['tiny.py', '--method', 'one'], [work_dir / 'tiny.py']):
+        done = run_tool(
+            'test', args[0], work_dir / 'epoch_1.pth', *args[1:], cwd=tiny)
+        assert done.code == 0 and done.err == ''
+        tables.append(done.out[done.out.rindex('Result:'):].splitlines()[1:8])
+    assert tables[0] == tables[1] and 'ensemble' in ''.join(tables[0])
+    done = run_tool('test', 'tiny.py', work_dir / 'epoch_1.pth', cwd=tiny)
+    assert done.code == 2 and 'it adds teacher' in done.err
+
+
+def test_unknown_method(run_tool, tiny):
+    done = run_tool('train', 'tiny.py', '--method', 'always', cwd=tiny)
+    assert done.code == 2 and done.err == (
+        'error: method always is unknown; did you mean always_on? (or the '
+        'path of a .py file)\n')
+
+
 def test_no_validate(run_tool, tiny):
     done = run_tool(
         'train',

@@ -4,8 +4,9 @@ from .cohort_runtime_info_hook import CohortRuntimeInfoHook
 from .discontinuous_kd_hook import DiscontinuousKDHook
 from .epoch_seed_hook import EpochSeedHook
 from .label_check_hook import LabelCheckHook
+from .run_record_hook import RunRecordHook
 
 __all__ = [
     'BranchCheckpointHook', 'CohortReportHook', 'CohortRuntimeInfoHook',
-    'DiscontinuousKDHook', 'EpochSeedHook', 'LabelCheckHook'
+    'DiscontinuousKDHook', 'EpochSeedHook', 'LabelCheckHook', 'RunRecordHook'
 ]

@@ -13,11 +13,14 @@ from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample
 from ..utils.branch_loss import branch_loss
 from ..utils.build_branch import build_branch
+from ..utils.frozen import is_frozen, load_pretrained, take_pretrained
 from ..utils.input_size import guess_input_size, parse_input_size
 from ..utils.memory_format import MEMORY_FORMATS, choose_memory_format
+from ..utils.soft_labels import soft_labels
+from ..utils.state_faults import state_faults
 
 # Names that mean something else where a branch's name appears.
-RESERVED_NAMES = ('ensemble', 'diversity')
+RESERVED_NAMES = ('ensemble', 'diversity', 'teacher')
 
 
 @MODELS.register_module()
@@ -33,14 +36,31 @@ class MultiBackboneClassifier(BaseClassifier):
 
     where :math:`CE_i` is the loss of the branch's own head, :math:`z_t` the
     teacher's target and :math:`w(t)` the attribute :attr:`kd_weight`, which
-    :class:`DiscontinuousKDHook` writes. While it is 0, teacher and second
+    :class:`DiscontinuousKDHook` writes. While it is 0, targets and second
     term are not computed at all.
+
+    A teacher is a module with ``ensemble(logits)``, the prediction, and a
+    call ``teacher(logits)`` that gives the targets by branch; a branch that
+    has none is not distilled. It may have
+
+    - ``setup(names, num_classes)``, called once when the cohort is built, to
+      check settings and to make parameters;
+    - ``needs_labels``, whether it is called as ``teacher(logits, labels)``,
+      with the labels as probabilities ``(N, C)``;
+    - ``loss(logits, labels)``, losses of its own by name. They are added in
+      every step, on- and off-phases alike, so that its parameters are always
+      trained.
 
     Args:
         branches (dict[str, dict]): The cohort by name. Each value is the
             config of a classifier as it would stand alone
             (``type='ImageClassifier'`` when left out). The pooling and the
-            head's ``in_channels`` may be left out.
+            head's ``in_channels`` may be left out. A branch with
+            ``frozen=True`` only teaches: it has no loss and stays as it is,
+            the statistics of its batch norm included. Where its weights come
+            from is told by ``init_cfg``; a cohort's checkpoint serves, as in
+            ``dict(type='Pretrained', checkpoint='epoch_200.pth',
+            prefix='branches.vgg')``, and must hold exactly its weights.
         teacher (dict | nn.Module): From logits to targets.
             Defaults to ``dict(type='mcod_plugin.EnsembleTeacher')``.
         distill (dict | nn.Module): Compares a branch's logits with its
@@ -65,6 +85,7 @@ class MultiBackboneClassifier(BaseClassifier):
 
     Attributes:
         branches (ModuleDict): The classifiers by name.
+        frozen (list[str]): Names of the branches that only teach.
         teacher (nn.Module): The built teacher.
         distill (nn.Module): The built distillation loss.
         input_size (tuple[int, int]): Height and width of the dummy image.
@@ -75,9 +96,10 @@ class MultiBackboneClassifier(BaseClassifier):
         kd_weight (float): Current weight of the distillation term.
 
     Raises:
-        ConfigError: If there is no branch, a name cannot be used, a branch
-            cannot be built or not be had in the memory format, or the numbers
-            of classes differ, that of the preprocessor included.
+        ConfigError: If there is no branch to train, a name cannot be used, a
+            branch cannot be built or not be had in the memory format, the
+            numbers of classes differ, that of the preprocessor included, or
+            the teacher is not for such a cohort.
     """
 
     def __init__(self,
@@ -127,6 +149,12 @@ class MultiBackboneClassifier(BaseClassifier):
         self.branches = ModuleDict(
             {name: branch
              for name, (branch, _) in built.items()})
+        self.frozen = [
+            name for name, branch in self.branches.items() if is_frozen(branch)
+        ]
+        if len(self.frozen) == len(self.branches):
+            raise ConfigError('model.branches must have one that is trained; '
+                              f'frozen are {", ".join(self.frozen)}')
         check_choice('model.memory_format', memory_format, MEMORY_FORMATS)
         shape = (2, self.in_channels, *self.input_size)
         self.memory_formats = {
@@ -140,6 +168,8 @@ class MultiBackboneClassifier(BaseClassifier):
         if not isinstance(distill, nn.Module):
             distill = MODELS.build(
                 distill or dict(type='mcod_plugin.DiscontinuousKDLoss'))
+        if hasattr(teacher, 'setup'):
+            teacher.setup(list(self.branches), self.num_classes)
         self.teacher = teacher
         self.distill = distill
         self.kd_weight = 0.0
@@ -148,12 +178,40 @@ class MultiBackboneClassifier(BaseClassifier):
 
     def init_weights(self) -> None:
         """Initialise the weights, to the same values in every memory
-        format."""
+        format.
+
+        Raises:
+            ConfigError: If the checkpoint of a frozen branch cannot be opened
+                or does not fit.
+        """
         for branch in self.branches.values():
             branch.to(memory_format=torch.contiguous_format)
+        pretrained = {
+            name: take_pretrained(self.branches[name])
+            for name in self.frozen
+        }
         super().init_weights()
+        for name, cfg in pretrained.items():
+            if cfg is not None:
+                load_pretrained(f'model.branches.{name}.init_cfg', cfg,
+                                self.branches[name])
         for name, branch in self.branches.items():
             branch.to(memory_format=self.memory_formats[name])
+
+    def train(self, mode: bool = True) -> 'MultiBackboneClassifier':
+        """Set the mode of all branches but the frozen ones, which stay in
+        eval mode.
+
+        Args:
+            mode (bool): Whether it is the training mode. Defaults to True.
+
+        Returns:
+            MultiBackboneClassifier: The cohort itself.
+        """
+        super().train(mode)
+        for name in self.frozen:
+            self.branches[name].eval()
+        return self
 
     def forward(self,
                 inputs: Tensor,
@@ -192,10 +250,11 @@ class MultiBackboneClassifier(BaseClassifier):
             least single precision also under AMP.
         """
         images = self._images(inputs)
-        logits = {
-            name: branch(images[name])
-            for name, branch in self.branches.items()
-        }
+        logits = {}
+        for name, branch in self.branches.items():
+            grad = torch.is_grad_enabled() and name not in self.frozen
+            with torch.set_grad_enabled(grad):
+                logits[name] = branch(images[name])
         return {
             name: score.float() if score.dtype in (
                 torch.float16, torch.bfloat16) else score
@@ -244,29 +303,53 @@ class MultiBackboneClassifier(BaseClassifier):
                 the images.
 
         Returns:
-            dict[str, Tensor]: ``<branch>.loss_ce`` for each branch, in
-            on-phases ``<branch>.loss_kd`` as well (weighted), and
+            dict[str, Tensor]: ``<branch>.loss_ce`` for each branch that is
+            trained, in on-phases ``<branch>.loss_kd`` as well (weighted),
+            ``teacher.<key>`` if the teacher has losses of its own, and
             ``kd_weight``.
         """
         logits = self.branch_logits(inputs)
         losses = {}
         for name, branch in self.branches.items():
+            if name in self.frozen:
+                continue
             own = branch_loss(branch, logits[name], data_samples)
             for key, value in own.items():
                 key = 'loss_ce' if key == 'loss' else key
                 losses[f'{name}.{key}'] = value
+        if hasattr(self.teacher, 'loss'):
+            labels = soft_labels(data_samples, next(iter(logits.values())))
+            for key, value in self.teacher.loss(logits, labels).items():
+                losses[f'teacher.{key}'] = value
         if self.kd_weight > 0:
-            targets = self.teacher(logits)
-            target = targets[next(iter(targets))]
-            if any(targets[name] is not target for name in logits):
-                target = torch.stack([targets[name] for name in logits])
-            # All branches at once: what they share is computed once.
-            distances = self.distill(
-                torch.stack(list(logits.values())), target)
-            for name, value in zip(logits, self.kd_weight * distances):
-                losses[f'{name}.loss_kd'] = value
+            losses.update(self._kd_losses(logits, data_samples))
         losses['kd_weight'] = torch.tensor(float(self.kd_weight))
         return losses
+
+    def _kd_losses(self, logits: Dict[str, Tensor],
+                   data_samples: Sequence[DataSample]) -> Dict[str, Tensor]:
+        """``<branch>.loss_kd`` of each branch that learns from a target."""
+        if getattr(self.teacher, 'needs_labels', False):
+            labels = soft_labels(data_samples, next(iter(logits.values())))
+            targets = self.teacher(logits, labels)
+        else:
+            targets = self.teacher(logits)
+        names = [
+            name for name in logits
+            if name in targets and name not in self.frozen
+        ]
+        if not names:
+            return {}
+        target = targets[names[0]]
+        if any(targets[name] is not target for name in names):
+            target = torch.stack([targets[name] for name in names])
+        # All branches at once: what they share is computed once.
+        distances = self.distill(
+            torch.stack([logits[name] for name in names]), target)
+        return {
+            f'{name}.loss_kd': value
+            for name, value in zip(names, self.kd_weight * distances)
+        }
 
     def predict(
         self,
@@ -347,42 +430,12 @@ def _check_state_dict(model: MultiBackboneClassifier,
     MMEngine only logs what does not fit; a branch that was renamed would
     start from chance.
     """
-    wanted = {
-        prefix + key: _shape(value)
-        for key, value in model.state_dict().items()
-    }
     given = {
-        key: _shape(value)
+        key[len(prefix):]: value
         for key, value in state_dict.items() if key.startswith(prefix)
     }
-    faults = []
-    for what, keys in (('lacks', wanted.keys() - given.keys()),
-                       ('adds', given.keys() - wanted.keys())):
-        if keys:
-            faults.append(f'{what} {_summary(keys, prefix)}')
-    faults += [
-        f'has {key[len(prefix):]} of shape {given[key]} instead of '
-        f'{wanted[key]}'
-        for key in sorted(wanted.keys() & given.keys())
-        if given[key] != wanted[key]
-    ][:1]
+    faults = state_faults(model.state_dict(), given)
     if faults:
         raise ConfigError('the checkpoint is not of this cohort '
                           f'({", ".join(model.branches)}): it '
                           + '; it '.join(faults))
-
-
-def _shape(value: Any) -> Any:
-    return tuple(value.shape) if isinstance(value,
-                                            Tensor) else type(value).__name__
-
-
-def _summary(keys: Sequence[str], prefix: str) -> str:
-    """Keys by branch, as ``branches.vgg (12 keys, e.g. backbone.conv)``."""
-    groups: Dict[str, List[str]] = {}
-    for key in sorted(keys):
-        parts = key[len(prefix):].split('.')
-        group = '.'.join(parts[:2]) if parts[0] == 'branches' else parts[0]
-        groups.setdefault(group, []).append(key[len(prefix):])
-    return ', '.join(f'{group} ({len(members)} keys such as {members[0]})'
-                     for group, members in groups.items())

@@ -1,44 +1,17 @@
-import math
-from typing import Callable, Dict, List
+from typing import Any, Dict, Mapping, Optional, Sequence, Union
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
-from mcod_plugin.errors import check_choice
+from mcod_plugin.errors import ConfigError, check_choice, check_number, nearest
 from mcod_plugin.registry import MODELS
+from .fusion import (confident_logits, mean_logits, mean_probabilities,
+                     min_logits)
 
-
-def mean_logits(logits: List[Tensor]) -> Tensor:
-    """The mean of the logits, which is the normalised geometric mean of the
-    branches' probabilities.
-
-    Args:
-        logits (list[Tensor]): One tensor ``(N, C)`` a branch.
-
-    Returns:
-        Tensor: Ensemble logits ``(N, C)``.
-    """
-    return torch.stack(logits).mean(0)
-
-
-def mean_probabilities(logits: List[Tensor]) -> Tensor:
-    """The logarithm of the mean of the branches' probabilities.
-
-    Args:
-        logits (list[Tensor]): One tensor ``(N, C)`` a branch.
-
-    Returns:
-        Tensor: Ensemble logits ``(N, C)``, whose softmax is that mean.
-    """
-    log_probabilities = torch.stack(logits).log_softmax(-1)
-    return log_probabilities.logsumexp(0) - math.log(len(logits))
-
-
-FUSIONS: Dict[str, Callable[[List[Tensor]], Tensor]] = {
-    'mean': mean_logits,
-    'prob_mean': mean_probabilities,
-}
+FUSIONS = {'mean': mean_logits, 'prob_mean': mean_probabilities}
+# These ask how right a branch is.
+LABELLED_FUSIONS = {'min_logit': min_logits, 'confidence': confident_logits}
 
 
 @MODELS.register_module()
@@ -51,11 +24,30 @@ class EnsembleTeacher(nn.Module):
 
             - ``'mean'``: mean of the logits.
             - ``'prob_mean'``: mean of the probabilities.
+            - ``'min_logit'``: the least of the logits relative to the true
+              class's, see :func:`min_logits`.
+            - ``'confidence'``: mean of the logits, weighted for each image by
+              how well a branch does there, see :func:`confident_logits`.
 
+            The last two need labels, which there are none of for a
+            prediction: the ensemble predicts by the mean of the logits then.
             Defaults to ``'mean'``.
+        weights (dict[str, float], optional): How much a branch counts in
+            ``'mean'`` and ``'prob_mean'``, in any unit; one that is not named
+            counts 1. Defaults to equal weights.
+        leave_one_out (bool): Whether the target of a branch is the ensemble
+            of all others, without itself. Defaults to False.
+        members (str | Sequence[str], optional): Names of the branches of
+            which the targets are made. A branch that is the only member has
+            no target, since that would be itself; the others follow it. The
+            prediction is the ensemble of all branches in any case, so that
+            it means the same whoever teaches. Defaults to all branches.
+
+    Attributes:
+        needs_labels (bool): Whether labels are needed for the targets.
 
     Raises:
-        ConfigError: If ``fusion`` is no such rule.
+        ConfigError: If a setting is none of those allowed.
 
     Examples:
         >>> teacher = EnsembleTeacher(fusion='mean')
@@ -64,35 +56,138 @@ class EnsembleTeacher(nn.Module):
         torch.Size([4, 10])
         >>> list(teacher(logits))
         ['a', 'b']
+        >>> list(EnsembleTeacher(members='a')(logits))
+        ['b']
     """
 
-    def __init__(self, fusion: str = 'mean') -> None:
+    def __init__(self,
+                 fusion: str = 'mean',
+                 weights: Optional[Mapping[str, float]] = None,
+                 leave_one_out: bool = False,
+                 members: Optional[Union[str, Sequence[str]]] = None) -> None:
         super().__init__()
-        check_choice('model.teacher.fusion', fusion, FUSIONS)
+        check_choice('model.teacher.fusion', fusion,
+                     [*FUSIONS, *LABELLED_FUSIONS])
+        check_choice('model.teacher.leave_one_out', leave_one_out,
+                     (True, False))
         self.fusion = fusion
+        self.needs_labels = fusion in LABELLED_FUSIONS
+        self.weights = None if weights is None else self._parse(weights)
+        self.leave_one_out = leave_one_out
+        if isinstance(members, str):
+            members = [members]
+        if members is not None and not _are_names(members):
+            raise ConfigError('model.teacher.members must name at least one '
+                              f'branch, and none twice; got {members!r}')
+        self.members = None if members is None else list(members)
+
+    def _parse(self, weights: Mapping[str, float]) -> Dict[str, float]:
+        setting = 'model.teacher.weights'
+        if self.needs_labels:
+            raise ConfigError(
+                f'{setting} are for the fusions {", ".join(FUSIONS)}; got '
+                f'fusion {self.fusion!r}, which weighs by itself')
+        if not isinstance(weights, dict):
+            raise ConfigError(f'{setting} must be a dict from branches to '
+                              f'numbers; got {weights!r}')
+        for name, weight in weights.items():
+            check_number(f'{setting}.{name}', weight, minimum=0)
+        return {name: float(weight) for name, weight in weights.items()}
+
+    def setup(self, names: Sequence[str], num_classes: int) -> None:
+        """Check the settings against the cohort, which calls this once it is
+        built.
+
+        Args:
+            names (Sequence[str]): Names of the branches.
+            num_classes (int): Number of classes.
+
+        Raises:
+            ConfigError: If a setting names a branch that is not there, or
+                leaves nothing to teach with.
+        """
+        for setting in ('members', 'weights'):
+            for name in getattr(self, setting) or ():
+                if name not in names:
+                    known = nearest(str(name), names)
+                    raise ConfigError(
+                        f'model.teacher.{setting} names {name!r}, which is no '
+                        f'branch of {", ".join(names)}; {known}'.rstrip('; '))
+        if self.leave_one_out and len(names) < 2:
+            raise ConfigError('model.teacher.leave_one_out needs at least two '
+                              f'branches; got {", ".join(names)}')
+        # The ensemble of all predicts, the others are targets.
+        groups = [names, *(self._teachers(name, names) for name in names)]
+        for group in groups if self.weights else ():
+            if group and not any(self._weights(group)):
+                raise ConfigError(
+                    'model.teacher.weights must not be 0 for all that teach '
+                    f'together ({", ".join(group)}); got {self.weights!r}')
+
+    def _teachers(self, name: str, names: Sequence[str]) -> Sequence[str]:
+        """The branches that a branch follows."""
+        if self.members == [name]:
+            return []
+        return [
+            member for member in self.members or names
+            if not (self.leave_one_out and member == name)
+        ]
+
+    def _weights(self, names: Sequence[str]) -> Sequence[float]:
+        return [self.weights.get(name, 1.) for name in names]
 
     def ensemble(self, logits: Dict[str, Tensor]) -> Tensor:
-        """The prediction of the ensemble.
+        """The prediction of the ensemble of all branches.
 
         Args:
             logits (dict[str, Tensor]): Logits ``(N, C)`` by branch.
 
         Returns:
-            Tensor: Logits ``(N, C)`` of the ensemble.
+            Tensor: Logits ``(N, C)`` of the ensemble; their mean if the
+            fusion needs labels.
         """
-        return FUSIONS[self.fusion](list(logits.values()))
+        fuse = FUSIONS['mean' if self.needs_labels else self.fusion]
+        weights = self.weights and self._weights(logits)
+        return fuse(list(logits.values()), weights or None)
 
     @torch.no_grad()
-    def forward(self, logits: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    def forward(self,
+                logits: Dict[str, Tensor],
+                labels: Optional[Tensor] = None) -> Dict[str, Tensor]:
         """What each branch has to follow; no gradient flows through it.
 
         Args:
             logits (dict[str, Tensor]): Logits ``(N, C)`` by branch.
+            labels (Tensor, optional): The labels as probabilities ``(N, C)``,
+                if :attr:`needs_labels`. Defaults to None.
 
         Returns:
-            dict[str, Tensor]: Target logits ``(N, C)`` by branch.
+            dict[str, Tensor]: Target logits ``(N, C)`` by branch; branches
+            that follow the same ones share the tensor.
         """
-        return dict.fromkeys(logits, self.ensemble(logits))
+        targets, fused = {}, {}
+        for name in logits:
+            group = tuple(self._teachers(name, list(logits)))
+            if not group:
+                continue
+            if group not in fused:
+                members = {member: logits[member] for member in group}
+                fused[group] = LABELLED_FUSIONS[self.fusion](
+                    list(members.values()),
+                    labels) if self.needs_labels else self.ensemble(members)
+            targets[name] = fused[group]
+        return targets
 
     def extra_repr(self) -> str:
-        return f'fusion={self.fusion!r}'
+        given = [f'fusion={self.fusion!r}']
+        for setting in ('weights', 'leave_one_out', 'members'):
+            value = getattr(self, setting)
+            if value:
+                given.append(f'{setting}={value!r}')
+        return ', '.join(given)
+
+
+def _are_names(value: Any) -> bool:
+    return (isinstance(value, (tuple, list)) and len(value) > 0
+            and all(isinstance(name, str) for name in value)
+            and len(set(value)) == len(value))

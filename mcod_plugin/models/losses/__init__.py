@@ -1,3 +1,7 @@
 from .discontinuous_kd_loss import DiscontinuousKDLoss, discontinuous_kd_loss
+from .mutual_kd_loss import MutualKDLoss, mutual_kd_loss
 
-__all__ = ['DiscontinuousKDLoss', 'discontinuous_kd_loss']
+__all__ = [
+    'DiscontinuousKDLoss', 'MutualKDLoss', 'discontinuous_kd_loss',
+    'mutual_kd_loss'
+]

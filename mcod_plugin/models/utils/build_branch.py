@@ -11,10 +11,11 @@ from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from mcod_plugin.errors import ConfigError, nearest
+from mcod_plugin.errors import ConfigError, check_choice, nearest
 from mcod_plugin.utils.explain import one_line
 from .branch_loss import loss_owner
 from .feature_layout import FeatureLayout, feature_layout
+from .frozen import freeze
 from .input_size import parse_input_size
 from .nested_keys import name_keys_in_place
 
@@ -27,7 +28,8 @@ def build_branch(name: str, cfg: Any, input_size: Tuple[int, int],
 
     The backbone runs once on a dummy image in eval mode. Features that are
     not flat get a pooling if the config names no neck, and the head gets its
-    ``in_channels``; what the config states wins.
+    ``in_channels``; what the config states wins. With ``frozen=True`` in the
+    config the branch is not trained.
 
     Args:
         name (str): The branch's name, for error messages.
@@ -53,7 +55,11 @@ def build_branch(name: str, cfg: Any, input_size: Tuple[int, int],
         cfg = copy.deepcopy(cfg)
         size = parse_input_size(f'{setting}.input_size',
                                 cfg.pop('input_size', input_size))
+        frozen = cfg.pop('frozen', False)
+        check_choice(f'{setting}.frozen', frozen, (True, False))
         branch = _build_classifier(setting, cfg, (2, in_channels, *size))
+        if frozen:
+            freeze(branch)
     name_keys_in_place(branch)
     return branch, _check_classifier(setting, branch, (2, in_channels, *size))
 

@@ -21,29 +21,38 @@ pytestmark = pytest.mark.skipif(
 WORLD_SIZE = 2
 # off, on, on harder
 KD_WEIGHTS = [0., .5, 2.]
+# a teacher with parameters, and one that is not trained
+KINDS = ['ensemble', 'gated', 'frozen']
 
 
-def make_cohort():
+def make_cohort(kind):
     """No norm or dropout that would depend on how a batch is split."""
     torch.manual_seed(0)
+    teacher = dict(
+        ensemble=None,
+        gated=dict(type='mcod_plugin.GatedTeacher'),
+        frozen=dict(type='mcod_plugin.EnsembleTeacher', members='fixed'))
     head = dict(type='LinearClsHead', num_classes=5)
+    alexnet = dict(
+        backbone=dict(type='mcod_plugin.CifarAlexNet', width=4), head=head)
+    vit = dict(
+        backbone=dict(
+            type='TIMMBackbone',
+            model_name='vit_tiny_patch16_224',
+            img_size=32,
+            embed_dim=16,
+            depth=1,
+            num_heads=2),
+        head=head)
+    branches = dict(alexnet=alexnet, vit=vit)
+    if kind == 'frozen':
+        branches['fixed'] = dict(alexnet, frozen=True)
     cohort = MODELS.build(
         dict(
             type='mcod_plugin.MultiBackboneClassifier',
             input_size=32,
-            branches=dict(
-                alexnet=dict(
-                    backbone=dict(type='mcod_plugin.CifarAlexNet', width=4),
-                    head=head),
-                vit=dict(
-                    backbone=dict(
-                        type='TIMMBackbone',
-                        model_name='vit_tiny_patch16_224',
-                        img_size=32,
-                        embed_dim=16,
-                        depth=1,
-                        num_heads=2),
-                    head=head))))
+            branches=branches,
+            teacher=teacher[kind]))
     cohort.init_weights()
     return cohort.double()
 
@@ -57,7 +66,8 @@ def make_batches():
 def train(model, cohort, rank=0, world_size=1):
     """The steps of one process; the totals that it logs."""
     wrapper = OptimWrapper(
-        torch.optim.SGD(cohort.parameters(), lr=.1, momentum=.9))
+        torch.optim.SGD(
+            cohort.parameters(), lr=.1, momentum=.9, weight_decay=1e-3))
     totals = []
     for kd_weight, batch in zip(KD_WEIGHTS, make_batches()):
         cohort.kd_weight = kd_weight
@@ -80,22 +90,23 @@ def run_rank(folder, rank):
         init_method=f'file://{folder}/rendezvous',
         rank=rank,
         world_size=WORLD_SIZE)
-    cohort = make_cohort()
-    model = MMDistributedDataParallel(cohort, device_ids=None)
-    totals = train(model, cohort, rank, WORLD_SIZE)
-    torch.save(
-        dict(totals=totals, state_dict=cohort.state_dict()),
-        f'{folder}/{rank}.pth')
+    results = {}
+    for kind in KINDS:
+        cohort = make_cohort(kind)
+        model = MMDistributedDataParallel(cohort, device_ids=None)
+        totals = train(model, cohort, rank, WORLD_SIZE)
+        results[kind] = dict(totals=totals, state_dict=cohort.state_dict())
+    torch.save(results, f'{folder}/{rank}.pth')
     dist.destroy_process_group()
 
 
-def test_two_processes(tmp_path):
-    cohort = make_cohort()
-    before = copy.deepcopy(cohort.state_dict())
-    totals = train(cohort, cohort)
+@pytest.fixture(scope='module')
+def results(tmp_path_factory):
+    """What each of the processes comes to."""
+    folder = tmp_path_factory.mktemp('ranks')
     ranks = [
         subprocess.Popen(
-            [sys.executable, __file__, tmp_path, str(rank)],
+            [sys.executable, __file__, folder, str(rank)],
             env={
                 **os.environ, 'PYTHONPATH': os.pathsep.join(
                     filter(None, sys.path)),
@@ -107,17 +118,27 @@ def test_two_processes(tmp_path):
     finally:
         for rank in ranks:
             rank.kill()
-    results = [torch.load(tmp_path / f'{rank}.pth') for rank in range(2)]
+    return [torch.load(folder / f'{rank}.pth') for rank in range(WORLD_SIZE)]
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_two_processes(results, kind):
+    cohort = make_cohort(kind)
+    before = copy.deepcopy(cohort.state_dict())
+    totals = train(cohort, cohort)
     # the loss of the whole batch is the mean of the halves'
-    parts = [result['totals'] for result in results]
+    parts = [result[kind]['totals'] for result in results]
     assert parts[0] != parts[1]
     means = [sum(pair) / WORLD_SIZE for pair in zip(*parts)]
     assert means == pytest.approx(totals, rel=1e-10)
     for key, value in cohort.state_dict().items():
-        first, second = (result['state_dict'][key] for result in results)
+        first, second = (result[kind]['state_dict'][key]
+                         for result in results)
         assert torch.equal(first, second), key
         torch.testing.assert_close(first, value, rtol=1e-9, atol=1e-11)
-        if key.endswith('head.fc.weight'):
+        if key.startswith('branches.fixed.'):
+            assert torch.equal(first, before[key])
+        elif key.endswith(('head.fc.weight', 'gate.weight')):
             assert not torch.equal(value, before[key])
 
 

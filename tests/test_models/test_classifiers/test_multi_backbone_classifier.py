@@ -407,6 +407,176 @@ def test_distillation_is_that_of_each_branch(teacher):
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-15)
 
 
+# Teachers that ask for more
+
+
+class PartialTeacher(EnsembleTeacher):
+    """Only one branch has a target."""
+
+    def forward(self, logits):
+        return dict(alexnet=self.ensemble(logits).detach())
+
+
+def test_branches_without_a_target():
+    cohort = make_cohort(teacher=PartialTeacher())
+    cohort.kd_weight = .3
+    losses = cohort(*make_batch(), mode='loss')
+    assert [key for key in losses if 'kd' in key
+            ] == ['alexnet.loss_kd', 'kd_weight']
+    logits = cohort.branch_logits(make_batch()[0])
+    target = sum(logits.values()).detach() / 3
+    assert losses['alexnet.loss_kd'].item() == pytest.approx(
+        .3 * kl_by_loop(logits['alexnet'], target, 3.), rel=1e-3)
+
+
+def test_the_only_member_is_not_distilled():
+    cohort = make_cohort(
+        teacher=dict(type='mcod_plugin.EnsembleTeacher', members='vit'))
+    cohort.kd_weight = 1.
+    losses = cohort(*make_batch(), mode='loss')
+    assert 'vit.loss_ce' in losses and 'vit.loss_kd' not in losses
+    assert 'resnet.loss_kd' in losses and 'alexnet.loss_kd' in losses
+    # nobody follows who alone would follow
+    cohort = make_cohort(
+        'vit', teacher=dict(type='mcod_plugin.EnsembleTeacher', members='vit'))
+    cohort.kd_weight = 1.
+    assert set(cohort(
+        *make_batch(), mode='loss')) == {'vit.loss_ce', 'kd_weight'}
+
+
+@pytest.mark.parametrize('setting', [
+    dict(members='alexnt'),
+    dict(weights=dict(alexnt=1)),
+])
+def test_teacher_is_checked_against_the_cohort(setting):
+    teacher = dict(type='mcod_plugin.EnsembleTeacher', **setting)
+    assert 'did you mean alexnet?' in refusal(teacher=teacher)
+
+
+@pytest.mark.parametrize('fusion', ['min_logit', 'confidence'])
+@pytest.mark.parametrize('mixed', [False, True])
+def test_teachers_that_need_labels(fusion, mixed):
+    """They get them from lists and from batches, single and mixed ones."""
+    cohort = make_cohort(
+        teacher=dict(type='mcod_plugin.EnsembleTeacher', fusion=fusion))
+    # otherwise dropout or norm would differ between the calls
+    cohort.double().eval()
+    cohort.kd_weight = .3
+    inputs = make_batch()[0].double()
+    fields = make_fields()
+    labels = fields['gt_score'].double() if mixed else torch.eye(
+        5, dtype=torch.double)[fields['gt_label']]
+    if not mixed:
+        del fields['gt_score']
+    logits = cohort.branch_logits(inputs)
+    targets = cohort.teacher(logits, labels)
+    for samples in (BatchDataSample(**fields),
+                    list(BatchDataSample(**fields))):
+        losses = cohort(inputs, samples, mode='loss')
+        for name, value in logits.items():
+            expected = .3 * kl_by_loop(value, targets[name], 3.)
+            assert losses[f'{name}.loss_kd'].item() == pytest.approx(
+                expected, rel=1e-9)
+    torch.testing.assert_close(
+        cohort(inputs), sum(logits.values()) / 3)
+
+
+@pytest.mark.parametrize('fusion', ['min_logit', 'confidence'])
+def test_mixup_with_labels(fusion):
+    cohort = make_cohort(
+        teacher=dict(type='mcod_plugin.EnsembleTeacher', fusion=fusion),
+        train_cfg=dict(augments=[dict(type='Mixup', alpha=1.)]))
+    cohort.kd_weight = 1.
+    seen = []
+    cohort.teacher.register_forward_pre_hook(
+        lambda _, args: seen.append(args[1]))
+    logs = train_step(cohort)
+    labels, = seen
+    assert (labels.max(1).values < 1).any()
+    torch.testing.assert_close(labels.sum(1), torch.ones(4))
+    assert logs['resnet.loss_kd'] > 0 and logs['loss'].isfinite()
+
+
+PEERS = dict(
+    teacher=dict(type='mcod_plugin.PeerTeacher'),
+    distill=dict(type='mcod_plugin.MutualKDLoss'))
+
+
+def test_mutual_learning():
+    cohort = make_cohort(**PEERS).double()
+    cohort.kd_weight = .5
+    inputs, samples = make_batch()
+    losses = cohort(inputs.double(), samples, mode='loss')
+    logits = cohort.branch_logits(inputs.double())
+    for name, value in logits.items():
+        expected = sum(
+            kl_by_loop(value, peer, 1.) for other, peer in logits.items()
+            if other != name) / 2
+        assert losses[f'{name}.loss_kd'].item() == pytest.approx(
+            .5 * expected, rel=1e-9)
+        # each pushes itself, none of its peers
+        cohort.zero_grad()
+        losses[f'{name}.loss_kd'].backward(retain_graph=True)
+        for other, branch in cohort.branches.items():
+            reached = any(param.grad is not None and param.grad.any()
+                          for param in branch.parameters())
+            assert reached == (other == name)
+    assert 'needs at least two branches' in refusal(
+        branches=dict(resnet=RESNET), **PEERS)
+
+
+@pytest.mark.parametrize('kd_weight', [0., .5])
+def test_gated_teacher(kd_weight):
+    """Its own loss is there in every phase, and reaches gate and branches."""
+    cohort = make_cohort(teacher=dict(type='mcod_plugin.GatedTeacher'))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in cohort.teacher.parameters():
+        parameter.data.normal_(generator=generator)
+    cohort.double().kd_weight = kd_weight
+    inputs, samples = make_batch()
+    losses = cohort(inputs.double(), samples, mode='loss')
+    ensemble = cohort(inputs.double())
+    labels = torch.cat([sample.gt_label for sample in samples])
+    torch.testing.assert_close(
+        losses['teacher.loss_ce'],
+        nn.functional.cross_entropy(ensemble, labels))
+    total, logs = cohort.parse_losses(losses)
+    assert 'teacher.loss_ce' in logs
+    assert total.item() == pytest.approx(
+        sum(value.item() for key, value in losses.items() if 'loss' in key))
+    assert ('vit.loss_kd' in losses) == (kd_weight > 0)
+    if kd_weight:
+        logits = cohort.branch_logits(inputs.double())
+        for name, value in logits.items():
+            assert losses[f'{name}.loss_kd'].item() == pytest.approx(
+                .5 * kl_by_loop(value, ensemble, 3.), rel=1e-9)
+            # the targets are detached
+            cohort.zero_grad()
+            losses[f'{name}.loss_kd'].backward(retain_graph=True)
+            assert all(param.grad is None
+                       for param in cohort.teacher.parameters())
+    cohort.zero_grad()
+    losses['teacher.loss_ce'].backward()
+    assert all(param.grad.any() for param in cohort.teacher.parameters())
+    assert all(branch.head.fc.weight.grad.any()
+               for branch in cohort.branches.values())
+
+
+def test_state_of_a_gated_teacher():
+    teacher = dict(type='mcod_plugin.GatedTeacher')
+    cohort, plain = make_cohort(teacher=teacher), make_cohort()
+    state_dict = cohort.state_dict()
+    assert state_dict['teacher.gate.weight'].shape == (3, 15)
+    make_cohort(teacher=teacher, seed=1).load_state_dict(state_dict)
+    with pytest.raises(ConfigError, match='it adds teacher .2 keys'):
+        plain.load_state_dict(state_dict)
+    with pytest.raises(ConfigError, match='it lacks teacher .2 keys'):
+        cohort.load_state_dict(plain.state_dict())
+    # the branches start as with any other teacher
+    for key, value in plain.state_dict().items():
+        assert torch.equal(value, state_dict[key]), key
+
+
 # Batches of which each field is one tensor
 
 
@@ -705,7 +875,8 @@ def test_built_branch():
 
 @pytest.mark.parametrize('name', [
     'a.b', '', 'a b', 'a/b', 'a\nb', 1, None, 'train', 'type', 'keys',
-    'forward', 'init_cfg', 'ensemble', 'diversity', 'loss', 'lossy_net'
+    'forward', 'init_cfg', 'ensemble', 'diversity', 'teacher', 'loss',
+    'lossy_net'
 ])
 def test_refused_name(name):
     message = refusal(branches={name: ALEXNET})

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcod_plugin.benchmark.machine import LIBRARIES, describe_machine
+from mcod_plugin.utils.machine import LIBRARIES, describe_machine
 from mcod_plugin.version import __version__
 
 ROOT = Path(__file__).parents[2]

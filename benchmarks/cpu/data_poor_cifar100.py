@@ -1,0 +1,27 @@
+"""CIFAR-100 with 60 images a class, where networks overfit: ResNet-20 and a
+VGG-11-BN of half the width, 40 epochs, the complete test images.
+
+    python tools/compare.py benchmarks/cpu/data_poor_cifar100.py --jobs 2
+"""
+config = '../../configs/mcod_small_cifar100.py'
+amp = True
+settings = {
+    'model.branches.resnet.backbone.depth': 20,
+    'model.branches.vgg.backbone.width': 32,
+    'train_dataloader.dataset.per_class': (0, 60),
+    'train_cfg.max_epochs': 40,
+    'train_cfg.val_interval': 4,
+    'val_evaluator.calibration_bins': 15,
+}
+methods = dict(
+    solo='solo',
+    always_on='always_on',
+    ramp='ramp',
+    on_off='on_off',
+    mcod='mcod',
+    dml='dml',
+    kdcl_mean='kdcl_mean',
+    kdcl_min_logit='kdcl_min_logit')
+seeds = [0, 1, 2]
+results = '../../docs/results/data_poor_cifar100'
+report = '../../docs/results.md'

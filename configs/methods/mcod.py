@@ -1,0 +1,26 @@
+"""MCOD-style: the branches follow the mean of their logits, one epoch on and
+then a gap, which shrinks from 4 epochs to none over the run, at a weight that
+rises from 0.1 to 1.
+
+The idea is that of Gao et al., Multistructure-Based Collaborative Online
+Distillation, Entropy 2019, 21(4):357, https://doi.org/10.3390/e21040357; the
+settings are the defaults of this plugin. The targets are detached.
+"""
+model = dict(
+    teacher=dict(
+        _delete_=True, type='mcod_plugin.EnsembleTeacher', fusion='mean'),
+    distill=dict(
+        _delete_=True, type='mcod_plugin.DiscontinuousKDLoss',
+        temperature=3.0))
+
+custom_hooks = [
+    dict(
+        type='mcod_plugin.DiscontinuousKDHook',
+        on=1,
+        gap=(4, 0),
+        weight=(0.1, 1.0),
+        curve='linear',
+        begin=0,
+        end=None,
+        by_epoch=True)
+]

@@ -1,0 +1,11 @@
+"""Many methods on one cohort, side by side."""
+from .execution import execute, state
+from .overview import overview
+from .plan import Run, plan
+from .study import Method, Study, read_study
+from .write_report import write_report
+
+__all__ = [
+    'Method', 'Run', 'Study', 'execute', 'overview', 'plan', 'read_study',
+    'state', 'write_report'
+]

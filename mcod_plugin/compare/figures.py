@@ -1,0 +1,358 @@
+"""What a study found, as pictures."""
+import os
+import os.path as osp
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Optional, Sequence
+
+import numpy as np
+
+from mcod_plugin.errors import ConfigError, check_choice
+from .results import Results, all_runs, frozen_branches, last
+from .statistics import Estimate, estimate, paired_difference
+
+__all__ = ['draw']
+
+ENSEMBLE = 'ensemble'
+DISAGREEMENT = 'diversity/disagreement'
+
+# Bands of more methods than that would hide each other.
+MOST_BANDS = 6
+
+# Colours of Okabe and Ito, which people with colour-blindness tell apart
+# (jfly.uni-koeln.de/color); the baseline is black. With more methods than
+# colours, the line and the marker tell.
+COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00')
+BASELINE = '#000000'
+LINES = ('-', (0, (4, 1.5)), (0, (1, 1.2)))
+MARKERS = 'osDv^<>PXph*'
+
+DPI = 140
+
+STYLE = {
+    'figure.dpi': DPI,
+    'font.size': 9,
+    'axes.titlesize': 10,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid': True,
+    'axes.axisbelow': True,
+    'grid.color': '#e6e6e6',
+    'grid.linewidth': 0.8,
+    'legend.frameon': False,
+    'lines.linewidth': 1.4,
+}
+
+
+def draw(results: Results, baseline: str, folder: str) -> List[str]:
+    """Draw the figures of a study.
+
+    ================== =====================================================
+    file               shows
+    ================== =====================================================
+    ``curves.png``     top-1 accuracy of each branch and of the ensemble in
+                       the last two thirds of the epochs: mean over seeds,
+                       and for up to six methods a band of one standard
+                       deviation
+    ``gain.png``       gain of each of them over the baseline at the end,
+                       with its 95 % confidence interval, and of every seed
+    ``diversity.png``  disagreement of the branches by epoch, and at the end
+                       against accuracy
+    ``schedule.png``   weight of the distillation loss by epoch
+    ================== =====================================================
+
+    A figure is left out if no run has what it shows. Equal results give
+    equal files.
+
+    Args:
+        results (dict[str, list[dict]]): The runs by method, see
+            :func:`~mcod_plugin.compare.results.read_results`.
+        baseline (str): The method to which gains refer.
+        folder (str): Where to put them. It is made if it is not there.
+
+    Returns:
+        list[str]: The names of the files.
+
+    Raises:
+        ConfigError: If there is no such baseline, or Matplotlib is missing.
+    """
+    check_choice('baseline', baseline, results)
+    looks = _looks(results, baseline)
+    results = {method: runs for method, runs in results.items() if runs}
+    if not results:
+        return []
+    names = []
+    with _style():
+        figures = dict(
+            curves=_curves(results, looks),
+            gain=_gain(results, baseline, looks),
+            diversity=_diversity(results, looks),
+            schedule=_schedule(results, looks))
+        os.makedirs(folder, exist_ok=True)
+        for name, figure in figures.items():
+            if figure is not None:
+                names.append(f'{name}.png')
+                _save(figure, osp.join(folder, names[-1]))
+    return names
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """The same style whatever the user's own is."""
+    try:
+        from matplotlib import style
+    except ImportError as error:
+        raise ConfigError("figures need Matplotlib; pip install -e "
+                          "'.[compare]' installs it") from error
+    with style.context(['default', STYLE]):
+        yield
+
+
+def _looks(results: Results, baseline: str) -> Dict[str, Dict[str, Any]]:
+    """Colour, line and marker of each method, the same in all figures."""
+    looks = {}
+    for index, method in enumerate(name for name in results
+                                   if name != baseline):
+        looks[method] = dict(
+            color=COLORS[index % len(COLORS)],
+            linestyle=LINES[index // len(COLORS) % len(LINES)],
+            marker=MARKERS[index % len(MARKERS)])
+    looks[baseline] = dict(color=BASELINE, linestyle='-', marker='o')
+    return {method: looks[method] for method in results}
+
+
+def _figure(width: float, height: float) -> Any:
+    # Made without pyplot, so that neither a window nor a global is touched.
+    from matplotlib.figure import Figure
+    return Figure(figsize=(width, height), layout='constrained')
+
+
+def _save(figure: Any, path: str) -> None:
+    """Write a figure beside its place, then put it there."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB')
+    # A palette is enough for lines on white, and takes a third of the space.
+    image = image.quantize(256, dither=Image.Dither.NONE)
+    part = f'{path}.part'
+    image.save(part, format='png', optimize=True, dpi=(DPI, DPI))
+    os.replace(part, path)
+
+
+def _curves(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
+    names = [*all_runs(results)[0]['branches'], ENSEMBLE]
+    if not any(
+            _by_epoch(runs, f'{name}/top1') for runs in results.values()
+            for name in names):
+        return None
+    columns = min(len(names), 3)
+    lines = -(-len(names) // columns)
+    figure = _figure(3.2 * columns, 2.7 * lines + 0.6)
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for panel, name in zip(panels, names):
+        # Beside the steep beginning no method would differ.
+        _plot_by_epoch(panel, results, looks, f'{name}/top1', skip=1 / 3)
+        panel.set(title=name, xlabel='epoch')
+    for panel in panels[::columns]:
+        panel.set_ylabel('top-1 accuracy in %')
+    for panel in panels[len(names):]:
+        panel.set_axis_off()
+    if max(map(len, results.values())) > 1:
+        band = '; band: one standard deviation'
+        figure.suptitle(
+            'mean over seeds' + band * (len(results) <= MOST_BANDS),
+            fontsize=9)
+    _legend(figure, results, looks)
+    return figure
+
+
+def _plot_by_epoch(panel: Any,
+                   results: Results,
+                   looks: Dict[str, Any],
+                   key: str,
+                   scale: float = 1.,
+                   skip: float = 0.) -> None:
+    """Mean over seeds, with a band of one standard deviation.
+
+    Args:
+        panel (matplotlib.axes.Axes): Where to draw.
+        results (dict[str, list[dict]]): The runs by method.
+        looks (dict[str, dict]): Colour and line of each method.
+        key (str): The metric.
+        scale (float): What to multiply it with. Defaults to 1.
+        skip (float): The share of the epochs to leave out, from the first
+            on. Defaults to 0.
+    """
+    for method, runs in results.items():
+        points = _by_epoch(runs, key, scale)
+        epochs = list(points)[int(skip * len(points)):]
+        means = [points[epoch].mean for epoch in epochs]
+        spreads = [points[epoch].sd for epoch in epochs]
+        look = looks[method]
+        panel.plot(
+            epochs,
+            means,
+            color=look['color'],
+            linestyle=look['linestyle'],
+            marker='.' if len(epochs) == 1 else None)
+        if len(results) <= MOST_BANDS and None not in spreads:
+            panel.fill_between(
+                epochs, [m - s for m, s in zip(means, spreads)],
+                [m + s for m, s in zip(means, spreads)],
+                color=look['color'],
+                alpha=0.15,
+                linewidth=0)
+    panel.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _by_epoch(runs: Sequence[Dict[str, Any]],
+              key: str,
+              scale: float = 1.) -> Dict[int, Estimate]:
+    """A metric over seeds, by the epochs that all of them have."""
+    curves = [
+        dict(zip(run['curves']['epoch'], run['curves'][key])) for run in runs
+        if key in run['curves']
+    ]
+    return {
+        epoch: estimate(scale * curve[epoch] for curve in curves)
+        for epoch in (curves[0] if curves else ())
+        if all(epoch in curve for curve in curves)
+    }
+
+
+def _gain(results: Results, baseline: str, looks: Dict[str,
+                                                       Any]) -> Optional[Any]:
+    methods = [method for method in results if method != baseline]
+    if baseline not in results or not methods:
+        return None
+    names = [*results[baseline][0]['branches'], ENSEMBLE]
+    figure = _figure(1.2 + 2.1 * len(names), 1.1 + 0.3 * len(methods))
+    panels = figure.subplots(1, len(names), sharex=True, sharey=True)
+    for panel, name in zip(panels, names):
+        panel.axvline(0, color=BASELINE, linewidth=1)
+        for row, method in enumerate(methods):
+            _plot_gain(panel, row, name, results[method], results[baseline],
+                       looks[method]['color'])
+        panel.set_title(name)
+        panel.grid(axis='y', visible=False)
+    panels[0].set_yticks(range(len(methods)), methods)
+    panels[0].set_ylim(len(methods) - 0.5, -0.5)
+    label = f'gain in top-1 accuracy over {baseline}, in percentage points'
+    if max(map(len, results.values())) > 1:
+        label += '\nline: 95 % confidence interval of the mean; dots: seeds'
+    figure.supxlabel(label, fontsize=9)
+    return figure
+
+
+def _plot_gain(panel: Any, row: int, name: str, runs: Sequence[Any],
+               baseline: Sequence[Any], color: str) -> None:
+    if name in frozen_branches(runs):
+        panel.text(
+            0.5,
+            row,
+            'frozen',
+            color='#808080',
+            ha='center',
+            va='center',
+            transform=panel.get_yaxis_transform())
+        return
+    values, base = last(runs, f'{name}/top1'), last(baseline, f'{name}/top1')
+    gain = paired_difference(values, base)
+    if gain is None:
+        return
+    panel.plot(gain.mean, row, marker='o', markersize=5.5, color=color)
+    interval = gain.interval()
+    if interval is not None:
+        panel.plot(interval, (row, row), color=color, linewidth=1.6)
+        panel.plot(
+            [values[seed] - base[seed] for seed in values if seed in base],
+            [row + 0.28] * gain.n,
+            marker='o',
+            markersize=2.5,
+            linestyle='none',
+            color=color)
+
+
+def _diversity(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
+    results = {
+        method: runs
+        for method, runs in results.items() if last(runs, DISAGREEMENT)
+    }
+    if not results:
+        return None
+    branches = all_runs(results)[0]['branches']
+    figure = _figure(9.6, 3.4)
+    epochs, *panels = figure.subplots(1, 3)
+    _plot_by_epoch(epochs, results, looks, DISAGREEMENT, scale=100)
+    epochs.set(
+        title='during training',
+        xlabel='epoch',
+        ylabel='disagreement of the branches in %')
+    groups = {'mean of the branches': branches, ENSEMBLE: [ENSEMBLE]}
+    for panel, (title, names) in zip(panels, groups.items()):
+        keys = [f'{name}/top1' for name in names]
+        for method, runs in results.items():
+            x = estimate(100 * share
+                         for share in last(runs, DISAGREEMENT).values())
+            y = estimate(last(runs, *keys).values())
+            panel.errorbar(
+                x.mean,
+                y.mean,
+                xerr=x.sd,
+                yerr=y.sd,
+                color=looks[method]['color'],
+                marker=looks[method]['marker'],
+                elinewidth=0.8)
+        panel.set(
+            title=f'{title}, at the end',
+            xlabel='disagreement of the branches in %',
+            ylabel='top-1 accuracy in %')
+    _legend(figure, results, looks, markers=True)
+    return figure
+
+
+def _schedule(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
+    # One strip for each method: many share their weights, and lines would
+    # hide each other.
+    weights = {
+        method: runs[0]['kd_weight']
+        for method, runs in results.items() if runs[0]['kd_weight']
+    }
+    if not weights:
+        return None
+    top = max(map(max, weights.values())) or 1
+    figure = _figure(6.4, 0.8 + 0.42 * len(weights))
+    panels = figure.subplots(len(weights), 1, sharex=True, squeeze=False)
+    for panel, (method, values) in zip(panels.flat, weights.items()):
+        color = looks[method]['color']
+        panel.stairs(values, fill=True, color=color, alpha=0.3)
+        panel.stairs(values, color=color, linewidth=1.2)
+        panel.set(xlim=(0, len(values)), ylim=(0, 1.15 * top))
+        panel.set_yticks((0, top), ('0', f'{top:.3g}'))
+        panel.set_ylabel(
+            method, rotation=0, ha='right', va='center', labelpad=4)
+        panel.grid(axis='x', visible=False)
+    panels.flat[-1].set_xlabel('epoch')
+    figure.suptitle('weight of the distillation loss', fontsize=10)
+    return figure
+
+
+def _legend(figure: Any,
+            results: Results,
+            looks: Dict[str, Any],
+            markers: bool = False) -> None:
+    from matplotlib.lines import Line2D
+    handles = [
+        Line2D([], [],
+               label=method,
+               color=looks[method]['color'],
+               linestyle=looks[method]['linestyle'],
+               marker=looks[method]['marker'] if markers else None)
+        for method in results
+    ]
+    figure.legend(
+        handles=handles,
+        loc='outside lower center',
+        ncols=min(len(handles), 6),
+        handlelength=2.6)

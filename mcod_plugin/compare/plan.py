@@ -1,0 +1,161 @@
+"""The runs of a study."""
+import copy
+import hashlib
+import json
+import os.path as osp
+import re
+from dataclasses import dataclass
+from typing import Any, Dict, List, Sequence
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.utils import import_modules_from_strings
+
+from mcod_plugin.cli import (merge_options, merge_settings, read_config,
+                             use_amp)
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.methods import apply_method
+from mcod_plugin.registry import HOOKS, MODELS
+from mcod_plugin.utils.explain import explain
+from .study import Method, Study
+
+__all__ = ['Run', 'plan']
+
+# In a setting: the last checkpoint of another method's run of the same seed.
+CHECKPOINT = re.compile(r'\{checkpoint of ([^}]+)\}')
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of a study.
+
+    Attributes:
+        name (str): ``<method>_seed<seed>``.
+        method (str): Its method.
+        seed (int): Its seed.
+        cfg (Config): Its config, complete but for checkpoints of other runs.
+        config_hash (str): A hash of that config.
+        work_dir (str): Where checkpoints and logs go.
+        result (str): The result file.
+        needs (list[str]): Names of the runs whose checkpoints it needs.
+    """
+    name: str
+    method: str
+    seed: int
+    cfg: Config
+    config_hash: str
+    work_dir: str
+    result: str
+    needs: List[str]
+
+
+def plan(study: Study,
+         work_dir: str,
+         options: Sequence[str] = ()) -> List[Run]:
+    """The runs of a study, those of the first seed first.
+
+    Runs of one seed begin with the same weights and see the same batches.
+
+    Args:
+        study (Study): The study.
+        work_dir (str): The folder for the work directories of all runs.
+        options (Sequence[str]): Texts ``KEY=VALUE`` that replace settings in
+            all runs. Defaults to none.
+
+    Returns:
+        list[Run]: The runs.
+
+    Raises:
+        ConfigError: If a method's config cannot be built.
+    """
+    configs = {}
+    for method in study.methods:
+        try:
+            configs[method.name] = _config(study, method, options)
+        except ConfigError as error:
+            raise ConfigError(f'methods.{method.name}: {error}') from error
+    return [
+        _run(study, method.name, configs[method.name], seed, work_dir)
+        for seed in study.seeds for method in study.methods
+    ]
+
+
+def _config(study: Study, method: Method, options: Sequence[str]) -> Config:
+    """The config of a method, without seed and work directory."""
+    cfg = read_config(study.config)
+    if 'branches' not in (cfg.get('model') or {}):
+        raise ConfigError(f'config {study.config} is of no cohort: it lacks '
+                          'model.branches')
+    apply_method(cfg, method.fragment)
+    merge_settings(cfg, {**study.settings, **method.settings}, 'settings')
+    merge_options(cfg, options)
+    if not cfg.train_cfg.get('by_epoch'):
+        raise ConfigError('a study counts in epochs: train_cfg.by_epoch must '
+                          f'be True; got {cfg.train_cfg.get("by_epoch")!r}')
+    if study.amp:
+        use_amp(cfg)
+    # To go on from. It is the last epoch that counts, so the best is not kept.
+    cfg.default_hooks.checkpoint = dict(
+        type='mcod_plugin.BranchCheckpointHook',
+        interval=max(1, cfg.train_cfg.max_epochs // 20),
+        max_keep_ckpts=2,
+        save_best=[])
+    _check(cfg, [item.name for item in study.methods])
+    return cfg
+
+
+def _check(cfg: Config, methods: Sequence[str]) -> None:
+    """Build what methods differ in, before hours of training."""
+    needed = _needs(cfg)
+    for name in needed:
+        if name not in methods:
+            raise ConfigError(f'{{checkpoint of {name}}} is of no method of '
+                              f'the study; it has {", ".join(methods)}')
+    if needed:
+        return  # Its checkpoints are still to be trained.
+    cfg = copy.deepcopy(cfg)
+    import_modules_from_strings(**cfg.get('custom_imports', {}))
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    try:
+        MODELS.build(cfg.model)
+        for hook in cfg.get('custom_hooks') or ():
+            HOOKS.build(hook)
+    except Exception as error:
+        raise explain(cfg, error) from error
+
+
+def _needs(cfg: Config) -> List[str]:
+    """The methods whose checkpoints a config names."""
+    return sorted(set(CHECKPOINT.findall(json.dumps(_plain(cfg)))))
+
+
+def _plain(cfg: Config) -> Dict[str, Any]:
+    return json.loads(json.dumps(cfg.to_dict(), default=repr))
+
+
+def _run(study: Study, method: str, cfg: Config, seed: int,
+         work_dir: str) -> Run:
+    cfg = copy.deepcopy(cfg)
+    cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
+    text = json.dumps(_plain(cfg), sort_keys=True)
+    config_hash = hashlib.sha256(text.encode()).hexdigest()[:12]
+    name = f'{method}_seed{seed}'
+    result = osp.join(study.results, f'{name}.json')
+    record = dict(
+        type='mcod_plugin.RunRecordHook',
+        out=osp.abspath(result),
+        info=dict(
+            study=study.name,
+            method=method,
+            seed=seed,
+            config_hash=config_hash))
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or ()), record]
+    return Run(
+        name=name,
+        method=method,
+        seed=seed,
+        cfg=cfg,
+        config_hash=config_hash,
+        work_dir=osp.join(work_dir, study.name, name),
+        result=result,
+        needs=[f'{needed}_seed{seed}' for needed in _needs(cfg)])

@@ -1,0 +1,389 @@
+"""What a study found, as tables."""
+import re
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
+
+from mcod_plugin.errors import ConfigError, check_choice
+from mcod_plugin.utils.table import render
+from .results import (Results, all_runs, best, differences, frozen_branches,
+                      last, trained_branches)
+from .statistics import Estimate, estimate, paired_difference
+
+__all__ = ['Report', 'insert']
+
+ENSEMBLE = 'ensemble'
+NONE = '-'
+WIDTH = 120
+
+Column = Dict[str, str]
+Estimates = Dict[str, Optional[Estimate]]
+
+
+class Report:
+    """Tables of the methods of a study.
+
+    Args:
+        results (dict[str, list[dict]]): The runs by method, see
+            :func:`~mcod_plugin.compare.results.read_results`.
+        baseline (str): The method to which gains refer.
+        seeds (Sequence[int], optional): The seeds that each method is to
+            have; runs of others do not count. None means those of all runs
+            together.
+
+    Raises:
+        ConfigError: If there is no run yet, or no such baseline.
+
+    Examples:
+        >>> results = read_results('results/small', ['solo', 'mcod'])
+        >>> print(Report(results, baseline='solo').to_text())
+    """
+
+    def __init__(self,
+                 results: Results,
+                 baseline: str,
+                 seeds: Optional[Sequence[int]] = None) -> None:
+        check_choice('baseline', baseline, results)
+        if seeds is None:
+            seeds = {run['seed'] for run in all_runs(results)}
+        self.seeds = sorted(seeds)
+        self.baseline = baseline
+        self.results = {
+            method: [run for run in runs if run['seed'] in self.seeds]
+            for method, runs in results.items()
+        }
+        self.runs = all_runs(self.results)
+        if not self.runs:
+            raise ConfigError('no run has finished yet; there is nothing to '
+                              'report')
+        self.names = [*self.runs[0]['branches'], ENSEMBLE]
+
+    def to_markdown(self) -> str:
+        """The whole report in Markdown.
+
+        Returns:
+            str: What was run and on what; tables of accuracy, of the gain
+            over the baseline, of top-5 accuracy, and of the best epoch with
+            the time of a run; what is missing and what was not the same for
+            all runs.
+        """
+        tables = [self._accuracy(), self._gain(), self._top5(), self._best()]
+        parts = [self._heading()]
+        for title, header, rows in filter(None, tables):
+            parts += [title, _markdown(header, rows)]
+        notes = [*self._missing(), *differences(self.results)]
+        if notes:
+            parts.append('\n'.join(f'- {note}' for note in notes))
+        return '\n\n'.join(parts)
+
+    def to_text(self) -> str:
+        """The tables of accuracy and of the gain, for a terminal.
+
+        Returns:
+            str: The tables, and what is missing.
+        """
+        parts = []
+        for title, header, rows in filter(None,
+                                          (self._accuracy(), self._gain())):
+            rows = [[_plain(cell) for cell in row] for row in rows]
+            parts += [_plain(title), render(header, _fit(header, rows))]
+        return '\n'.join([*parts, *self._missing()])
+
+    def _heading(self) -> str:
+        runs = self.runs
+        threads = _distinct(run.get('threads') for run in runs)
+        if threads:
+            threads = f' ({threads} thread{"s" * (threads != "1")})'
+        libraries = dict.fromkeys(library for run in runs
+                                  for library in run['versions'])
+        versions = {
+            library: _distinct(run['versions'].get(library) for run in runs)
+            for library in libraries
+        }
+        given = [f'{name} {text}' for name, text in versions.items() if text]
+        # Seven digits name a commit, as they do in Git's own lists.
+        commits = _distinct(run['commit'][:7] for run in runs
+                            if run.get('commit'))
+        if commits:
+            dirty = any(run.get('dirty') for run in runs)
+            given.append(f'commit {commits}' + ' with changes' * dirty)
+        return (f'{runs[0]["epochs"]} epochs, batch size '
+                f'{_distinct(run["batch_size"] for run in runs)}, '
+                f'{_distinct(run["precision"] for run in runs)}, '
+                f'{_list_seeds(self.seeds)}; on '
+                f'{_distinct(run["device"] for run in runs)}{threads}; '
+                f'{", ".join(given)}.')
+
+    def _missing(self) -> List[str]:
+        notes = []
+        for method, runs in self.results.items():
+            missing = sorted(set(self.seeds) - {run['seed'] for run in runs})
+            if missing:
+                notes.append(f'{method}: {self._count(runs)} seeds, '
+                             f'{_list_seeds(missing)} missing.')
+        return notes
+
+    def _count(self, runs: Sequence[Any]) -> str:
+        complete = len(runs) == len(self.seeds)
+        return f'{len(runs)}' + ('' if complete else f' of {len(self.seeds)}')
+
+    def _accuracy(self) -> tuple:
+        columns = self._by_name(lambda runs, name: last(runs, f'{name}/top1'))
+        title = '**Top-1 accuracy** after the last epoch, in percent'
+        if len(self.seeds) > 1:
+            title += ', mean ± standard deviation over the seeds'
+        if len(self.results) > 1:
+            title += '; bold is the best mean of the methods with all seeds'
+        sentences = [title]
+        if any(map(frozen_branches, self.results.values())):
+            sentences.append('A frozen branch teaches, is not trained and '
+                             'counts in no mean of branches')
+        disagreement = self._estimates(lambda runs: [
+            100 * share
+            for share in last(runs, 'diversity/disagreement').values()
+        ])
+        if any(disagreement.values()):
+            columns['disagreement'] = _column(disagreement)
+            sentences.append('Disagreement is the share of images on which '
+                             'two networks differ, in percent')
+        errors = self._estimates(_calibration_errors)
+        if any(errors.values()):
+            columns['ECE'] = self._contest(
+                errors, self._all_trained(), _text, lowest=True)
+            sentences.append('ECE is the expected calibration error in '
+                             'percent, mean of the branches')
+        columns['seeds'] = {
+            method: self._count(runs)
+            for method, runs in self.results.items()
+        }
+        return self._table('. '.join(sentences), columns)
+
+    def _gain(self) -> Optional[tuple]:
+        if len(self.results) == 1:
+            return None
+        columns = {name: self._gains(name) for name in self.names}
+        gains = {
+            method: self._difference(method, *trained_branches(runs))
+            for method, runs in self.results.items()
+        }
+        columns['mean of branches'] = self._contest(gains, self._all_trained(),
+                                                    _text_of_gain)
+        columns['pairs'] = {
+            method: str(gain.n)
+            for method, gain in gains.items() if gain
+        }
+        title = (f'**Gain** in top-1 accuracy over `{self.baseline}`, in '
+                 'percentage points')
+        if len(self.seeds) > 1:
+            title += (', paired by seed: mean [95 % confidence interval by '
+                      "Student's t]")
+        title, header, rows = self._table(title, columns)
+        del rows[list(self.results).index(self.baseline)]
+        return title, header, rows
+
+    def _gains(self, name: str) -> Column:
+        """The gain of a branch or of the ensemble, by method."""
+        # The baseline itself is in the contest: where no method beats it,
+        # none is bold.
+        column = self._contest(
+            {
+                method: self._difference(method, name)
+                for method in self.results
+            }, self._trained(name), _text_of_gain)
+        for method, runs in self.results.items():
+            if name in frozen_branches(runs):
+                column[method] = 'frozen'
+        return column
+
+    def _difference(self, method: str, *names: str) -> Optional[Estimate]:
+        keys = [f'{name}/top1' for name in names]
+        return paired_difference(
+            last(self.results[method], *keys),
+            last(self.results[self.baseline], *keys))
+
+    def _top5(self) -> Optional[tuple]:
+        columns = self._by_name(lambda runs, name: last(runs, f'{name}/top5'))
+        if not columns:
+            return None
+        return self._table(
+            '**Top-5 accuracy** after the last epoch, in percent', columns)
+
+    def _best(self) -> tuple:
+        columns = self._by_name(best)
+        columns['minutes per run'] = _column(
+            self._estimates(
+                lambda runs: [run['train_seconds'] / 60 for run in runs]))
+        return self._table(
+            '**Best epoch**: the highest top-1 accuracy of all epochs, in '
+            'percent, and the time spent on training. The accuracy flatters, '
+            'since the epoch is chosen by the images that it is measured on',
+            columns)
+
+    def _by_name(
+        self, values_of: Callable[[Any, str],
+                                  Dict[int, float]]) -> Dict[str, Column]:
+        """A column for each branch and the ensemble that has values."""
+        columns = {}
+        for name in self.names:
+            values = self._estimates(
+                lambda runs: values_of(runs, name).values())
+            if any(values.values()):
+                columns[name] = self._contest(values, self._trained(name),
+                                              _text)
+                for method in set(self.results) - set(self._trained(name)):
+                    columns[name][method] += ' (frozen)'
+        return columns
+
+    def _estimates(self, values_of: Callable[[Any],
+                                             Iterable[float]]) -> Estimates:
+        return {
+            method: estimate(values_of(runs))
+            for method, runs in self.results.items()
+        }
+
+    def _trained(self, name: str) -> List[str]:
+        """The methods that do not freeze this branch."""
+        return [
+            method for method, runs in self.results.items()
+            if name not in frozen_branches(runs)
+        ]
+
+    def _all_trained(self) -> List[str]:
+        """The methods that freeze no branch."""
+        return [
+            method for method, runs in self.results.items()
+            if not frozen_branches(runs)
+        ]
+
+    def _contest(self,
+                 values: Estimates,
+                 rivals: Iterable[str],
+                 form: Callable[[Optional[Estimate]], str],
+                 lowest: bool = False) -> Column:
+        """A column with the best mean in bold, among those rivals that have
+        all seeds."""
+        column = _column(values, form)
+        # By what the reader sees: equal numbers are equally good.
+        means = {
+            method: round(values[method].mean, 2)
+            for method in rivals
+            if values[method] and values[method].n == len(self.seeds)
+        }
+        if len(means) > 1:
+            target = (min if lowest else max)(means.values())
+            column.update({
+                method: f'**{column[method]}**'
+                for method, mean in means.items() if mean == target
+            })
+        return column
+
+    def _table(self, title: str, columns: Dict[str, Column]) -> tuple:
+        """Title, header and rows of a table with a row for each method."""
+        rows = [[
+            f'`{method}`' + ' (baseline)' * (method == self.baseline),
+            *(column.get(method, NONE) for column in columns.values())
+        ] for method in self.results]
+        return f'{title}.', ['method', *columns], rows
+
+
+def insert(text: str, name: str, block: str) -> str:
+    """Put a report in its place in a Markdown file.
+
+    Args:
+        text (str): The file's text. It has ``<!-- study: NAME -->`` and
+            ``<!-- /study: NAME -->``; what stands between them is replaced.
+        name (str): The name of the study.
+        block (str): The report.
+
+    Returns:
+        str: The new text.
+
+    Raises:
+        ConfigError: If one of the two is missing, stands there twice, or the
+            first comes after the second.
+    """
+    begin, end = f'<!-- study: {name} -->', f'<!-- /study: {name} -->'
+    for marker in (begin, end):
+        count = text.count(marker)
+        if count != 1:
+            raise ConfigError(f'the report of study {name} needs the line '
+                              f'{marker} once in its file; it is there '
+                              f'{count} times')
+    head, _, rest = text.partition(begin)
+    _, found, tail = rest.partition(end)
+    if not found:
+        raise ConfigError(f'{begin} must stand before {end}')
+    return f'{head}{begin}\n\n{block}\n\n{end}{tail}'
+
+
+def _calibration_errors(runs: Sequence[Any]) -> Iterable[float]:
+    keys = [f'{name}/ece' for name in trained_branches(runs)]
+    return last(runs, *keys).values()
+
+
+def _text(value: Optional[Estimate]) -> str:
+    if value is None:
+        return NONE
+    spread = '' if value.sd is None else f' ± {value.sd:.2f}'
+    return f'{value.mean:.2f}{spread}'
+
+
+def _text_of_gain(value: Optional[Estimate]) -> str:
+    if value is None:
+        return NONE
+    interval = value.interval()
+    text = f'{value.mean:+.2f}'
+    if interval is not None:
+        text += f' [{interval[0]:.2f}, {interval[1]:.2f}]'
+    return text
+
+
+def _column(values: Estimates,
+            form: Callable[[Optional[Estimate]], str] = _text) -> Column:
+    return {method: form(value) for method, value in values.items()}
+
+
+def _list_seeds(seeds: Sequence[int]) -> str:
+    return f'seed{"s" * (len(seeds) > 1)} {", ".join(map(str, seeds))}'
+
+
+def _distinct(values: Iterable[Any]) -> str:
+    return ' and '.join(
+        dict.fromkeys(str(value) for value in values if value is not None))
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, that can also be read as it is."""
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    rule = [
+        ':' + '-' * (width - 1) if index == 0 else '-' * (width - 1) + ':'
+        for index, width in enumerate(widths)
+    ]
+    lines = []
+    for first, *others in (header, rule, *rows):
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:])]
+        lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines)
+
+
+def _fit(header: Sequence[str],
+         rows: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
+    """The cells on several lines, as far as a terminal is too narrow."""
+    # First before a spread, an interval or a remark, then within intervals.
+    for gap in (r' (?=[±[(])', r'(?<=,) '):
+        if _width(header, rows) <= WIDTH:
+            break
+        rows = [[re.sub(gap, '\n', cell) for cell in row] for row in rows]
+    return rows
+
+
+def _width(header: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    widths = [
+        max(len(line) for cell in column for line in cell.split('\n'))
+        for column in zip(header, *rows)
+    ]
+    return sum(widths) + 3 * len(widths) + 1
+
+
+def _plain(text: str) -> str:
+    """Text without marks of Markdown."""
+    return re.sub(r'[*`]', '', text)

@@ -1,0 +1,267 @@
+"""The results of a study's runs, from their files."""
+import json
+import math
+import os
+import os.path as osp
+import re
+from collections import Counter
+from numbers import Real
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+
+from mcod_plugin.errors import ConfigError
+
+__all__ = [
+    'read_results', 'all_runs', 'differences', 'trained_branches',
+    'frozen_branches', 'last', 'best'
+]
+
+Run = Dict[str, Any]
+Results = Dict[str, List[Run]]
+
+KINDS = dict(
+    method=str,
+    seed=int,
+    branches=list,
+    epochs=int,
+    batch_size=int,
+    device=str,
+    precision=str,
+    versions=dict,
+    train_seconds=Real,
+    curves=dict,
+    kd_weight=list,
+    train_loss=dict,
+    last=dict,
+    best=dict)
+
+# What may differ between runs that are compared, but has to be told.
+NOTED: Dict[str, Callable[[Run], Any]] = {
+    'batch size': lambda run: run['batch_size'],
+    'precision': lambda run: run['precision'],
+    'device': lambda run: run['device'],
+    'torch version': lambda run: run['versions'].get('torch'),
+}
+
+
+def read_results(folder: str,
+                 methods: Sequence[str],
+                 seeds: Optional[Sequence[int]] = None) -> Results:
+    """Read the result files ``<method>_seed<k>.json`` of a study.
+
+    Args:
+        folder (str): Where they are. Need not exist yet.
+        methods (Sequence[str]): The methods, in the order wanted. Files of
+            others are left alone.
+        seeds (Sequence[int], optional): The seeds. None means all.
+
+    Returns:
+        dict[str, list[dict]]: The runs by method, in the order of their
+        seeds; an empty list for a method that has none yet.
+
+    Raises:
+        ConfigError: If a file cannot be used, or two runs differ in their
+            branches or epochs, so that nothing can be learned from comparing
+            them.
+    """
+    found: Results = {method: [] for method in methods}
+    names = sorted(os.listdir(folder)) if osp.isdir(folder) else []
+    for name in names:
+        match = re.fullmatch(r'(.+)_seed(\d+)\.json', name)
+        if match is None or match[1] not in found:
+            continue
+        if seeds is None or int(match[2]) in seeds:
+            run = _read(osp.join(folder, name), match[1], int(match[2]))
+            found[match[1]].append(run)
+    for runs in found.values():
+        runs.sort(key=lambda run: run['seed'])
+    _check_comparable(found)
+    return found
+
+
+def all_runs(results: Results) -> List[Run]:
+    """All runs in one list.
+
+    Args:
+        results (dict[str, list[dict]]): The runs by method.
+
+    Returns:
+        list[dict]: The runs, method by method.
+    """
+    return [run for runs in results.values() for run in runs]
+
+
+def differences(results: Results) -> List[str]:
+    """What is not the same for all runs, though it may change results.
+
+    Args:
+        results (dict[str, list[dict]]): The runs by method.
+
+    Returns:
+        list[str]: A sentence for each of batch size, precision, device and
+        version of torch that differs.
+    """
+    notes = []
+    for what, value_of in NOTED.items():
+        values = {
+            name: value_of(run)
+            for name, run in ((_name(run), run) for run in all_runs(results))
+        }
+        ranking = Counter(values.values()).most_common()
+        if len(ranking) > 1:
+            usual = ranking[0][0]
+            others = ', '.join(f'{value} in {name}'
+                               for name, value in values.items()
+                               if value != usual)
+            notes.append(f'The {what} is not the same for all runs: {usual}, '
+                         f'but {others}.')
+    return notes
+
+
+def trained_branches(runs: Sequence[Run]) -> List[str]:
+    """The branches that a method trains.
+
+    Args:
+        runs (Sequence[dict]): Runs of the method.
+
+    Returns:
+        list[str]: Those with a training loss, in the order of the cohort: a
+        frozen teacher has none. Of no run: empty.
+    """
+    return [
+        name for name in (runs[0]['branches'] if runs else ())
+        if all(run['train_loss'].get(name) for run in runs)
+    ]
+
+
+def frozen_branches(runs: Sequence[Run]) -> List[str]:
+    """The branches that only teach; see :func:`trained_branches`.
+
+    Args:
+        runs (Sequence[dict]): Runs of the method.
+
+    Returns:
+        list[str]: Those without a training loss. Of no run: empty.
+    """
+    trained = trained_branches(runs)
+    return [
+        name for name in (runs[0]['branches'] if runs else ())
+        if name not in trained
+    ]
+
+
+def last(runs: Sequence[Run], *keys: str) -> Dict[int, float]:
+    """A metric in the last validation, or the mean of some.
+
+    Args:
+        runs (Sequence[dict]): Runs of one method.
+        keys (str): The metrics, such as ``resnet/top1``.
+
+    Returns:
+        dict[int, float]: The mean over the metrics by seed. Runs that lack
+        one of them are left out.
+    """
+    return _means(runs, keys, lambda run, key: run['last'].get(key))
+
+
+def best(runs: Sequence[Run], *names: str) -> Dict[int, float]:
+    """The best top-1 accuracy of all epochs, or the mean of some.
+
+    Args:
+        runs (Sequence[dict]): Runs of one method.
+        names (str): Names of branches, or ``ensemble``.
+
+    Returns:
+        dict[int, float]: The mean in percent by seed.
+    """
+    return _means(runs, names,
+                  lambda run, name: run['best'].get(name, [None])[0])
+
+
+def _means(
+        runs: Sequence[Run], keys: Sequence[str],
+        value_of: Callable[[Run, str], Optional[float]]) -> Dict[int, float]:
+    means = {}
+    for run in runs:
+        values = [value_of(run, key) for key in keys]
+        if values and None not in values:
+            means[run['seed']] = math.fsum(values) / len(values)
+    return means
+
+
+def _name(run: Run) -> str:
+    return f'{run["method"]}_seed{run["seed"]}'
+
+
+def _read(path: str, method: str, seed: int) -> Run:
+    """Read and check one file."""
+    try:
+        with open(path, encoding='utf-8') as file:
+            run = json.load(file)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f'{path} is no result file, which is JSON: {error}') from error
+    fault = next(_faults(run), None)
+    if fault is None and (run['method'], run['seed']) != (method, seed):
+        fault = (f'it holds method {run["method"]!r} and seed {run["seed"]}, '
+                 'unlike its name')
+    if fault is not None:
+        raise ConfigError(f'{path} is no result file: {fault}')
+    return run
+
+
+def _faults(run: Any) -> Iterator[str]:
+    """What is wrong with the content of a file."""
+    if not isinstance(run, dict):
+        yield f'it must hold an object; got a {type(run).__name__}'
+    for key, kind in KINDS.items():
+        if key not in run:
+            yield f'{key!r} is missing'
+        # A bool is an int to Python.
+        if not isinstance(run[key], kind) or isinstance(run[key], bool):
+            yield (f'{key!r} must be of type {kind.__name__.lower()}; got '
+                   f'{run[key]!r}')
+    if not run['branches'] or not all(
+            isinstance(name, str) for name in run['branches']):
+        yield f"'branches' must hold names; got {run['branches']!r}"
+    for key, value in run['last'].items():
+        if not _is_number(value):
+            yield f"{key!r} in 'last' must be a number; got {value!r}"
+    for name in (*run['branches'], 'ensemble'):
+        if not math.isfinite(run['last'].get(f'{name}/top1', math.nan)):
+            yield f"'last' lacks '{name}/top1'"
+        pair = run['best'].get(name)
+        if not (isinstance(pair, list) and len(pair) == 2
+                and all(map(_is_number, pair))):
+            yield (f"{name!r} in 'best' must be an accuracy and its epoch; "
+                   f'got {pair!r}')
+    for key, values in dict(
+            run['curves'],
+            kd_weight=run['kd_weight'],
+            **{
+                f'train_loss of {name}': values
+                for name, values in run['train_loss'].items()
+            }).items():
+        if not isinstance(values, list) or not all(map(_is_number, values)):
+            yield f'{key!r} must be a list of numbers'
+    lengths = {key: len(values) for key, values in run['curves'].items()}
+    if len(set(lengths.values())) > 1 or (lengths and 'epoch' not in lengths):
+        yield ("'curves' must hold 'epoch' and as many numbers for each "
+               f'metric; got {lengths}')
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _check_comparable(results: Results) -> None:
+    runs = all_runs(results)
+    for run in runs:
+        for key in ('branches', 'epochs'):
+            if run[key] != runs[0][key]:
+                raise ConfigError(
+                    f'{_name(runs[0])} and {_name(run)} cannot be compared: '
+                    f'{key} {_text(runs[0][key])} and {_text(run[key])}')
+
+
+def _text(value: Any) -> str:
+    return ', '.join(value) if isinstance(value, list) else str(value)

@@ -1,0 +1,51 @@
+import os
+import os.path as osp
+
+from mcod_plugin.errors import ConfigError
+from .figures import draw
+from .report import Report, insert
+from .results import read_results
+from .study import Study
+
+__all__ = ['write_report']
+
+
+def write_report(study: Study) -> str:
+    """Make the report of a study from its result files: tables and figures.
+
+    Args:
+        study (Study): The study.
+
+    Returns:
+        str: The tables for a terminal, and where the report is.
+
+    Raises:
+        ConfigError: If there is no result yet, one of them cannot be used, or
+            the report's file has no place for it.
+    """
+    methods = [method.name for method in study.methods]
+    results = read_results(study.results, methods, study.seeds)
+    report = Report(results, study.baseline, study.seeds)
+    path = study.report or osp.join(study.results, 'report.md')
+    text = f'<!-- study: {study.name} -->\n<!-- /study: {study.name} -->\n'
+    if study.report is not None:
+        try:
+            with open(path, encoding='utf-8') as file:
+                text = file.read()
+        except OSError as error:
+            raise ConfigError(f'report {path} cannot be read: '
+                              f'{error.strerror}') from error
+    # Before the figures, which would be left behind.
+    insert(text, study.name, '')
+    figures = draw(report.results, study.baseline, study.results)
+    folder = osp.relpath(study.results, osp.dirname(osp.abspath(path)))
+    links = [
+        f'![{osp.splitext(name)[0].capitalize()} of the study {study.name}]'
+        f'({osp.normpath(osp.join(folder, name))})' for name in figures
+    ]
+    block = '\n\n'.join([report.to_markdown(), *links])
+    text = insert(text, study.name, block)
+    with open(f'{path}.part', 'w', encoding='utf-8') as file:
+        file.write(text)
+    os.replace(f'{path}.part', path)
+    return f'{report.to_text()}\nThe report is in {path}'

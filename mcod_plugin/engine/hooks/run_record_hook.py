@@ -1,0 +1,326 @@
+import json
+import math
+import os
+import os.path as osp
+import time
+from contextlib import suppress
+from numbers import Real
+from typing import Any, Dict, List, Optional
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmpretrain.utils import get_ori_model
+
+from mcod_plugin.cli import check_out
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.registry import HOOKS
+from mcod_plugin.utils.files import write_text
+from mcod_plugin.utils.machine import describe_machine
+from mcod_plugin.utils.memory import peak_memory
+from ..optim_wrapper import precision
+from .cohort_report_hook import top1
+
+# Where a checkpoint keeps the record so far.
+STATE = 'run_record'
+# The least number of seconds between two notes of the progress, except for
+# the end of an epoch.
+PERIOD = 5.
+
+
+@HOOKS.register_module()
+class RunRecordHook(Hook):
+    """Write down what a comparison of runs needs, when training has ended.
+
+    The record is a JSON file, whose numbers may be ``NaN``, as of a run that
+    diverged:
+
+    ===================== ==================================================
+    key                   value
+    ===================== ==================================================
+    all of ``info``       as it was given
+    ``branches``          their names
+    ``epochs``            that were finished
+    ``iterations``        that were finished
+    ``batch_size``        images of a step, on all ranks together
+    ``seed``              of the run
+    ``train_seconds``     in epochs of training: without validation, writing
+                          of checkpoints, and what an interruption has undone
+    ``seconds``           all, without the start of the process and what an
+                          interruption has undone
+    ``peak_memory_bytes`` on a GPU what PyTorch has allocated at most,
+                          otherwise resident memory; of rank 0
+    ``device`` etc.       see :func:`describe_machine`, at the start
+    ``threads``           of PyTorch on a CPU
+    ``precision``         ``'float32'``, ``'bfloat16'`` or ``'float16'``
+    ``curves``            ``epoch``, the numbers of epochs that were finished
+                          at each validation, and the metrics by name
+    ``kd_weight``         of each epoch; of its last iteration, if the
+                          schedule goes by iterations
+    ``train_loss``        by branch that is trained the mean of
+                          ``<branch>.loss_ce`` over the steps of each epoch,
+                          on rank 0
+    ``last``              the metrics of the last validation
+    ``best``              for each branch and the ensemble its best top-1
+                          accuracy and the epoch of that
+    ===================== ==================================================
+
+    While the run lasts, its work directory has ``curves.json``, the
+    ``curves`` so far, and ``progress.json`` with ``iter``, ``max_iters`` and
+    ``seconds``, which is written every few seconds.
+
+    What is known so far goes into each checkpoint, so that a run which was
+    stopped and resumed leaves the record of an unbroken one, times and memory
+    apart. The checkpoint of an epoch is written before its validation; if
+    that was cut off, a resumed run makes up for it before it goes on.
+
+    Args:
+        out (str, optional): The file, whose name ends with ``.json``. An old
+            one is removed when training begins. Defaults to ``record.json``
+            in the work directory.
+        info (dict, optional): Plain data for the record, such as the name of
+            the method. What the hook writes itself replaces entries of the
+            same name. Defaults to None.
+
+    Raises:
+        ConfigError: If ``out`` cannot be written, ``info`` is not plain data,
+            the model is no cohort, training does not go by epochs, or the run
+            was begun without this hook.
+
+    Examples:
+        >>> custom_hooks = [
+        ...     dict(type='mcod_plugin.RunRecordHook',
+        ...          out='results/dml_seed0.json', info=dict(method='dml'))
+        ... ]
+    """
+
+    # Before an epoch's seeds are drawn, because a validation that was missed
+    # draws random numbers; after an epoch and a validation before a
+    # checkpoint is saved.
+    priority = 'HIGHEST'
+
+    def __init__(self,
+                 out: Optional[str] = None,
+                 info: Optional[Dict[str, Any]] = None) -> None:
+        if out is not None and not str(out).endswith('.json'):
+            raise ConfigError('out of RunRecordHook must be the path of a '
+                              f'.json file; got {out!r}')
+        self.out = out
+        try:
+            # A copy, without the classes of a config.
+            self.info = json.loads(json.dumps(info or {}))
+        except (TypeError, ValueError) as error:
+            raise ConfigError('info of RunRecordHook must be plain data: '
+                              f'{error}') from error
+        if not isinstance(self.info, dict):
+            raise ConfigError('info of RunRecordHook must be a dict; got '
+                              f'{info!r}')
+        self._loaded: Optional[dict] = None
+        # None unless a run is going on.
+        self._state: Optional[dict] = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Take the record so far, in case the run is resumed."""
+        self._loaded = checkpoint.get(STATE)
+
+    def before_train(self, runner: Runner) -> None:
+        """Check that a record can be made, and start the clock."""
+        self.model = get_ori_model(runner.model)
+        if not hasattr(self.model, 'branches'):
+            raise ConfigError('RunRecordHook needs a cohort such as '
+                              'mcod_plugin.MultiBackboneClassifier; got '
+                              f'{type(self.model).__name__}')
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise ConfigError('RunRecordHook counts in epochs, so '
+                              'train_cfg.by_epoch must be True; got False')
+        self.path = self.out or osp.join(runner.work_dir, 'record.json')
+        check_out('out of RunRecordHook', self.path)
+        if runner.iter > 0 and self._loaded is None:
+            raise ConfigError(
+                'RunRecordHook: the run was begun without it, so that the '
+                f'record would lack the first {runner.epoch} epochs; start '
+                'without --resume, or go on without the hook')
+        self._state = self._loaded if runner.iter > 0 else dict(
+            rows=[],
+            kd_weight=[],
+            train_loss={},
+            train_seconds=0.,
+            seconds=0.,
+            peak_memory_bytes=0)
+        self._machine = describe_machine()
+        self._begun = False
+        self._start = self._told = time.perf_counter()
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Begin, and start the clock of the epoch."""
+        self._begin(runner)
+        self._epoch_start = time.perf_counter()
+
+    def after_train_iter(self,
+                         runner: Runner,
+                         batch_idx: int,
+                         data_batch: Any = None,
+                         outputs: Optional[dict] = None) -> None:
+        """Tell the progress once in a while."""
+        if time.perf_counter() - self._told >= PERIOD:
+            self._tell(runner, runner.iter + 1)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Note what the epoch was like."""
+        if torch.cuda.is_available():
+            # What it has still to do belongs to the epoch.
+            torch.cuda.synchronize()
+        state = self._state
+        state['train_seconds'] += time.perf_counter() - self._epoch_start
+        state['kd_weight'].append(float(self.model.kd_weight))
+        hub = runner.message_hub
+        for name in self.model.branches:
+            key = f'train/{name}.loss_ce'
+            if key in hub.log_scalars:
+                mean = hub.get_scalar(key).mean(len(runner.train_dataloader))
+                state['train_loss'].setdefault(name, []).append(float(mean))
+        self._tell(runner, runner.iter)
+
+    def after_val_epoch(self,
+                        runner: Runner,
+                        metrics: Optional[Dict[str, float]] = None) -> None:
+        """Note the metrics of the epoch that was finished."""
+        if self._state is not None:
+            self._state['rows'].append(
+                dict(epoch=runner.epoch, **numbers(metrics or {})))
+            self._write_curves(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put the record so far into the checkpoint."""
+        if self._state is not None:
+            checkpoint[STATE] = dict(self._state, **self._costs())
+
+    def after_train(self, runner: Runner) -> None:
+        """Write the record."""
+        self._begin(runner)
+        if is_main_process():
+            lines = ',\n'.join(f'{json.dumps(key)}: {json.dumps(value)}'
+                               for key, value in self._record(runner).items())
+            write_text(self.path, f'{{\n{lines}\n}}\n')
+            runner.logger.info('Record of the run: %s', self.path)
+        self._state = None
+
+    def _begin(self, runner: Runner) -> None:
+        """Remove what is left of an earlier run, and make up for a validation
+        that was cut off."""
+        if self._begun:
+            return
+        self._begun = True
+        if is_main_process():
+            with suppress(FileNotFoundError):
+                os.remove(self.path)
+        self._write_curves(runner)
+        rows, epoch = self._state['rows'], runner.epoch
+        if runner.val_loop is None or (rows and rows[-1]['epoch'] == epoch):
+            return
+        # As the loop does after each epoch.
+        runner.train_loop._decide_current_val_interval()
+        if epoch > 0 and epoch >= runner.val_begin and (
+                epoch % runner.val_interval == 0
+                or epoch == runner.max_epochs):
+            runner.logger.info('The validation after epoch %d is made up for.',
+                               epoch)
+            runner.val_loop.run()
+
+    def _costs(self) -> Dict[str, float]:
+        """Time and memory up to now, those of interrupted parts included."""
+        passed = time.perf_counter() - self._start
+        return dict(
+            seconds=self._state['seconds'] + passed,
+            peak_memory_bytes=max(self._state['peak_memory_bytes'],
+                                  peak_memory()))
+
+    def _tell(self, runner: Runner, iterations: int) -> None:
+        self._told = time.perf_counter()
+        if is_main_process():
+            progress = dict(
+                iter=iterations,
+                max_iters=runner.max_iters,
+                seconds=self._costs()['seconds'])
+            write_text(
+                osp.join(runner.work_dir, 'progress.json'),
+                f'{json.dumps(progress)}\n')
+
+    def _write_curves(self, runner: Runner) -> None:
+        if is_main_process():
+            text = json.dumps(columns(self._state['rows']))
+            write_text(osp.join(runner.work_dir, 'curves.json'), f'{text}\n')
+
+    def _record(self, runner: Runner) -> Dict[str, Any]:
+        state = self._state
+        rows = state['rows']
+        loader = runner.train_dataloader
+        return dict(
+            self.info,
+            branches=list(self.model.branches),
+            epochs=runner.epoch,
+            iterations=runner.iter,
+            batch_size=loader.batch_size * runner.world_size,
+            seed=runner.seed,
+            train_seconds=state['train_seconds'],
+            **self._costs(),
+            **self._machine,
+            threads=torch.get_num_threads(),
+            precision=precision(runner.optim_wrapper),
+            curves=columns(rows),
+            kd_weight=state['kd_weight'],
+            train_loss=state['train_loss'],
+            last={
+                key: value
+                for key, value in (rows[-1] if rows else {}).items()
+                if key != 'epoch'
+            },
+            best=best(rows))
+
+
+def numbers(metrics: Dict[str, Any]) -> Dict[str, float]:
+    """Those metrics that are numbers.
+
+    Args:
+        metrics (dict[str, Any]): Metrics by name.
+
+    Returns:
+        dict[str, float]: The numbers, as Python's own.
+    """
+    return {
+        key: float(value)
+        for key, value in metrics.items() if isinstance(value, Real)
+    }
+
+
+def columns(rows: List[Dict[str, float]]) -> Dict[str, list]:
+    """Turn the metrics of each validation into a curve of each metric.
+
+    Args:
+        rows (list[dict[str, float]]): By validation ``epoch`` and metrics.
+
+    Returns:
+        dict[str, list]: By name as many numbers as there are rows; NaN where
+        a row lacks it.
+    """
+    names = dict.fromkeys(['epoch', *(name for row in rows for name in row)])
+    return {name: [row.get(name, math.nan) for row in rows] for name in names}
+
+
+def best(rows: List[Dict[str, float]]) -> Dict[str, list]:
+    """The best top-1 accuracy, and when it was first reached.
+
+    Args:
+        rows (list[dict[str, float]]): By validation ``epoch`` and metrics.
+
+    Returns:
+        dict[str, list]: For each branch, and last for the ensemble, the
+        accuracy in percent and the epoch.
+    """
+    found: Dict[str, list] = {}
+    for row in rows:
+        for name, accuracy in top1(row).items():
+            if name not in found or accuracy > found[name][0]:
+                found[name] = [accuracy, row['epoch']]
+    return found

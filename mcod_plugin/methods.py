@@ -1,0 +1,102 @@
+"""Methods that any cohort can be trained by.
+
+A method is a fragment of a config: teacher, distillation loss and schedule.
+Those in ``configs/methods`` are told by their names.
+"""
+import os
+import os.path as osp
+from typing import Any, List
+
+from .cli import read_config
+from .errors import ConfigError, nearest
+
+__all__ = ['METHODS', 'apply_method', 'find_method']
+
+# The folder of the methods that have names.
+METHODS = osp.join(
+    osp.dirname(osp.dirname(osp.abspath(__file__))), 'configs', 'methods')
+
+
+def find_method(name: str) -> str:
+    """The file of a method.
+
+    Args:
+        name (str): A name such as ``'mcod'``, or the path of a ``.py`` file,
+            which is taken as it is.
+
+    Returns:
+        str: The path.
+
+    Raises:
+        ConfigError: If there is no such method.
+    """
+    if name.endswith('.py'):
+        if not osp.isfile(name):
+            raise ConfigError(f'method {name}: there is no such file')
+        return name
+    known = sorted(
+        file[:-len('.py')] for file in os.listdir(METHODS)
+        if file.endswith('.py')) if osp.isdir(METHODS) else []
+    if name not in known:
+        hint = nearest(name, known) or f'there are {", ".join(known)}'
+        raise ConfigError(
+            f'method {name} is unknown; {hint} (or the path of a .py file)')
+    return osp.join(METHODS, f'{name}.py')
+
+
+def apply_method(cfg: Any, path: str) -> None:
+    """Merge a method into the config of a cohort.
+
+    Its ``custom_hooks`` take the place of the cohort's hooks of the same
+    type, and all others stay. Everything else is merged as by a child config:
+    dicts are merged, or exchanged with ``_delete_=True``.
+
+    Args:
+        cfg (Config): The config, which is changed.
+        path (str): The file of the method, see :func:`find_method`.
+
+    Raises:
+        ConfigError: If the config is of no cohort, or the file cannot be read
+            or merged.
+    """
+    from .utils.explain import one_line
+    if 'branches' not in (cfg.get('model') or {}):
+        raise ConfigError(f'method {path} is for cohorts: the config lacks '
+                          'model.branches')
+    fragment = read_config(path).to_dict()
+    hooks = fragment.pop('custom_hooks', None)
+    if hooks is not None:
+        fragment['custom_hooks'] = _merge_hooks(
+            cfg.get('custom_hooks') or [], hooks)
+    try:
+        cfg.merge_from_dict(fragment)
+    except Exception as error:
+        raise ConfigError(f'method {path}: {one_line(error)}') from error
+    # MMEngine leaves the mark where there was nothing to delete.
+    _drop_marks(cfg._cfg_dict)
+
+
+def _merge_hooks(hooks: List[dict], own: List[dict]) -> List[dict]:
+    """A method's hooks in place of those of the same type."""
+    kinds = {_kind(hook) for hook in own}
+    places = [
+        place for place, hook in enumerate(hooks) if _kind(hook) in kinds
+    ]
+    kept = [hook for hook in hooks if _kind(hook) not in kinds]
+    place = places[0] if places else len(kept)
+    return kept[:place] + own + kept[place:]
+
+
+def _kind(hook: dict) -> str:
+    kind = hook.get('type')
+    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+
+
+def _drop_marks(value: Any) -> None:
+    """Take ``_delete_`` out of all dicts within a config."""
+    if isinstance(value, dict):
+        value.pop('_delete_', None)
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for child in value:
+            _drop_marks(child)

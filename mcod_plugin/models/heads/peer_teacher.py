@@ -1,0 +1,68 @@
+from typing import Dict, Sequence
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.registry import MODELS
+from .fusion import mean_logits
+
+
+@MODELS.register_module()
+class PeerTeacher(nn.Module):
+    """Every branch follows each of its peers, and there is no ensemble among
+    the targets.
+
+    Together with :class:`MutualKDLoss` this is `Deep Mutual Learning
+    <https://arxiv.org/abs/1706.00384>`_, with all branches updated in the
+    same step. The ensemble predicts by the mean of the logits.
+
+    Examples:
+        >>> teacher = PeerTeacher()
+        >>> logits = {name: torch.rand(4, 10) for name in 'abc'}
+        >>> teacher(logits)['a'].shape
+        torch.Size([2, 4, 10])
+    """
+
+    def setup(self, names: Sequence[str], num_classes: int) -> None:
+        """Check that there are peers; the cohort calls this once it is built.
+
+        Args:
+            names (Sequence[str]): Names of the branches.
+            num_classes (int): Number of classes.
+
+        Raises:
+            ConfigError: If there is one branch only.
+        """
+        if len(names) < 2:
+            raise ConfigError('model.teacher.type PeerTeacher needs at least '
+                              f'two branches; got {", ".join(names)}')
+
+    def ensemble(self, logits: Dict[str, Tensor]) -> Tensor:
+        """The prediction of the ensemble.
+
+        Args:
+            logits (dict[str, Tensor]): Logits ``(N, C)`` by branch.
+
+        Returns:
+            Tensor: Their mean ``(N, C)``.
+        """
+        return mean_logits(list(logits.values()))
+
+    @torch.no_grad()
+    def forward(self, logits: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """What each branch has to follow; no gradient flows to a peer.
+
+        Args:
+            logits (dict[str, Tensor]): Logits ``(N, C)`` of B branches.
+
+        Returns:
+            dict[str, Tensor]: By branch, the logits ``(B - 1, N, C)`` of its
+            peers, in the order of the branches.
+        """
+        return {
+            name: torch.stack(
+                [value for peer, value in logits.items() if peer != name])
+            for name in logits
+        }

@@ -1,0 +1,78 @@
+import torch
+from torch import Tensor, nn
+
+from mcod_plugin.errors import check_number
+from mcod_plugin.registry import MODELS
+from .discontinuous_kd_loss import discontinuous_kd_loss
+
+
+def mutual_kd_loss(student_logits: Tensor,
+                   peer_logits: Tensor,
+                   temperature: float = 1.0) -> Tensor:
+    r"""Distillation loss between the logits of a student and of its peers.
+
+    .. math::
+        L_i = \frac{T^2}{P} \sum_{j \neq i}
+            KL(\text{softmax}(z_j / T) \,\|\, \text{softmax}(z_i / T))
+
+    where :math:`P` is the number of peers. This is what `Deep Mutual Learning
+    <https://arxiv.org/abs/1706.00384>`_ (equation 9) adds to the cross
+    entropy, with :math:`T = 1`. See :func:`discontinuous_kd_loss` for each
+    term. No gradient flows to the peers.
+
+    Args:
+        student_logits (Tensor): Logits of shape ``(N, C)``, or ``(B, N, C)``
+            of B students at once.
+        peer_logits (Tensor): Logits ``(P, N, C)`` of the peers, or
+            ``(B, P, N, C)`` if every student has its own.
+        temperature (float): The temperature, greater than 0.
+            Defaults to 1.0.
+
+    Returns:
+        Tensor: The loss, a scalar; of B students their losses ``(B, )``.
+    """
+    terms = [
+        discontinuous_kd_loss(student_logits, peer, temperature)
+        for peer in peer_logits.unbind(-3)
+    ]
+    return torch.stack(terms).mean(0)
+
+
+@MODELS.register_module()
+class MutualKDLoss(nn.Module):
+    """Distillation loss between the logits of a student and of its peers.
+
+    See :func:`mutual_kd_loss`; the peers come from :class:`PeerTeacher`. The
+    loss has no weight of its own and knows no time.
+
+    Args:
+        temperature (float): The temperature, greater than 0.
+            Defaults to 1.0.
+
+    Raises:
+        ConfigError: If ``temperature`` is no such number.
+    """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        check_number(
+            'distill.temperature', temperature, minimum=0, exclusive=True)
+        self.temperature = temperature
+
+    def forward(self, student_logits: Tensor, peer_logits: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            student_logits (Tensor): Logits of shape ``(N, C)``, or ``(B, N,
+                C)`` of B students at once.
+            peer_logits (Tensor): Logits ``(P, N, C)`` of the peers, or ``(B,
+                P, N, C)`` if every student has its own.
+
+        Returns:
+            Tensor: The loss, a scalar; of B students their losses ``(B, )``.
+        """
+        return mutual_kd_loss(student_logits, peer_logits, self.temperature)
+
+    def extra_repr(self) -> str:
+        """The temperature, for ``print(model)``."""
+        return f'temperature={self.temperature}'

@@ -1,0 +1,231 @@
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mcod_plugin.compare.execution import execute, state
+from mcod_plugin.compare.plan import Run
+from mcod_plugin.errors import ConfigError
+
+# In the place of tools/train.py: notes how it was called, trains as many
+# epochs as it is told to, and leaves what that leaves.
+TRAINER = """\
+import json, os, sys, time
+from mmengine.config import Config
+cfg = Config.fromfile(sys.argv[1])
+work_dir = sys.argv[sys.argv.index('--work-dir') + 1]
+first = 0
+if '--resume' in sys.argv:
+    path = sys.argv[sys.argv.index('--resume') + 1]
+    first = int(path.rpartition('_')[2][:-4])
+with open(os.path.join(cfg.diary), 'a') as file:
+    threads = os.environ.get('OMP_NUM_THREADS')
+    print(json.dumps([cfg.name, first, threads, cfg.teacher]), file=file)
+if cfg.error:
+    print(cfg.error, file=sys.stderr)
+    sys.exit(cfg.code)
+for epoch in range(first, cfg.train_cfg.max_epochs):
+    time.sleep(cfg.seconds)
+    open(os.path.join(work_dir, f'epoch_{epoch + 1}.pth'), 'w').close()
+with open(cfg.out, 'w') as file:
+    json.dump(dict(config_hash=cfg.config_hash), file)
+"""
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    path = tmp_path / 'trainer.py'
+    path.write_text(TRAINER)
+    return [sys.executable, str(path)]
+
+
+@pytest.fixture
+def make_run(tmp_path):
+
+    def make(name, seed=0, needs=(), teacher=None, **settings):
+        full = f'{name}_seed{seed}'
+        result = str(tmp_path / 'results' / f'{full}.json')
+        cfg = Config(
+            dict(
+                dict(
+                    name=full,
+                    train_cfg=dict(max_epochs=3),
+                    seconds=0.,
+                    error='',
+                    code=0,
+                    teacher=teacher,
+                    diary=str(tmp_path / 'diary'),
+                    out=result,
+                    config_hash=f'hash of {full}'), **settings))
+        return Run(full, name, seed, cfg, f'hash of {full}',
+                   str(tmp_path / 'work' / full), result, list(needs))
+
+    return make
+
+
+def diary(tmp_path):
+    path = tmp_path / 'diary'
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def names(tmp_path):
+    return [entry[0] for entry in diary(tmp_path)]
+
+
+def test_all_runs_once(trainer, make_run, tmp_path, capsys):
+    runs = [make_run('a'), make_run('b'), make_run('a', 1)]
+    assert [state(run) for run in runs] == ['to do'] * 3
+    assert execute(runs, runs, trainer) == []
+    assert names(tmp_path) == ['a_seed0', 'b_seed0', 'a_seed1']
+    assert [state(run) for run in runs] == ['done'] * 3
+    out = capsys.readouterr().out
+    for name in names(tmp_path):
+        assert f'{name} begins' in out and f'{name} is done' in out
+    assert '3 of 3 runs' in out
+    assert execute(runs, runs, trainer) == []
+    assert len(names(tmp_path)) == 3
+
+
+def test_chosen_runs_only(trainer, make_run, tmp_path):
+    runs = [make_run('a'), make_run('b')]
+    execute(runs, runs[1:], trainer)
+    assert names(tmp_path) == ['b_seed0']
+    assert [state(run) for run in runs] == ['to do', 'done']
+
+
+def test_begun_run_goes_on(trainer, make_run, tmp_path):
+    run = make_run('a')
+    folder = Path(run.work_dir)
+    folder.mkdir(parents=True)
+    for epoch in (1, 2):
+        (folder / f'epoch_{epoch}.pth').touch()
+    (folder / 'epoch_2.pth.part').touch()
+    assert state(run) == 'begun'
+    execute([run], [run], trainer)
+    assert diary(tmp_path)[0][:2] == ['a_seed0', 2]
+
+
+def test_run_stopped_after_its_last_checkpoint(trainer, make_run, tmp_path):
+    """Its last validation is missing, so it goes on from the one before."""
+    run = make_run('a')
+    folder = Path(run.work_dir)
+    folder.mkdir(parents=True)
+    for epoch in (2, 3):
+        (folder / f'epoch_{epoch}.pth').touch()
+    execute([run], [run], trainer)
+    assert diary(tmp_path)[0][:2] == ['a_seed0', 2]
+
+
+def test_jobs_share_the_machine(trainer, make_run, tmp_path, monkeypatch,
+                                capsys):
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    runs = [make_run(name) for name in 'abc']
+    execute(runs, runs[:2], trainer, jobs=2)
+    out = capsys.readouterr().out
+    assert out.index('b_seed0 begins') < out.index('seed0 is done')
+    share = str(max(1, os.cpu_count() // 2))
+    assert [entry[2] for entry in diary(tmp_path)] == [share, share]
+    monkeypatch.setenv('OMP_NUM_THREADS', '7')
+    execute(runs, runs, trainer, jobs=2)
+    assert diary(tmp_path)[-1][2] == '7'
+
+
+def test_run_waits_for_the_checkpoint_it_needs(trainer, make_run, tmp_path):
+    taught = make_run(
+        'taught',
+        needs=['solo_seed0'],
+        teacher=dict(checkpoint=['{checkpoint of solo}']))
+    solo = make_run('solo', seconds=0.2)
+    assert execute([taught, solo], [taught, solo], trainer, jobs=2) == []
+    (first, *_), (second, _, _, teacher) = diary(tmp_path)
+    assert (first, second) == ('solo_seed0', 'taught_seed0')
+    checkpoint = tmp_path / 'work' / 'solo_seed0' / 'epoch_3.pth'
+    assert teacher == dict(checkpoint=[str(checkpoint)])
+
+
+def test_checkpoint_that_is_gone(trainer, make_run, tmp_path):
+    solo = make_run('solo')
+    taught = make_run('taught', needs=['solo_seed0'])
+    other = make_run('other')
+    runs = [solo, taught, other]
+    execute(runs, [solo], trainer)
+    for path in Path(solo.work_dir).glob('*.pth'):
+        path.unlink()
+    faults = execute(runs, runs, trainer)
+    assert len(faults) == 1
+    assert 'taught_seed0 needs the checkpoint of solo_seed0' in faults[0]
+    assert names(tmp_path) == ['solo_seed0', 'other_seed0']
+
+
+def test_run_that_fails(trainer, make_run, tmp_path):
+    runs = [make_run('a', error='out of luck', code=1), make_run('b')]
+    faults = execute(runs, runs, trainer)
+    assert len(faults) == 1
+    for words in ('a_seed0', 'exit code 1', 'out of luck', 'train.log'):
+        assert words in faults[0]
+    assert [state(run) for run in runs] == ['to do', 'done']
+
+
+def test_mistake_in_a_setting_ends_it(trainer, make_run, tmp_path):
+    runs = [make_run('a', error='error: lr is odd', code=2), make_run('b')]
+    with pytest.raises(ConfigError, match='^a_seed0: lr is odd$'):
+        execute(runs, runs, trainer)
+    assert names(tmp_path) == ['a_seed0']
+
+
+def test_result_of_another_config(trainer, make_run, tmp_path):
+    run = make_run('a')
+    execute([run], [run], trainer)
+    other = make_run('a', config_hash='other')
+    object.__setattr__(other, 'config_hash', 'other')
+    with pytest.raises(ConfigError, match='hash of a_seed0, not other'):
+        state(other)
+    Path(run.result).unlink()
+    with pytest.raises(ConfigError, match='work.*hash of a_seed0, not other'):
+        state(other)
+    Path(run.result).write_text('{')
+    with pytest.raises(ConfigError, match='is no result file'):
+        state(run)
+
+
+SUPERVISOR = """\
+import pickle, sys
+from mcod_plugin.compare.execution import execute
+runs, trainer = pickle.load(open(sys.argv[1], 'rb'))
+print(execute(runs, runs, trainer), flush=True)
+"""
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
+def test_stopped_at_any_moment(trainer, make_run, tmp_path, number):
+    run = make_run('a', seconds=1.)
+    (tmp_path / 'runs').write_bytes(pickle.dumps(([run], trainer)))
+    command = [sys.executable, '-c', SUPERVISOR, str(tmp_path / 'runs')]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    first = Path(run.work_dir) / 'epoch_1.pth'
+    while not first.exists():
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.wait()
+    if number == signal.SIGKILL:
+        # The training goes on by itself, and nobody else touches it.
+        faults = execute([run], [run], trainer)
+        assert faults == ['a_seed0 is being trained by another process']
+        while state(run) != 'done':
+            time.sleep(0.05)
+        assert len(names(tmp_path)) == 1
+    else:
+        # The training has ended with it, and goes on from its checkpoint.
+        assert state(run) == 'begun'
+        assert execute([run], [run], trainer) == []
+        assert [entry[1] for entry in diary(tmp_path)] == [0, 1]

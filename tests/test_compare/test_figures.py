@@ -1,0 +1,142 @@
+import os
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mcod_plugin.compare.figures import draw
+from mcod_plugin.errors import ConfigError
+from .runs import make_results
+
+ALL = ['curves.png', 'gain.png', 'diversity.png', 'schedule.png']
+SOLO = [(40., 50.), (41., 52.), (43., 51.)]
+MCOD = [(41., 53.), (43., 53.), (43.5, 53.)]
+BLUE, VERMILION = (0, 114, 178), (213, 94, 0)
+
+
+@pytest.fixture(scope='module')
+def results():
+    return make_results(solo=SOLO, mcod=MCOD, dml=SOLO[:2])
+
+
+@pytest.fixture(scope='module')
+def folder(results, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('figures') / 'new'
+    assert draw(results, 'solo', str(folder)) == ALL
+    return folder
+
+
+def pixels(path, color):
+    """Where an image has a colour, up to the rounding of its palette."""
+    image = np.asarray(Image.open(path).convert('RGB')).astype(int)
+    return np.argwhere(np.abs(image - color).max(-1) < 4)
+
+
+def test_files(folder):
+    assert sorted(os.listdir(folder)) == sorted(ALL)
+    for name in ALL:
+        assert (folder / name).stat().st_size < 150_000
+        image = Image.open(folder / name)
+        assert image.format == 'PNG'
+        assert min(image.size) > 100
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_a_method_has_one_color(folder, name):
+    assert len(pixels(folder / name, BLUE)) > 20
+    assert len(pixels(folder / name, VERMILION)) > 20
+
+
+def test_equal_results_give_equal_files(results, folder, tmp_path):
+    import matplotlib
+    with matplotlib.rc_context({'lines.linewidth': 9, 'font.size': 20}):
+        draw(results, 'solo', str(tmp_path))
+    for name in ALL:
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_other_results_give_other_files(folder, tmp_path):
+    draw(make_results(solo=MCOD, mcod=SOLO, dml=SOLO), 'solo', str(tmp_path))
+    for name in ('curves.png', 'gain.png', 'diversity.png'):
+        assert (tmp_path / name).read_bytes() != (folder / name).read_bytes()
+
+
+def test_colors_stay_while_runs_are_missing(tmp_path):
+    results = make_results(solo=SOLO, mcod=[], dml=MCOD)
+    draw(results, 'solo', str(tmp_path))
+    assert len(pixels(tmp_path / 'gain.png', VERMILION)) > 20
+    assert not len(pixels(tmp_path / 'gain.png', BLUE))
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('seeds', (1, 2))
+@pytest.mark.parametrize('branches', (1, 2, 6))
+def test_shapes(tmp_path, branches, seeds):
+    values = [
+        tuple(40. + n + seed for n in range(branches)) for seed in range(seeds)
+    ]
+    results = make_results(solo=values, mcod=values)
+    assert draw(results, 'solo', str(tmp_path)) == ALL
+
+
+@pytest.mark.filterwarnings('error')
+def test_more_methods_than_colors(tmp_path):
+    results = make_results(
+        solo=SOLO, **{f'method_{n}': MCOD
+                      for n in range(20)})
+    assert draw(results, 'solo', str(tmp_path)) == ALL
+
+
+def without(results, prefix):
+    for runs in results.values():
+        for run in runs:
+            for content in (run['last'], run['curves']):
+                for key in list(content):
+                    if key.startswith(prefix):
+                        del content[key]
+    return results
+
+
+def test_what_no_run_has_is_left_out(tmp_path):
+
+    def names(results):
+        return draw(results, 'solo', str(tmp_path))
+
+    assert names(make_results(solo=SOLO)) == [
+        'curves.png', 'diversity.png', 'schedule.png'
+    ]
+    assert names(make_results(solo=[], mcod=MCOD)) == [
+        'curves.png', 'diversity.png', 'schedule.png'
+    ]
+    results = without(make_results(solo=SOLO, mcod=MCOD), 'diversity')
+    assert names(results) == ['curves.png', 'gain.png', 'schedule.png']
+    for runs in results.values():
+        for run in runs:
+            run['curves'], run['kd_weight'] = {}, []
+    assert names(results) == ['gain.png']
+
+
+def test_no_run(tmp_path):
+    assert draw(dict(solo=[]), 'solo', str(tmp_path / 'none')) == []
+    assert not os.listdir(tmp_path)
+
+
+def test_frozen_branch(tmp_path):
+    results = make_results(solo=SOLO, kd=MCOD)
+    for run in results['kd']:
+        run['train_loss'] = dict(b=[1.])
+    draw(results, 'solo', str(tmp_path))
+    found = pixels(tmp_path / 'gain.png', BLUE)
+    width = Image.open(tmp_path / 'gain.png').width
+    # The panel of the frozen branch is the left one; a name is black.
+    assert found[:, 1].min() > width / 3
+
+
+def test_errors(results, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match='baseline must be one of'):
+        draw(results, 'best', str(tmp_path))
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
+    with pytest.raises(ConfigError, match=r'Matplotlib.*\.\[compare\]'):
+        draw(results, 'solo', str(tmp_path / 'none'))
+    assert not os.listdir(tmp_path)

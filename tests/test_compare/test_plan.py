@@ -1,0 +1,123 @@
+import pytest
+
+from mcod_plugin.compare.plan import plan
+from mcod_plugin.compare.study import read_study
+from mcod_plugin.errors import ConfigError
+
+
+def make(path, options=()):
+    return plan(read_study(path), 'work', options)
+
+
+def test_runs_of_a_seed_stay_together(write_study):
+    runs = make(write_study())
+    assert [(run.method, run.seed) for run in runs] == [
+        ('solo', 0), ('always_on', 0), ('solo', 1), ('always_on', 1)]
+    for run in runs:
+        assert run.name == f'{run.method}_seed{run.seed}'
+        assert run.cfg.randomness.seed == run.seed
+        assert run.work_dir == f'work/study/{run.name}'
+        assert run.result.endswith(f'study/{run.name}.json')
+        assert run.needs == []
+        info = run.cfg.custom_hooks[-1].info
+        assert info == dict(
+            study='study',
+            method=run.method,
+            seed=run.seed,
+            config_hash=run.config_hash)
+
+
+def test_runs_differ_in_method_and_seed_only(write_study):
+    runs = make(write_study(settings={'train_cfg.max_epochs': 3}))
+    assert len({run.config_hash for run in runs}) == 4
+    first, second = (dict(run.cfg.to_dict()) for run in runs[:2])
+    for cfg in (first, second):
+        schedule, record = cfg.pop('custom_hooks')
+        assert schedule['type'] == 'mcod_plugin.DiscontinuousKDHook'
+        cfg['model'] = {
+            key: value
+            for key, value in cfg['model'].items()
+            if key not in ('teacher', 'distill')
+        }
+    assert first == second
+    assert first['train_cfg']['max_epochs'] == 3
+
+
+def test_order_of_settings(write_study):
+    """A method's own settings win over those of all, options over both."""
+    path = write_study(
+        settings={'train_cfg.max_epochs': 3, 'train_cfg.val_interval': 3},
+        methods=dict(
+            solo='solo',
+            long=dict(method='mcod', settings={'train_cfg.max_epochs': 4})))
+    for options, lengths in (((), (3, 4)),
+                             (('train_cfg.max_epochs=5', ), (5, 5))):
+        runs = make(path, options)[:2]
+        assert tuple(run.cfg.train_cfg.max_epochs for run in runs) == lengths
+        assert all(run.cfg.train_cfg.val_interval == 3 for run in runs)
+
+
+def test_hash(write_study):
+    """It is that of what is trained, wherever that is."""
+    first = make(write_study())
+    again = plan(read_study(write_study(results='elsewhere')), 'other')
+    other = make(write_study(), ['optim_wrapper.optimizer.lr=0.5'])
+    for one, two, three in zip(first, again, other):
+        assert one.config_hash == two.config_hash != three.config_hash
+
+
+def test_amp(write_study):
+    for amp in (True, False):
+        run = make(write_study(amp=amp))[0]
+        kind = run.cfg.optim_wrapper.get('type', '')
+        assert kind.endswith(('AutocastOptimWrapper',
+                              'AmpOptimWrapper')) == amp
+
+
+def test_checkpoint_of_another_method(write_study):
+    teacher = dict(
+        method='always_on',
+        settings={
+            'model.branches.vgg.init_cfg':
+            dict(
+                type='Pretrained',
+                checkpoint='{checkpoint of solo}',
+                prefix='branches.vgg')
+        })
+    runs = make(write_study(methods=dict(solo='solo', taught=teacher)))
+    assert [run.needs for run in runs] == [[], ['solo_seed0'], [],
+                                           ['solo_seed1']]
+    with pytest.raises(ConfigError, match='solo.*is of no method'):
+        make(write_study(methods=dict(mcod='mcod', taught=teacher)))
+
+
+@pytest.mark.parametrize('lines, words', [
+    (dict(config='gone.py'), ('methods.solo', 'gone.py', 'no such file')),
+    (dict(settings={'train_cfgs.max_epochs': 1}), ('settings', 'train_cfg')),
+    (dict(methods=dict(
+        a=dict(method='mcod', settings={'custom_hooks.0.curve': 'line'}))),
+     ('methods.a', 'curve', 'linear', "'line'")),
+    (dict(methods=dict(
+        a=dict(method='mcod', settings={'custom_hooks.0.gaps': 1}))),
+     ('methods.a', 'gaps', 'gap')),
+    (dict(methods=dict(
+        a=dict(method='mcod', settings={'model.teacher.fusion': 'max'}))),
+     ('methods.a', 'fusion', "'max'")),
+    (dict(settings={'model.branches.vgg.backbone.depth': 12}),
+     ('depth', '12')),
+    (dict(settings={'train_cfg.by_epoch': False}), ('by_epoch', )),
+])
+def test_mistakes(write_study, lines, words):
+    path = write_study(**lines)
+    with pytest.raises(ConfigError) as error:
+        make(path)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_config_without_a_cohort(write_study, tmp_path):
+    path = write_study()
+    (tmp_path / 'cohort.py').write_text(
+        "model = dict(type='ImageClassifier')\n")
+    with pytest.raises(ConfigError, match='no cohort.*model.branches'):
+        make(path)

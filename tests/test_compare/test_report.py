@@ -1,0 +1,269 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from mcod_plugin.compare.report import Report, insert
+from mcod_plugin.errors import ConfigError
+from .runs import make_results, make_run
+
+SOLO = [(40., 50.), (41., 52.), (43., 51.)]
+MCOD = [(41., 53.), (43., 53.), (43.8, 53.)]
+
+
+@pytest.fixture
+def results():
+    return make_results(solo=SOLO, mcod=MCOD)
+
+
+def tables(text):
+    """The tables of a Markdown text: cells by row and column, by the word in
+    bold with which the line before begins."""
+    found = {}
+    for block, rows in zip(text.split('\n\n'), text.split('\n\n')[1:]):
+        if rows.startswith('|'):
+            header, _, *lines = [[
+                cell.strip() for cell in line.strip('|').split('|')
+            ] for line in rows.split('\n')]
+            found[block.split('**')[1]] = {
+                line[0].strip('`'): dict(zip(header[1:], line[1:]))
+                for line in lines
+            }
+    return found
+
+
+def test_accuracy(results):
+    found = tables(Report(results, 'solo').to_markdown())
+    assert found['Top-1 accuracy'] == {
+        'solo` (baseline)': {
+            'a': '41.33 ± 1.53',
+            'b': '51.00 ± 1.00',
+            'ensemble': '56.00 ± 1.00',
+            'disagreement': '31.00 ± 1.00',
+            'ECE': '**4.62 ± 0.10**',
+            'seeds': '3'
+        },
+        'mcod': {
+            'a': '**42.60 ± 1.44**',
+            'b': '**53.00 ± 0.00**',
+            'ensemble': '**58.00 ± 0.00**',
+            'disagreement': '31.00 ± 1.00',
+            'ECE': '4.78 ± 0.07',
+            'seeds': '3'
+        }
+    }
+
+
+def test_gain(results):
+    found = tables(Report(results, 'solo').to_markdown())['Gain']
+    assert list(found) == ['mcod']
+    solo, mcod = np.array(SOLO), np.array(MCOD)
+    columns = {
+        'a': (mcod[:, 0], solo[:, 0]),
+        'b': (mcod[:, 1], solo[:, 1]),
+        'ensemble': (mcod.max(1), solo.max(1)),
+        'mean of branches': (mcod.mean(1), solo.mean(1)),
+    }
+    for name, (values, base) in columns.items():
+        interval = stats.ttest_rel(values, base).confidence_interval()
+        assert found['mcod'].pop(name) == (
+            f'**{np.mean(values - base):+.2f} [{interval.low:.2f}, '
+            f'{interval.high:.2f}]**')
+    assert found['mcod'] == dict(pairs='3')
+
+
+def test_top5_best_epoch_and_time(results):
+    found = tables(Report(results, 'solo').to_markdown())
+    assert found['Top-5 accuracy']['mcod'] == dict(
+        a='**62.60 ± 1.44**',
+        b='**73.00 ± 0.00**',
+        ensemble='**78.00 ± 0.00**')
+    assert found['Best epoch']['mcod'] == {
+        'a': '**43.60 ± 1.44**',
+        'b': '**54.00 ± 0.00**',
+        'ensemble': '**59.00 ± 0.00**',
+        'minutes per run': '2.00 ± 1.00'
+    }
+
+
+def test_heading(results):
+    results['mcod'][0].update(threads=2, dirty=True, commit='fedcba9876')
+    results['mcod'][1].update(device='a GPU', commit=None)
+    text = Report(results, 'solo').to_markdown()
+    assert text.split('\n')[0] == (
+        '2 epochs, batch size 10, float32, seeds 0, 1, 2; on some CPU and '
+        'a GPU (1 and 2 threads); torch 9.9, commit 0123456 and fedcba9 with '
+        'changes.')
+    assert text.endswith('- The device is not the same for all runs: '
+                         'some CPU, but a GPU in mcod_seed1.')
+
+
+def test_one_seed():
+    results = make_results(solo=SOLO[:1], mcod=MCOD[:1])
+    text = Report(results, 'solo').to_markdown()
+    assert '±' not in text and 'interval' not in text and '[' not in text
+    found = tables(text)
+    assert found['Top-1 accuracy']['mcod']['a'] == '**41.00**'
+    assert found['Gain']['mcod'] == {
+        'a': '**+1.00**',
+        'b': '**+3.00**',
+        'ensemble': '**+3.00**',
+        'mean of branches': '**+2.00**',
+        'pairs': '1'
+    }
+    assert ', seed 0; on some CPU (1 thread);' in text
+
+
+def test_missing_runs():
+    results = make_results(
+        solo=SOLO, mcod=[None, *MCOD[1:]], dml=[], ramp=SOLO)
+    report = Report(results, 'solo')
+    text = report.to_markdown()
+    found = tables(text)
+    assert found['Top-1 accuracy']['mcod']['seeds'] == '2 of 3'
+    assert found['Gain']['mcod']['pairs'] == '2'
+    # paired with solo's runs of the two seeds
+    assert found['Gain']['mcod']['a'].startswith('+1.40 [')
+    assert set(found['Gain']['dml'].values()) == {'-'}
+    # the better mean is not bold, it is of fewer seeds
+    assert found['Top-1 accuracy']['mcod']['a'] == '43.40 ± 0.57'
+    assert found['Top-1 accuracy']['ramp']['a'] == '**41.33 ± 1.53**'
+    notes = ('mcod: 2 of 3 seeds, seed 0 missing.',
+             'dml: 0 of 3 seeds, seeds 0, 1, 2 missing.')
+    for note in notes:
+        assert f'\n- {note}' in text
+        assert f'\n{note}' in report.to_text()
+
+
+def test_seeds_that_are_asked_for(results):
+    text = Report(results, 'solo', seeds=[2, 1, 7]).to_markdown()
+    found = tables(text)
+    assert found['Top-1 accuracy']['mcod']['seeds'] == '2 of 3'
+    assert found['Top-1 accuracy']['mcod']['a'] == '43.40 ± 0.57'
+    assert '**4' not in text
+    assert '- solo: 2 of 3 seeds, seed 7 missing.' in text
+
+
+def test_missing_baseline():
+    results = make_results(solo=[], mcod=MCOD)
+    found = tables(Report(results, 'solo').to_markdown())
+    assert set(found['Gain']['mcod'].values()) == {'-'}
+    assert found['Top-1 accuracy']['mcod']['a'] == '42.60 ± 1.44'
+
+
+def test_missing_metrics():
+    results = make_results(solo=SOLO, mcod=MCOD)
+    for runs in results.values():
+        for run in runs:
+            run['last'] = {
+                key: value
+                for key, value in run['last'].items() if key.endswith('top1')
+            }
+    found = tables(Report(results, 'solo').to_markdown())
+    assert list(found) == ['Top-1 accuracy', 'Gain', 'Best epoch']
+    assert list(
+        found['Top-1 accuracy']['mcod']) == ['a', 'b', 'ensemble', 'seeds']
+
+
+def test_no_bold_gain_where_the_baseline_is_best():
+    results = make_results(solo=MCOD, mcod=SOLO, dml=SOLO)
+    found = tables(Report(results, 'solo').to_markdown())
+    assert '**' not in str(found['Gain'])
+    assert found['Top-1 accuracy']['solo` (baseline)']['a'].startswith('**')
+
+
+def test_equal_means_are_equally_bold():
+    results = make_results(solo=SOLO, mcod=MCOD, dml=MCOD)
+    found = tables(Report(results, 'solo').to_markdown())['Top-1 accuracy']
+    assert found['mcod']['a'] == found['dml']['a'] == '**42.60 ± 1.44**'
+
+
+def test_frozen_branch():
+    results = make_results(solo=SOLO, mcod=MCOD)
+    results['kd'] = [
+        make_run('kd', seed, (a + 9, b + 9), train_loss=dict(b=[1.]))
+        for seed, (a, b) in enumerate(SOLO)
+    ]
+    text = Report(results, 'solo').to_markdown()
+    found = tables(text)
+    assert found['Top-1 accuracy']['kd']['a'] == '50.33 ± 1.53 (frozen)'
+    assert found['Top-1 accuracy']['kd']['b'] == '**60.00 ± 1.00**'
+    # that of the trained branch alone, which is no mean to compare
+    assert found['Top-1 accuracy']['kd']['ECE'] == '6.00 ± 0.10'
+    assert found['Gain']['kd']['a'] == 'frozen'
+    assert found['Gain']['kd']['b'] == '**+9.00 [9.00, 9.00]**'
+    assert found['Gain']['kd']['mean of branches'] == '+9.00 [9.00, 9.00]'
+    assert found['Gain']['mcod']['mean of branches'].startswith('**')
+    assert 'A frozen branch' in text
+
+
+def test_one_method():
+    text = Report(make_results(solo=SOLO), 'solo').to_markdown()
+    assert 'Gain' not in tables(text)
+    assert 'bold' not in text
+
+
+def test_text_for_a_terminal(results):
+    text = Report(results, 'solo').to_text()
+    rows = [[cell.strip() for cell in line.strip('│').split('│')]
+            for line in text.split('\n') if line.startswith('│')]
+    assert rows[0][:3] == ['solo (baseline)', '41.33 ± 1.53', '51.00 ± 1.00']
+    assert [row[0] for row in rows] == ['solo (baseline)', 'mcod', 'mcod']
+    assert '*' not in text and '`' not in text
+    assert 'Top-5' not in text
+
+
+def test_wide_tables_fit_a_terminal():
+    solo = [(40., 50., 60., 70.), (41., 50.5, 60., 69.5)]
+    others = [tuple(value + 0.5 for value in values) for values in solo]
+    results = make_results(solo=solo, kdcl_min_logit=others[::-1])
+    text = Report(results, 'solo').to_text()
+    tables = [line for line in text.split('\n') if line[:1] in '┃│┏└']
+    assert max(map(len, tables)) <= 120
+    # whole cells, one part above the other
+    assert '…' not in text
+    rows = [[cell.strip() for cell in line.strip('│').split('│')]
+            for line in text.split('\n') if line.startswith('│')]
+    assert rows[0][:3] == ['solo', '40.50', '50.25']
+    assert rows[1][:3] == ['(baseline)', '± 0.71', '± 0.35']
+
+
+def test_errors(results):
+    with pytest.raises(
+            ConfigError, match='baseline must be one of mcod, solo'
+            '; got .best.'):
+        Report(results, 'best')
+    with pytest.raises(ConfigError, match='no run has finished yet'):
+        Report(dict(solo=[]), 'solo')
+
+
+TEXT = """\
+# Results
+
+<!-- study: small -->
+an old report
+<!-- /study: small -->
+
+<!-- study: smaller -->
+<!-- /study: smaller -->
+"""
+
+
+def test_insert():
+    text = insert(TEXT, 'small', 'new\n\nlines')
+    assert text == TEXT.replace('an old report', '\nnew\n\nlines\n')
+    assert insert(text, 'small', 'new\n\nlines') == text
+    # a report is text, not a pattern
+    assert '\n\\1 \\g<0>\n' in insert(TEXT, 'smaller', '\\1 \\g<0>')
+
+
+@pytest.mark.parametrize('text,message', [
+    (TEXT.replace('<!-- study: small -->', ''),
+     '<!-- study: small --> once in its file; it is there 0 times'),
+    (TEXT.replace('<!-- /study: small -->', ''),
+     '<!-- /study: small --> once in its file; it is there 0 times'),
+    (TEXT + TEXT, 'it is there 2 times'),
+    ('<!-- /study: small --><!-- study: small -->', 'must stand before'),
+])
+def test_insert_without_place(text, message):
+    with pytest.raises(ConfigError, match=message):
+        insert(text, 'small', 'new')

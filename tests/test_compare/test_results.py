@@ -1,0 +1,144 @@
+import copy
+import math
+
+import pytest
+
+from mcod_plugin.compare.results import (all_runs, best, differences,
+                                         frozen_branches, last, read_results,
+                                         trained_branches)
+from mcod_plugin.errors import ConfigError
+from .runs import make_results, make_run, write_run
+
+
+def test_read(tmp_path):
+    for method, seed in (('solo', 10), ('solo', 9), ('mcod', 2),
+                         ('mcod_seed1', 3), ('other', 0)):
+        write_run(tmp_path, make_run(method, seed))
+    (tmp_path / 'solo_seed11.json.part').write_text('{')
+    (tmp_path / 'notes.json').write_text('[]')
+    found = read_results(str(tmp_path), ['mcod_seed1', 'solo', 'dml', 'mcod'])
+    assert list(found) == ['mcod_seed1', 'solo', 'dml', 'mcod']
+    assert found['solo'] == [make_run('solo', 9), make_run('solo', 10)]
+    assert found['dml'] == []
+    assert [run['seed'] for run in all_runs(found)] == [3, 9, 10, 2]
+    found = read_results(str(tmp_path), ['solo'], seeds=[1, 10])
+    assert [run['seed'] for run in found['solo']] == [10]
+
+
+def test_no_folder_yet(tmp_path):
+    assert read_results(str(tmp_path / 'none'), ['a']) == {'a': []}
+
+
+def test_what_may_be_missing(tmp_path):
+    run = make_run(commit=None, dirty=None, threads=None, study=None)
+    for key in list(run['last']):
+        if key.endswith(('top5', 'ece', 'disagreement')):
+            del run['last'][key], run['curves'][key]
+    write_run(tmp_path, run)
+    assert read_results(str(tmp_path), ['solo']) == {'solo': [run]}
+    assert last([run], 'a/ece') == {}
+
+
+def put(*keys, value):
+
+    def change(run):
+        for key in keys[:-1]:
+            run = run[key]
+        run[keys[-1]] = value
+
+    return change
+
+
+def drop(*keys):
+
+    def change(run):
+        for key in keys[:-1]:
+            run = run[key]
+        del run[keys[-1]]
+
+    return change
+
+
+@pytest.mark.parametrize('change,message', [
+    (drop('batch_size'), "'batch_size' is missing"),
+    (put('epochs', value='2'), "'epochs' must be of type int; got '2'"),
+    (put('epochs', value=True), "'epochs' must be of type int; got True"),
+    (put('branches', value=[]), "'branches' must hold names"),
+    (put('branches', value=[1]), "'branches' must hold names"),
+    (drop('last', 'b/top1'), "'last' lacks 'b/top1'"),
+    (put('last', 'ensemble/top1',
+         value=math.nan), "'last' lacks 'ensemble/top1'"),
+    (put('last', 'a/ece', value='x'), "'a/ece' in 'last' must be a number"),
+    (drop('best', 'a'), "'a' in 'best' must be an accuracy and its epoch"),
+    (put('best', 'a', value=[1.]), "'a' in 'best' must be an accuracy"),
+    (put('curves', 'a/top1', value=[1.]), "as many numbers for each"),
+    (put('curves', 'a/top1', value=[1., None]), "must be a list of numbers"),
+    (drop('curves', 'epoch'), "'curves' must hold 'epoch'"),
+    (put('kd_weight', value=['1']), "'kd_weight' must be a list of numbers"),
+    (put('train_loss', 'a', value=1.), "'train_loss of a' must be a list"),
+    (put('seed', value=1), "holds method 'solo' and seed 1, unlike its name"),
+    (put('method', value='x'), "holds method 'x' and seed 0, unlike its"),
+])
+def test_file_that_cannot_be_used(tmp_path, change, message):
+    run = copy.deepcopy(make_run())
+    change(run)
+    path = write_run(tmp_path, run, 'solo_seed0.json')
+    with pytest.raises(ConfigError) as info:
+        read_results(str(tmp_path), ['solo'])
+    text = str(info.value)
+    assert text.startswith(f'{path} is no result file: ') and message in text
+    assert '\n' not in text
+
+
+@pytest.mark.parametrize('text', ('', '{"method": ', '[1]', '"a"'))
+def test_file_of_another_kind(tmp_path, text):
+    path = tmp_path / 'solo_seed0.json'
+    path.write_text(text)
+    with pytest.raises(ConfigError, match='solo_seed0.json is no result'):
+        read_results(str(tmp_path), ['solo'])
+
+
+@pytest.mark.parametrize('change,message', [
+    (dict(epochs=3), 'epochs 2 and 3'),
+    (dict(top1=(1., 2., 3.)), 'branches a, b and a, b, c'),
+])
+def test_runs_that_cannot_be_compared(tmp_path, change, message):
+    write_run(tmp_path, make_run())
+    write_run(tmp_path, make_run('mcod', 1, **change))
+    with pytest.raises(
+            ConfigError,
+            match=f'solo_seed0 and mcod_seed1 cannot be compared: {message}'):
+        read_results(str(tmp_path), ['solo', 'mcod'])
+
+
+def test_differences():
+    results = make_results(solo=[(1, 2)] * 3, mcod=[(1, 2)] * 2)
+    assert differences(results) == []
+    results['solo'][1]['batch_size'] = 20
+    results['mcod'][0]['batch_size'] = 30
+    results['mcod'][1]['versions'] = dict(torch='8')
+    # not worth a word
+    results['mcod'][1]['commit'] = 'another'
+    assert differences(results) == [
+        'The batch size is not the same for all runs: 10, but 20 in '
+        'solo_seed1, 30 in mcod_seed0.',
+        'The torch version is not the same for all runs: 9.9, but 8 in '
+        'mcod_seed1.'
+    ]
+
+
+def test_frozen_branch():
+    runs = [make_run('kd', seed, train_loss=dict(b=[1.])) for seed in (0, 1)]
+    assert trained_branches(runs) == ['b']
+    assert frozen_branches(runs) == ['a']
+    assert trained_branches([]) == frozen_branches([]) == []
+
+
+def test_last_and_best():
+    runs = [make_run(seed=3, top1=(40., 50.)), make_run(seed=5, top1=(1., 4.))]
+    assert last(runs, 'b/top1') == {3: 50., 5: 4.}
+    assert last(runs, 'a/top1', 'b/top1') == {3: 45., 5: 2.5}
+    assert last(runs, 'a/top1', 'none') == last(runs) == {}
+    assert best(runs, 'a') == {3: 41., 5: 2.}
+    del runs[0]['last']['a/top1']
+    assert last(runs, 'a/top1', 'b/top1') == {5: 2.5}

@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import torch
+from scipy.special import rel_entr, softmax
+
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.models.losses import (MutualKDLoss, discontinuous_kd_loss,
+                                       mutual_kd_loss)
+from mcod_plugin.registry import MODELS
+
+
+def make_logits(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return 3 * torch.randn(*shape, generator=generator).double()
+
+
+def oracle(student, peers, temperature):
+    """T^2 times the mean over peers and images of KL(peer || student)."""
+    q = softmax(student.numpy() / temperature, axis=-1)
+    terms = [
+        rel_entr(softmax(peer.numpy() / temperature, axis=-1), q).sum(-1)
+        for peer in peers
+    ]
+    return temperature**2 * np.mean(terms)
+
+
+@pytest.mark.parametrize('num', [1, 2, 3])
+@pytest.mark.parametrize('temperature', [1., 2.5])
+def test_equals_oracle(num, temperature):
+    students, peers = make_logits(2, 4, 5), make_logits(2, num, 4, 5, seed=1)
+    losses = mutual_kd_loss(students, peers, temperature)
+    assert losses.shape == (2, )
+    shared = mutual_kd_loss(students, peers[0], temperature)
+    for index, student in enumerate(students):
+        expected = oracle(student, peers[index], temperature)
+        assert losses[index].item() == pytest.approx(expected, rel=1e-12)
+        # one student
+        alone = mutual_kd_loss(student, peers[index], temperature)
+        assert alone.shape == () and alone == losses[index]
+        assert shared[index].item() == pytest.approx(
+            oracle(student, peers[0], temperature), rel=1e-12)
+
+
+def test_one_peer_is_a_teacher():
+    students, peers = make_logits(2, 4, 5), make_logits(2, 1, 4, 5, seed=1)
+    assert torch.equal(
+        mutual_kd_loss(students, peers, 3.),
+        discontinuous_kd_loss(students, peers[:, 0], 3.))
+
+
+def test_order_of_peers_and_agreement():
+    students, peers = make_logits(2, 4, 5), make_logits(2, 3, 4, 5, seed=1)
+    torch.testing.assert_close(
+        mutual_kd_loss(students, peers.flip(1)),
+        mutual_kd_loss(students, peers))
+    same = students.unsqueeze(1).expand_as(peers)
+    torch.testing.assert_close(
+        mutual_kd_loss(students, same),
+        torch.zeros(2).double())
+    assert (mutual_kd_loss(students, peers) > 0).all()
+
+
+def test_gradient():
+    students = make_logits(2, 4, 5).requires_grad_()
+    peers = make_logits(2, 3, 4, 5, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda logits: mutual_kd_loss(logits, peers, 2.), students)
+    gradient, = torch.autograd.grad(
+        mutual_kd_loss(students, peers).sum(), students)
+    p = softmax(peers.detach().numpy(), axis=-1).mean(1)
+    q = softmax(students.detach().numpy(), axis=-1)
+    torch.testing.assert_close(gradient, torch.from_numpy((q - p) / 4))
+    # the peers are detached
+    with pytest.raises(RuntimeError, match='not have been used'):
+        torch.autograd.grad(mutual_kd_loss(students, peers).sum(), peers)
+
+
+def test_half_is_compared_in_float32():
+    students, peers = make_logits(2, 4, 5).half(), make_logits(2, 3, 4,
+                                                               5).half()
+    assert torch.equal(
+        mutual_kd_loss(students, peers),
+        mutual_kd_loss(students.float(), peers.float()))
+
+
+def test_build():
+    module = MODELS.build(dict(type='mcod_plugin.MutualKDLoss'))
+    assert isinstance(module, MutualKDLoss) and module.temperature == 1
+    students, peers = make_logits(2, 4, 5), make_logits(2, 3, 4, 5, seed=1)
+    assert torch.equal(
+        module(students, peers), mutual_kd_loss(students, peers))
+    assert torch.equal(
+        MutualKDLoss(2.)(students, peers), mutual_kd_loss(students, peers, 2.))
+    assert 'temperature=1.0' in repr(module)
+
+
+@pytest.mark.parametrize('temperature', [0, -1., '3', None])
+def test_refuses_temperatures(temperature):
+    with pytest.raises(ConfigError, match=r'^distill\.temperature must be'):
+        MutualKDLoss(temperature=temperature)

@@ -1,0 +1,98 @@
+"""Train many methods on one cohort, with the same seeds, and compare them.
+
+    python tools/compare.py benchmarks/cpu/small_cifar100.py
+
+Stopped at any moment, it goes on where it was. ``--report`` makes the report
+anew from the result files.
+"""
+import os.path as osp
+import signal
+import sys
+from fnmatch import fnmatchcase
+
+from mcod_plugin.cli import ToolParser, user_errors
+from mcod_plugin.errors import ConfigError, check_integer
+
+TRAINER = osp.join(osp.dirname(osp.abspath(__file__)), 'train.py')
+
+
+def parse_args():
+    parser = ToolParser(description='Compare methods on one cohort')
+    parser.add_argument('study', help='path of the study')
+    parser.add_argument(
+        '--work-dir',
+        default=osp.join('work_dirs', 'studies'),
+        help='where checkpoints and logs go (default: work_dirs/studies)')
+    parser.add_argument(
+        '--jobs',
+        type=int,
+        default=1,
+        help='how many runs to train at a time (default: 1)')
+    parser.add_argument(
+        '--only',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='GLOB',
+        help='the runs to train, such as mcod_* *_seed0')
+    parser.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='tell what there is to do, and do nothing')
+    parser.add_argument(
+        '--report',
+        action='store_true',
+        help='train nothing, make the report')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='KEY=VALUE',
+        help='settings that replace those of all runs, such as '
+        'train_dataloader.dataset.data_root=/data')
+    return parser.parse_args()
+
+
+def choose(runs, patterns):
+    """The runs that a pattern matches; all if there is no pattern."""
+    for pattern in patterns:
+        if not any(fnmatchcase(run.name, pattern) for run in runs):
+            raise ConfigError(f'--only {pattern} matches no run; there are '
+                              f'{", ".join(run.name for run in runs)}')
+    return [
+        run for run in runs if not patterns or any(
+            fnmatchcase(run.name, pattern) for pattern in patterns)
+    ]
+
+
+def main():
+    args = parse_args()
+    with user_errors():
+        check_integer('--jobs', args.jobs)
+        from mcod_plugin.compare import (execute, overview, plan, read_study,
+                                         write_report)
+        study = read_study(args.study)
+        faults = []
+        if not args.report:
+            runs = plan(study, args.work_dir, args.cfg_options)
+            chosen = choose(runs, args.only)
+            print(overview(chosen))
+            if args.dry_run:
+                return
+            faults = execute(runs, chosen, [sys.executable, TRAINER],
+                             args.jobs)
+        for fault in faults:
+            print(fault, file=sys.stderr)
+        print(write_report(study))
+        if faults:
+            sys.exit(1)
+
+
+if __name__ == '__main__':
+    # Its processes go with it, however it is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
