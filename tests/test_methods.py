@@ -225,8 +225,7 @@ def test_gate_is_resumed(tiny_config):
     whole, _ = run(
         apply(tiny_config('whole', 2), 'one', 'custom_hooks.0.gap=1,0', end))
     run(
-        apply(tiny_config('broken', 1), 'one', 'custom_hooks.0.gap=1,0', end,
-              'param_scheduler.0.end=4'))
+        apply(tiny_config('broken', 1), 'one', 'custom_hooks.0.gap=1,0', end))
     resumed, tape = run(
         apply(
             tiny_config('broken', 2, resume=True), 'one',

@@ -5,13 +5,14 @@
 Stopped at any moment, it goes on where it was. ``--report`` makes the report
 anew from the result files.
 """
+import math
 import os.path as osp
 import signal
 import sys
 from fnmatch import fnmatchcase
 
 from mcod_plugin.cli import ToolParser, user_errors
-from mcod_plugin.errors import ConfigError, check_integer
+from mcod_plugin.errors import ConfigError, check_integer, check_number
 
 TRAINER = osp.join(osp.dirname(osp.abspath(__file__)), 'train.py')
 
@@ -28,6 +29,11 @@ def parse_args():
         type=int,
         default=1,
         help='how many runs to train at a time (default: 1)')
+    parser.add_argument(
+        '--minutes',
+        type=float,
+        default=math.inf,
+        help='stop after so long, to go on the next time')
     parser.add_argument(
         '--only',
         nargs='+',
@@ -70,6 +76,8 @@ def main():
     args = parse_args()
     with user_errors():
         check_integer('--jobs', args.jobs)
+        if args.minutes != math.inf:
+            check_number('--minutes', args.minutes, 0, exclusive=True)
         from mcod_plugin.compare import (execute, overview, plan, read_study,
                                          write_report)
         study = read_study(args.study)
@@ -81,7 +89,7 @@ def main():
             if args.dry_run:
                 return
             faults = execute(runs, chosen, [sys.executable, TRAINER],
-                             args.jobs)
+                             args.jobs, 60 * args.minutes)
         for fault in faults:
             print(fault, file=sys.stderr)
         print(write_report(study))

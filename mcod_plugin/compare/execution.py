@@ -1,6 +1,7 @@
 """The runs of a study, each in a process of its own."""
 import fcntl
 import json
+import math
 import os
 import os.path as osp
 import re
@@ -87,7 +88,8 @@ def _latest(run: Run) -> Optional[str]:
 def execute(runs: Sequence[Run],
             chosen: Sequence[Run],
             trainer: Sequence[str],
-            jobs: int = 1) -> List[str]:
+            jobs: int = 1,
+            seconds: float = math.inf) -> List[str]:
     """Train what is not done yet.
 
     A run that was stopped goes on from its last checkpoint; a finished one is
@@ -101,6 +103,8 @@ def execute(runs: Sequence[Run],
             ``tools/train.py`` and the Python that runs it.
         jobs (int): How many runs to train at a time. On a CPU they share its
             cores, of several GPUs each takes one. Defaults to 1.
+        seconds (float): After so many seconds everything is stopped, to go on
+            the next time. Defaults to infinity.
 
     Returns:
         list[str]: One line for each run that failed or could not begin.
@@ -115,9 +119,10 @@ def execute(runs: Sequence[Run],
     running: Dict[int, '_Training'] = {}
     faults: List[str] = []
     progress = StudyProgress(len(waiting))
+    end = time.monotonic() + seconds
     try:
         with progress:
-            while waiting or running:
+            while (waiting or running) and time.monotonic() < end:
                 free = [slot for slot in range(jobs) if slot not in running]
                 for slot in free:
                     run = _next(waiting, by_name, running)

@@ -1,7 +1,9 @@
 """Metrics."""
 from .branch_metrics import BranchMetrics, pairwise_disagreement, topk_hits
+from .calibration import expected_calibration_error
 from .cohort_evaluator import CohortEvaluator
 
 __all__ = [
-    'BranchMetrics', 'CohortEvaluator', 'pairwise_disagreement', 'topk_hits'
+    'BranchMetrics', 'CohortEvaluator', 'expected_calibration_error',
+    'pairwise_disagreement', 'topk_hits'
 ]

@@ -1,14 +1,15 @@
-"""Accuracy of every branch and of the ensemble, and how they differ."""
-from typing import (Any, Dict, List, Mapping, Optional, Sequence, Tuple,
-                    Union)
+"""Accuracy and calibration of every branch and of the ensemble, and how they
+differ."""
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
-from mcod_plugin.errors import ConfigError
+from mcod_plugin.errors import ConfigError, check_integer
 from mcod_plugin.registry import METRICS
+from .calibration import expected_calibration_error
 
 ENSEMBLE = 'ensemble'
 ENSEMBLE_FIELD = 'pred_score'
@@ -76,6 +77,9 @@ class BranchMetrics(BaseMetric):
       first, so ``save_best='auto'`` keeps the best ensemble.
     - ``<branch>/top<k>``: accuracy of each branch, in percent; the branches
       are in alphabetical order.
+    - ``ensemble/ece`` and ``<branch>/ece``, only with ``calibration_bins``:
+      the expected calibration error, in percent, see
+      :func:`expected_calibration_error`.
     - ``diversity/disagreement``: the share (from 0 to 1) of samples on which
       two branches' labels differ, averaged over the pairs of branches; 0 with
       a single branch. The ensemble takes no part in it.
@@ -87,6 +91,9 @@ class BranchMetrics(BaseMetric):
     Args:
         topk (int | Sequence[int]): The numbers of best scores among which the
             true class is looked for. Defaults to ``(1, 5)``.
+        calibration_bins (int, optional): The number of bins for the expected
+            calibration error; 15 is usual. Defaults to None, which leaves it
+            out.
         collect_device (str): Device for collecting results from the ranks,
             ``'cpu'`` or ``'gpu'``. Defaults to ``'cpu'``.
         collect_dir (str, optional): Directory for collecting results from
@@ -102,6 +109,7 @@ class BranchMetrics(BaseMetric):
 
     def __init__(self,
                  topk: Union[int, Sequence[int]] = (1, 5),
+                 calibration_bins: Optional[int] = None,
                  collect_device: str = 'cpu',
                  collect_dir: Optional[str] = None) -> None:
         super().__init__(
@@ -111,6 +119,10 @@ class BranchMetrics(BaseMetric):
             raise ConfigError('topk of BranchMetrics must be positive whole '
                               f'numbers, at least one; got {topk!r}')
         self.topk = tuple(sorted(set(numbers)))
+        if calibration_bins is not None:
+            check_integer('calibration_bins of BranchMetrics',
+                          calibration_bins)
+        self.calibration_bins = calibration_bins
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Reduce one batch to a few small numbers per sample.
@@ -147,16 +159,22 @@ class BranchMetrics(BaseMetric):
         """Keep what counts of a batch's scores ``(N, P, C)``."""
         # On the CPU, where MMPretrain's metrics work too, ties go the same
         # way whichever device the model runs on.
-        labels, hits = topk_hits(scores.float().cpu(), target.cpu(), self.topk)
+        scores = scores.float().cpu()
+        labels, hits = topk_hits(scores, target.cpu(), (1, *self.topk))
 
         # a prefix of the sorted numbers
         topk = tuple(k for k in self.topk if k < scores.size(-1))
-        hits = hits[..., :len(topk)]
+        columns = dict(label=labels, hit=hits[..., 1:len(topk) + 1])
+        if self.calibration_bins is not None:
+            # Confidence, and whether it is justified; in one array, since an
+            # array takes more room than what it holds.
+            columns['top'] = torch.stack(
+                (scores.amax(-1), hits[..., 0].float()), 1)
         # Rows of arrays, since a row of a tensor is pickled for the other
         # ranks together with the whole batch.
-        for label, hit in zip(labels.numpy(), hits.numpy()):
+        for row in zip(*(column.numpy() for column in columns.values())):
             self.results.append(
-                dict(names=names, topk=topk, label=label, hit=hit))
+                dict(zip(columns, row), names=names, topk=topk))
 
     def compute_metrics(self, results: List[dict]) -> Dict[str, float]:
         """Compute the metrics from the results of all samples.
@@ -174,6 +192,12 @@ class BranchMetrics(BaseMetric):
             for i, name in enumerate(names)
             for j, k in enumerate(topk)
         }
+        if self.calibration_bins is not None:
+            confidence, correct = np.stack(
+                [result['top'] for result in results], axis=1)
+            for i, name in enumerate(names):
+                metrics[f'{name}/ece'] = 100 * expected_calibration_error(
+                    confidence[:, i], correct[:, i], self.calibration_bins)
         labels = np.stack([result['label'] for result in results])
         metrics['diversity/disagreement'] = pairwise_disagreement(
             torch.from_numpy(labels[:, 1:]))

@@ -24,7 +24,8 @@ def describe_machine() -> Dict[str, Any]:
         repository), and the ``date``.
     """
     folder = osp.dirname(osp.abspath(__file__))
-    changes = _git(folder, 'status', '--porcelain')
+    # Results that were just written make no other code.
+    changes = _git(folder, 'status', '--porcelain', '--untracked-files=no')
     return dict(
         device=_device(),
         versions=dict({name: _version(name)

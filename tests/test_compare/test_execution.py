@@ -139,6 +139,13 @@ def test_jobs_share_the_machine(trainer, make_run, tmp_path, monkeypatch,
     assert diary(tmp_path)[-1][2] == '7'
 
 
+def test_time_limit(trainer, make_run, tmp_path):
+    runs = [make_run('a', seconds=60.), make_run('b')]
+    assert execute(runs, runs, trainer, seconds=0.1) == []
+    assert [state(run) for run in runs] == ['to do', 'to do']
+    assert names(tmp_path) in ([], ['a_seed0'])
+
+
 def test_run_waits_for_the_checkpoint_it_needs(trainer, make_run, tmp_path):
     taught = make_run(
         'taught',

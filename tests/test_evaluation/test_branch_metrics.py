@@ -1,4 +1,5 @@
 import logging
+import math
 import os
 import pickle
 import subprocess
@@ -146,6 +147,58 @@ def test_names_and_order():
     assert all(type(value) is float for value in metrics.values())
 
 
+@pytest.mark.parametrize('topk', [(1, 5), (2, )])
+@pytest.mark.parametrize('batch_size', [1, 7, 61])
+def test_calibration(topk, batch_size):
+    samples = make_samples(61, 10)
+    metrics = evaluate(samples, batch_size, topk=topk, calibration_bins=4)
+    expected = evaluate(samples, topk=topk)
+    names = ('ensemble', 'alexnet', 'resnet', 'vgg')
+    # after the accuracies, before the diversity
+    keys = list(expected)
+    assert list(metrics) == [
+        *keys[:-1], *(f'{name}/ece' for name in names), keys[-1]
+    ]
+    for name in names:
+        field = 'pred_score' if name == 'ensemble' else f'pred_score_{name}'
+        error = 0.
+        for lower, upper in ((0, .25), (.25, .5), (.5, .75), (.75, 1)):
+            gap = 0.
+            for sample in samples:
+                score = sample.get(field)
+                if lower < score.max().item() <= upper:
+                    # of equal scores the one that counts as the prediction
+                    label = score.topk(max(topk)).indices[0]
+                    gap += (label == sample.gt_label).item() - max(
+                        score.tolist())
+            error += abs(gap) / 61
+        assert error > 0.01
+        assert metrics.pop(f'{name}/ece') == pytest.approx(100 * error)
+    assert metrics == expected
+
+
+def test_calibration_of_worthless_scores():
+    """What is no hit is not correct either."""
+    samples = [sample.to_dict() for sample in make_samples(8, 3, ['a'])]
+    for sample in samples:
+        sample['pred_score'] = torch.zeros(3)
+        sample['pred_score_a'] = torch.full((3, ), math.nan)
+    metric = BranchMetrics(calibration_bins=15)
+    metric.process(None, samples)
+    metrics = metric.evaluate(8)
+    assert metrics['ensemble/ece'] == metrics['ensemble/top1'] == 0
+    assert math.isnan(metrics['a/ece'])
+
+
+@pytest.mark.parametrize('bins', [0, 1.5, True, '15'])
+def test_bad_calibration_bins(bins):
+    with pytest.raises(
+            ConfigError,
+            match='calibration_bins of BranchMetrics must be an integer of '
+            'at least 1; got '):
+        BranchMetrics(calibration_bins=bins)
+
+
 def test_topk_as_a_number():
     assert BranchMetrics(topk=5).topk == (5, )
 
@@ -180,8 +233,9 @@ def test_low_precision_scores():
         as_float['accuracy/top1'], abs=1e-4)
 
 
-def test_results_are_small():
-    metric = BranchMetrics()
+@pytest.mark.parametrize('bins', [None, 15])
+def test_results_are_small(bins):
+    metric = BranchMetrics(calibration_bins=bins)
     samples = [sample.to_dict() for sample in make_samples(50, 1000)]
     metric.process(None, samples)
     assert len(metric.results) == 50
@@ -242,7 +296,7 @@ def test_two_processes(tmp_path, num):
     finally:
         for rank in ranks:
             rank.kill()
-    expected = evaluate(make_samples(num, 10))
+    expected = evaluate(make_samples(num, 10), calibration_bins=15)
     for rank in range(2):
         metrics = torch.load(tmp_path / f'{rank}.pth', weights_only=True)
         assert metrics == expected
@@ -258,7 +312,8 @@ def run_rank(folder, rank, num):
         rank=rank,
         world_size=2)
     samples = make_samples(num, 10)
-    metric = BranchMetrics(collect_dir=os.path.join(folder, 'collect'))
+    metric = BranchMetrics(
+        calibration_bins=15, collect_dir=os.path.join(folder, 'collect'))
     indices = list(DefaultSampler(samples, shuffle=False))
     assert len(indices) == (num + 1) // 2
     for start in range(0, len(indices), 4):

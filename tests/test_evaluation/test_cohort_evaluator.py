@@ -18,7 +18,7 @@ from mcod_plugin.registry import EVALUATORS
 from mcod_plugin.structures import BatchDataSample
 
 METRICS = [
-    dict(type='mcod_plugin.BranchMetrics', topk=(1, 3)),
+    dict(type='mcod_plugin.BranchMetrics', topk=(1, 3), calibration_bins=15),
     # The toolbox's, for which the samples are made.
     dict(type='Accuracy', topk=(1, 3)),
 ]

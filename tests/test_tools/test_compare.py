@@ -61,7 +61,7 @@ def test_results(compared):
         assert record['branches'] == ['resnet', 'vgg']
         assert record['epochs'] == 2 and record['iterations'] == 6
         assert record['curves']['epoch'] == [1, 2]
-        for key in ('resnet/top1', 'vgg/top5', 'ensemble/ece',
+        for key in ('resnet/top1', 'vgg/top1', 'ensemble/ece',
                     'diversity/disagreement'):
             assert record['last'][key] == record['curves'][key][-1]
         weight = 1. if record['method'] == 'dml' else 0.
@@ -195,11 +195,11 @@ def test_markers_of_the_report(compared, run_tool):
     done = run_tool('compare', 'study.py', '--report', cwd=compared.folder)
     assert done.code == 2 and '<!-- study: study -->' in done.err
     assert path.read_text() == '# Notes\n'
-    path.write_text('# Notes\n<!-- study: study -->\nold\n'
+    path.write_text('# Notes\n<!-- study: study -->\noutdated\n'
                     '<!-- /study: study -->\nthe end\n')
     done = run_tool('compare', 'study.py', '--report', cwd=compared.folder)
     assert done.code == 0, done.err
     text = path.read_text()
-    assert 'old' not in text and text.endswith('the end\n')
+    assert 'outdated' not in text and text.endswith('the end\n')
     assert '](study/curves.png)' in text
     make_study(compared.folder)

@@ -36,4 +36,5 @@ def test_versions_and_date():
 def test_commit():
     found = describe_machine()
     assert found['commit'] == git('rev-parse', 'HEAD').stdout.strip()
-    assert found['dirty'] == bool(git('status', '--porcelain').stdout.strip())
+    changes = git('status', '--porcelain', '--untracked-files=no').stdout
+    assert found['dirty'] == bool(changes.strip())

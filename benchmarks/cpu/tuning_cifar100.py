@@ -1,0 +1,43 @@
+"""How strongly, how often and by which curve? Schedules and settings of the
+teacher in the data-poor regime of data_poor_cifar100.py, told apart on
+training images that no run is trained on. No test image is looked at.
+
+    python tools/compare.py benchmarks/cpu/tuning_cifar100.py --jobs 2
+"""
+config = '../../configs/mcod_small_cifar100.py'
+amp = True
+settings = {
+    'model.branches.resnet.backbone.depth': 20,
+    'model.branches.vgg.backbone.width': 32,
+    'train_dataloader.dataset.per_class': (0, 60),
+    'val_dataloader.dataset.split': 'train',
+    'val_dataloader.dataset.per_class': (400, 500),
+    'train_cfg.max_epochs': 40,
+    'train_cfg.val_interval': 20,
+}
+
+
+def schedule(gap, weight, **others):
+    """Settings of the schedule."""
+    values = dict(gap=gap, weight=weight, **others)
+    return {
+        f'custom_hooks.0.{key}': value
+        for key, value in values.items()
+    }
+
+
+methods = dict(
+    solo='solo',
+    # always on, of constant weight
+    on_w1='always_on',
+    on_w05=dict(method='always_on', settings=schedule((0, 0), (0.5, 0.5))),
+    # gaps of one epoch at first, weight rising
+    gap1_w05_15=dict(method='mcod', settings=schedule((1, 0), (0.5, 1.5))),
+    gap4_w01_1=dict(method='mcod', settings=schedule((4, 0), (0.1, 1.0))),
+    ramp_w01_1=dict(method='mcod', settings=schedule((0, 0), (0.1, 1.0))),
+    gap1_w1=dict(method='mcod', settings=schedule((1, 0), (1.0, 1.0))),
+    on_t6=dict(
+        method='always_on', settings={'model.distill.temperature': 6.0}),
+)
+seeds = [0, 1]
+results = '../../docs/results/tuning_cifar100'
