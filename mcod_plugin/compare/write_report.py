@@ -1,7 +1,7 @@
-import os
 import os.path as osp
 
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.utils.files import write_text
 from .figures import draw
 from .report import Report, insert
 from .results import read_results
@@ -44,8 +44,5 @@ def write_report(study: Study) -> str:
         f'({osp.normpath(osp.join(folder, name))})' for name in figures
     ]
     block = '\n\n'.join([report.to_markdown(), *links])
-    text = insert(text, study.name, block)
-    with open(f'{path}.part', 'w', encoding='utf-8') as file:
-        file.write(text)
-    os.replace(f'{path}.part', path)
+    write_text(path, insert(text, study.name, block))
     return f'{report.to_text()}\nThe report is in {path}'
