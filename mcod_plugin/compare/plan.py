@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Dict, List, Sequence
 
+import torch.nn as nn
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
@@ -68,10 +69,12 @@ def plan(study: Study,
     Raises:
         ConfigError: If a method's config cannot be built.
     """
-    configs = {}
+    configs, cohorts = {}, {}
     for method in study.methods:
         try:
-            configs[method.name] = _config(study, method, options)
+            cfg = _config(study, method, options)
+            _check(cfg, [item.name for item in study.methods], cohorts)
+            configs[method.name] = cfg
         except ConfigError as error:
             raise ConfigError(f'methods.{method.name}: {error}') from error
     return [
@@ -100,12 +103,13 @@ def _config(study: Study, method: Method, options: Sequence[str]) -> Config:
         interval=max(1, cfg.train_cfg.max_epochs // 20),
         max_keep_ckpts=2,
         save_best=[])
-    _check(cfg, [item.name for item in study.methods])
     return cfg
 
 
-def _check(cfg: Config, methods: Sequence[str]) -> None:
-    """Build what methods differ in, before hours of training."""
+def _check(cfg: Config, methods: Sequence[str],
+           cohorts: Dict[str, nn.Module]) -> None:
+    """Build what methods differ in, before hours of training, and each cohort
+    once."""
     needed = _needs(cfg)
     for name in needed:
         if name not in methods:
@@ -117,7 +121,16 @@ def _check(cfg: Config, methods: Sequence[str]) -> None:
     import_modules_from_strings(**cfg.get('custom_imports', {}))
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     try:
-        MODELS.build(cfg.model)
+        own = {key: cfg.model.get(key) for key in ('teacher', 'distill')}
+        cohort = json.dumps({**_plain(cfg.model), **dict.fromkeys(own)})
+        if cohort not in cohorts:
+            cohorts[cohort] = MODELS.build(cfg.model)
+        for part in filter(None, own.values()):
+            built = MODELS.build(part)
+            if hasattr(built, 'setup'):
+                built.setup(
+                    list(cohorts[cohort].branches),
+                    cohorts[cohort].num_classes)
         for hook in cfg.get('custom_hooks') or ():
             HOOKS.build(hook)
     except Exception as error:
@@ -129,7 +142,7 @@ def _needs(cfg: Config) -> List[str]:
     return sorted(set(CHECKPOINT.findall(json.dumps(_plain(cfg)))))
 
 
-def _plain(cfg: Config) -> Dict[str, Any]:
+def _plain(cfg: Any) -> Dict[str, Any]:
     return json.loads(json.dumps(cfg.to_dict(), default=repr))
 
 
