@@ -1,6 +1,8 @@
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 version = {}
@@ -8,6 +10,28 @@ exec((ROOT / 'mcod_plugin' / 'version.py').read_text(), version)
 
 quickstart = ['scikit-learn>=1.2']
 compare = ['matplotlib>=3.7', 'scipy']
+export = ['safetensors', 'onnx', 'onnxruntime']
+
+
+class BuildWithConfigs(build_py):
+    """Builds the package with the configs, the tools and the model index in
+    its folder ``.mim``, where MMPretrain has its own."""
+
+    def run(self):
+        super().run()
+        # An editable install finds them beside the package.
+        if getattr(self, 'editable_mode', False):
+            return
+        home = Path(self.build_lib, 'mcod_plugin', '.mim')
+        # What an earlier build has left may be out of date.
+        shutil.rmtree(home, ignore_errors=True)
+        for folder in ('configs', 'tools'):
+            shutil.copytree(
+                ROOT / folder,
+                home / folder,
+                ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copy(ROOT / 'model-index.yml', home)
+
 
 setup(
     name='mcod-plugin',
@@ -17,6 +41,7 @@ setup(
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     packages=find_packages(include=('mcod_plugin', 'mcod_plugin.*')),
+    cmdclass=dict(build_py=BuildWithConfigs),
     python_requires='>=3.9',
     install_requires=[
         'torch>=2.1',
@@ -30,7 +55,8 @@ setup(
     extras_require={
         'quickstart': quickstart,
         'compare': compare,
-        'tests': [*quickstart, *compare, 'hypothesis', 'pytest'],
+        'export': export,
+        'tests': [*quickstart, *compare, *export, 'hypothesis', 'pytest'],
         'viz': ['matplotlib', 'tensorboard'],
     },
     classifiers=[

@@ -9,12 +9,12 @@ from typing import Any, List
 
 from .cli import read_config
 from .errors import ConfigError, nearest
+from .model_index import HOME
 
 __all__ = ['METHODS', 'apply_method', 'find_method']
 
 # The folder of the methods that have names.
-METHODS = osp.join(
-    osp.dirname(osp.dirname(osp.abspath(__file__))), 'configs', 'methods')
+METHODS = osp.join(HOME, 'configs', 'methods')
 
 
 def find_method(name: str) -> str:

@@ -10,13 +10,15 @@ from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import \
+    OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.registry import Registry
 
 __all__ = [
     'DATASETS', 'EVALUATORS', 'FUNCTIONS', 'HOOKS', 'METRICS', 'MODELS',
-    'OPTIM_WRAPPERS', 'RUNNERS'
+    'OPTIM_WRAPPERS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'RUNNERS'
 ]
 
 # classifiers, backbones, necks, heads, losses
@@ -35,6 +37,10 @@ HOOKS = Registry(
 OPTIM_WRAPPERS = Registry(
     'optim_wrapper',
     parent=MMENGINE_OPTIM_WRAPPERS,
+    locations=['mcod_plugin.engine'])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optim_wrapper_constructor',
+    parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     locations=['mcod_plugin.engine'])
 RUNNERS = Registry(
     'runner', parent=MMENGINE_RUNNERS, locations=['mcod_plugin.engine'])

@@ -14,6 +14,7 @@ PARTS = dict(
     DATASETS=['Digits', 'InMemoryDataset'],
     HOOKS=['DiscontinuousKDHook', 'CohortRuntimeInfoHook'],
     OPTIM_WRAPPERS=['AutocastOptimWrapper'],
+    OPTIM_WRAPPER_CONSTRUCTORS=['BranchOptimWrapperConstructor'],
     METRICS=['BranchMetrics'],
 )
 

@@ -9,10 +9,9 @@ import math
 import os.path as osp
 import signal
 import sys
-from fnmatch import fnmatchcase
 
 from mcod_plugin.cli import ToolParser, user_errors
-from mcod_plugin.errors import ConfigError, check_integer, check_number
+from mcod_plugin.errors import check_integer, check_number
 
 TRAINER = osp.join(osp.dirname(osp.abspath(__file__)), 'train.py')
 
@@ -46,9 +45,7 @@ def parse_args():
         action='store_true',
         help='tell what there is to do, and do nothing')
     parser.add_argument(
-        '--report',
-        action='store_true',
-        help='train nothing, make the report')
+        '--report', action='store_true', help='train nothing, make the report')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -60,39 +57,29 @@ def parse_args():
     return parser.parse_args()
 
 
-def choose(runs, patterns):
-    """The runs that a pattern matches; all if there is no pattern."""
-    for pattern in patterns:
-        if not any(fnmatchcase(run.name, pattern) for run in runs):
-            raise ConfigError(f'--only {pattern} matches no run; there are '
-                              f'{", ".join(run.name for run in runs)}')
-    return [
-        run for run in runs if not patterns or any(
-            fnmatchcase(run.name, pattern) for pattern in patterns)
-    ]
-
-
 def main():
     args = parse_args()
     with user_errors():
         check_integer('--jobs', args.jobs)
         if args.minutes != math.inf:
             check_number('--minutes', args.minutes, 0, exclusive=True)
-        from mcod_plugin.compare import (execute, overview, plan, read_study,
-                                         write_report)
+        from mcod_plugin.compare import (choose, execute, overview, plan,
+                                         read_study, state, write_report)
         study = read_study(args.study)
-        faults = []
-        if not args.report:
-            runs = plan(study, args.work_dir, args.cfg_options)
-            chosen = choose(runs, args.only)
-            print(overview(chosen))
-            if args.dry_run:
-                return
-            faults = execute(runs, chosen, [sys.executable, TRAINER],
-                             args.jobs, 60 * args.minutes)
+        if args.report:
+            print(write_report(study))
+            return
+        runs = plan(study, args.work_dir, args.cfg_options)
+        chosen = choose(runs, args.only)
+        print(overview(chosen))
+        if args.dry_run:
+            return
+        faults = execute(runs, chosen, [sys.executable, TRAINER], args.jobs,
+                         60 * args.minutes)
         for fault in faults:
             print(fault, file=sys.stderr)
-        print(write_report(study))
+        if any(state(run) == 'done' for run in runs):
+            print(write_report(study))
         if faults:
             sys.exit(1)
 

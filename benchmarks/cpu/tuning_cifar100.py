@@ -20,10 +20,7 @@ settings = {
 def schedule(gap, weight, **others):
     """Settings of the schedule."""
     values = dict(gap=gap, weight=weight, **others)
-    return {
-        f'custom_hooks.0.{key}': value
-        for key, value in values.items()
-    }
+    return {f'custom_hooks.0.{key}': value for key, value in values.items()}
 
 
 methods = dict(

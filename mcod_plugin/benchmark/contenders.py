@@ -17,7 +17,7 @@ from mcod_plugin.engine.runner import CohortRunner
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import RUNNERS
 from mcod_plugin.utils.explain import explain
-from .toolbox import FOREVER, solo_runner
+from .toolbox import FOREVER, solo_optim_wrapper, solo_runner
 from .turn_hook import TurnHook, ahead
 from .turns import Turns
 
@@ -52,7 +52,8 @@ def line_up(cfg: Any, workers: int,
     ``val/<branch>``          a batch of the toolbox's
     ========================= ===============================================
 
-    Loops over training data are timed without the epoch's end, see
+    A frozen branch is not trained alone either; it has neither ``bare`` nor
+    ``solo``. Loops over training data are timed without the epoch's end, see
     :meth:`Turns.batch`.
 
     Args:
@@ -69,16 +70,22 @@ def line_up(cfg: Any, workers: int,
         name: partial(solo_runner, cfg, name, workers)
         for name in branches
     }
-    found = {f'bare/{name}': partial(bare, cfg, name) for name in branches}
+    trained = [
+        name for name in branches if not cfg.model.branches[name].get('frozen')
+    ]
+    found = {f'bare/{name}': partial(bare, cfg, name) for name in trained}
     found['step/on'] = partial(step, cfg, 1.)
     found['step/off'] = partial(step, cfg, 0.)
     found['runner/on'] = partial(train, cohort)
-    for name in branches:
+    for name in trained:
         found[f'solo/{name}'] = partial(train, alone[name])
     found['data/cohort'] = partial(load, cohort)
+    # One whose images are the data's, if there is one.
+    plain = min(
+        branches, key=lambda name: 'input_size' in cfg.model.branches[name])
     for number in sorted({0, workers}):
         found[f'data/toolbox-{number}'] = partial(
-            load, partial(solo_runner, cfg, branches[0], number))
+            load, partial(solo_runner, cfg, plain, number))
     if cfg.get('val_dataloader') is not None:
         found['val/cohort'] = partial(validate, cohort)
         for name in branches:
@@ -104,7 +111,8 @@ def growth_line_up(cfg: Any, branch: str) -> Dict[str, Contender]:
     for number in GROWTH:
         grown = copy.deepcopy(cfg)
         grown.model.branches = {
-            f'{branch}_{index}': copy.deepcopy(cfg.model.branches[branch])
+            f'{branch}_{index}':
+            dict(copy.deepcopy(cfg.model.branches[branch]), frozen=False)
             for index in range(number)
         }
         found[f'growth/{number}'] = partial(_play, grown,
@@ -180,16 +188,17 @@ def bare(cfg: Any, name: str, turns: Turns) -> None:
     runner = cohort_runner(cfg, turns.folder)
     runner._compile_branches()
     model = runner.model
-    branch = runner.model = model.branches[name]
-    memory_format = model.memory_formats[name]
+    model.init_weights()
     batches = [model.data_preprocessor(batch, True) for batch in batches]
-    batches = [(batch['inputs'].contiguous(memory_format=memory_format),
+    batches = [(model.branch_images(batch['inputs'])[name],
                 targets(batch['data_samples'])) for batch in batches]
+    branch = runner.model = model.branches[name]
+    settings = model.branch_settings[name]
     # The rest of the cohort is neither trained nor counted.
     del model
-    branch.init_weights()
     branch.train()
-    optim_wrapper = runner.build_optim_wrapper(cfg.optim_wrapper)
+    optim_wrapper = runner.build_optim_wrapper(
+        solo_optim_wrapper(cfg.optim_wrapper, settings))
     turns.start(images=cfg.train_dataloader.batch_size)
     for inputs, target in cycle(batches):
         with optim_wrapper.optim_context(branch):

@@ -1,7 +1,7 @@
 """One branch alone, as a user of the toolbox trains it."""
 import copy
 import inspect
-from typing import Any
+from typing import Any, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.device import is_cuda_available
@@ -11,11 +11,13 @@ from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 
 from mcod_plugin.cli import LOADERS
+from mcod_plugin.models.utils.branch_settings import BranchSettings
 from mcod_plugin.models.utils.input_size import (data_input_size,
                                                  guess_input_size)
+from mcod_plugin.models.utils.pretrained import take_pretrained
 from mcod_plugin.registry import MODELS
 
-__all__ = ['solo_runner', 'toolbox_loader']
+__all__ = ['solo_optim_wrapper', 'solo_runner', 'toolbox_loader']
 
 # Epochs that no benchmark lives to see the end of.
 FOREVER = 10**5
@@ -27,14 +29,18 @@ OWN_KEYS = ('source', 'device', 'max_gib')
 OPTIM_KEYS = ('optimizer', 'accumulative_counts', 'clip_grad', 'constructor',
               'paramwise_cfg')
 
+# What a branch's config says only for the cohort.
+COHORT_KEYS = ('frozen', 'loss_weight')
+
 
 def solo_runner(cfg: Any, name: str, workers: int, folder: str) -> Runner:
     """The toolbox's runner of one branch, by the toolbox's own defaults.
 
     The classifier, its data, optimizer and learning rate are those of the
-    cohort's config. Single precision, memory format, optimizer wrapper, hooks
-    and environment are those of the toolbox. It never ends or validates of
-    its own accord.
+    cohort's config, and the branch's own where it has some; images of another
+    size than the data's are resized in the pipeline. Single precision, memory
+    format, optimizer wrapper, hooks and environment are those of the toolbox.
+    It never ends or validates of its own accord.
 
     Args:
         cfg (Config): The cohort's config.
@@ -45,6 +51,9 @@ def solo_runner(cfg: Any, name: str, workers: int, folder: str) -> Runner:
     Returns:
         Runner: The runner.
     """
+    classifier, branch, size = _classifier(cfg, name)
+    size = None if branch.input_size == size else branch.input_size
+    optim_wrapper = solo_optim_wrapper(cfg.optim_wrapper, branch)
     runtime = get_config('mmpretrain::_base_/default_runtime.py')
     runtime.default_hooks.checkpoint.interval = FOREVER
     # It is no argument of the runner's, but a name used in the visualizer.
@@ -52,38 +61,63 @@ def solo_runner(cfg: Any, name: str, workers: int, folder: str) -> Runner:
     settings = dict(
         runtime,
         work_dir=folder,
-        train_dataloader=toolbox_loader(cfg.train_dataloader, workers),
+        train_dataloader=toolbox_loader(cfg.train_dataloader, workers, size),
         train_cfg=dict(
             by_epoch=True, max_epochs=FOREVER, val_interval=FOREVER),
         optim_wrapper=dict(
             {
-                key: cfg.optim_wrapper[key]
-                for key in OPTIM_KEYS if key in cfg.optim_wrapper
+                key: optim_wrapper[key]
+                for key in OPTIM_KEYS if key in optim_wrapper
             },
             type='OptimWrapper'),
         param_scheduler=cfg.get('param_scheduler'))
     if cfg.get('val_dataloader') is not None:
         topk = cfg.val_evaluator.get('topk', (1, ))
         settings.update(
-            val_dataloader=toolbox_loader(cfg.val_dataloader, workers),
+            val_dataloader=toolbox_loader(cfg.val_dataloader, workers, size),
             val_cfg=dict(),
             val_evaluator=dict(type='Accuracy', topk=topk))
-    return Runner(
-        model=_classifier(cfg, name), cfg=Config(settings), **settings)
+    return Runner(model=classifier, cfg=Config(settings), **settings)
 
 
-def toolbox_loader(loader: dict, workers: int) -> dict:
+def solo_optim_wrapper(cfg: dict, branch: BranchSettings) -> dict:
+    """The config of an optimizer wrapper for one branch alone.
+
+    Args:
+        cfg (dict): The cohort's.
+        branch (BranchSettings): The branch's settings.
+
+    Returns:
+        dict: The config, with the branch's learning rate and weight decay.
+    """
+    cfg = copy.deepcopy(cfg)
+    if str(cfg.get('constructor')).startswith('mcod_plugin.'):
+        del cfg['constructor']
+    for key, factor in (('lr', branch.lr_mult), ('weight_decay',
+                                                 branch.decay_mult)):
+        if factor != 1:
+            cfg['optimizer'][key] *= factor
+    return cfg
+
+
+def toolbox_loader(loader: dict,
+                   workers: int,
+                   size: Optional[Tuple[int, int]] = None) -> dict:
     """A data loader's config with the toolbox's pipeline and defaults.
 
     Args:
         loader (dict): The loader's config.
         workers (int): Number of its worker processes.
+        size (tuple[int, int], optional): Height and width in pixels to which
+            the images are brought at the end. Defaults to their own.
 
     Returns:
         dict: The config.
     """
     loader = copy.deepcopy(loader)
     _restore_sources(loader)
+    if size is not None:
+        _resize_at_the_end(loader, size)
     loader.update(
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -105,28 +139,56 @@ def _restore_sources(value: Any) -> None:
             _restore_sources(child)
 
 
-def _classifier(cfg: Any, name: str) -> Any:
-    """The branch as it stands alone, in the default memory format."""
+def _resize_at_the_end(value: Any, size: Tuple[int, int]) -> None:
+    """Let all pipelines within a config resize the images that they pack."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for index, child in enumerate(value):
+            if isinstance(child, dict) and child.get('type') == 'PackInputs':
+                height, width = size
+                value.insert(index, dict(type='Resize', scale=(width, height)))
+                break
+            _resize_at_the_end(child, size)
+
+
+def _classifier(cfg: Any,
+                name: str) -> Tuple[Any, BranchSettings, Tuple[int, int]]:
+    """The branch as it stands alone, in the default memory format; its
+    settings, and the size of the data's images."""
     model = copy.deepcopy(cfg.model)
     # What the cohort's runner would find out.
     size = model.get('input_size') or data_input_size(
         cfg.get(key) for key in reversed(LOADERS))
+    preprocessor = dict(
+        model.get('data_preprocessor') or cfg.get('data_preprocessor') or {})
+    branch = model.branches[name]
     cohort = MODELS.build(
         dict(
             type=model.type,
-            branches={name: model.branches[name]},
+            branches={
+                name: {
+                    key: value
+                    for key, value in branch.items() if key not in COHORT_KEYS
+                }
+            },
             memory_format='contiguous',
-            input_size=size or guess_input_size(model.branches)))
+            input_size=size or guess_input_size(model.branches),
+            data_preprocessor=preprocessor))
     classifier = cohort.branches[name]
-    preprocessor = dict(
-        model.get('data_preprocessor') or cfg.get('data_preprocessor') or {})
+    # Weights to start from make nothing faster, and the toolbox would run
+    # what else their files hold.
+    take_pretrained(classifier)
+    settings = cohort.branch_settings[name]
     known = inspect.signature(ClsDataPreprocessor).parameters
     preprocessor = {
         key: value
         for key, value in preprocessor.items() if key in known
     }
+    if settings.mean is not None:
+        preprocessor.update(mean=settings.mean, std=settings.std)
     if model.get('train_cfg') is not None:
         preprocessor.setdefault('batch_augments', model.train_cfg)
     classifier.data_preprocessor = MMPRETRAIN_MODELS.build(
         dict(preprocessor, type='ClsDataPreprocessor'))
-    return classifier
+    return classifier, settings, cohort.input_size

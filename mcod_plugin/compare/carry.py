@@ -12,8 +12,8 @@ from typing import IO, Any, Dict, Iterator, List, Sequence, Tuple
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.files import write_text
-from .execution import _checkpoints, _hash_file, _latest, state
 from .plan import Run
+from .state import checkpoints, hash_file, latest_checkpoint, state
 
 __all__ = ['check_target', 'pack', 'status', 'unpack']
 
@@ -159,7 +159,7 @@ def unpack(study: str,
     for part, (run, target) in moves.items():
         if target != run.result:
             # First, since it tells by which config the checkpoint was made.
-            write_text(_hash_file(run), f'{run.config_hash}\n')
+            write_text(hash_file(run), f'{run.config_hash}\n')
         os.replace(part, target)
 
 
@@ -208,7 +208,7 @@ def status(study: str, runs: Sequence[Run]) -> str:
 def _words(run: Run) -> str:
     found = state(run)
     if found == 'begun':
-        found += (f', {_epoch(_latest(run))} of '
+        found += (f', {_epoch(latest_checkpoint(run))} of '
                   f'{run.cfg.train_cfg.max_epochs} epochs')
     return found
 
@@ -224,10 +224,10 @@ def _needed(runs: Sequence[Run]) -> Dict[str, str]:
     for run in runs:
         if state(run) == 'done':
             continue
-        if _latest(run) is not None:
-            needed[run.name] = _latest(run)
+        if latest_checkpoint(run) is not None:
+            needed[run.name] = latest_checkpoint(run)
         for name in run.needs:
-            found = _checkpoints(by_name[name])
+            found = checkpoints(by_name[name])
             if state(by_name[name]) == 'done' and found:
                 needed[name] = found[max(found)]
     return needed

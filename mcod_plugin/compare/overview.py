@@ -1,8 +1,8 @@
 from typing import Sequence
 
 from mcod_plugin.utils.table import render
-from .execution import state
 from .plan import Run
+from .state import state
 
 __all__ = ['overview']
 

@@ -5,6 +5,7 @@ import json
 import os.path as osp
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Dict, List, Sequence
 
 import torch.nn as nn
@@ -12,15 +13,14 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 
-from mcod_plugin.cli import (merge_options, merge_settings, read_config,
-                             use_amp)
+from mcod_plugin.cli import merge_options, merge_settings, read_config, use_amp
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.methods import apply_method
 from mcod_plugin.registry import HOOKS, MODELS
 from mcod_plugin.utils.explain import explain
 from .study import Method, Study
 
-__all__ = ['Run', 'plan']
+__all__ = ['Run', 'choose', 'plan']
 
 # In a setting: the last checkpoint of another method's run of the same seed.
 CHECKPOINT = re.compile(r'\{checkpoint of ([^}]+)\}')
@@ -50,8 +50,7 @@ class Run:
     needs: List[str]
 
 
-def plan(study: Study,
-         work_dir: str,
+def plan(study: Study, work_dir: str,
          options: Sequence[str] = ()) -> List[Run]:
     """The runs of a study, those of the first seed first.
 
@@ -80,6 +79,29 @@ def plan(study: Study,
     return [
         _run(study, method.name, configs[method.name], seed, work_dir)
         for seed in study.seeds for method in study.methods
+    ]
+
+
+def choose(runs: Sequence[Run], patterns: Sequence[str]) -> List[Run]:
+    """Some of a study's runs.
+
+    Args:
+        runs (Sequence[Run]): The runs.
+        patterns (Sequence[str]): Patterns of names, such as ``mcod_*``.
+
+    Returns:
+        list[Run]: Those that a pattern matches; all if there is none.
+
+    Raises:
+        ConfigError: If a pattern matches no run.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(run.name, pattern) for run in runs):
+            raise ConfigError(f'--only {pattern} matches no run; there are '
+                              f'{", ".join(run.name for run in runs)}')
+    return [
+        run for run in runs if not patterns or any(
+            fnmatchcase(run.name, pattern) for pattern in patterns)
     ]
 
 

@@ -1,9 +1,10 @@
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import mmcv
 import numpy as np
 import torch
 from mmcv.transforms import CenterCrop, LoadImageFromFile, RandomFlip, Resize
+from mmengine.dataset import Compose
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmpretrain.datasets import PackInputs, RandomCrop, ResizeEdge
@@ -69,6 +70,8 @@ class InMemoryDataset(Dataset):
             ``RandomCrop`` if there is one.
         labels (Tensor): The labels ``(N, )``.
         metainfo (dict): The meta information of the data set.
+        pipeline (Compose): What one image goes through at random; batches do
+            without.
 
     Raises:
         ConfigError: If the pipeline holds something else, the images differ
@@ -116,6 +119,10 @@ class InMemoryDataset(Dataset):
             dataset.full_init()
         fixed, self._crop, self._flip = split_pipeline(
             dataset.pipeline.transforms)
+        self.pipeline = Compose([
+            step for step in (self._crop, self._flip, PackInputs())
+            if step is not None
+        ])
         self.metainfo = dataset.metainfo
         self.source = source
         self._max_gib = max_gib
@@ -275,10 +282,29 @@ class InMemoryDataset(Dataset):
             dict: ``inputs``, a uint8 tensor ``(C, H, W)``, and
             ``data_samples``, a ``DataSample``.
         """
+        return self.pipeline(self.get_data_info(index))
+
+    def get_data_info(self, idx: int) -> dict:
+        """One image as it was loaded, without padding.
+
+        Args:
+            idx (int): Its number.
+
+        Returns:
+            dict: ``img``, a uint8 array ``(H, W, C)``, ``gt_label`` and
+            ``sample_idx``.
+        """
         # CUDA gives no IndexError, which ends an iteration.
-        batch = self.__getitems__([range(len(self))[index]])
+        idx = range(len(self))[idx]
+        left, top, right, bottom = borders(
+            None if self._crop is None else self._crop.padding)
+        height, width = self.images.shape[1:3]
+        image = self.images[idx, top:height - bottom, left:width - right]
         return dict(
-            inputs=batch['inputs'][0], data_samples=batch['data_samples'][0])
+            # A copy: transforms may write into it.
+            img=image.cpu().numpy().copy(),
+            gt_label=int(self.labels[idx]),
+            sample_idx=idx)
 
     def full_init(self) -> None:
         """Nothing; the toolbox's wrappers of data sets call it."""
@@ -302,11 +328,35 @@ class InMemoryDataset(Dataset):
         """
         return [int(self.labels[idx])]
 
+    @property
+    def CLASSES(self) -> Optional[Sequence[str]]:
+        """The names of the classes, as the toolbox's tools ask for them."""
+        return self.metainfo.get('classes')
+
     def __repr__(self) -> str:
         number, height, width, _ = self.images.shape
         return (f'{number:,} images of {height}x{width}, '
                 f'{self.images.numel() / GIB * 1024:.0f} MiB on '
                 f'{self.images.device}')
+
+
+def borders(
+        padding: Optional[Union[int, Sequence[int]]]
+) -> Tuple[int, int, int, int]:
+    """The widths that a ``padding`` of ``RandomCrop`` stands for.
+
+    Args:
+        padding (int | Sequence[int], optional): One width in pixels, left and
+            right and then top and bottom, or all four.
+
+    Returns:
+        tuple[int, int, int, int]: Left, top, right and bottom.
+    """
+    if padding is None:
+        return 0, 0, 0, 0
+    if isinstance(padding, int):
+        return (padding, ) * 4
+    return tuple(padding) * 2 if len(padding) == 2 else tuple(padding)
 
 
 def split_pipeline(

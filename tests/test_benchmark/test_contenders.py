@@ -12,6 +12,7 @@ from mcod_plugin.benchmark.contenders import (bare, cohort_runner,
 from mcod_plugin.benchmark.toolbox import solo_runner
 from mcod_plugin.engine.runner import CohortRunner
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.models.backbones import CifarResNet
 
 
 def test_line_up(tiny_config):
@@ -29,6 +30,28 @@ def test_line_up(tiny_config):
         {})
     assert 'data/toolbox-0' in without and 'data/toolbox-2' not in without
     assert not any(name.startswith('val/') for name in without)
+
+
+def test_line_up_with_a_frozen_branch(tiny_config):
+    """It is not trained alone, and validated as the others are."""
+    cfg = tiny_config(**{'model.branches.resnet.frozen': True})
+    assert list(line_up(cfg, 0, {})) == [
+        'bare/vit', 'step/on', 'step/off', 'runner/on', 'solo/vit',
+        'data/cohort', 'data/toolbox-0', 'val/cohort', 'val/resnet', 'val/vit'
+    ]
+
+
+def test_data_of_the_toolbox_are_not_resized(tiny_config, tmp_path):
+    cfg = tiny_config(**{'model.branches.resnet.input_size': 20})
+    build = line_up(cfg, 0, {})['data/toolbox-0'].args[1].args[0]
+    (batch, *_) = build(str(tmp_path)).train_dataloader
+    assert batch['inputs'].shape[2:] == (16, 16)
+
+
+def test_growth_of_a_frozen_branch(tiny_config, tmp_path):
+    cfg = tiny_config(**{'model.branches.resnet.frozen': True})
+    grown = growth_line_up(cfg, 'resnet')['growth/2'].args[0]
+    assert cohort_runner(grown, str(tmp_path)).model.frozen == []
 
 
 def test_growth_line_up(tiny_config, tmp_path):
@@ -100,6 +123,24 @@ def test_bare(tiny_config, tmp_path, course, name):
     _, (_, ready), *turns = course.run(bare, tiny_config(), name)
     assert ready['images'] == 16
     assert [steps for _, (_, steps) in turns] == [1, 1]
+
+
+def test_bare_sees_its_own_images(tiny_config, tmp_path, course, monkeypatch):
+    shapes = []
+    forward = CifarResNet.forward
+
+    def watch(self, inputs):
+        shapes.append(tuple(inputs.shape))
+        return forward(self, inputs)
+
+    cfg = tiny_config(
+        **{
+            'model.branches.resnet.input_size': 20,
+            'model.branches.resnet.lr_mult': .5
+        })
+    monkeypatch.setattr(CifarResNet, 'forward', watch)
+    course(turns=1, seconds=1e-9, folder=tmp_path).run(bare, cfg, 'resnet')
+    assert shapes[-1] == (16, 3, 20, 20)
 
 
 @pytest.mark.parametrize('weight', [0., 1.])

@@ -64,3 +64,53 @@ def test_toolbox_loader_restores_sources_that_are_wrapped():
     assert found['dataset']['dataset'] == dict(type='CIFAR10', split='train')
     assert (found['num_workers'], found['persistent_workers']) == (0, False)
     assert inner['source'] == 'CIFAR10'
+
+
+def test_solo_has_the_settings_of_its_branch(tiny_config, tmp_path):
+    cfg = tiny_config(
+        **{
+            'optim_wrapper.optimizer.weight_decay': .01,
+            'optim_wrapper.constructor':
+            'mcod_plugin.BranchOptimWrapperConstructor',
+            'model.branches.resnet.mean': [60., 70., 80.],
+            'model.branches.resnet.std': [50., 60., 70.],
+            'model.branches.resnet.input_size': (24, 20),
+            'model.branches.resnet.lr_mult': .5,
+            'model.branches.resnet.decay_mult': 3.,
+            'model.branches.resnet.loss_weight': 2.,
+        })
+    runner = solo_runner(cfg, 'resnet', 0, str(tmp_path / 'work'))
+    preprocess = runner.model.data_preprocessor
+    assert preprocess.mean.flatten().tolist() == [60, 70, 80]
+    assert preprocess.std.flatten().tolist() == [50, 60, 70]
+    wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
+    assert wrapper.optimizer.defaults['lr'] == .025
+    assert wrapper.optimizer.defaults['weight_decay'] == .03
+    for loader in (runner.train_dataloader, runner.val_dataloader):
+        assert next(iter(loader))['inputs'].shape[2:] == (24, 20)
+    # The others have the cohort's, and the config stays as it is.
+    runner = solo_runner(cfg, 'vit', 0, str(tmp_path / 'work'))
+    assert runner.model.data_preprocessor.mean.flatten().tolist() == [78.] * 3
+    wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
+    assert wrapper.optimizer.defaults['lr'] == .05
+    assert next(iter(runner.train_dataloader))['inputs'].shape[2:] == (16, 16)
+
+
+def test_solo_of_a_frozen_branch_opens_no_checkpoint(tiny_config, tmp_path):
+    """It is validated, with weights at random."""
+    cfg = tiny_config(
+        **{
+            'model.branches.resnet.frozen': True,
+            'model.branches.resnet.init_cfg': dict(
+                type='Pretrained', checkpoint='none.pth')
+        })
+    model = solo_runner(cfg, 'resnet', 0, str(tmp_path / 'work')).model
+    model.init_weights()
+    assert type(model).__name__ == 'ImageClassifier'
+
+
+def test_solo_of_grey_images(tiny_config, tmp_path):
+    cfg = tiny_config(**{'model.branches.resnet.backbone.in_channels': 1})
+    cfg.model.data_preprocessor.update(mean=[78.], std=[96.])
+    runner = solo_runner(cfg, 'resnet', 0, str(tmp_path / 'work'))
+    assert runner.model.data_preprocessor.mean.numel() == 1

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mcod_plugin.compare.execution import execute, state
+from mcod_plugin.compare.execution import execute
 from mcod_plugin.compare.plan import Run
+from mcod_plugin.compare.state import state
 from mcod_plugin.errors import ConfigError
 
 # In the place of tools/train.py: notes how it was called, trains as many
@@ -217,8 +218,8 @@ def test_stopped_at_any_moment(trainer, make_run, tmp_path, number):
     run = make_run('a', seconds=1.)
     (tmp_path / 'runs').write_bytes(pickle.dumps(([run], trainer)))
     command = [sys.executable, '-c', SUPERVISOR, str(tmp_path / 'runs')]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     first = Path(run.work_dir) / 'epoch_1.pth'
     while not first.exists():
         time.sleep(0.05)

@@ -1,6 +1,6 @@
 import pytest
 
-from mcod_plugin.compare.plan import plan
+from mcod_plugin.compare.plan import choose, plan
 from mcod_plugin.compare.study import read_study
 from mcod_plugin.errors import ConfigError
 
@@ -11,8 +11,10 @@ def make(path, options=()):
 
 def test_runs_of_a_seed_stay_together(write_study):
     runs = make(write_study())
-    assert [(run.method, run.seed) for run in runs] == [
-        ('solo', 0), ('always_on', 0), ('solo', 1), ('always_on', 1)]
+    assert [(run.method, run.seed) for run in runs] == [('solo', 0),
+                                                        ('always_on', 0),
+                                                        ('solo', 1),
+                                                        ('always_on', 1)]
     for run in runs:
         assert run.name == f'{run.method}_seed{run.seed}'
         assert run.cfg.randomness.seed == run.seed
@@ -46,12 +48,15 @@ def test_runs_differ_in_method_and_seed_only(write_study):
 def test_order_of_settings(write_study):
     """A method's own settings win over those of all, options over both."""
     path = write_study(
-        settings={'train_cfg.max_epochs': 3, 'train_cfg.val_interval': 3},
+        settings={
+            'train_cfg.max_epochs': 3,
+            'train_cfg.val_interval': 3
+        },
         methods=dict(
             solo='solo',
             long=dict(method='mcod', settings={'train_cfg.max_epochs': 4})))
-    for options, lengths in (((), (3, 4)),
-                             (('train_cfg.max_epochs=5', ), (5, 5))):
+    for options, lengths in (((), (3, 4)), (('train_cfg.max_epochs=5', ),
+                                            (5, 5))):
         runs = make(path, options)[:2]
         assert tuple(run.cfg.train_cfg.max_epochs for run in runs) == lengths
         assert all(run.cfg.train_cfg.val_interval == 3 for run in runs)
@@ -70,8 +75,8 @@ def test_amp(write_study):
     for amp in (True, False):
         run = make(write_study(amp=amp))[0]
         kind = run.cfg.optim_wrapper.get('type', '')
-        assert kind.endswith(('AutocastOptimWrapper',
-                              'AmpOptimWrapper')) == amp
+        assert kind.endswith(
+            ('AutocastOptimWrapper', 'AmpOptimWrapper')) == amp
 
 
 def test_checkpoint_of_another_method(write_study):
@@ -94,14 +99,17 @@ def test_checkpoint_of_another_method(write_study):
 @pytest.mark.parametrize('lines, words', [
     (dict(config='gone.py'), ('methods.solo', 'gone.py', 'no such file')),
     (dict(settings={'train_cfgs.max_epochs': 1}), ('settings', 'train_cfg')),
-    (dict(methods=dict(
-        a=dict(method='mcod', settings={'custom_hooks.0.curve': 'line'}))),
+    (dict(
+        methods=dict(
+            a=dict(method='mcod', settings={'custom_hooks.0.curve': 'line'}))),
      ('methods.a', 'curve', 'linear', "'line'")),
-    (dict(methods=dict(
-        a=dict(method='mcod', settings={'custom_hooks.0.gaps': 1}))),
+    (dict(
+        methods=dict(
+            a=dict(method='mcod', settings={'custom_hooks.0.gaps': 1}))),
      ('methods.a', 'gaps', 'gap')),
-    (dict(methods=dict(
-        a=dict(method='mcod', settings={'model.teacher.fusion': 'max'}))),
+    (dict(
+        methods=dict(
+            a=dict(method='mcod', settings={'model.teacher.fusion': 'max'}))),
      ('methods.a', 'fusion', "'max'")),
     (dict(settings={'model.branches.vgg.backbone.depth': 12}),
      ('depth', '12')),
@@ -117,7 +125,16 @@ def test_mistakes(write_study, lines, words):
 
 def test_config_without_a_cohort(write_study, tmp_path):
     path = write_study()
-    (tmp_path / 'cohort.py').write_text(
-        "model = dict(type='ImageClassifier')\n")
+    (tmp_path /
+     'cohort.py').write_text("model = dict(type='ImageClassifier')\n")
     with pytest.raises(ConfigError, match='no cohort.*model.branches'):
         make(path)
+
+
+def test_choose(write_study):
+    runs = make(write_study())
+    assert choose(runs, []) == runs
+    assert [run.name for run in choose(runs, ['*_seed1', 'solo_*'])
+            ] == ['solo_seed0', 'solo_seed1', 'always_on_seed1']
+    with pytest.raises(ConfigError, match='--only mcod.* matches no run'):
+        choose(runs, ['solo_*', 'mcod*'])

@@ -14,8 +14,7 @@ def clock(monkeypatch):
 
 
 def make(total, terminal=False):
-    console = Console(
-        file=io.StringIO(), width=200, force_terminal=terminal)
+    console = Console(file=io.StringIO(), width=200, force_terminal=terminal)
     return StudyProgress(total, console), console.file
 
 
@@ -73,8 +72,10 @@ def test_terminal(clock):
     assert 'a is done (1 of 2 runs' in out.getvalue()
 
 
-@pytest.mark.parametrize('seconds, text', [
-    (0, '0 s'), (59.4, '59 s'), (60, '1 min'), (90 * 60, '1 h 30 min'),
-    (59.9 * 60, '1 h 00 min'), (7500, '2 h 05 min')])
+@pytest.mark.parametrize('seconds, text', [(0, '0 s'), (59.4, '59 s'),
+                                           (60, '1 min'),
+                                           (90 * 60, '1 h 30 min'),
+                                           (59.9 * 60, '1 h 00 min'),
+                                           (7500, '2 h 05 min')])
 def test_duration(seconds, text):
     assert duration(seconds) == text

@@ -28,8 +28,8 @@ def test_everything(write_study, tmp_path):
             settings={'train_cfg.max_epochs': 3},
             methods=dict(
                 own='own.py',
-                late=dict(
-                    method='mcod', settings={'custom_hooks.0.begin': 1})),
+                late=dict(method='mcod', settings={'custom_hooks.0.begin':
+                                                   1})),
             baseline='late',
             results='deep/results',
             report='results.md'))

@@ -422,6 +422,36 @@ def test_one_image():
             dataset[index]
 
 
+@pytest.mark.parametrize('padding', [None, 3, (2, 1), (4, 3, 2, 1)])
+@pytest.mark.parametrize('source', ['MarkedImages', 'GreyImages'])
+def test_one_image_as_it_was_loaded(source, padding):
+    cfg = config(
+        source,
+        pipeline=[dict(type='RandomCrop', crop_size=8, padding=padding), PACK])
+    dataset, toolbox = DATASETS.build(cfg), original(cfg)
+    for index in (0, 2, -1):
+        info = dataset.get_data_info(index)
+        known = toolbox.get_data_info(index % 3)
+        assert info['sample_idx'] == known['sample_idx'] == index % 3
+        assert info['gt_label'] == known['gt_label']
+        image = known['img'].reshape(*known['img'].shape[:2], -1)
+        np.testing.assert_array_equal(info['img'], image)
+        info['img'][:] = 0
+        assert dataset.get_data_info(index)['img'].any()
+    with pytest.raises(IndexError):
+        dataset.get_data_info(3)
+
+
+def test_all_views_of_one_image():
+    """One at a time, it is augmented as in a batch."""
+    dataset = DATASETS.build(config(num=1, pipeline=PIPELINES['cifar']))
+    known = views(original(config(num=1, pipeline=PIPELINES['cifar'])))
+    np.random.seed(0)
+    counts = Counter(key(dataset[0]['inputs']) for _ in range(4000))
+    assert set(counts) == set(known)
+    assert chisquare(list(counts.values())).pvalue > P_VALUE
+
+
 def test_batch():
     dataset = DATASETS.build(config(pipeline=PIPELINES['cifar']))
     for indices in ([2, 0, 2], np.array([1]), torch.tensor([0, 1]), range(3)):
@@ -443,6 +473,7 @@ def test_attributes():
     ]
     assert dataset.get_cat_ids(2) == [3]
     assert dataset.metainfo == dict(classes=tuple('abcdefg'))
+    assert dataset.CLASSES == tuple('abcdefg')
     assert repr(dataset) == '3 images of 24x24, 0 MiB on cpu'
 
 

@@ -57,6 +57,14 @@ CHANGES = [
     {
         'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper'
     },
+    # Branches that differ.
+    {
+        'model.branches.resnet.input_size': 20,
+        'model.branches.resnet.mean': [80.] * 3,
+        'model.branches.resnet.std': [90.] * 3,
+        'model.branches.vit.lr_mult': 0.5,
+        'model.branches.vit.loss_weight': 2.0
+    },
 ]
 
 

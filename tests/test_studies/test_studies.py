@@ -18,8 +18,7 @@ STUDIES = sorted(
 
 def results_of(study):
     return read_results(study.results,
-                        [method.name for method in study.methods],
-                        study.seeds)
+                        [method.name for method in study.methods], study.seeds)
 
 
 @pytest.fixture(autouse=True)

@@ -113,8 +113,12 @@ def test_a_run_is_an_ordinary_one(compared, run_tool, tmp_path):
     """The config in its work directory gives the same numbers by hand."""
     folder = compared.folder / 'work_dirs' / 'studies' / 'study' / 'dml_seed1'
     done = run_tool(
-        'train', folder / 'config.py', '--work-dir', tmp_path / 'again',
-        '--cfg-options', f'custom_hooks.1.out={tmp_path}/again.json',
+        'train',
+        folder / 'config.py',
+        '--work-dir',
+        tmp_path / 'again',
+        '--cfg-options',
+        f'custom_hooks.1.out={tmp_path}/again.json',
         cwd=compared.folder)
     assert done.code == 0, done.err
     again = json.loads((tmp_path / 'again.json').read_text())
@@ -125,10 +129,7 @@ def test_a_run_is_an_ordinary_one(compared, run_tool, tmp_path):
 def test_stopped_and_begun_again(compared, run_tool, tiny, number):
     """It ends with the same records as if nothing had happened."""
     make_study(tiny, seeds=[1], methods=dict(dml='dml'))
-    command = [
-        sys.executable,
-        str(ROOT / 'tools' / 'compare.py'), 'study.py'
-    ]
+    command = [sys.executable, str(ROOT / 'tools' / 'compare.py'), 'study.py']
     run_dir = tiny / 'work_dirs' / 'studies' / 'study' / 'dml_seed1'
     process = subprocess.Popen(
         command, cwd=tiny, env=ENVIRON, stdout=subprocess.DEVNULL)
@@ -143,9 +144,7 @@ def test_stopped_and_begun_again(compared, run_tool, tiny, number):
     process.wait()
     done = run_tool('compare', 'study.py', cwd=tiny)
     assert done.code == 0, done.err
-    records = [
-        load(folder)['dml_seed1'] for folder in (tiny, compared.folder)
-    ]
+    records = [load(folder)['dml_seed1'] for folder in (tiny, compared.folder)]
     for record in records:
         for key in TIMES:
             record.pop(key)
@@ -163,19 +162,23 @@ def test_dry_run_does_nothing(tiny, run_tool):
     assert sorted(os.listdir(tiny)) == before
 
 
-@pytest.mark.parametrize('arguments, changes, words', [
-    (('gone.py', ), {}, ('gone.py', 'no such file')),
-    (('study.py', '--jobs', '0'), {}, ('--jobs', '0')),
-    (('study.py', '--only', 'mcod*'), {}, ('--only mcod*', 'dml_seed0')),
-    (('study.py', '--joobs', '1'), {}, ('--joobs', '--jobs')),
-    (('study.py', '--cfg-options', 'modell.a=1'), {}, ('modell', 'model')),
-    (('study.py', ), dict(methods=dict(a='dmll')), ('methods.a', 'dml')),
-    (('study.py', ), dict(config='other.py'), ('other.py', 'no such file')),
-    (('study.py', '--report'), {}, ('no run has finished', )),
-    # It shows once the data are read, but before any training.
-    (('study.py', '--jobs', '2'),
-     dict(settings={'train_dataloader.dataset.indices': 0}), ('solo_seed0', )),
-])
+@pytest.mark.parametrize(
+    'arguments, changes, words',
+    [
+        (('gone.py', ), {}, ('gone.py', 'no such file')),
+        (('study.py', '--jobs', '0'), {}, ('--jobs', '0')),
+        (('study.py', '--only', 'mcod*'), {}, ('--only mcod*', 'dml_seed0')),
+        (('study.py', '--joobs', '1'), {}, ('--joobs', '--jobs')),
+        (('study.py', '--cfg-options', 'modell.a=1'), {}, ('modell', 'model')),
+        (('study.py', ), dict(methods=dict(a='dmll')), ('methods.a', 'dml')),
+        (('study.py', ), dict(config='other.py'),
+         ('other.py', 'no such file')),
+        (('study.py', '--report'), {}, ('no run has finished', )),
+        # It shows once the data are read, but before any training.
+        (('study.py', '--jobs', '2'),
+         dict(settings={'train_dataloader.dataset.indices': 0}),
+         ('solo_seed0', )),
+    ])
 def test_mistakes(tiny, run_tool, arguments, changes, words):
     make_study(tiny, **changes)
     done = run_tool('compare', *arguments, cwd=tiny)

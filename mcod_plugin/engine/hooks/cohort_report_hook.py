@@ -96,17 +96,19 @@ def branch_table(model: torch.nn.Module) -> str:
     """
     rows = []
     totals = [0, 0]
+    sizes = set()
     for name, branch in model.branches.items():
         parameters = sum(value.numel() for value in branch.parameters())
-        flops = count_flops(branch, (1, model.in_channels, *model.input_size))
+        size = model.branch_settings[name].input_size
+        sizes.add('{}x{}'.format(*size))
+        flops = count_flops(branch, (1, model.in_channels, *size))
         rows.append((name, network_name(branch), f'{parameters:,}',
                      '-' if flops is None else f'{flops:,}'))
         totals[0] += parameters
         totals[1] += flops or 0
     rows.append(('together', '', f'{totals[0]:,}', f'{totals[1]:,}'))
-    height, width = model.input_size
     return render(('branch', 'network', 'parameters',
-                   f'FLOPs at {height}x{width}'), rows)
+                   f'FLOPs at {", ".join(sorted(sizes))}'), rows)
 
 
 def network_name(branch: torch.nn.Module) -> str:

@@ -29,7 +29,7 @@ from mcod_plugin.utils.explain import unknown_type
 from mcod_plugin.utils.leftovers import missing_folders, remove_empty
 from mcod_plugin.utils.missing_data import explain_missing_data
 from mcod_plugin.utils.workers import default_workers
-from ..optim_wrapper import prefer_fused
+from ..optim_wrapper import prefer_fused, with_branch_constructor
 from .compile_settings import compile_settings
 
 # Settings of a data loader that PyTorch refuses without workers.
@@ -50,8 +50,9 @@ class CohortRunner(Runner):
     - The model's ``input_size``, if left out, is that of the data pipeline.
     - On a CPU, memory that a step has freed is kept for the next one, unless
       the config says ``env_cfg.keep_freed_memory=False``.
-    - The optimizer is fused if it can be; ``compile`` compiles each branch of
-      a cohort by itself.
+    - The optimizer is fused if it can be, and honours ``lr_mult`` and
+      ``decay_mult`` of the branches; ``compile`` compiles each branch of a
+      cohort by itself.
 
     Configs ask for it with ``runner_type = 'mcod_plugin.CohortRunner'``, also
     under the toolbox's own ``tools/train.py``.
@@ -111,7 +112,17 @@ class CohortRunner(Runner):
             keep_freed_memory()
 
     def build_model(self, model: Union[nn.Module, dict]) -> nn.Module:
-        """Build the model; a cohort learns the size of the images."""
+        """Build the model; a cohort learns the size of the images.
+
+        Raises:
+            ConfigError: If it is a cohort under test-time augmentation.
+        """
+        if isinstance(model, dict) and 'branches' in (
+                model.get('module') or {}):
+            raise ConfigError(
+                f'test-time augmentation (--tta, {model.get("type")}) is not '
+                'supported for a cohort: the scores of the branches would be '
+                'those of one view')
         if isinstance(model, dict) and 'branches' in model:
             size = model.get('input_size')
             if size is None:
@@ -173,8 +184,8 @@ class CohortRunner(Runner):
         """Build the optimizer and its wrapper.
 
         Raises:
-            ConfigError: If there is no such optimizer, or the wrapper cannot
-                be used on this machine.
+            ConfigError: If there is no such optimizer, the wrapper cannot be
+                used on this machine, or the constructor knows no branches.
         """
         if isinstance(optim_wrapper, dict):
             # MMEngine calls an optimizer that is unknown None.
@@ -198,6 +209,8 @@ class CohortRunner(Runner):
                                          get_device())
                 optim_wrapper = type(optim_wrapper)(
                     optim_wrapper, optimizer=optimizer)
+            optim_wrapper = with_branch_constructor(optim_wrapper,
+                                                    get_ori_model(self.model))
         return super().build_optim_wrapper(optim_wrapper)
 
     def _maybe_compile(self, target: str) -> None:

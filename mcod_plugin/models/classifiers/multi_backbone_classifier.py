@@ -11,11 +11,14 @@ from torch import Tensor
 from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample
+from ..utils.branch_images import BranchImages
 from ..utils.branch_loss import branch_loss
+from ..utils.branch_settings import BranchSettings
 from ..utils.build_branch import build_branch
-from ..utils.frozen import is_frozen, load_pretrained, take_pretrained
+from ..utils.frozen import freeze
 from ..utils.input_size import guess_input_size, parse_input_size
 from ..utils.memory_format import MEMORY_FORMATS, choose_memory_format
+from ..utils.pretrained import load_pretrained, take_pretrained
 from ..utils.soft_labels import soft_labels
 from ..utils.state_faults import state_faults
 
@@ -55,21 +58,41 @@ class MultiBackboneClassifier(BaseClassifier):
         branches (dict[str, dict]): The cohort by name. Each value is the
             config of a classifier as it would stand alone
             (``type='ImageClassifier'`` when left out). The pooling and the
-            head's ``in_channels`` may be left out. A branch with
-            ``frozen=True`` only teaches: it has no loss and stays as it is,
-            the statistics of its batch norm included. Where its weights come
-            from is told by ``init_cfg``; a cohort's checkpoint serves, as in
-            ``dict(type='Pretrained', checkpoint='epoch_200.pth',
-            prefix='branches.vgg')``, and must hold exactly its weights.
+            head's ``in_channels`` may be left out. An ``init_cfg`` may name
+            weights to start from, of a branch or of its backbone alone. A
+            cohort's checkpoint serves, as in ``dict(type='Pretrained',
+            checkpoint='epoch_200.pth', prefix='branches.vgg')``. It must hold
+            all weights, and for a branch no others. Besides, a branch may
+            have
+
+            - ``mean`` and ``std``: the values that its images are normalised
+              by, one for each channel, on the scale of the cohort's
+              ``data_preprocessor`` and in the order of channels that this
+              gives. What the preprocessor fills in, such as padding, is a
+              colour to every branch: ``pad_value * std + mean`` by the
+              cohort's values.
+            - ``input_size``: the size of its images in pixels (one side, or
+              height and width), to which they are brought if they have
+              another one.
+            - ``lr_mult`` and ``decay_mult``: factors of the learning rate and
+              the weight decay of all its parameters. They are applied by
+              :class:`BranchOptimWrapperConstructor`.
+            - ``loss_weight``: a factor of all its losses, its own and that of
+              the distillation. Optimizers such as Adam, whose steps do not
+              depend on the scale of a gradient, are hardly moved by it.
+            - ``frozen=True``: it only teaches. It has no loss and stays as it
+              is, the statistics of its batch norm included.
+
         teacher (dict | nn.Module): From logits to targets.
             Defaults to ``dict(type='mcod_plugin.EnsembleTeacher')``.
         distill (dict | nn.Module): Compares a branch's logits with its
             target. Defaults to
             ``dict(type='mcod_plugin.DiscontinuousKDLoss')``.
         input_size (int | tuple[int, int], optional): Size in pixels (one
-            side, or height and width) of the dummy image with which the
-            shapes are worked out. Defaults to 32 if a CIFAR-sized network is
-            among the branches, else 224. The runner sets it from the data.
+            side, or height and width) of the images that the data give. With
+            a dummy image of it the shapes are worked out. Defaults to 32 if a
+            CIFAR-sized network is among the branches, else 224. The runner
+            sets it from the data.
         memory_format (str): The order of the values of feature maps:
             ``'channels_last'``, which most convolutions are faster in,
             ``'contiguous'``, or ``'auto'`` for the first in all branches
@@ -85,10 +108,14 @@ class MultiBackboneClassifier(BaseClassifier):
 
     Attributes:
         branches (ModuleDict): The classifiers by name.
+        branch_settings (dict[str, BranchSettings]): The settings of each
+            branch; its ``mean``, ``std`` and ``input_size`` are those of the
+            images that it sees, also where they are the cohort's.
+        branch_images (BranchImages): Makes the images of each branch.
         frozen (list[str]): Names of the branches that only teach.
         teacher (nn.Module): The built teacher.
         distill (nn.Module): The built distillation loss.
-        input_size (tuple[int, int]): Height and width of the dummy image.
+        input_size (tuple[int, int]): Height and width of the data's images.
         memory_formats (dict[str, torch.memory_format]): The format of each
             branch.
         in_channels (int): Number of channels of the images.
@@ -128,10 +155,15 @@ class MultiBackboneClassifier(BaseClassifier):
         self.input_size = parse_input_size('model.input_size', input_size)
         mean = getattr(self.data_preprocessor, 'mean', None)
         self.in_channels = 3 if mean is None else mean.numel()
-        built = {
-            name: build_branch(name, cfg, self.input_size, self.in_channels)
-            for name, cfg in branches.items()
-        }
+        own = BranchSettings.of_cohort(self.input_size, self.data_preprocessor,
+                                       self.in_channels)
+        self.branch_settings = {}
+        built = {}
+        for name, cfg in branches.items():
+            cfg, settings = own.take(name, cfg, self.in_channels)
+            self.branch_settings[name] = settings
+            built[name] = build_branch(name, cfg, settings.input_size,
+                                       self.in_channels)
         numbers = {name: number for name, (_, number) in built.items()}
         if len(set(numbers.values())) > 1:
             given = ', '.join(f'{name} {n}' for name, n in numbers.items())
@@ -150,18 +182,23 @@ class MultiBackboneClassifier(BaseClassifier):
             {name: branch
              for name, (branch, _) in built.items()})
         self.frozen = [
-            name for name, branch in self.branches.items() if is_frozen(branch)
+            name for name, settings in self.branch_settings.items()
+            if settings.frozen
         ]
+        for name in self.frozen:
+            freeze(self.branches[name])
         if len(self.frozen) == len(self.branches):
             raise ConfigError('model.branches must have one that is trained; '
                               f'frozen are {", ".join(self.frozen)}')
         check_choice('model.memory_format', memory_format, MEMORY_FORMATS)
-        shape = (2, self.in_channels, *self.input_size)
         self.memory_formats = {
-            name: choose_memory_format(f'model.branches.{name}', memory_format,
-                                       branch, shape)
+            name: choose_memory_format(
+                f'model.branches.{name}', memory_format, branch,
+                (2, self.in_channels, *self.branch_settings[name].input_size))
             for name, branch in self.branches.items()
         }
+        self.branch_images = BranchImages(own, self.branch_settings,
+                                          self.memory_formats)
         if not isinstance(teacher, nn.Module):
             teacher = MODELS.build(
                 teacher or dict(type='mcod_plugin.EnsembleTeacher'))
@@ -181,20 +218,24 @@ class MultiBackboneClassifier(BaseClassifier):
         format.
 
         Raises:
-            ConfigError: If the checkpoint of a frozen branch cannot be opened
-                or does not fit.
+            ConfigError: If a checkpoint to start from cannot be opened or
+                does not fit.
         """
         for branch in self.branches.values():
             branch.to(memory_format=torch.contiguous_format)
         pretrained = {
-            name: take_pretrained(self.branches[name])
-            for name in self.frozen
+            name: take_pretrained(branch)
+            for name, branch in self.branches.items()
         }
         super().init_weights()
-        for name, cfg in pretrained.items():
-            if cfg is not None:
-                load_pretrained(f'model.branches.{name}.init_cfg', cfg,
-                                self.branches[name])
+        for name, cfgs in pretrained.items():
+            for part, cfg in cfgs.items():
+                place = f'{name}.{part}' if part else name
+                load_pretrained(
+                    f'model.branches.{place}.init_cfg',
+                    cfg,
+                    self.branches.get_submodule(place),
+                    partial=part != '')
         for name, branch in self.branches.items():
             branch.to(memory_format=self.memory_formats[name])
 
@@ -249,7 +290,7 @@ class MultiBackboneClassifier(BaseClassifier):
             dict[str, Tensor]: Logits ``(N, num_classes)`` by branch, in at
             least single precision also under AMP.
         """
-        images = self._images(inputs)
+        images = self.branch_images(inputs)
         logits = {}
         for name, branch in self.branches.items():
             grad = torch.is_grad_enabled() and name not in self.frozen
@@ -275,22 +316,10 @@ class MultiBackboneClassifier(BaseClassifier):
             dict[str, tuple[Tensor]]: What each branch's own method gives. A
             tool that wants one tuple works on ``model.branches[name]``.
         """
-        images = self._images(inputs)
+        images = self.branch_images(inputs)
         return {
             name: branch.extract_feat(images[name], stage)
             for name, branch in self.branches.items()
-        }
-
-    def _images(self, inputs: Tensor) -> Dict[str, Tensor]:
-        """The images by branch, in the memory format of each."""
-        # One copy for all branches of a format, none if it is so already.
-        copies = {
-            layout: inputs.contiguous(memory_format=layout)
-            for layout in set(self.memory_formats.values())
-        }
-        return {
-            name: copies[layout]
-            for name, layout in self.memory_formats.items()
         }
 
     def loss(self, inputs: Tensor,
@@ -304,7 +333,7 @@ class MultiBackboneClassifier(BaseClassifier):
 
         Returns:
             dict[str, Tensor]: ``<branch>.loss_ce`` for each branch that is
-            trained, in on-phases ``<branch>.loss_kd`` as well (weighted),
+            trained, in on-phases ``<branch>.loss_kd`` as well, both weighted,
             ``teacher.<key>`` if the teacher has losses of its own, and
             ``kd_weight``.
         """
@@ -315,6 +344,8 @@ class MultiBackboneClassifier(BaseClassifier):
                 continue
             own = branch_loss(branch, logits[name], data_samples)
             for key, value in own.items():
+                if 'loss' in key:
+                    value = self._weighted(name, value)
                 key = 'loss_ce' if key == 'loss' else key
                 losses[f'{name}.{key}'] = value
         if hasattr(self.teacher, 'loss'):
@@ -347,9 +378,14 @@ class MultiBackboneClassifier(BaseClassifier):
         distances = self.distill(
             torch.stack([logits[name] for name in names]), target)
         return {
-            f'{name}.loss_kd': value
+            f'{name}.loss_kd': self._weighted(name, value)
             for name, value in zip(names, self.kd_weight * distances)
         }
+
+    def _weighted(self, name: str, loss: Tensor) -> Tensor:
+        """A loss of a branch with the branch's ``loss_weight``."""
+        weight = self.branch_settings[name].loss_weight
+        return loss if weight == 1 else weight * loss
 
     def predict(
         self,

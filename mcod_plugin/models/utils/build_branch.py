@@ -1,6 +1,8 @@
 """From a branch's config to a classifier that fits its cohort."""
 import copy
 import inspect
+from contextlib import nullcontext
+from textwrap import shorten
 from typing import Any, Optional, Tuple
 
 import torch
@@ -11,13 +13,12 @@ from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from mcod_plugin.errors import ConfigError, check_choice, nearest
+from mcod_plugin.errors import ConfigError, nearest
 from mcod_plugin.utils.explain import one_line
 from .branch_loss import loss_owner
 from .feature_layout import FeatureLayout, feature_layout
-from .frozen import freeze
-from .input_size import parse_input_size
 from .nested_keys import name_keys_in_place
+from .pretrained import complete_timm_weights
 
 __all__ = ['build_branch']
 
@@ -28,15 +29,15 @@ def build_branch(name: str, cfg: Any, input_size: Tuple[int, int],
 
     The backbone runs once on a dummy image in eval mode. Features that are
     not flat get a pooling if the config names no neck, and the head gets its
-    ``in_channels``; what the config states wins. With ``frozen=True`` in the
-    config the branch is not trained.
+    ``in_channels``; what the config states wins.
 
     Args:
         name (str): The branch's name, for error messages.
         cfg (dict | nn.Module): Config of a classifier
-            (``type='ImageClassifier'`` when left out), or a built one.
+            (``type='ImageClassifier'`` when left out), or a built one. See
+            :class:`BranchSettings` for what else a branch's config may say.
         input_size (tuple[int, int]): Height and width of the dummy image, in
-            pixels. The branch's own ``input_size`` wins.
+            pixels.
         in_channels (int): Channels of the dummy image.
 
     Returns:
@@ -46,22 +47,15 @@ def build_branch(name: str, cfg: Any, input_size: Tuple[int, int],
         ConfigError: If no classifier comes of it.
     """
     setting = f'model.branches.{name}'
-    if isinstance(cfg, nn.Module):
-        branch, size = cfg, input_size
-    else:
+    shape = (2, in_channels, *input_size)
+    branch = cfg
+    if not isinstance(cfg, nn.Module):
         if not isinstance(cfg, dict):
             raise ConfigError(f'{setting} must be the config of a classifier '
                               f'(a dict); got {cfg!r}')
-        cfg = copy.deepcopy(cfg)
-        size = parse_input_size(f'{setting}.input_size',
-                                cfg.pop('input_size', input_size))
-        frozen = cfg.pop('frozen', False)
-        check_choice(f'{setting}.frozen', frozen, (True, False))
-        branch = _build_classifier(setting, cfg, (2, in_channels, *size))
-        if frozen:
-            freeze(branch)
+        branch = _build_classifier(setting, copy.deepcopy(cfg), shape)
     name_keys_in_place(branch)
-    return branch, _check_classifier(setting, branch, (2, in_channels, *size))
+    return branch, _check_classifier(setting, branch, shape)
 
 
 def _build_classifier(setting: str, cfg: dict,
@@ -80,7 +74,12 @@ def _build_classifier(setting: str, cfg: dict,
         if inspect.isclass(classifier) and issubclass(classifier,
                                                       ImageClassifier):
             _complete(setting, cfg, shape)
-        return _build(setting, cfg)
+        branch = _build(setting, cfg)
+    if cfg.get('pretrained') or cfg.get('checkpoint_path'):
+        # A network of timm has an ``init_weights`` of its own, which MMEngine
+        # would call in spite of the weights that it has.
+        branch._is_init = True
+    return branch
 
 
 def _complete(setting: str, cfg: dict, shape: Tuple[int, ...]) -> None:
@@ -209,7 +208,9 @@ def _build(setting: str, cfg: Any) -> nn.Module:
     if isinstance(cfg, dict) and cfg.get('type') is None:
         raise ConfigError(f'{setting}.type is missing')
     try:
-        return MODELS.build(cfg)
+        pretrained = isinstance(cfg, dict) and cfg.get('pretrained') is True
+        with complete_timm_weights() if pretrained else nullcontext():
+            return MODELS.build(cfg)
     except ConfigError as error:
         raise ConfigError(f'{setting}: {error}') from error
     except KeyError:
@@ -222,4 +223,6 @@ def _build(setting: str, cfg: Any) -> nn.Module:
             known = nearest(cfg['model_name'], timm.list_models(), limit=5)
             raise ConfigError(f'{setting}.model_name {cfg["model_name"]!r} is '
                               f'unknown to timm; {known}') from error
-        raise ConfigError(f'{setting}: {one_line(error)}') from error
+        # PyTorch lists every weight that does not fit.
+        reason = shorten(one_line(error), 400, placeholder=' ...')
+        raise ConfigError(f'{setting}: {reason}') from error

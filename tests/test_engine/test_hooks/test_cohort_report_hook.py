@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -61,6 +63,19 @@ def test_branch_table(tiny_runner):
             int(row[column].replace(',', '')) for row in rows[1:])
         assert one + other == both > 0
     assert model.training
+
+
+def test_branch_table_counts_at_each_branch_s_own_size(tiny_runner):
+    model = tiny_runner().model
+    usual = cells(branch_table(model))
+    settings = model.branch_settings
+    settings['resnet'] = replace(settings['resnet'], input_size=(32, 32))
+    larger = cells(branch_table(model))
+    assert larger[0][3] == 'FLOPs at 16x16, 32x32'
+    flops = [int(rows[1][3].replace(',', '')) for rows in (usual, larger)]
+    # nearly all of them are convolutions over four times as many positions
+    assert 3.9 < flops[1] / flops[0] <= 4
+    assert larger[2] == usual[2]
 
 
 @pytest.mark.parametrize('training', [True, False])

@@ -1,0 +1,117 @@
+"""Train a study for some minutes, and pack what it needs to go on elsewhere.
+
+    python benchmarks/gpu/step.py benchmarks/gpu/main_pair_cifar100.py \\
+        --minutes 9 --out work_dirs/state
+
+With ``--state`` it first takes over what an earlier step has packed. It can
+be stopped at any moment, and packs then as well. README.md beside it tells
+the whole sequence.
+"""
+import os.path as osp
+import signal
+import sys
+import time
+
+from mcod_plugin.cli import ToolParser, user_errors
+from mcod_plugin.errors import ConfigError, check_integer, check_number
+
+ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
+TRAINER = osp.join(ROOT, 'tools', 'train.py')
+
+
+def parse_args():
+    parser = ToolParser(description='Train a study for some minutes')
+    parser.add_argument('study', help='path of the study')
+    parser.add_argument(
+        '--minutes',
+        type=float,
+        default=9.,
+        help='stop so long after the start, packing apart (default: 9)')
+    parser.add_argument(
+        '--work-dir',
+        default=osp.join('work_dirs', 'studies'),
+        help='where checkpoints and logs go (default: work_dirs/studies)')
+    parser.add_argument(
+        '--state',
+        nargs='+',
+        default=[],
+        metavar='FOLDER',
+        help='where the parts of an earlier state are')
+    parser.add_argument(
+        '--out',
+        metavar='FOLDER',
+        help='pack the state into this folder, whose own one is replaced')
+    parser.add_argument(
+        '--results-only',
+        action='store_true',
+        help='take the results out of --state, and train nothing')
+    parser.add_argument(
+        '--only',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='GLOB',
+        help='the runs to train, such as mcod_* *_seed0')
+    parser.add_argument(
+        '--jobs',
+        type=int,
+        default=1,
+        help='how many runs to train at a time (default: 1)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='KEY=VALUE',
+        help='settings that replace those of all runs')
+    return parser.parse_args()
+
+
+def check_args(args):
+    """Raise unless the arguments can be used, before anything is read."""
+    check_integer('--jobs', args.jobs)
+    check_number('--minutes', args.minutes, 0, exclusive=True)
+    if args.results_only and not args.state:
+        raise ConfigError('--results-only needs --state, to take them from')
+
+
+def main():
+    start = time.monotonic()
+    args = parse_args()
+    with user_errors():
+        check_args(args)
+        from mcod_plugin.compare import choose, execute, plan, read_study
+        from mcod_plugin.compare.carry import (check_target, pack, status,
+                                               unpack)
+        if args.out is not None:
+            check_target(args.out)
+        study = read_study(args.study)
+        runs = plan(study, args.work_dir, args.cfg_options)
+        chosen = choose(runs, args.only)
+        if args.state:
+            unpack(study.name, runs, args.state, args.results_only)
+        if args.results_only:
+            print(status(study.name, runs))
+            return
+        left = start + 60 * args.minutes - time.monotonic()
+        try:
+            faults = execute(runs, chosen, [sys.executable, TRAINER],
+                             args.jobs, left)
+        finally:
+            print(status(study.name, runs))
+            if args.out is not None:
+                files = pack(study.name, runs, args.out)
+                print(f'Packed into {args.out}: {", ".join(files)}')
+        for fault in faults:
+            print(fault, file=sys.stderr)
+        if faults:
+            sys.exit(1)
+
+
+if __name__ == '__main__':
+    # Its processes go with it, however it is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

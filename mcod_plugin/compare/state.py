@@ -1,0 +1,97 @@
+"""How far the runs of a study have come."""
+import json
+import os
+import os.path as osp
+import re
+from typing import Dict, Optional
+
+from mcod_plugin.errors import ConfigError
+from .plan import Run
+
+__all__ = ['checkpoints', 'hash_file', 'latest_checkpoint', 'state']
+
+
+def state(run: Run) -> str:
+    """How far a run has come.
+
+    Args:
+        run (Run): The run.
+
+    Returns:
+        str: ``'done'``, ``'begun'`` if it will go on from a checkpoint, or
+        ``'to do'``.
+
+    Raises:
+        ConfigError: If there is a result or a work directory of the same name
+            by another config.
+    """
+    if osp.isfile(run.result):
+        with open(run.result) as file:
+            try:
+                given = json.load(file).get('config_hash')
+            except ValueError as error:
+                raise ConfigError(f'{run.result} is no result file: '
+                                  f'{error}') from error
+        _check_hash(run, run.result, given)
+        return 'done'
+    if osp.isfile(hash_file(run)):
+        with open(hash_file(run)) as file:
+            _check_hash(run, run.work_dir, file.read().strip())
+    return 'to do' if latest_checkpoint(run) is None else 'begun'
+
+
+def _check_hash(run: Run, place: str, given: Optional[str]) -> None:
+    if given != run.config_hash:
+        raise ConfigError(
+            f'{place} was made by another config than the one that the study '
+            f'now has for {run.name} (hash {given}, not {run.config_hash}); '
+            'move it away, or let the study write elsewhere')
+
+
+def hash_file(run: Run) -> str:
+    """Where a work directory says of which config it is.
+
+    Args:
+        run (Run): The run.
+
+    Returns:
+        str: The path.
+    """
+    return osp.join(run.work_dir, 'config_hash')
+
+
+def checkpoints(run: Run) -> Dict[int, str]:
+    """The checkpoints of a run.
+
+    Args:
+        run (Run): The run.
+
+    Returns:
+        dict[int, str]: Their paths by the number of finished epochs.
+    """
+    found = {}
+    if osp.isdir(run.work_dir):
+        for name in os.listdir(run.work_dir):
+            match = re.fullmatch(r'epoch_(\d+)\.pth', name)
+            if match:
+                found[int(match.group(1))] = osp.join(run.work_dir, name)
+    return found
+
+
+def latest_checkpoint(run: Run) -> Optional[str]:
+    """The checkpoint to go on from.
+
+    Args:
+        run (Run): The run.
+
+    Returns:
+        str | None: Its path, None if there is none.
+    """
+    # From that of the last epoch there is nowhere to go, but the validation
+    # after it may be missing.
+    found = {
+        epoch: path
+        for epoch, path in checkpoints(run).items()
+        if epoch < run.cfg.train_cfg.max_epochs
+    }
+    return found[max(found)] if found else None

@@ -1,0 +1,148 @@
+import fcntl
+import json
+import os
+import os.path as osp
+import re
+import subprocess
+from contextlib import suppress
+from typing import Any, Dict, Optional, Sequence
+
+from mcod_plugin.errors import ConfigError
+from .plan import CHECKPOINT, Run
+from .state import checkpoints, hash_file, latest_checkpoint
+
+# Seconds for a process to end by itself.
+GRACE = 10
+
+
+class Training:
+    """The process that trains a run.
+
+    Args:
+        run (Run): The run.
+        by_name (dict[str, Run]): All runs.
+        trainer (Sequence[str]): The command.
+        slot (int): Its place among the processes at work.
+        jobs (int): How many places there are.
+    """
+
+    def __init__(self, run: Run, by_name: Dict[str, Run],
+                 trainer: Sequence[str], slot: int, jobs: int) -> None:
+        self.run = run
+        self._by_name = by_name
+        self._trainer = trainer
+        self._slot = slot
+        self._jobs = jobs
+        self._log = osp.join(run.work_dir, 'train.log')
+
+    def begin(self) -> bool:
+        """Start the process, unless another one is at this run."""
+        run = self.run
+        os.makedirs(run.work_dir, exist_ok=True)
+        os.makedirs(osp.dirname(osp.abspath(run.result)), exist_ok=True)
+        # The lock is the process's as well, whatever becomes of this one.
+        lock = os.open(osp.join(run.work_dir, 'lock'), os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            return False
+        # Nobody else writes here now, so the state is what it will be.
+        config = osp.join(run.work_dir, 'config.py')
+        command = [*self._trainer, config, '--work-dir', run.work_dir]
+        checkpoint = latest_checkpoint(run)
+        if checkpoint is not None:
+            command += ['--resume', checkpoint]
+        self._config().dump(config)
+        with open(hash_file(run), 'w') as file:
+            file.write(f'{run.config_hash}\n')
+        with suppress(FileNotFoundError):
+            os.remove(self._progress_file)
+        with open(self._log, 'a') as log:
+            self._begin = log.tell()
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environ(),
+                pass_fds=(lock, ),
+                start_new_session=True)
+        os.close(lock)
+        return True
+
+    def _config(self) -> Any:
+        """The config, with the checkpoints of other runs put in."""
+
+        def fill(value: Any) -> Any:
+            if isinstance(value, dict):
+                return type(value)({k: fill(v) for k, v in value.items()})
+            if isinstance(value, (list, tuple)):
+                return type(value)(map(fill, value))
+            if isinstance(value, str):
+                return CHECKPOINT.sub(self._checkpoint, value)
+            return value
+
+        cfg = self.run.cfg
+        return type(cfg)(fill(cfg.to_dict()))
+
+    def _checkpoint(self, match: re.Match) -> str:
+        other = self._by_name[f'{match.group(1)}_seed{self.run.seed}']
+        found = checkpoints(other)
+        return osp.abspath(found[max(found)])
+
+    def _environ(self) -> Dict[str, str]:
+        """The environment: each of several processes has its share of the
+        machine."""
+        environ = dict(os.environ)
+        if self._jobs == 1:
+            return environ
+        environ.setdefault('OMP_NUM_THREADS',
+                           str(max(1, (os.cpu_count() or 1) // self._jobs)))
+        import torch
+        number = torch.cuda.device_count()
+        if number > 1:
+            visible = environ.get('CUDA_VISIBLE_DEVICES')
+            devices = visible.split(',') if visible else list(
+                map(str, range(number)))
+            environ['CUDA_VISIBLE_DEVICES'] = devices[self._slot % number]
+        return environ
+
+    @property
+    def _progress_file(self) -> str:
+        return osp.join(self.run.work_dir, 'progress.json')
+
+    def fraction(self) -> float:
+        """The share of the run that is done."""
+        try:
+            with open(self._progress_file) as file:
+                told = json.load(file)
+        except (OSError, ValueError):
+            return 0.
+        return told['iter'] / told['max_iters']
+
+    def fault(self, code: int) -> Optional[str]:
+        """What went wrong, None if nothing did.
+
+        Raises:
+            ConfigError: If it is a setting.
+        """
+        if code == 0 and osp.isfile(self.run.result):
+            return None
+        with open(self._log) as file:
+            file.seek(self._begin)
+            lines = file.read().split('\n')
+        last = [line for line in lines if line.strip()][-1:] or ['']
+        if code == 2 and last[0].startswith('error: '):
+            raise ConfigError(f'{self.run.name}: {last[0][7:]}')
+        return (f'{self.run.name} ended with exit code {code} '
+                f'({last[0].strip()[:200]}); see {self._log}')
+
+    def stop(self) -> None:
+        """End the process; it will go on from its last checkpoint."""
+        self.process.terminate()
+        try:
+            self.process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()

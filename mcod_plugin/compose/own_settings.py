@@ -1,0 +1,100 @@
+"""What a branch keeps of its own recipe in another one's."""
+from typing import Any, Dict, NamedTuple
+
+from .source import Source, kind_of
+
+__all__ = ['KEPT_BY', 'OwnSetting', 'own_settings']
+
+# The fact of a config that each setting of a branch keeps.
+KEPT_BY = {
+    'mean': 'normalisation',
+    'std': 'normalisation',
+    'input_size': 'input size',
+    'lr_mult': 'learning rate',
+    'decay_mult': 'weight decay',
+    'init_cfg': 'pre-trained weights'
+}
+
+
+class OwnSetting(NamedTuple):
+    """A setting of a branch."""
+    value: Any
+    reason: str  # in words, or empty
+
+
+def own_settings(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
+    r"""The settings by which a branch keeps what its own config says.
+
+    A learning rate is meant for a batch size. If both configs tell theirs,
+    that of the branch is scaled to the recipe's, in proportion (Goyal et al.,
+    `Accurate, Large Minibatch SGD <https://arxiv.org/abs/1706.02677>`_), as
+    the toolbox does with ``--auto-scale-lr``:
+
+    .. math::
+        lr\_mult = \frac{lr}{lr_{recipe}} \cdot
+                   \frac{batch_{recipe}}{batch}, \qquad
+        decay\_mult = \frac{decay}{decay_{recipe}}
+
+    Rate and decay say nothing across different optimizers, nor does a factor
+    of nothing: then the recipe's hold.
+
+    Args:
+        source (Source): The branch's config.
+        recipe (Source): The config whose recipe the cohort is trained by.
+
+    Returns:
+        dict[str, OwnSetting]: The settings by name, those that differ from
+        the recipe only.
+    """
+    found = {}
+    if source.cfg.get('load_from'):
+        found['init_cfg'] = OwnSetting(
+            dict(type='Pretrained', checkpoint=source.cfg.load_from),
+            'load_from of its config')
+    if source is recipe:
+        return found
+    found.update(_statistics(source, recipe))
+    size = source.input_size
+    if None not in (size, recipe.input_size) and size != recipe.input_size:
+        found['input_size'] = OwnSetting(
+            size[0] if size[0] == size[1] else size,
+            'images are resized to it')
+    if source.optimizer and kind_of(source.optimizer) == kind_of(
+            recipe.optimizer):
+        found.update(_factors(source, recipe))
+    return found
+
+
+def _statistics(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
+    mean, std = source.statistics
+    reason = ''
+    if source.channel_order != recipe.channel_order:
+        # The cohort's preprocessor decides on the order.
+        mean, std = mean[::-1], std[::-1]
+        reason = f'in the order of the cohort, {recipe.channel_order}'
+    if (mean, std) == recipe.statistics:
+        return {}
+    return dict(mean=OwnSetting(mean, reason), std=OwnSetting(std, ''))
+
+
+def _factors(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
+    found = {}
+    if source.lr is not None and recipe.lr:
+        scale = 1.
+        reason = f'it learns at {source.lr:g}, {recipe.name} at {recipe.lr:g}'
+        batches = source.total_batch, recipe.total_batch
+        if None not in batches and batches[0] != batches[1]:
+            scale = batches[1] / batches[0]
+            reason = (f'it learns at {source.lr:g} with batches of '
+                      f'{batches[0]}, {recipe.name} at {recipe.lr:g} with '
+                      f'batches of {batches[1]}')
+        factor = float(f'{source.lr / recipe.lr * scale:.6g}')
+        if factor != 1:
+            found['lr_mult'] = OwnSetting(factor, reason)
+    if recipe.weight_decay:
+        factor = float(f'{source.weight_decay / recipe.weight_decay:.6g}')
+        if factor != 1:
+            found['decay_mult'] = OwnSetting(
+                factor, f'its weight decay is {source.weight_decay:g}, that '
+                f'of {recipe.name} {recipe.weight_decay:g}')
+    return found

@@ -1,0 +1,259 @@
+"""A config to compose from, and what it says."""
+from numbers import Real
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from mcod_plugin.models.utils.input_size import (data_input_size,
+                                                 parse_input_size)
+
+__all__ = ['Source', 'call_text', 'kind_of']
+
+# Settings of a scheduler that say how it counts, not what it does.
+COUNTING = ('by_epoch', 'convert_to_iter_based', 'begin')
+
+
+class Source:
+    """The config of a classifier.
+
+    Everything is read from the config; what it does not tell is None or
+    empty.
+
+    Args:
+        name (str): The branch's name.
+        config (str): The config, as the user typed it.
+        cfg (Config): What it holds.
+    """
+
+    def __init__(self, name: str, config: str, cfg: Any) -> None:
+        self.name = name
+        self.config = config
+        self.cfg = cfg
+
+    @property
+    def model(self) -> dict:
+        """The model's config."""
+        return self.cfg.get('model') or {}
+
+    @property
+    def dataset(self) -> dict:
+        """The data set for training, without wrappers such as
+        ``RepeatDataset``."""
+        return _unwrap((self.cfg.get('train_dataloader') or {}).get('dataset')
+                       or {})
+
+    @property
+    def dataset_type(self) -> str:
+        """The type of the data set for training."""
+        return self.dataset.get('source') or kind_of(self.dataset)
+
+    @property
+    def classes(self) -> Optional[Tuple[str, ...]]:
+        """The names of the classes, if they are known before the data are
+        read."""
+        from mmpretrain.registry import DATASETS
+        dataset = self.dataset
+        found = (dataset.get('metainfo') or {}).get('classes',
+                                                    dataset.get('classes'))
+        if found is None and self.dataset_type:
+            # Not its kind: a prefix tells the registry.
+            kind = dataset.get('source', dataset['type'])
+            if isinstance(kind, str):
+                kind = DATASETS.get(kind)
+            found = (getattr(kind, 'METAINFO', None) or {}).get('classes')
+        return None if found is None or isinstance(found,
+                                                   str) else tuple(found)
+
+    @property
+    def input_size(self) -> Optional[Tuple[int, int]]:
+        """Height and width of the images, in pixels."""
+        loaders = [
+            self.cfg.get(f'{part}_dataloader')
+            for part in ('test', 'val', 'train')
+        ]
+        size = data_input_size(
+            dict(dataset=_unwrap(loader['dataset'])) for loader in loaders
+            if loader)
+        return None if size is None else parse_input_size('input_size', size)
+
+    @property
+    def preprocessor(self) -> dict:
+        """The data preprocessor's config."""
+        return (self.model.get('data_preprocessor')
+                or self.cfg.get('data_preprocessor') or {})
+
+    @property
+    def statistics(self) -> Tuple[List[float], List[float]]:
+        """Mean and standard deviation by channel, on the scale of pixels."""
+        found = self.preprocessor
+        if found.get('mean') is None:
+            return [0., 0., 0.], [1., 1., 1.]
+        return list(found['mean']), list(found['std'])
+
+    @property
+    def channel_order(self) -> str:
+        """The order of the channels that the model sees."""
+        # Files are read as BGR; what the toolbox keeps in arrays is RGB.
+        pipeline = self.dataset.get('pipeline') or ()
+        loads = any(kind_of(step) == 'LoadImageFromFile' for step in pipeline)
+        turns = bool(self.preprocessor.get('to_rgb'))
+        return 'BGR' if loads != turns else 'RGB'
+
+    @property
+    def batch_augments(self) -> Sequence[dict]:
+        """The batch augmentations."""
+        found = ((self.model.get('train_cfg') or {}).get('augments')
+                 or (self.preprocessor.get('batch_augments')
+                     or {}).get('augments') or [])
+        return [found] if isinstance(found, dict) else list(found)
+
+    @property
+    def optimizer(self) -> dict:
+        """The optimizer's config."""
+        return self.optim_wrapper.get('optimizer') or {}
+
+    @property
+    def optim_wrapper(self) -> dict:
+        """The optimizer wrapper's config."""
+        return self.cfg.get('optim_wrapper') or {}
+
+    @property
+    def lr(self) -> Optional[float]:
+        """The learning rate."""
+        found = self.optimizer.get('lr')
+        return found if isinstance(found, Real) else None
+
+    @property
+    def weight_decay(self) -> float:
+        """The weight decay."""
+        return self.optimizer.get('weight_decay') or 0.
+
+    @property
+    def total_batch(self) -> Optional[int]:
+        """The batch size of all processes together that the learning rate is
+        meant for."""
+        return (self.cfg.get('auto_scale_lr') or {}).get('base_batch_size')
+
+    @property
+    def batch_size(self) -> Optional[int]:
+        """The batch size of each process."""
+        return (self.cfg.get('train_dataloader') or {}).get('batch_size')
+
+    @property
+    def weights(self) -> List[str]:
+        """The checkpoints from which training starts."""
+        found = list(_checkpoints(self.model))
+        if self.cfg.get('load_from'):
+            found.append(self.cfg.load_from)
+        return found
+
+    def facts(self) -> Dict[str, str]:
+        """What matters in a cohort, in words by setting."""
+        cfg = self.cfg
+        schedulers = cfg.get('param_scheduler') or []
+        if isinstance(schedulers, dict):
+            schedulers = [schedulers]
+        mean, std = self.statistics
+        batch = str(self.batch_size or '')
+        if self.batch_size and self.total_batch:
+            batch += f' per process, {self.total_batch} in all'
+        pipeline = self.dataset.get('pipeline') or ()
+        return {
+            'data set':
+            self.dataset_type,
+            'input size':
+            'x'.join(map(str, self.input_size or ())),
+            'normalisation':
+            f'mean {_numbers(mean)}, std {_numbers(std)}, '
+            f'{self.channel_order}',
+            'training images':
+            ', '.join(kind_of(step) for step in pipeline),
+            'batch augmentations':
+            ', '.join(map(call_text, self.batch_augments)),
+            'optimizer':
+            call_text(self.optimizer, ('lr', 'weight_decay')),
+            'learning rate':
+            '' if self.lr is None else f'{self.lr:g}',
+            'weight decay':
+            f'{self.weight_decay:g}' if self.optimizer else '',
+            'paramwise_cfg':
+            _plain(self.optim_wrapper.get('paramwise_cfg')),
+            'clip_grad':
+            _plain(self.optim_wrapper.get('clip_grad')),
+            'schedule':
+            ', '.join(call_text(part, COUNTING) for part in schedulers),
+            'epochs':
+            str((cfg.get('train_cfg') or {}).get('max_epochs') or ''),
+            'batch size':
+            batch,
+            'pre-trained weights':
+            ', '.join(self.weights),
+            'custom hooks':
+            ', '.join(map(call_text,
+                          cfg.get('custom_hooks') or ())),
+        }
+
+
+def kind_of(part: dict) -> str:
+    """The ``type`` of a config without its prefix."""
+    found = part.get('type') or ''
+    return getattr(found, '__name__', str(found)).rpartition('.')[2]
+
+
+def call_text(part: dict, without: Sequence[str] = ()) -> str:
+    """A config as a call in one line.
+
+    Args:
+        part (dict): The config.
+        without (Sequence[str]): Settings to leave out.
+
+    Returns:
+        str: Such as ``'SGD(momentum=0.9)'``; empty for an empty config.
+    """
+    settings = ', '.join(f'{key}={_plain(value)}'
+                         for key, value in part.items()
+                         if key not in ('type', '_scope_', *without))
+    return f'{kind_of(part)}({settings})' if settings else kind_of(part)
+
+
+def _plain(value: Any) -> str:
+    """A setting in words."""
+    if value is None:
+        return ''
+    if isinstance(value, dict):
+        return ', '.join(
+            f'{key}={_plain(child)}'
+            if not isinstance(child, dict) else f'{key} ({_plain(child)})'
+            for key, child in value.items() if key != '_scope_')
+    return f'{value:g}' if isinstance(value, float) else str(value)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    """Numbers in words; one that all share once."""
+    values = [f'{value:g}' for value in values]
+    return values[0] if len(set(values)) == 1 else ' '.join(values)
+
+
+def _unwrap(dataset: dict) -> dict:
+    """The data set within wrappers; of several the first."""
+    while isinstance(dataset, dict):
+        inner = dataset.get('dataset') or dataset.get('datasets')
+        if not inner:
+            return dataset
+        dataset = inner[0] if isinstance(inner, (list, tuple)) else inner
+    return {}
+
+
+def _checkpoints(value: Any) -> Iterator[str]:
+    """All checkpoints that a model's config names."""
+    if isinstance(value, dict):
+        if kind_of(value) in ('Pretrained', 'PretrainedInit'):
+            yield str(value.get('checkpoint'))
+        pretrained = value.get('pretrained')
+        if pretrained:
+            # Of timm it is a switch, not a path.
+            yield str(
+                value.get('model_name') if pretrained is True else pretrained)
+        for child in value.values():
+            yield from _checkpoints(child)
+    elif isinstance(value, (list, tuple)):
+        for child in value:
+            yield from _checkpoints(child)

@@ -1,0 +1,5 @@
+"""A branch leaves its cohort as an ordinary model."""
+from .export import FORMATS, Export, Exports, export_branches
+from .report import report
+
+__all__ = ['FORMATS', 'Export', 'Exports', 'export_branches', 'report']

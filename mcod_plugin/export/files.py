@@ -1,0 +1,53 @@
+"""Writing the files of an export."""
+import json
+from typing import Any, Dict, Mapping
+
+from torch import Tensor
+
+__all__ = ['to_json', 'to_safetensors', 'write_bytes']
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Write a file.
+
+    The writers of the libraries tell a full disk each in its own way; here it
+    is an ``OSError``.
+
+    Args:
+        path (str): The file, in a folder that nobody else knows of yet.
+        data (bytes): All of it.
+    """
+    with open(path, 'wb') as file:
+        file.write(data)
+
+
+def to_json(value: Any) -> bytes:
+    """Plain data as JSON.
+
+    Args:
+        value (Any): The data; tuples become lists.
+
+    Returns:
+        bytes: The text.
+    """
+    return (json.dumps(value, indent=2, ensure_ascii=False) +
+            '\n').encode('utf-8')
+
+
+def to_safetensors(state_dict: Mapping[str, Tensor]) -> bytes:
+    """Weights as a safetensors file.
+
+    Args:
+        state_dict (Mapping[str, Tensor]): The weights.
+
+    Returns:
+        bytes: The file.
+    """
+    from safetensors.torch import save
+
+    # It takes no tensors that share memory or have gaps.
+    weights: Dict[str, Tensor] = {
+        key: value.detach().cpu().contiguous().clone()
+        for key, value in state_dict.items()
+    }
+    return save(weights, metadata={'format': 'pt'})

@@ -1,0 +1,103 @@
+"""Images on which an export is compared with its branch."""
+import copy
+from typing import Any, NamedTuple, Optional, Sequence
+
+import numpy as np
+import torch
+
+from mcod_plugin.engine.runner import CohortRunner
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.registry import DATASETS
+from mcod_plugin.utils.explain import arguments, explain
+
+__all__ = ['Images', 'random_images', 'validation_images']
+
+
+class Images(NamedTuple):
+    """Images as a data set gives them.
+
+    Attributes:
+        pixels (np.ndarray): The images ``(N, C, H, W)``.
+        labels (np.ndarray, optional): Their labels ``(N, )``.
+        classes (list[str], optional): Names of the classes.
+        source (str): What they are, for people.
+    """
+
+    pixels: np.ndarray
+    labels: Optional[np.ndarray]
+    classes: Optional[Sequence[str]]
+    source: str
+
+
+def validation_images(cfg: Any, limit: int) -> Images:
+    """Images of the validation data, evenly spread. Nothing is downloaded.
+
+    Args:
+        cfg (Config): The cohort's config. If it has no ``val_dataloader``,
+            they are those of ``test_dataloader``.
+        limit (int): The most images to take.
+
+    Returns:
+        Images: The images.
+
+    Raises:
+        ConfigError: If the data cannot be had, or differ in size.
+    """
+    key = 'val_dataloader'
+    if cfg.get(key) is None:
+        key = 'test_dataloader'
+    loader = copy.deepcopy(cfg[key])
+    try:
+        _forbid_download(loader.get('dataset'))
+        # Workers would be started for nothing.
+        loader.update(num_workers=0, persistent_workers=False)
+        dataset = CohortRunner.build_dataloader(loader, seed=0).dataset
+        number = min(limit, len(dataset))
+        chosen = np.linspace(0, len(dataset) - 1, number).round().astype(int)
+        items = [dataset[int(index)] for index in chosen]
+    except Exception as error:
+        raise explain(cfg, error) from error
+    shapes = {tuple(item['inputs'].shape) for item in items}
+    if len(shapes) != 1:
+        raise ConfigError(f'{key}: the images differ in size')
+    pixels = torch.stack([item['inputs'] for item in items]).cpu().numpy()
+    labels = [item['data_samples'].get('gt_label') for item in items]
+    if any(label is None or len(label) != 1 for label in labels):
+        raise ConfigError(f'{key}: the images have not one label each')
+    return Images(
+        np.ascontiguousarray(pixels),
+        torch.cat(labels).cpu().numpy(), dataset.metainfo.get('classes'),
+        f'{number:,} of {len(dataset):,} images of {key}')
+
+
+def _forbid_download(value: Any) -> None:
+    """Set ``download`` of all data sets within a config that have it."""
+    if isinstance(value, (list, tuple)):
+        for child in value:
+            _forbid_download(child)
+    elif isinstance(value, dict):
+        kind = value.get('source', value.get('type'))
+        if isinstance(kind, str):
+            with DATASETS.switch_scope_and_registry(None) as registry:
+                kind = registry.get(kind)
+        if kind is not None and 'download' in arguments(kind):
+            value['download'] = False
+        for child in list(value.values()):
+            if isinstance(child, (dict, list, tuple)):
+                _forbid_download(child)
+
+
+def random_images(channels: int, size: Sequence[int], reason: str) -> Images:
+    """Random pixels, for want of data.
+
+    Args:
+        channels (int): Their channels.
+        size (tuple[int, int]): Their height and width.
+        reason (str): Why it is not real images.
+
+    Returns:
+        Images: The images, always the same.
+    """
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (32, channels, *size), dtype=np.uint8)
+    return Images(pixels, None, None, f'32 random images ({reason})')

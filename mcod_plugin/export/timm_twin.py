@@ -1,0 +1,115 @@
+"""The network of timm that a branch is."""
+import warnings
+from typing import Any, Dict, NamedTuple, Optional, Tuple
+
+import torch
+import torch.nn as nn
+from mmpretrain.models import TIMMBackbone, TimmClassifier
+from mmpretrain.models.heads import LinearClsHead
+from torch import Tensor
+
+__all__ = ['TimmTwin', 'timm_twin']
+
+# Arguments of the toolbox's wrappers that are none of timm's.
+WRAPPER_KEYS = ('type', '_scope_', 'model_name', 'features_only',
+                'out_indices', 'num_classes', 'in_channels', 'loss', 'with_cp',
+                'train_cfg', 'init_cfg', 'data_preprocessor')
+
+
+class TimmTwin(NamedTuple):
+    """A network of timm that gives the logits of a branch.
+
+    Attributes:
+        architecture (str): Its name in timm.
+        model_args (dict): Further arguments of ``timm.create_model``.
+        network (nn.Module): The network, with the weights of the branch.
+    """
+
+    architecture: str
+    model_args: Dict[str, Any]
+    network: nn.Module
+
+
+def timm_twin(cfg: dict, classifier: nn.Module, num_classes: int,
+              shape: Tuple[int, ...]) -> Optional[TimmTwin]:
+    """Find the network of timm that gives the same logits as a branch.
+
+    A ``TimmClassifier`` is one. A ``TIMMBackbone`` with a ``LinearClsHead``
+    is one if timm pools and classifies its features as the branch does, which
+    is found out by comparing logits.
+
+    Args:
+        cfg (dict): The config of the branch as it stands alone.
+        classifier (nn.Module): The branch, in eval mode.
+        num_classes (int): Number of classes.
+        shape (tuple[int]): Shape ``(N, C, H, W)`` of the images to compare
+            them on.
+
+    Returns:
+        TimmTwin | None: None if there is none.
+    """
+    if isinstance(classifier, TimmClassifier):
+        settings, state = cfg, classifier.model.state_dict()
+    elif (isinstance(getattr(classifier, 'backbone', None), TIMMBackbone)
+          and type(classifier.head) is LinearClsHead):
+        settings = cfg['backbone']
+        state = classifier.backbone.timm_model.state_dict()
+    else:
+        return None
+    import timm
+    architecture = settings['model_name'].rpartition(':')[2].partition('.')[0]
+    model_args = {k: v for k, v in settings.items() if k not in WRAPPER_KEYS}
+    if shape[1] != 3:
+        model_args.setdefault('in_chans', shape[1])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            network = timm.create_model(
+                architecture, num_classes=num_classes, **model_args).eval()
+        if not isinstance(classifier, TimmClassifier):
+            state = {**state, **_last_layer(network, classifier.head.fc)}
+        network.load_state_dict(state)
+        same = _same_logits(network, classifier, shape)
+    except Exception:
+        # What timm does not know, or weights that are not its own: it is
+        # another network.
+        return None
+    return TimmTwin(architecture, model_args, network) if same else None
+
+
+def _last_layer(network: nn.Module, linear: nn.Linear) -> Dict[str, Tensor]:
+    """The weights of a linear layer by the names of a network's last one."""
+    last = network.get_classifier()
+    name = next(name for name, module in network.named_modules()
+                if module is last)
+    return {
+        f'{name}.weight': linear.weight.detach().view_as(last.weight),
+        f'{name}.bias': linear.bias.detach()
+    }
+
+
+def _same_logits(network: nn.Module, classifier: nn.Module,
+                 shape: Tuple[int, ...]) -> bool:
+    """Whether two networks agree, on images of twice the size as well: a last
+    map of one pixel is the same however it is pooled."""
+    number, channels, height, width = shape
+    larger = (number, channels, 2 * height, 2 * width)
+    try:
+        _logits(classifier, larger)
+    except Exception:
+        # Many transformers are for one size only.
+        sizes = [shape]
+    else:
+        sizes = [shape, larger]
+    for size in sizes:
+        wanted = _logits(classifier, size)
+        allowed = 1e-5 * max(1., float(wanted.abs().max()))
+        if not (_logits(network, size) - wanted).abs().max() <= allowed:
+            return False
+    return True
+
+
+@torch.no_grad()
+def _logits(network: nn.Module, shape: Tuple[int, ...]) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return network(torch.randn(shape, generator=generator))

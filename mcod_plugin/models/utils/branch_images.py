@@ -1,0 +1,99 @@
+from typing import Any, Callable, Dict, Mapping, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from .branch_settings import BranchSettings
+from .renormalize import Renormalize, Statistics
+
+__all__ = ['BranchImages', 'resize']
+
+
+def resize(images: Tensor, size: Tuple[int, int]) -> Tensor:
+    """Bring images to a size, bilinearly and with antialiasing.
+
+    Args:
+        images (Tensor): Images ``(N, C, H, W)``.
+        size (tuple[int, int]): Height and width in pixels.
+
+    Returns:
+        Tensor: Images ``(N, C, *size)``; the given ones if they have it.
+    """
+    if tuple(images.shape[2:]) == tuple(size):
+        return images
+    return F.interpolate(
+        images, size, mode='bilinear', align_corners=False, antialias=True)
+
+
+class BranchImages(nn.Module):
+    """From a batch to the images that each branch sees.
+
+    They are normalised by the branch's values, brought to its size and put
+    into its memory format. What several branches have in common is done
+    once, and what changes nothing is not done.
+
+    Args:
+        cohort (BranchSettings): What the images are when they come.
+        branches (dict[str, BranchSettings]): What they are to be.
+        memory_formats (dict[str, torch.memory_format]): The memory formats by
+            branch.
+    """
+
+    def __init__(self, cohort: BranchSettings,
+                 branches: Mapping[str, BranchSettings],
+                 memory_formats: Mapping[str, torch.memory_format]) -> None:
+        super().__init__()
+        self.memory_formats = memory_formats
+        self.sizes = {
+            name: settings.input_size
+            for name, settings in branches.items() if settings.resized
+        }
+        self.renormalize = nn.ModuleDict()
+        given, made = _statistics(cohort), {}
+        for name, settings in branches.items():
+            wanted = _statistics(settings)
+            if wanted != given:
+                self.renormalize[name] = made.setdefault(
+                    wanted, Renormalize(given, wanted))
+
+    def forward(self, inputs: Tensor) -> Dict[str, Tensor]:
+        """The images by branch.
+
+        Args:
+            inputs (Tensor): Images ``(N, C, H, W)``, as the cohort's
+                preprocessor gives them.
+
+        Returns:
+            dict[str, Tensor]: Images ``(N, C, h, w)`` by branch.
+        """
+        found = {}
+        done = {}
+        for name, memory_format in self.memory_formats.items():
+            images = inputs
+            if name in self.renormalize:
+                images = _once(done, self.renormalize[name], images)
+            if name in self.sizes:
+                images = _once(done, resize, images, self.sizes[name])
+            found[name] = _once(done, _to_format, images, memory_format)
+        return found
+
+
+def _statistics(settings: BranchSettings) -> Statistics:
+    """Mean and standard deviation; those of images that are not normalised
+    are 0 and 1 in any channel."""
+    return settings.mean or (0., ), settings.std or (1., )
+
+
+def _once(done: Dict[tuple, Tensor], step: Callable, images: Tensor,
+          *args: Any) -> Tensor:
+    """Take a step unless it was taken on the same images."""
+    key = (step, id(images), *args)
+    if key not in done:
+        done[key] = step(images, *args)
+    return done[key]
+
+
+def _to_format(images: Tensor, memory_format: torch.memory_format) -> Tensor:
+    return images.contiguous(memory_format=memory_format)

@@ -1,0 +1,141 @@
+import math
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any, Optional, Tuple
+
+import torch.nn as nn
+
+from mcod_plugin.errors import ConfigError, check_choice, check_number
+from .frozen import is_frozen
+from .input_size import parse_input_size
+
+Statistics = Optional[Tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class BranchSettings:
+    """What the config of a branch says besides the classifier.
+
+    Attributes:
+        input_size (tuple[int, int]): Height and width of its images, in
+            pixels; the cohort's unless the branch has its own.
+        mean (tuple[float], optional): Mean of each channel, by which its
+            images are normalised; the cohort's unless the branch has its own.
+            None if they are not normalised.
+        std (tuple[float], optional): Standard deviation of each channel.
+        resized (bool): Whether its images are brought to its size.
+        frozen (bool): Whether it only teaches.
+        lr_mult (float): Factor of the learning rate.
+        decay_mult (float): Factor of the weight decay.
+        loss_weight (float): Factor of its losses.
+    """
+
+    input_size: Tuple[int, int]
+    mean: Statistics = None
+    std: Statistics = None
+    resized: bool = False
+    frozen: bool = False
+    lr_mult: float = 1.
+    decay_mult: float = 1.
+    loss_weight: float = 1.
+
+    @classmethod
+    def of_cohort(cls, input_size: Tuple[int, int], preprocessor: nn.Module,
+                  channels: int) -> 'BranchSettings':
+        """What a branch that says nothing has.
+
+        Args:
+            input_size (tuple[int, int]): Height and width of the data's
+                images.
+            preprocessor (nn.Module): The cohort's preprocessor.
+            channels (int): Channels of the images.
+
+        Returns:
+            BranchSettings: The settings.
+        """
+        mean, std = (
+            _values(getattr(preprocessor, key, None), channels)
+            for key in ('mean', 'std'))
+        return cls(input_size, mean, std)
+
+    def take(self, name: str, cfg: Any,
+             channels: int) -> Tuple[Any, 'BranchSettings']:
+        """Take a branch's settings out of its config.
+
+        Args:
+            name (str): The branch's name, for error messages.
+            cfg (dict | nn.Module): The config, or a built branch, which has
+                no settings of its own.
+            channels (int): Channels of the images.
+
+        Returns:
+            tuple[dict | nn.Module, BranchSettings]: The config of the
+            classifier, and the settings; what is left out is as here.
+
+        Raises:
+            ConfigError: If one of them cannot be used.
+        """
+        if isinstance(cfg, nn.Module):
+            return cfg, replace(self, frozen=is_frozen(cfg))
+        if not isinstance(cfg, dict):
+            return cfg, self
+        setting = f'model.branches.{name}'
+        # The config of the caller must stay as it is.
+        cfg = type(cfg)(cfg)
+        found = {}
+        if 'input_size' in cfg:
+            found['input_size'] = parse_input_size(f'{setting}.input_size',
+                                                   cfg.pop('input_size'))
+            found['resized'] = True
+        found['frozen'] = cfg.pop('frozen', False)
+        check_choice(f'{setting}.frozen', found['frozen'], (True, False))
+        for key in ('lr_mult', 'decay_mult', 'loss_weight'):
+            if key not in cfg:
+                continue
+            if found['frozen']:
+                raise ConfigError(f'{setting}.{key} is not used: the branch '
+                                  'is frozen')
+            found[key] = cfg.pop(key)
+            check_number(f'{setting}.{key}', found[key], 0,
+                         key != 'decay_mult')
+        found.update(self._take_statistics(setting, cfg, channels))
+        return cfg, replace(self, **found)
+
+    def _take_statistics(self, setting: str, cfg: dict, channels: int) -> dict:
+        """``mean`` and ``std`` of a branch, if it has its own."""
+        given = {key: cfg.pop(key) for key in ('mean', 'std') if key in cfg}
+        for key, value in given.items():
+            if (not isinstance(value, (tuple, list)) or len(value) != channels
+                    or not all(map(_is_finite, value))):
+                raise ConfigError(
+                    f'{setting}.{key} must be a list of {channels} numbers, '
+                    f'one for each channel of the images; got {value!r}')
+        if len(given) == 1:
+            raise ConfigError(f'{setting} must have both mean and std, or '
+                              f'neither; got {next(iter(given))} alone')
+        if not given:
+            return given
+        if min(given['std']) <= 0:
+            raise ConfigError(f'{setting}.std must be greater than 0; got '
+                              f'{given["std"]!r}')
+        if self.std and max(given['std']) < 1 <= min(self.std):
+            raise ConfigError(
+                f'{setting}.std must be on the scale of the pixels, as '
+                f'model.data_preprocessor.std {list(self.std)}; got '
+                f'{given["std"]!r} (mean and std on a scale of 0 to 1 are to '
+                'be multiplied by 255)')
+        return {key: tuple(map(float, value)) for key, value in given.items()}
+
+
+def _is_finite(value: Any) -> bool:
+    return (isinstance(value, Real) and not isinstance(value, bool)
+            and math.isfinite(value))
+
+
+def _values(buffer: Any, channels: int) -> Statistics:
+    """The numbers of a preprocessor's buffer, as a config writes them."""
+    if buffer is None:
+        return None
+    # Seven digits are what single precision has kept of them.
+    values = [float(f'{value:.7g}') for value in buffer.flatten().tolist()]
+    return tuple(values * channels if len(values) == 1 else values)

@@ -1,0 +1,80 @@
+"""The estimate's counts, against those that can be made by hand."""
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+PATH = Path(__file__).parents[2] / 'benchmarks' / 'gpu' / 'estimate.py'
+
+
+@pytest.fixture(scope='module')
+def estimate():
+    return runpy.run_path(str(PATH))
+
+
+def test_kernels_and_bytes_of_a_linear_layer(estimate):
+    x = torch.rand(3, 4)
+    weight = torch.rand(5, 4, requires_grad=True)
+    with estimate['KernelCounter']() as counter:
+        # The transposed weight is a view.
+        out = x @ weight.t()
+    assert counter.kernels == 1
+    assert counter.bytes == 4 * (3 * 4 + 5 * 4 + 3 * 5)
+    with estimate['KernelCounter']() as counter:
+        out.sum().backward()
+    # sum, ones for its gradient, and the product for that of the weight;
+    # that of x is not needed, and expanding is a view.
+    assert counter.kernels == 3
+    assert counter.bytes == 4 * ((15 + 1) + 2 * 1 + (3 * 4 + 3 * 5 + 5 * 4))
+
+
+def test_kernels_of_a_convolution(estimate):
+    x = torch.rand(2, 3, 8, 8, requires_grad=True)
+    weight = torch.rand(4, 3, 3, 3, requires_grad=True)
+    with estimate['KernelCounter']() as counter:
+        out = F.relu(F.conv2d(x, weight, padding=1))
+    assert counter.kernels == 2
+    gradient = torch.rand_like(out)
+    with estimate['KernelCounter']() as counter:
+        out.backward(gradient)
+    # ReLU, and the convolution for the image and for the weight.
+    assert counter.kernels == 3
+
+
+def test_count(estimate, tiny_config):
+    """Bytes grow with the batch, kernels and multiply-adds do not."""
+    costs = {}
+    for batch_size in (8, 16, 32):
+        cfg = tiny_config()
+        cfg.train_dataloader.batch_size = batch_size
+        costs[batch_size] = estimate['count'](cfg)
+        assert costs[batch_size].batch_size == batch_size
+    assert len({cost.kernels for cost in costs.values()}) == 1
+    assert len({cost.multiply_adds for cost in costs.values()}) == 1
+    small, middle, large = (costs[size].bytes for size in (8, 16, 32))
+    assert large - middle == pytest.approx(2 * (middle - small))
+    # Weights, gradients and momentum are read or written at least once.
+    assert small > middle - small > 0
+
+
+def test_bounds(estimate):
+    cost = estimate['Cost'](
+        multiply_adds=1000, kernels=7, bytes=5e6, batch_size=100)
+    # 500 steps an epoch; a validation counts as 10,000 / 3 images
+    images = 10 * 50_000 + 2 * 10_000 / 3
+    arithmetic, memory, fast, slow = estimate['bounds'](cost, 10, 5)
+    assert arithmetic == pytest.approx(images * 6000 / 200e12 / 60)
+    assert memory == pytest.approx(images / 100 * 5e6 / 2.5e12 / 60)
+    assert fast == pytest.approx(images / 100 * 7 * 6e-6 / 60)
+    assert slow == pytest.approx(images / 100 * 7 * 10e-6 / 60)
+
+
+def test_span(estimate):
+    span = estimate['span']
+    assert span((1., 2., 5., 8.)) == (5., 11.)
+    assert span((1., 9., 5., 8.)) == (9., 18.)
+    assert span((1., 2., 5., 8.), runs=6) == (30., 66.)
+    # four at a time, then two: the GPU works as long as before
+    assert span((1., 2., 5., 8.), runs=6, jobs=4) == (12., 34.)

@@ -1,0 +1,94 @@
+from fractions import Fraction
+
+import pytest
+
+from mcod_plugin.compose.own_settings import KEPT_BY, own_settings
+
+
+def values(sources, lines='', first=''):
+    """What the second keeps beside the first, by name."""
+    recipe, source = sources(lines, first)
+    assert own_settings(recipe, recipe) == {}
+    found = own_settings(source, recipe)
+    assert set(found) <= set(KEPT_BY)
+    return {key: setting.value for key, setting in found.items()}
+
+
+def test_equal_recipes(sources):
+    assert values(sources) == {}
+
+
+def test_rate_and_decay(sources):
+    found = values(
+        sources,
+        'optim_wrapper = dict(optimizer=dict(lr=0.02, weight_decay=4e-3))')
+    assert found == dict(lr_mult=0.2, decay_mult=4.)
+    found = values(sources,
+                   'optim_wrapper = dict(optimizer=dict(weight_decay=0))')
+    assert found == dict(decay_mult=0.)
+
+
+@pytest.mark.parametrize('lr, batch', [('0.02', 256), ('0.1', 512),
+                                       ('0.05', 32), ('0.3', 192)])
+def test_rate_for_another_batch_size(sources, lr, batch):
+    """The rate for a single image counts."""
+    found = values(
+        sources, f'optim_wrapper = dict(optimizer=dict(lr={lr}))\n'
+        f'auto_scale_lr = dict(base_batch_size={batch})')
+    expected = (Fraction(lr) / batch) / (Fraction('0.1') / 64)
+    assert found.get('lr_mult', 1) == pytest.approx(float(expected), rel=1e-5)
+    # Equal ones need no factor.
+    assert ('lr_mult' in found) == (expected != 1)
+
+
+def test_batch_size_that_is_not_known(sources):
+    found = values(
+        sources, 'optim_wrapper = dict(optimizer=dict(lr=0.02))\n'
+        'auto_scale_lr = dict(_delete_=True)')
+    assert found == dict(lr_mult=0.2)
+
+
+@pytest.mark.parametrize(
+    'lines, first',
+    [
+        ("optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', "
+         'lr=1e-3, weight_decay=0.05))', ''),
+        ('optim_wrapper = None', ''),
+        # A factor of nothing is nothing.
+        ('optim_wrapper = dict(optimizer=dict(lr=0.1, weight_decay=0.1))',
+         "optim_wrapper['optimizer'].pop('weight_decay')"),
+    ])
+def test_no_factors(sources, lines, first):
+    assert values(sources, lines, first) == {}
+
+
+def test_statistics_and_size(sources):
+    found = values(
+        sources, 'data_preprocessor = dict(mean=[1., 2., 3.])\n'
+        "train_dataloader = dict(dataset=dict(pipeline=["
+        "dict(type='RandomResizedCrop', scale=24)]))")
+    assert found == dict(mean=[1, 2, 3], std=[96] * 3, input_size=24)
+    found = values(
+        sources, 'data_preprocessor = dict(_delete_=True, num_classes=10)\n'
+        "train_dataloader = dict(dataset=dict(pipeline=["
+        "dict(type='Resize', scale=(32, 24))]))")
+    assert found == dict(mean=[0] * 3, std=[1] * 3, input_size=(24, 32))
+
+
+def test_channels_in_another_order(sources):
+    """The statistics belong to the colours, not to their places."""
+    order = ('data_preprocessor = dict('
+             'mean=[1., 2., 3.], std=[4., 5., 6.], to_rgb={})')
+    turned = ('data_preprocessor = dict('
+              'mean=[3., 2., 1.], std=[6., 5., 4.], to_rgb={})')
+    assert values(sources, turned.format(True), order.format(False)) == {}
+    found = values(sources, order.format(True), order.format(False))
+    assert found == dict(mean=[3, 2, 1], std=[6, 5, 4])
+
+
+def test_weights(sources):
+    recipe, source = sources("load_from = 'b.pth'", "load_from = 'a.pth'")
+    for own, file in ((recipe, 'a.pth'), (source, 'b.pth')):
+        found = own_settings(own, recipe)
+        assert found['init_cfg'].value == dict(
+            type='Pretrained', checkpoint=file)

@@ -1,0 +1,263 @@
+import copy
+import re
+
+import pytest
+import timm
+import torch
+import torch.nn as nn
+
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.models.utils.pretrained import take_pretrained
+from mcod_plugin.registry import MODELS
+
+HEAD = dict(type='LinearClsHead', num_classes=5)
+VIT = dict(
+    model_name='vit_tiny_patch16_224',
+    img_size=32,
+    patch_size=16,
+    embed_dim=16,
+    depth=1,
+    num_heads=2)
+TOOLBOX_VIT = dict(
+    type='VisionTransformer',
+    arch=dict(
+        embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=16),
+    patch_size=16)
+
+
+def resnet(depth=8, **backbone):
+    return dict(
+        backbone=dict(
+            type='mcod_plugin.CifarResNet', depth=depth, width=4, **backbone),
+        head=dict(HEAD))
+
+
+def build(seed=0, **branches):
+    torch.manual_seed(seed)
+    return MODELS.build(
+        dict(
+            type='mcod_plugin.MultiBackboneClassifier',
+            branches=copy.deepcopy(branches),
+            input_size=32))
+
+
+def make(seed=0, **branches):
+    cohort = build(seed, **branches)
+    cohort.init_weights()
+    return cohort
+
+
+def same(one, other):
+    one, other = one.state_dict(), other.state_dict()
+    return list(one) == list(other) and all(
+        torch.equal(value, other[key]) for key, value in one.items())
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A cohort's, and what it was saved from."""
+    cohort = make(7, net=resnet(), deep=resnet(14))
+    path = str(tmp_path / 'epoch_2.pth')
+    torch.save(dict(state_dict=cohort.state_dict()), path)
+    return path, cohort
+
+
+def pretrained(checkpoint, prefix=None):
+    cfg = dict(type='Pretrained', checkpoint=checkpoint)
+    return cfg if prefix is None else dict(cfg, prefix=prefix)
+
+
+def refusal(**branch):
+    with pytest.raises(ConfigError) as info:
+        make(net=branch, other=resnet())
+    message = str(info.value)
+    assert '\n' not in message and message.startswith('model.branches.net')
+    return message
+
+
+def test_a_branch_that_is_trained(checkpoint):
+    path, source = checkpoint
+    init = pretrained(path, 'branches.net')
+    cohort = make(net=dict(resnet(), init_cfg=init), other=resnet())
+    assert same(cohort.branches['net'], source.branches['net'])
+    assert cohort.frozen == []
+    assert all(value.requires_grad for value in cohort.parameters())
+    # The others start as they do anyway.
+    assert same(cohort.branches['other'],
+                make(net=resnet(), other=resnet()).branches['other'])
+
+
+def test_a_backbone(checkpoint):
+    path, source = checkpoint
+    init = pretrained(path, 'branches.net.backbone')
+    cohort = make(net=resnet(init_cfg=init), other=resnet())
+    net, wanted = cohort.branches['net'], source.branches['net']
+    assert same(net.backbone, wanted.backbone)
+    assert not torch.equal(net.head.fc.weight, wanted.head.fc.weight)
+
+
+def test_a_backbone_among_other_weights(checkpoint, tmp_path):
+    """As of a file of torchvision, which has a classifier as well."""
+    weights = checkpoint[1].branches['net'].backbone.state_dict()
+    torch.save({**weights, 'fc.weight': torch.ones(2)}, tmp_path / 'a.pth')
+    init = pretrained(str(tmp_path / 'a.pth'))
+    cohort = make(net=resnet(init_cfg=init), other=resnet())
+    assert same(cohort.branches['net'].backbone,
+                checkpoint[1].branches['net'].backbone)
+
+
+def test_the_outer_one_wins(checkpoint):
+    path, source = checkpoint
+    branch = dict(
+        resnet(init_cfg=pretrained(path, 'branches.net.backbone')),
+        init_cfg=pretrained(path, 'branches.net'))
+    branch['head']['init_cfg'] = [
+        dict(type='Constant', layer='Linear', val=3),
+        pretrained(path, 'branches.deep.head')
+    ]
+    net = build(net=branch, other=resnet()).branches['net']
+    assert set(take_pretrained(net)) == {'', 'backbone', 'head'}
+    assert list(take_pretrained(net)) == []
+    assert net.head.init_cfg == [dict(type='Constant', layer='Linear', val=3)]
+    cohort = make(net=branch, other=resnet())
+    assert same(cohort.branches['net'], source.branches['net'])
+    del branch['init_cfg']
+    cohort = make(net=branch, other=resnet())
+    assert same(cohort.branches['net'].head, source.branches['deep'].head)
+
+
+def test_positions_are_adapted(tmp_path):
+    """A transformer of the toolbox takes weights of another image size."""
+
+    def net(size, **kwargs):
+        return dict(
+            backbone=dict(TOOLBOX_VIT, img_size=size, **kwargs), head=HEAD)
+
+    source = make(7, net=net(32), other=resnet()).branches['net'].backbone
+    torch.save(source.state_dict(), tmp_path / 'vit.pth')
+    init = pretrained(str(tmp_path / 'vit.pth'))
+    cohort = make(
+        net=dict(net(64, init_cfg=init), input_size=64), other=resnet())
+    found = cohort.branches['net'].backbone
+    assert source.pos_embed.shape == (1, 5, 16)
+    assert found.pos_embed.shape == (1, 17, 16)
+    assert torch.equal(found.pos_embed[:, 0], source.pos_embed[:, 0])
+    assert torch.equal(found.patch_embed.projection.weight,
+                       source.patch_embed.projection.weight)
+
+
+@pytest.mark.parametrize('init, words', [
+    (dict(prefix='branches.net'), 'lacks does not fit'),
+    (dict(prefix='backbone.'), 'no key prefix backbone.'),
+    (dict(prefix='branches.wide.backbone.'), 'no key branches.wide.'),
+    (dict(), 'lacks stages stem'),
+    (dict(checkpoint='none.pth', prefix='backbone.'), 'none.pth no such file'),
+    (dict(checkpoint=None), 'init_cfg.checkpoint must be a path got None'),
+    (dict(checkpoint='torchvision://resnet18'),
+     'init_cfg.checkpoint must be a path http(s) torchvision://resnet18'),
+])
+def test_backbones_that_do_not_fit(checkpoint, init, words):
+    message = refusal(
+        **resnet(init_cfg={
+            **pretrained(checkpoint[0]),
+            **init
+        }))
+    assert message.startswith('model.branches.net.backbone.init_cfg')
+    for word in words.split():
+        assert word in message
+
+
+def test_depth_and_width_must_be_those_of_the_backbone(checkpoint):
+    init = pretrained(checkpoint[0], 'branches.net.backbone')
+    message = refusal(**resnet(14, init_cfg=init))
+    assert 'does not fit: it lacks' in message
+    branch = resnet(init_cfg=init)
+    branch['backbone']['width'] = 6
+    assert re.search(r'it has .* of shape \(4,.*\) instead of \(6,',
+                     refusal(**branch))
+
+
+def test_code_is_not_executed(tmp_path):
+    torch.save(dict(state_dict=Payload(tmp_path / 'ran')), tmp_path / 'a.pth')
+    init = pretrained(str(tmp_path / 'a.pth'))
+    assert 'refused' in refusal(**resnet(init_cfg=init))
+    assert not (tmp_path / 'ran').exists()
+
+
+class Payload:
+    """Leaves a file if it is executed."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, 'w')
+
+
+# timm
+
+
+@pytest.fixture
+def timm_weights(tmp_path):
+    """Makes settings with which timm loads weights of its own, from a file
+    instead of the network."""
+
+    def save(**network):
+        torch.manual_seed(7)
+        net = timm.create_model(**network)
+        torch.save(net.state_dict(), tmp_path / 'timm.pth')
+        overlay = dict(file=str(tmp_path / 'timm.pth'))
+        return net, dict(
+            network, pretrained=True, pretrained_cfg_overlay=overlay)
+
+    return save
+
+
+@pytest.mark.parametrize('num_classes', [1000, 5])
+@pytest.mark.parametrize('network', [dict(model_name='test_resnet'), VIT])
+def test_classifiers_of_timm_keep_their_weights(timm_weights, network,
+                                                num_classes):
+    source, settings = timm_weights(**network)
+    cohort = make(
+        net=dict(type='TimmClassifier', num_classes=num_classes, **settings),
+        other=dict(
+            type='TimmClassifier', num_classes=num_classes, **network))
+    found = cohort.branches['net'].model.state_dict()
+    last = {'fc.weight', 'fc.bias', 'head.weight', 'head.bias'}
+    for key, value in source.state_dict().items():
+        if num_classes == 1000 or key not in last:
+            assert torch.equal(found[key], value), key
+
+
+@pytest.mark.parametrize('features_only', [False, True])
+def test_backbones_of_timm_keep_their_weights(timm_weights, features_only):
+    source, settings = timm_weights(model_name='test_resnet')
+    cohort = make(
+        net=dict(
+            backbone=dict(
+                type='TIMMBackbone', features_only=features_only, **settings),
+            head=HEAD),
+        other=resnet())
+    found = cohort.branches['net'].backbone.timm_model.state_dict()
+    shared = {
+        key: value
+        for key, value in source.state_dict().items()
+        if not key.startswith('fc.')
+    }
+    assert list(found) == list(shared)
+    for key, value in shared.items():
+        assert torch.equal(found[key], value), key
+
+
+@pytest.mark.parametrize('changes, words', [
+    (dict(depth=2), 'Missing key'),
+    (dict(embed_dim=32), 'size mismatch'),
+    (dict(depth=2, num_classes=5), 'lack 12 of the network, such as blocks.1'),
+    (dict(embed_dim=32, num_classes=5), 'size mismatch'),
+])
+def test_weights_of_timm_that_do_not_fit(timm_weights, changes, words):
+    _, settings = timm_weights(**VIT)
+    load = nn.Module.load_state_dict
+    message = refusal(type='TimmClassifier', **{**settings, **changes})
+    assert words in message and len(message) < 500
+    assert nn.Module.load_state_dict is load
