@@ -139,7 +139,7 @@ CONFIGS = [
     ('in_channels', head('in_channels=99'),
      ['model.branches.resnet.head.in_channels', '99', '16']),
     ('fusion', "model = dict(teacher=dict(fusion='median'))",
-     ['model.teacher', 'fusion', "'median'", 'mean, prob_mean']),
+     ['model.teacher', 'fusion', "'median'", 'min_logit, prob_mean']),
     # numbers
     *[(f'temperature_{name}',
        f'model = dict(distill=dict(temperature={value}))',

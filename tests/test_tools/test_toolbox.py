@@ -31,15 +31,18 @@ def toolbox(run_tool):
 
 
 @pytest.fixture(scope='module')
-def predictions(toolbox, trained):
+def predictions(toolbox, trained, tmp_path_factory):
     """What ``tools/test.py --out`` writes."""
-    path = trained.folder / 'toolbox.pkl'
+    folder = tmp_path_factory.mktemp('predictions')
+    path = folder / 'toolbox.pkl'
     toolbox(
         'test.py',
         'tiny.py',
         trained.work_dir / 'epoch_2.pth',
         '--out',
         path,
+        '--work-dir',
+        folder,
         cwd=trained.folder)
     return path
 
