@@ -11,6 +11,7 @@ exec((ROOT / 'mcod_plugin' / 'version.py').read_text(), version)
 quickstart = ['scikit-learn>=1.2']
 compare = ['matplotlib>=3.7', 'scipy']
 export = ['safetensors', 'onnx', 'onnxruntime']
+publish = ['huggingface_hub', 'matplotlib>=3.7', 'pyyaml', 'safetensors']
 
 
 class BuildWithConfigs(build_py):
@@ -56,7 +57,10 @@ setup(
         'quickstart': quickstart,
         'compare': compare,
         'export': export,
-        'tests': [*quickstart, *compare, *export, 'hypothesis', 'pytest'],
+        'publish': publish,
+        'tests': [
+            *quickstart, *compare, *export, *publish, 'hypothesis', 'pytest'
+        ],
         'viz': ['matplotlib', 'tensorboard'],
     },
     classifiers=[

@@ -1,0 +1,415 @@
+"""Model cards: Markdown with the front matter of the Hugging Face hub."""
+import os.path as osp
+from typing import Any, Dict, Iterator, List, Optional
+
+from mcod_plugin.export.data_config import pipeline_of
+from .data_facts import data_facts, data_part, data_split
+from .member import Member
+from .publication import Publication
+
+__all__ = ['branch_card', 'cohort_card']
+
+PAPER = ('*Multistructure-Based Collaborative Online Distillation* (Gao et '
+         'al., Entropy 2019, 21(4):357, '
+         '[doi:10.3390/e21040357](https://doi.org/10.3390/e21040357))')
+
+
+def branch_card(publication: Publication, member: Member) -> str:
+    """The card of a branch.
+
+    Args:
+        publication (Publication): Its cohort.
+        member (Member): The branch.
+
+    Returns:
+        str: The card.
+
+    Raises:
+        ValueError: If the hub's library does not accept it.
+    """
+    peers = [m.name for m in publication.branches if m is not member]
+    place = publication.branches.index(member) + 1
+    beside = f' with {_and(peers)}' if peers else ''
+    return _card(
+        publication, member,
+        f'{member.network} for {publication.data.name}, trained{beside} '
+        f'{publication.run.method}; top-1 accuracy '
+        f'{member.metrics["top1"]:.2f} %.\n'
+        'It is an ordinary MMPretrain classifier that needs no other network; '
+        f'number {place} of the {len(publication.branches)} in '
+        f'[its cohort]({_link(member, publication.ensemble)}).')
+
+
+def cohort_card(publication: Publication) -> str:
+    """The card of a cohort and its ensemble, which ranks the branches.
+
+    Args:
+        publication (Publication): The cohort.
+
+    Returns:
+        str: The card.
+
+    Raises:
+        ValueError: If the hub's library does not accept it.
+    """
+    member = publication.ensemble
+    names = _and([branch.name for branch in publication.branches])
+    best = publication.branches[0]
+    return _card(
+        publication, member,
+        f'A cohort of {len(publication.branches)} networks for '
+        f'{publication.data.name} ({names}), trained '
+        f'{publication.run.method}.\n'
+        f'Best branch: [{best.name}]({_link(member, best)}) with '
+        f'{best.metrics["top1"]:.2f} % top-1, to be used alone; the ensemble '
+        f'of all has {member.metrics["top1"]:.2f} % and costs as much as all.')
+
+
+def _card(publication: Publication, member: Member, summary: str) -> str:
+    from huggingface_hub import ModelCard
+
+    sections = [
+        f'# {member.model_name}', summary, '## Use',
+        _use(member), '## Results',
+        _results(publication, member), *_gain(publication, member),
+        '## Reproduce the number',
+        _reproduce(publication, member), '## Training',
+        _training(publication), '## Data',
+        _data(publication), '## Limits',
+        _limits(publication, member), '## Files',
+        _files(member)
+    ]
+    if member.figures:
+        sections[-2:-2] = ['## Figures', _figures(member)]
+    text = '\n\n'.join(sections) + '\n'
+    content = f'---\n{_front_matter(publication, member)}\n---\n\n{text}'
+    # It parses the front matter and checks the results, as the hub does.
+    return ModelCard(content).content
+
+
+def _front_matter(publication: Publication, member: Member) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    data = publication.data
+    results = [
+        EvalResult(
+            task_type='image-classification',
+            task_name='Image Classification',
+            dataset_type=data.hub,
+            dataset_name=data.name,
+            dataset_split=publication.split,
+            dataset_args=publication.part or None,
+            metric_type='accuracy',
+            metric_name=f'Top {key[len("top"):]} Accuracy in %',
+            metric_value=round(value, 4))
+        for key, value in member.metrics.items()
+    ]
+    return ModelCardData(
+        license='apache-2.0',
+        library_name='mmpretrain',
+        pipeline_tag='image-classification',
+        tags=['mcod_plugin', 'online-distillation', 'mmpretrain'],
+        datasets=[data.hub] if data.listed else None,
+        metrics=['accuracy'],
+        model_name=member.model_name,
+        eval_results=results).to_yaml()
+
+
+def _use(member: Member) -> str:
+    channels, height, width = member.input_shape
+    order = f'{member.channel_order}, ' if channels == 3 else ''
+    needs = 'mmpretrain'
+    if member.needs_plugin:
+        needs += ' and mcod_plugin'
+    return f"""\
+In the folder of this card, with {needs} installed:
+
+```python
+import torch
+from mmpretrain import get_model
+
+model = get_model('config.py', pretrained='{member.weights}')
+# Yours: {order}pixels from 0 to 255, (N, {channels}, {height}, {width}).
+images = torch.randint(256, (2, {channels}, {height}, {width}))
+inputs = model.data_preprocessor(dict(inputs=images))['inputs']
+with torch.no_grad():
+    scores = model(inputs).softmax(1)
+print(scores.argmax(1).tolist())
+```
+
+Normalisation is in the model. {_classes_note(member)}"""
+
+
+def _classes_note(member: Member) -> str:
+    if member.folder:
+        return ('`config.json` has the names of the classes, and, with '
+                '`model.safetensors`, all that is needed without a pickle.')
+    return ('The branches are `model.branches`, each a classifier by '
+            'itself.')
+
+
+def _results(publication: Publication, member: Member) -> str:
+    keys = list(member.metrics)
+    header = [
+        '', 'model', 'network', *(f'top-{key[3:]} %' for key in keys),
+        'parameters', 'FLOPs', 'CPU latency', 'checkpoint'
+    ]
+    rows = []
+    for index, other in enumerate(publication.members):
+        name = other.name if other is member else (
+            f'[{other.name}]({_link(member, other)})')
+        rank = '' if other is publication.ensemble else str(index + 1)
+        rows.append([
+            rank, f'**{name}**' if other is member else name, other.network,
+            *(f'{other.metrics[key]:.2f}'
+              for key in keys), f'{other.parameters:,}',
+            'unknown' if other.flops is None else f'{other.flops:,}',
+            f'{1000 * other.latency:.2f} ms',
+            _size(other.sizes[other.weights])
+        ])
+    machine = publication.machine
+    threads = publication.threads
+    return '\n'.join([
+        _table(header, rows), '',
+        f'Evaluated from the published files on {publication.evaluated_on}, '
+        'in float32. FLOPs are multiply-adds of one '
+        'image. Latency is the '
+        f'median of {publication.runs} runs with batch 1 on {threads} thread'
+        f'{"s" * (threads > 1)} of {publication.cpu}, PyTorch '
+        f'{machine["versions"]["torch"]}. The branches disagree on '
+        f'{100 * publication.disagreement:.1f} % of the images.'
+    ])
+
+
+def _gain(publication: Publication, member: Member) -> List[str]:
+    """Gains over solo, if it was measured."""
+    if publication.solo is None:
+        return []
+    rows = [[
+        other.name, f'{other.solo["top1"]:.2f}',
+        f'{other.metrics["top1"]:.2f}',
+        f'{other.metrics["top1"] - other.solo["top1"]:+.2f}'
+    ] for other in publication.members
+            if member in (other, publication.ensemble)]
+    return [
+        '## Gain over solo', '\n'.join([
+            _table(['', 'solo top-1 %', 'cohort top-1 %', 'gain in points'],
+                   rows), '',
+            'Solo: the same networks by the same recipe, never distilled, '
+            'evaluated in the same way '
+            f'(`{osp.basename(publication.solo.checkpoint)}`). '
+            f'Seed of the cohort: {_known(publication.run.seed)}, of solo: '
+            f'{_known(publication.solo.seed)}. **One seed proves little**: '
+            'accuracy differs from seed to seed, too. `tools/compare.py` '
+            'trains both with several seeds.'
+        ])
+    ]
+
+
+def _reproduce(publication: Publication, member: Member) -> str:
+    place = publication.place
+    lines = '\n'.join(member.test_output)
+    return f"""\
+From the folder of the plugin's repository:
+
+```bash
+python tools/test.py {place}/{member.path('config.py')} \\
+    {place}/{member.path(member.weights)}
+```
+
+prints, among other things:
+
+```
+{lines}
+```"""
+
+
+def _training(publication: Publication) -> str:
+    run, record = publication.run, publication.run.record
+    model = run.cfg.model
+    lines = [
+        f'{run.unit}s: {_known(run.done)} of {run.planned}, in batches of '
+        f'{run.cfg.train_dataloader.get("batch_size")}',
+        f'data: {_data_settings(run.cfg.train_dataloader)}; augmentation: '
+        f'{_transforms(run.cfg.train_dataloader)}',
+        f'optimizer: {_call(run.cfg.optim_wrapper.get("optimizer"))}, by '
+        f'{run.cfg.optim_wrapper.get("type", "OptimWrapper")}',
+        f'learning rate: {_scheduler(run.cfg.get("param_scheduler"))}',
+        f'teacher: {_call(model.get("teacher"))}',
+        f'distillation: {_call(model.get("distill"))}',
+        f'schedule: {_schedule(run)}',
+        f'seed: {_known(run.seed)}',
+    ]
+    if 'ema_state_dict' in run.content:
+        lines.append('weights: averages over the run, of EMAHook')
+    if run.pretrained:
+        lines.append(f'start: {_and(run.pretrained)} from weights that were '
+                     'there before, all else from random ones; config.py '
+                     'leaves them out')
+    if record.get('seconds'):
+        lines.append(f'time: {_duration(record["seconds"])} on '
+                     f'{record.get("device")}')
+    lines.append(f'commit of mcod_plugin: {_commit(record)}')
+    lines.append(f'versions: {_versions(run)}')
+    steps = '\n'.join(f'- {line}' for line in lines)
+    idea = f'The idea is that of {PAPER}.\n\n' if run.is_mcod else ''
+    return f"""\
+{idea}{steps}
+
+```bash
+python tools/train.py {publication.place}/config.py
+```
+
+trains such a cohort anew. This one was trained by a config named \
+`{osp.basename(run.cfg.filename)}`; published are the weights of its \
+`{osp.basename(run.checkpoint)}`, by mcod_plugin \
+{publication.machine["versions"]["mcod_plugin"]}, commit \
+{_commit(publication.machine)}."""
+
+
+def _data(publication: Publication) -> str:
+    return (f'{publication.data.name}: {publication.data.terms}\n\n'
+            'The weights and this card are under the licence of the code, '
+            'Apache-2.0; the terms of the data stay as they are.')
+
+
+def _limits(publication: Publication, member: Member) -> str:
+    run = publication.run
+    _, height, width = member.input_shape
+    lines = [
+        f'One run, of seed {_known(run.seed)}. Another seed gives another '
+        'number.', f'For the classes of {publication.data.name} in images of '
+        f'{width}x{height} pixels. Robustness to other images and fairness '
+        'were not measured.',
+        'The accuracy is on the data on which the run was validated.'
+    ]
+    if run.is_mcod:
+        lines.insert(
+            0, 'MCOD-style training, not a reproduction of the paper: its '
+            'abstract leaves ensemble rule, schedule and recipe open, and '
+            'those used here are our own.')
+    if osp.basename(run.checkpoint).startswith('best_'):
+        lines.append('The checkpoint was chosen by its accuracy on these '
+                     'data, which flatters it.')
+    if run.done is not None and run.done < run.planned:
+        lines.append(f'The checkpoint is of {run.unit} {run.done} of the '
+                     f'{run.planned} planned.')
+    if publication.solo is None:
+        lines.append('Not compared with solo training here: nothing is said '
+                     'of a gain.')
+    return '\n'.join(f'- {line}' for line in lines)
+
+
+def _figures(member: Member) -> str:
+    return '\n\n'.join(f'![{caption}]({file})\n\n{caption}'
+                       for file, caption in member.figures.items())
+
+
+def _files(member: Member) -> str:
+    rows = [[f'`{name}`', _size(size)] for name, size in member.sizes.items()]
+    return (f'{_table(["file", "size"], rows)}\n\n'
+            f'sha256 of `{member.weights}`: `{member.sha256}`. It is opened '
+            'by `torch.load(weights_only=True)`.')
+
+
+def _table(header: List[str], rows: List[List[str]]) -> str:
+    lines = [header, ['---'] * len(header), *rows]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def _link(here: Member, there: Member) -> str:
+    """From the card of one to that of the other."""
+    up = '../' if here.folder else ''
+    return up + there.path('README.md')
+
+
+def _and(names: List[str]) -> str:
+    return ' and '.join([*filter(None, [', '.join(names[:-1])]), names[-1]])
+
+
+def _known(value: Any) -> str:
+    return 'not recorded' if value is None else str(value)
+
+
+def _size(number: float) -> str:
+    if number < 1024:
+        return f'{number} B'
+    if number < 1 << 20:
+        return f'{number / 1024:.1f} KiB'
+    return f'{number / (1 << 20):.2f} MiB'
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f'{seconds:.0f} seconds'
+    if seconds < 3600:
+        return f'{seconds / 60:.0f} minutes'
+    return f'{seconds / 3600:.1f} hours'
+
+
+def _data_settings(loader: Any) -> str:
+    part = data_part(loader)
+    words = [data_facts(loader).name, *filter(None, [data_split(loader)])]
+    words += [f'{key}={value!r}' for key, value in part.items()]
+    return ', '.join(words)
+
+
+def _transforms(loader: Any) -> str:
+    calls = [
+        _call(transform) for transform in pipeline_of(loader)
+        if transform.get('type') not in ('PackInputs', 'LoadImageFromFile')
+    ]
+    return ', '.join(calls) or 'none'
+
+
+def _call(settings: Optional[Dict[str, Any]]) -> str:
+    """Settings as the call that they are."""
+    if not settings:
+        return 'the default'
+    kind = settings.get('type', 'the default')
+    kind = getattr(kind, '__name__', kind)
+    inner = ', '.join(f'{key}={value!r}' for key, value in settings.items()
+                      if key not in ('type', '_scope_'))
+    return f'`{kind}({inner})`'
+
+
+def _scheduler(settings: Any) -> str:
+    if not settings:
+        return 'constant'
+    if isinstance(settings, dict):
+        settings = [settings]
+    return ', '.join(map(_call, settings))
+
+
+def _schedule(run: Any) -> str:
+    settings = run.schedule_cfg
+    if not run.distils:
+        return 'never distilled'
+    schedule = run.schedule()
+    text = _call(dict(settings, type='DiscontinuousKDHook'))
+    if schedule is not None:
+        number = sum(weight > 0 for _, weight in schedule.table())
+        text += f', on in {number} of {len(schedule.table())} steps'
+    return text
+
+
+def _commit(record: Dict[str, Any]) -> str:
+    commit = record.get('commit')
+    if not commit:
+        return 'not recorded'
+    return commit[:12] + ' with changes' * bool(record.get('dirty'))
+
+
+def _versions(run: Any) -> str:
+    versions = run.record.get('versions') or {
+        'mcod_plugin': run.meta.get('mcod_plugin_version'),
+        'mmengine': run.meta.get('mmengine_version'),
+        **run.logged_versions
+    }
+    return ', '.join(_pairs(versions)) or 'not recorded'
+
+
+def _pairs(versions: Dict[str, Any]) -> Iterator[str]:
+    for name, version in versions.items():
+        if version:
+            yield f'{name} {version}'

@@ -1,0 +1,113 @@
+"""What is known of the data sets that cohorts are trained on."""
+from dataclasses import dataclass
+from typing import Any, Dict, Optional
+
+__all__ = ['DataFacts', 'data_facts', 'data_part', 'data_split']
+
+# Settings by which a part of a data set is selected.
+PART_KEYS = ('indices', 'per_class', 'ann_file')
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """A data set.
+
+    Attributes:
+        name (str): Its name.
+        hub (str): Its name on the Hugging Face hub, or one like those.
+        listed (bool): Whether the hub has it.
+        terms (str): Where it comes from and what may be done with it.
+    """
+
+    name: str
+    hub: str
+    listed: bool
+    terms: str
+
+
+_CIFAR = ('A. Krizhevsky, *Learning Multiple Layers of Features from Tiny '
+          'Images*, 2009, https://www.cs.toronto.edu/~kriz/cifar.html. Its '
+          'page asks to cite that report and names no licence; the images '
+          'were collected from the web.')
+
+KNOWN = dict(
+    CIFAR10=DataFacts('CIFAR-10', 'uoft-cs/cifar10', True, _CIFAR),
+    CIFAR100=DataFacts('CIFAR-100', 'uoft-cs/cifar100', True, _CIFAR),
+    ImageNet=DataFacts(
+        'ImageNet-1k', 'ILSVRC/imagenet-1k', True,
+        'https://www.image-net.org. Its terms of access allow '
+        'non-commercial research and education only.'),
+    Digits=DataFacts(
+        'scikit-learn digits', 'digits', False,
+        'E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten '
+        'Digits*, 1998, https://doi.org/10.24432/C50P49: the part that comes '
+        'with scikit-learn. The archive states CC BY 4.0.'))
+
+
+def data_facts(loader: Any) -> DataFacts:
+    """What is known of the data set of a data loader.
+
+    Args:
+        loader (dict): The loader's config.
+
+    Returns:
+        DataFacts: The facts; of a data set that is not known here its type,
+        and that its terms must be looked up.
+    """
+    kind = _kind(loader.get('dataset')) or 'unknown'
+    if kind in KNOWN:
+        return KNOWN[kind]
+    return DataFacts(
+        kind, kind.lower(), False,
+        'Its terms are not known to the tool that wrote this card; ask '
+        'whoever provides the data.')
+
+
+def data_split(loader: Any) -> Optional[str]:
+    """The part of the data set that a data loader gives.
+
+    Args:
+        loader (dict): The loader's config.
+
+    Returns:
+        str | None: As its config names it, if it does.
+    """
+    dataset = _innermost(loader.get('dataset'))
+    split = dataset.get('split') if isinstance(dataset, dict) else None
+    return split if isinstance(split, str) and split else None
+
+
+def data_part(loader: Any) -> Dict[str, Any]:
+    """The settings by which a data loader gives a part of its data only.
+
+    Args:
+        loader (dict): The loader's config.
+
+    Returns:
+        dict[str, Any]: Those that are set.
+    """
+    dataset = _innermost(loader.get('dataset'))
+    return {
+        key: dataset[key]
+        for key in PART_KEYS
+        if isinstance(dataset, dict) and dataset.get(key) is not None
+    }
+
+
+def _kind(dataset: Any) -> Optional[str]:
+    dataset = _innermost(dataset)
+    if not isinstance(dataset, dict):
+        return None
+    kind = dataset.get('source', dataset.get('type'))
+    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+
+
+def _innermost(dataset: Any) -> Any:
+    """The data set that others wrap."""
+    while isinstance(dataset, dict):
+        inner = dataset.get('dataset', dataset.get('datasets'))
+        inner = inner[0] if isinstance(inner, (list, tuple)) else inner
+        if not isinstance(inner, dict):
+            return dataset
+        dataset = inner
+    return dataset

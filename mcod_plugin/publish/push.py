@@ -1,0 +1,114 @@
+"""Uploading what was published to the Hugging Face hub."""
+import importlib.util
+import os
+import os.path as osp
+from typing import Dict, List
+
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.utils.explain import one_line
+from .member import Member
+from .publication import Publication
+
+__all__ = ['check_push', 'push']
+
+
+def check_push(repo: str) -> None:
+    """Raise unless it can be uploaded to a repository, before there is work
+    to lose.
+
+    Args:
+        repo (str): The repository, ``USER/REPO``.
+
+    Raises:
+        ConfigError: If it is no such name, or the hub does not know the user.
+    """
+    if importlib.util.find_spec('huggingface_hub') is None:
+        raise ConfigError('--push needs the package huggingface_hub, which is '
+                          'not installed; get it with: pip install '
+                          '"mcod-plugin[publish]"')
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise ConfigError(f'--push {repo}: {one_line(error)}') from error
+    if repo.count('/') != 1:
+        raise ConfigError(f'--push must be USER/REPO; got {repo!r}')
+    try:
+        HfApi().whoami()
+    except Exception as error:
+        raise ConfigError(f'--push {repo}: the hub does not let in: '
+                          f'{one_line(error)}') from error
+
+
+def push(publication: Publication, out: str, repo: str) -> List[str]:
+    """Upload a publication: the cohort to ``USER/REPO``, each branch to a
+    repository of its own, ``USER/REPO-<branch>``.
+
+    So the hub shows each card with its results, and counts each model's
+    downloads. The links between the cards are those of the hub. The hub
+    checks each card before anything is uploaded.
+
+    Args:
+        publication (Publication): What was published.
+        out (str): Its folder.
+        repo (str): The repository, ``USER/REPO``.
+
+    Returns:
+        list[str]: The repositories.
+
+    Raises:
+        ConfigError: If the hub refuses; what was uploaded before stays.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
+    repos = {
+        member.folder: f'{repo}-{member.folder}' if member.folder else repo
+        for member in publication.members
+    }
+    api = HfApi()
+    done: List[str] = []
+    try:
+        cards = {
+            member.folder: _card(member, repos, out, api.endpoint)
+            for member in publication.members
+        }
+        for card in cards.values():
+            ModelCard(card).validate()
+        for member in publication.members:
+            target = repos[member.folder]
+            place = osp.join(out, member.folder)
+            files = [
+                file for file in sorted(os.listdir(place))
+                if osp.isfile(osp.join(place, file)) and file != 'README.md'
+            ]
+            operations = [
+                CommitOperationAdd(file, osp.join(place, file))
+                for file in files
+            ]
+            operations.append(
+                CommitOperationAdd('README.md',
+                                   cards[member.folder].encode('utf-8')))
+            api.create_repo(target, exist_ok=True)
+            api.create_commit(
+                target,
+                operations,
+                commit_message=f'Publish {member.model_name}')
+            done.append(target)
+    except Exception as error:
+        so_far = f'; uploaded so far: {", ".join(done)}' if done else ''
+        raise ConfigError(f'--push {repo}: {one_line(error)}{so_far}; all of '
+                          f'it lies in {out}') from error
+    return done
+
+
+def _card(member: Member, repos: Dict[str, str], out: str,
+          endpoint: str) -> str:
+    """The card of a member with links between repositories."""
+    with open(
+            osp.join(out, member.path('README.md')), encoding='utf-8') as file:
+        text = file.read()
+    up = '../' if member.folder else ''
+    for folder, repo in repos.items():
+        path = f'{folder}/README.md' if folder else 'README.md'
+        text = text.replace(f']({up}{path})', f']({endpoint}/{repo})')
+    return text

@@ -1,0 +1,90 @@
+"""What two runs have in common."""
+from typing import Any, Dict, Iterator, Tuple
+
+from mcod_plugin.errors import ConfigError
+from .run import SCHEDULE, Run, class_name
+
+__all__ = ['check_solo', 'differences']
+
+# What makes no other recipe: where things go, what is printed, and the method
+# itself, which is the teacher, the loss and the schedule.
+METHOD_HOOKS = (SCHEDULE, 'RunRecordHook')
+IGNORED = ('work_dir', 'experiment_name', 'log_level', 'log_processor',
+           'launcher', 'resume', 'load_from', 'visualizer', 'env_cfg',
+           'default_hooks', 'custom_imports', 'runner_type', 'model.teacher',
+           'model.distill', 'model.memory_format', 'randomness.seed',
+           'test_dataloader', 'test_evaluator', 'test_cfg')
+IGNORED_IN_LOADERS = ('num_workers', 'persistent_workers', 'pin_memory',
+                      'prefetch_factor')
+
+
+def check_solo(run: Run, solo: Run) -> None:
+    """Raise unless a run is the solo baseline of another: the same recipe,
+    never distilled, trained as long.
+
+    Args:
+        run (Run): The run of the cohort.
+        solo (Run): The run to compare with.
+
+    Raises:
+        ConfigError: If it is another recipe, or its branches were distilled.
+    """
+    text = f'--solo {solo.work_dir}'
+    found = differences(run.cfg, solo.cfg)
+    if found:
+        key, (ours, theirs) = next(iter(found.items()))
+        more = f', and {len(found) - 1} more differ' if len(found) > 1 else ''
+        raise ConfigError(f'{text} is of another recipe: {key} is {ours!r} '
+                          f'in WORK_DIR and {theirs!r} there{more}')
+    if solo.distils:
+        raise ConfigError(f'{text}: its branches were distilled; train it '
+                          'with --method solo')
+    if solo.done != run.done:
+        raise ConfigError(
+            f'{text}: its checkpoint is of {solo.unit} {solo.done}, that of '
+            f'WORK_DIR of {run.unit} {run.done}; compare the same')
+
+
+def differences(ours: Any, theirs: Any) -> Dict[str, Tuple[Any, Any]]:
+    """Settings of two recipes that differ, apart from the method.
+
+    Args:
+        ours (Config): The one config.
+        theirs (Config): The other.
+
+    Returns:
+        dict[str, tuple]: Both values by dotted key; None where one lacks it.
+    """
+    ours, theirs = _settings(ours), _settings(theirs)
+    return {
+        key: (ours.get(key), theirs.get(key))
+        for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)
+    }
+
+
+def _settings(cfg: Any) -> Dict[str, Any]:
+    """All settings that belong to a recipe, by dotted key."""
+    cfg = cfg.to_dict()
+    cfg['custom_hooks'] = [
+        hook for hook in cfg.get('custom_hooks') or []
+        if class_name(hook) not in METHOD_HOOKS
+    ]
+    return {key: value for key, value in _flat('', cfg) if not _ignored(key)}
+
+
+def _ignored(key: str) -> bool:
+    parts = key.split('.')
+    return any(key == name or key.startswith(f'{name}.')
+               for name in IGNORED) or (len(parts) > 1
+                                        and parts[0].endswith('_dataloader')
+                                        and parts[1] in IGNORED_IN_LOADERS)
+
+
+def _flat(key: str, value: Any) -> Iterator[Tuple[str, Any]]:
+    if isinstance(value, (list, tuple)):
+        value = {str(index): child for index, child in enumerate(value)}
+    if not isinstance(value, dict):
+        yield key, value
+        return
+    for name, child in value.items():
+        yield from _flat(f'{key}.{name}' if key else str(name), child)

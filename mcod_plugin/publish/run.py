@@ -1,0 +1,270 @@
+"""A run that has ended, as its work directory holds it."""
+import json
+import os
+import os.path as osp
+import re
+from dataclasses import dataclass
+from glob import escape, glob
+from typing import Any, Dict, List, Optional
+
+from mcod_plugin.cli import read_config
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.export.classifier_config import without_pretrained
+from mcod_plugin.schedule import DiscontinuousSchedule
+from mcod_plugin.utils.checkpoint import read_checkpoint
+
+__all__ = ['Run', 'read_curves', 'read_run']
+
+SCHEDULE = 'DiscontinuousKDHook'
+# Teacher and loss of the plugin's own method, which are its defaults.
+MCOD = dict(teacher='EnsembleTeacher', distill='DiscontinuousKDLoss')
+VERSION = re.compile(r'^ +(PyTorch|TorchVision): (\S+)$', re.MULTILINE)
+
+
+@dataclass
+class Run:
+    """A run.
+
+    Attributes:
+        work_dir (str): Its work directory.
+        cfg (Config): Its config.
+        checkpoint (str): Path of the checkpoint.
+        content (dict): What the checkpoint holds.
+        record (dict): What :class:`RunRecordHook` has written; empty if it
+            was not there.
+        curves (list[dict[str, float]]): By step, which is an epoch unless
+            ``by_epoch`` is False, the losses and metrics of the log.
+    """
+
+    work_dir: str
+    cfg: Any
+    checkpoint: str
+    content: Dict[str, Any]
+    record: Dict[str, Any]
+    curves: List[Dict[str, float]]
+
+    @property
+    def meta(self) -> Dict[str, Any]:
+        """What the checkpoint tells of itself."""
+        return self.content.get('meta') or {}
+
+    @property
+    def by_epoch(self) -> bool:
+        """Whether training goes by epochs."""
+        return 'max_epochs' in self.cfg.train_cfg
+
+    @property
+    def unit(self) -> str:
+        """What the run counts in."""
+        return 'epoch' if self.by_epoch else 'iteration'
+
+    @property
+    def done(self) -> Optional[int]:
+        """How many of them the checkpoint has seen."""
+        return self.meta.get('epoch' if self.by_epoch else 'iter')
+
+    @property
+    def planned(self) -> int:
+        """How many of them the run was to have."""
+        return self.cfg.train_cfg['max_epochs' if self.
+                                  by_epoch else 'max_iters']
+
+    @property
+    def seed(self) -> Any:
+        """The seed; None if it is not known."""
+        return self.meta.get('seed')
+
+    @property
+    def logged_versions(self) -> Dict[str, str]:
+        """Versions that the log names, which MMEngine writes at its start."""
+        logs = sorted(glob(osp.join(escape(self.work_dir), '*', '*.log')))
+        if not logs:
+            return {}
+        with open(logs[-1], encoding='utf-8', errors='replace') as file:
+            head = file.read(1 << 14)
+        found = dict(VERSION.findall(head))
+        return {
+            name.lower(): found[name]
+            for name in ('PyTorch', 'TorchVision') if name in found
+        }
+
+    @property
+    def pretrained(self) -> List[str]:
+        """The branches that did not start from random weights."""
+        branches = self.cfg.to_dict()['model']['branches']
+        return [
+            name for name, branch in branches.items()
+            if without_pretrained(branch) != branch
+        ]
+
+    @property
+    def schedule_cfg(self) -> Optional[Dict[str, Any]]:
+        """Settings of the distillation schedule; None if it has none."""
+        for hook in self.cfg.get('custom_hooks') or []:
+            if class_name(hook) == SCHEDULE:
+                return {
+                    key: value
+                    for key, value in hook.items()
+                    if key not in ('type', 'priority', '_scope_')
+                }
+        return None
+
+    def schedule(self) -> Optional[DiscontinuousSchedule]:
+        """The distillation schedule over the whole run.
+
+        Returns:
+            DiscontinuousSchedule | None: None if there is none, or its steps
+            are iterations whose number cannot be known from the run.
+        """
+        settings = self.schedule_cfg
+        if settings is None:
+            return None
+        settings = dict(settings)
+        total = self.planned
+        if settings.pop('by_epoch', True) != self.by_epoch:
+            if self.by_epoch and self.done:
+                total = self.meta['iter'] * self.planned // self.done
+            else:
+                return None
+        return DiscontinuousSchedule(**settings).resolve(total)
+
+    @property
+    def method(self) -> str:
+        """How the branches were trained, in words."""
+        if not self.distils:
+            return 'side by side, never distilled (the solo baseline)'
+        if self.is_mcod:
+            return 'together by collaborative online distillation (MCOD-style)'
+        teacher = class_name(self.cfg.model.get('teacher') or {})
+        return f'together by online distillation with {teacher}'
+
+    @property
+    def is_mcod(self) -> bool:
+        """Whether the teacher is the ensemble, in phases or not."""
+        parts = [
+            class_name(self.cfg.model.get(key) or {'type': known})
+            for key, known in MCOD.items()
+        ]
+        return self.distils and parts == list(MCOD.values())
+
+    @property
+    def distils(self) -> bool:
+        """Whether the branches were ever distilled."""
+        settings = self.schedule_cfg
+        return settings is not None and any(
+            settings.get('weight',
+                         DiscontinuousSchedule().weights))
+
+
+def class_name(cfg: Any) -> str:
+    """The name of the class that a config is of.
+
+    Args:
+        cfg (dict): The config of a hook or another part.
+
+    Returns:
+        str: The name without a scope.
+    """
+    kind = cfg.get('type')
+    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+
+
+def read_run(setting: str,
+             work_dir: str,
+             checkpoint: Optional[str] = None) -> Run:
+    """Read what a run has left.
+
+    Args:
+        setting (str): The argument that names the folder, for messages.
+        work_dir (str): The folder, into which ``tools/train.py`` has written.
+        checkpoint (str, optional): The checkpoint. Defaults to the last one.
+
+    Returns:
+        Run: The run.
+
+    Raises:
+        ConfigError: If it is no such folder, or of no cohort.
+    """
+    if not osp.isdir(work_dir):
+        raise ConfigError(f'{setting} {work_dir}: there is no such folder')
+    configs = sorted(glob(osp.join(escape(work_dir), '*.py')))
+    if len(configs) != 1:
+        found = ', '.join(map(osp.basename, configs)) or 'none'
+        raise ConfigError(
+            f'{setting} {work_dir} must hold one config, that of its run; '
+            f'found {found}')
+    cfg = read_config(configs[0])
+    if not isinstance((cfg.get('model') or {}).get('branches'), dict):
+        raise ConfigError(f'{setting} {work_dir}: the config holds no cohort: '
+                          'model.branches is missing')
+    if not isinstance(cfg.get('train_cfg'), dict):
+        raise ConfigError(f'{setting} {work_dir}: the config lacks train_cfg')
+    checkpoint = checkpoint or _last_checkpoint(setting, work_dir)
+    return Run(
+        work_dir=work_dir,
+        cfg=cfg,
+        checkpoint=checkpoint,
+        content=read_checkpoint(checkpoint),
+        record=_read_json(osp.join(work_dir, 'record.json')),
+        curves=read_curves(work_dir, 'max_epochs' in cfg.train_cfg))
+
+
+def _last_checkpoint(setting: str, work_dir: str) -> str:
+    try:
+        with open(osp.join(work_dir, 'last_checkpoint')) as file:
+            name = osp.basename(file.read().strip())
+    except OSError:
+        name = ''
+    # The folder may have been moved since.
+    path = osp.join(work_dir, name)
+    if not name or not osp.isfile(path):
+        raise ConfigError(f'{setting} {work_dir} holds no checkpoint; train '
+                          'the cohort first, or name one with --checkpoint')
+    return path
+
+
+def _read_json(path: str) -> Dict[str, Any]:
+    try:
+        with open(path, encoding='utf-8') as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_curves(work_dir: str,
+                by_epoch: bool = True) -> List[Dict[str, float]]:
+    """Losses and metrics by step, from the logs of a work directory.
+
+    A run that was stopped and resumed has a log for each of its parts; what
+    a later part has done again replaces what it has undone.
+
+    Args:
+        work_dir (str): The folder.
+        by_epoch (bool): Whether training goes by epochs. Defaults to True.
+
+    Returns:
+        list[dict[str, float]]: Rows with ``step``, which is the epoch if
+        training goes by epochs, in ascending order. Of the losses, the last
+        that were logged of each.
+    """
+    rows: Dict[int, Dict[str, float]] = {}
+    for folder in sorted(os.listdir(work_dir)):
+        path = osp.join(work_dir, folder, 'vis_data', 'scalars.json')
+        if not osp.isfile(path):
+            continue
+        part: Dict[int, Dict[str, float]] = {}
+        with open(path, encoding='utf-8') as file:
+            for line in file:
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue  # It was cut off while it was written.
+                epoch = entry.pop('epoch', None) if by_epoch else None
+                step = epoch or entry['step']
+                part.setdefault(step, {}).update(entry, step=step)
+        if part:
+            begin = min(part)
+            rows = {step: row for step, row in rows.items() if step < begin}
+            rows.update(part)
+    return [rows[step] for step in sorted(rows)]

@@ -1,0 +1,102 @@
+"""The files of weights that are published."""
+import copy
+import datetime
+import hashlib
+import io
+import os
+import os.path as osp
+from collections import OrderedDict
+from typing import Any, Dict, Tuple
+
+import torch
+import torch.nn as nn
+from mmengine.config import Config
+
+from mcod_plugin.export.classifier_config import plain, without_pretrained
+from mcod_plugin.export.files import to_safetensors, write_bytes
+from mcod_plugin.utils.plain import to_plain
+from .run import class_name
+
+__all__ = ['publish_name', 'published_config', 'write_cohort']
+
+# Settings that tell of a machine or of how a run was started.
+OF_A_RUN = ('work_dir', 'experiment_name', 'launcher', 'resume', 'load_from')
+
+
+def published_config(cfg: Any, cohort: nn.Module) -> Config:
+    """The config by which a cohort is trained and tested anew.
+
+    Args:
+        cfg (Config): The config of its run.
+        cohort (MultiBackboneClassifier): What was built from it.
+
+    Returns:
+        Config: The config, whose model can be built by itself. Settings of
+        the run are left out, such as its work directory, and weights to start
+        from.
+    """
+    settings = {
+        key: value
+        for key, value in plain('config', cfg.to_dict()).items()
+        if key not in OF_A_RUN
+    }
+    hooks = settings.get('custom_hooks') or []
+    settings['custom_hooks'] = [
+        hook for hook in hooks if class_name(hook) != 'RunRecordHook'
+    ]
+    model = settings['model']
+    model['branches'] = without_pretrained(model['branches'])
+    if settings.get('data_preprocessor'):
+        model.setdefault('data_preprocessor',
+                         copy.deepcopy(settings['data_preprocessor']))
+    if model.get('input_size') is None:
+        model['input_size'] = tuple(cohort.input_size)
+    return Config(settings)
+
+
+def write_cohort(cfg: Config, cohort: nn.Module, meta: Dict[str, Any],
+                 folder: str) -> None:
+    """Write ``config.py``, ``model.pth`` and ``model.safetensors`` of a
+    cohort.
+
+    Args:
+        cfg (Config): The published config.
+        cohort (nn.Module): The cohort, on the CPU.
+        meta (dict): What the checkpoint tells of itself.
+        folder (str): Where to write them.
+    """
+    write_bytes(osp.join(folder, 'config.py'), cfg.pretty_text.encode('utf-8'))
+    given = cohort.state_dict()
+    # The versions of the parts, which some of them look for, stay with it.
+    state_dict = OrderedDict(
+        (key, value.detach().clone(memory_format=torch.contiguous_format))
+        for key, value in given.items())
+    state_dict._metadata = given._metadata
+    buffer = io.BytesIO()
+    torch.save(dict(state_dict=state_dict, meta=to_plain(meta)), buffer)
+    write_bytes(osp.join(folder, 'model.pth'), buffer.getvalue())
+    write_bytes(
+        osp.join(folder, 'model.safetensors'), to_safetensors(state_dict))
+
+
+def publish_name(folder: str, model_name: str) -> Tuple[str, str]:
+    """Name ``model.pth`` as the toolbox names what it publishes:
+    ``<name>_<YYYYMMDD>-<first 8 digits of its sha256>.pth``.
+
+    Args:
+        folder (str): Where it lies.
+        model_name (str): The name of the model.
+
+    Returns:
+        tuple[str, str]: The name of the file, and its hash.
+    """
+    path = osp.join(folder, 'model.pth')
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for block in iter(lambda: file.read(1 << 20), b''):
+            digest.update(block)
+    found = digest.hexdigest()
+    today = datetime.date.today().strftime('%Y%m%d')
+    name = f'{model_name}_{today}-{found[:8]}.pth'
+    os.replace(path, osp.join(folder, name))
+    return name, found

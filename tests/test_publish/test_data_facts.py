@@ -1,0 +1,43 @@
+import pytest
+
+from mcod_plugin.publish.data_facts import data_facts, data_part, data_split
+
+
+@pytest.mark.parametrize('dataset, name, split', [
+    (dict(type='mcod_plugin.InMemoryDataset', source='CIFAR100',
+          split='test'), 'CIFAR-100', 'test'),
+    (dict(type='CIFAR10', split='train'), 'CIFAR-10', 'train'),
+    (dict(
+        type='RepeatDataset',
+        times=2,
+        dataset=dict(type='ImageNet', split='val')), 'ImageNet-1k', 'val'),
+    (dict(
+        type='ConcatDataset',
+        datasets=[dict(type='mcod_plugin.Digits'),
+                  dict(type='CIFAR10')]), 'scikit-learn digits', None),
+])
+def test_known_data(dataset, name, split):
+    loader = dict(dataset=dataset)
+    assert data_facts(loader).name == name
+    assert data_split(loader) == split
+
+
+def test_terms_of_cifar():
+    terms = data_facts(dict(dataset=dict(type='CIFAR100'))).terms
+    assert 'Krizhevsky' in terms and 'no licence' in terms
+
+
+def test_unknown_data():
+    facts = data_facts(dict(dataset=dict(type='mine.Flowers')))
+    assert facts.name == 'Flowers' and not facts.listed
+    assert 'not known' in facts.terms
+
+
+def test_a_part_of_the_data():
+    loader = dict(
+        dataset=dict(
+            type='RepeatDataset',
+            times=2,
+            dataset=dict(type='CIFAR10', indices=5, per_class=None)))
+    assert data_part(loader) == dict(indices=5)
+    assert data_part(dict(dataset=dict(type='CIFAR10'))) == {}

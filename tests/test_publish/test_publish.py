@@ -1,0 +1,258 @@
+"""What is published is what was trained, and the cards are true."""
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from mmpretrain import get_model
+from mmpretrain.apis.model import ModelHub
+from PIL import Image
+from safetensors.torch import load_file
+
+from mcod_plugin.datasets import Digits
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.publish import publish_cohort
+
+NAMES = ('resnet', 'vgg', 'ensemble')
+# The plugin must not be found, as with whoever has the toolbox alone.
+WITHOUT_PLUGIN = "import sys; sys.modules['mcod_plugin'] = None\n"
+
+
+def folder_of(published, name):
+    return published.out / published.members[name].folder
+
+
+def card_of(published, name):
+    return (folder_of(published, name) / 'README.md').read_text()
+
+
+def fenced(text, language):
+    return re.search(f'```{language}\n(.*?)```', text, re.DOTALL)[1]
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_weights_are_those_of_the_run(published, runs, name):
+    member = published.members[name]
+    path = folder_of(published, name) / member.weights
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert re.fullmatch(rf'tiny_{name}_20\d{{6}}-{digest[:8]}\.pth',
+                        member.weights)
+    assert member.sha256 == digest and digest in card_of(published, name)
+    content = torch.load(path, weights_only=True)
+    assert set(content) == {'state_dict', 'meta'}
+    trained = torch.load(
+        runs.cohort / 'epoch_3.pth', weights_only=True)['state_dict']
+    prefix = f'branches.{name}.' if member.folder else ''
+    trained = {
+        key[len(prefix):]: value
+        for key, value in trained.items() if key.startswith(prefix)
+    }
+    for weights in (content['state_dict'],
+                    load_file(path.with_name('model.safetensors'))):
+        assert set(weights) == set(trained)
+        assert all(
+            torch.equal(value, trained[key]) for key, value in weights.items())
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_accuracy_is_that_of_the_file(published, name):
+    member = published.members[name]
+    folder = folder_of(published, name)
+    model = get_model(
+        str(folder / 'config.py'), pretrained=str(folder / member.weights))
+    items = Digits(split='test', indices=120, pipeline=[])
+    samples = [items[index] for index in range(len(items))]
+    pixels = torch.from_numpy(
+        np.stack([sample['img'].transpose(2, 0, 1) for sample in samples]))
+    if name == 'vgg':
+        pixels = torch.nn.functional.interpolate(
+            pixels.float(), (32, 32),
+            mode='bilinear',
+            antialias=True,
+            align_corners=False)
+    with torch.no_grad():
+        scores = model(model.data_preprocessor(dict(inputs=pixels))['inputs'])
+    labels = torch.tensor([sample['gt_label'] for sample in samples])
+    best = scores.topk(5)[1] == labels[:, None]
+    assert member.metrics == pytest.approx({
+        'top1':
+        100 * float(best[:, 0].float().mean()),
+        'top5':
+        100 * float(best.any(1).float().mean())
+    })
+    parameters = sum(value.numel() for value in model.parameters())
+    assert member.parameters == parameters
+    row = next(
+        line for line in card_of(published, name).splitlines()
+        if f'**{name}**' in line)
+    assert f'| {member.metrics["top1"]:.2f} |' in row
+    assert f'| {parameters:,} |' in row
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_code_on_the_card_runs(published, name):
+    card = card_of(published, name)
+    code = fenced(card, 'python')
+    needs = 'mmpretrain and mcod_plugin installed' in card
+    assert needs == (name != 'resnet')
+    if not needs:
+        code = WITHOUT_PLUGIN + code
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code],
+                          cwd=folder_of(published, name),
+                          capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    predicted = re.search(r'^\[(\d), (\d)\]$', done.stdout, re.MULTILINE)
+    assert predicted, done.stdout
+
+
+def test_front_matter(published):
+    for name, member in published.members.items():
+        card = ModelCard.load(folder_of(published, name) / 'README.md')
+        data = card.data
+        assert data.model_name == f'tiny_{name}'
+        assert data.pipeline_tag == 'image-classification'
+        assert data.datasets is None  # The hub does not have the digits.
+        top1, top5 = data.eval_results
+        assert (top1.dataset_type, top1.dataset_split) == ('digits', 'test')
+        assert top1.metric_value == round(member.metrics['top1'], 4)
+        assert top5.metric_value == round(member.metrics['top5'], 4)
+
+
+def test_cards_link_each_other(published):
+    found = 0
+    for name in NAMES:
+        folder = folder_of(published, name)
+        for target in re.findall(r'\]\(([^)]+)\)', card_of(published, name)):
+            if not target.startswith('https://'):
+                assert (folder / target).is_file(), target
+                found += 1
+    assert found >= 10
+
+
+def test_branches_are_ranked(published):
+    ranks = re.findall(r'^\| (\d) \| \[(\w+)\]',
+                       card_of(published, 'ensemble'), re.MULTILINE)
+    accuracies = [published.members[name].metrics['top1'] for _, name in ranks]
+    assert [rank for rank, _ in ranks] == ['1', '2']
+    assert accuracies == sorted(accuracies, reverse=True)
+
+
+def test_gain_is_over_solo(published, runs, tmp_path):
+    alone = publish_cohort(str(runs.solo), str(tmp_path / 'alone'))
+    text = (tmp_path / 'alone' / 'README.md').read_text()
+    assert 'Gain over solo' not in text
+    assert 'never distilled' in text and 'MCOD' not in text
+    for member in alone.members:
+        ours = published.members[member.name]
+        assert ours.solo == member.metrics
+        gain = ours.metrics['top1'] - member.metrics['top1']
+        card = card_of(published, member.name)
+        assert (f'| {member.name} | {member.metrics["top1"]:.2f} | '
+                f'{ours.metrics["top1"]:.2f} | {gain:+.2f} |') in card
+        assert 'Seed of the cohort: 0, of solo: 1' in card
+        assert 'One seed proves little' in card
+
+
+def test_figures(published):
+    for name, files in dict(
+            resnet=['confusion.png', 'curves.png'],
+            ensemble=[
+                'confusion.png', 'curves.png', 'diversity.png', 'schedule.png'
+            ]).items():
+        folder = folder_of(published, name)
+        assert sorted(
+            folder.glob('*.png')) == [folder / file for file in files]
+        for file in files:
+            assert (folder / file).stat().st_size < 150_000
+            assert Image.open(folder / file).width > 400
+            assert f']({file})' in card_of(published, name)
+
+
+def test_metafile(published):
+    path = published.out / 'metafile.yml'
+    content = yaml.safe_load(path.read_text())
+    for model in content['Models']:
+        assert (published.out / model['Weights']).is_file()
+        assert model['Metadata']['FLOPs'] > 0
+    assert [branch['Name'] for branch in content['Models'][-1]['Cohort']
+            ] == [member.name for member in published.publication.branches]
+    ModelHub.register_model_index(path, config_prefix=published.out)
+    try:
+        for name, member in published.members.items():
+            found = ModelHub.get(f'tiny_{name}')
+            assert found.results[0].metrics['Top 1 Accuracy'] == round(
+                member.metrics['top1'], 4)
+            assert found.metadata.parameters == member.parameters
+            assert 'model' in found.config
+    finally:
+        for name in NAMES:
+            del ModelHub._models_dict[f'tiny_{name}']
+
+
+def test_published_config_is_the_recipe(published):
+    text = (published.out / 'config.py').read_text()
+    assert 'DiscontinuousKDHook' in text and 'max_epochs=3' in text
+    assert 'work_dir' not in text and 'RunRecordHook' not in text
+
+
+def test_training_is_told(published, runs):
+    record = json.loads((runs.cohort / 'record.json').read_text())
+    for name in NAMES:
+        card = card_of(published, name)
+        for part in ('epochs: 3 of 3, in batches of 32',
+                     'data: scikit-learn digits, train, indices=256; '
+                     'augmentation: `RandomCrop(', '`AdamW(lr=0.001',
+                     "EnsembleTeacher(fusion='mean')", 'temperature=3.0',
+                     'on in 1 of 3 steps', 'seed: 0', record['device'],
+                     f'commit of mcod_plugin: {record["commit"][:12]}',
+                     f'torch {record["versions"]["torch"]}',
+                     '120 images of the validation data (scikit-learn digits, '
+                     'split test, indices=120)', 'not a reproduction'):
+            assert part in card, part
+
+
+def test_what_a_checkpoint_hides_is_told(runs, published, tmp_path):
+    checkpoint = tmp_path / 'best_vgg_top1_epoch_2.pth'
+    shutil.copy(runs.cohort / 'epoch_2.pth', checkpoint)
+    publish_cohort(
+        str(runs.cohort), str(tmp_path / 'out'), checkpoint=str(checkpoint))
+    card = (tmp_path / 'out' / 'vgg' / 'README.md').read_text()
+    for part in ('epochs: 2 of 3', 'was chosen by its accuracy',
+                 'is of epoch 2 of the 3 planned', 'Not compared with solo'):
+        assert part in card
+        assert part not in card_of(published, 'vgg')
+
+
+def damage(runs, tmp_path):
+    """A checkpoint of a run that has diverged."""
+    content = torch.load(runs.cohort / 'epoch_3.pth', weights_only=True)
+    content['state_dict']['branches.vgg.head.fc.bias'].fill_(float('nan'))
+    torch.save(content, tmp_path / 'nan.pth')
+    return tmp_path / 'nan.pth'
+
+
+def test_nothing_is_left_of_a_failure(runs, tmp_path):
+    checkpoint = damage(runs, tmp_path)
+    with pytest.raises(ConfigError, match='not finite'):
+        publish_cohort(
+            str(runs.cohort),
+            str(tmp_path / 'a' / 'b'),
+            checkpoint=str(checkpoint))
+    assert os.listdir(tmp_path) == ['nan.pth']
+
+
+@pytest.mark.parametrize('package', ['huggingface_hub', 'safetensors'])
+def test_a_missing_package(runs, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf'{package}.*\[publish\]'):
+        publish_cohort(str(runs.cohort), str(tmp_path / 'out'))
+    assert os.listdir(tmp_path) == []

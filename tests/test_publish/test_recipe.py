@@ -1,0 +1,84 @@
+import pytest
+from mmengine.config import Config
+
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.publish.recipe import check_solo, differences
+from mcod_plugin.publish.run import read_run
+
+
+def config(**changes):
+    cfg = Config(
+        dict(
+            model=dict(
+                branches=dict(a=dict(type='A')), distill=dict(temperature=3)),
+            optim_wrapper=dict(optimizer=dict(lr=0.1)),
+            train_dataloader=dict(batch_size=8, num_workers=2),
+            custom_hooks=[
+                dict(type='mcod_plugin.DiscontinuousKDHook', gap=(4, 0)),
+                dict(type='EMAHook', momentum=0.5)
+            ],
+            randomness=dict(seed=0),
+            work_dir='here'))
+    cfg.merge_from_dict(changes)
+    return cfg
+
+
+@pytest.mark.parametrize('changes', [
+    {
+        'work_dir': 'there'
+    },
+    {
+        'randomness.seed': 1
+    },
+    {
+        'model.distill.temperature': 1
+    },
+    {
+        'custom_hooks.0.gap': (0, 0)
+    },
+    {
+        'train_dataloader.num_workers': 0
+    },
+])
+def test_the_same_recipe(changes):
+    assert differences(config(), config(**changes)) == {}
+
+
+@pytest.mark.parametrize('key, value, given', [
+    ('optim_wrapper.optimizer.lr', 0.2, 0.1),
+    ('train_dataloader.batch_size', 9, 8),
+    ('model.branches.a.type', 'B', 'A'),
+    ('randomness.deterministic', True, None),
+])
+def test_another_recipe(key, value, given):
+    assert differences(config(), config(**{key: value})) == {
+        key: (given, value)
+    }
+
+
+def test_other_hooks_count():
+    other = config(**{'custom_hooks.1.momentum': 0.9})
+    assert differences(config(), other) == {
+        'custom_hooks.0.momentum': (0.5, 0.9)
+    }
+
+
+def test_solo(runs):
+    cohort = read_run('WORK_DIR', str(runs.cohort))
+    solo = read_run('--solo', str(runs.solo))
+    check_solo(cohort, solo)
+    with pytest.raises(ConfigError, match='were distilled'):
+        check_solo(solo, cohort)
+    with pytest.raises(ConfigError) as error:
+        check_solo(cohort, read_run('--solo', str(runs.shorter)))
+    for part in ('--solo', 'optim_wrapper.optimizer.lr is 0.001 in WORK_DIR',
+                 '0.5 there', '1 more'):
+        assert part in str(error.value)
+
+
+def test_solo_that_was_stopped(runs):
+    cohort = read_run('WORK_DIR', str(runs.cohort))
+    earlier = read_run('--solo', str(runs.solo),
+                       str(runs.solo / 'epoch_2.pth'))
+    with pytest.raises(ConfigError, match='epoch 2, that of .* epoch 3'):
+        check_solo(cohort, earlier)

@@ -1,0 +1,166 @@
+"""Publishing from the command line."""
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+HUB = Path(__file__).parents[1] / 'test_publish' / 'hub.py'
+spec = importlib.util.spec_from_file_location('publish_hub', HUB)
+hub_module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(hub_module)
+
+
+@pytest.fixture(scope='module')
+def done(run_tool, trained, tmp_path_factory):
+    """The tiny run, published: what the tool printed, and the folder."""
+    cwd = tmp_path_factory.mktemp('published')
+    with hub_module.running_hub() as hub:
+        done = run_tool(
+            'publish',
+            trained.work_dir,
+            '--out',
+            'cards/tiny',
+            '--push',
+            'user/tiny',
+            cwd=cwd,
+            env=hub.env,
+            fresh=True)
+    assert done.code == 0, done.err
+    done.cwd, done.hub, done.cards = cwd, hub, cwd / 'cards' / 'tiny'
+    return done
+
+
+def test_what_it_tells(done, trained):
+    assert done.err == ''
+    for name in ('resnet', 'vgg', 'ensemble'):
+        last = re.findall(rf'{name}/top1: ([\d.]+)', trained.out)[-1]
+        assert re.search(rf'│ {name} +│ +{float(last):.2f} │', done.out)
+    assert ('on 40 images of the validation data (scikit-learn digits, split '
+            'test, indices=40).') in done.out
+    assert os.listdir(done.cwd) == ['cards']
+    assert os.listdir(done.cwd / 'cards') == ['tiny']
+
+
+@pytest.mark.parametrize('card', ['README.md', 'vgg/README.md'])
+def test_the_number_is_reproduced(done, run_tool, card):
+    text = (done.cards / card).read_text()
+    command = re.search(r'```bash\npython tools/test.py (.*?)```', text,
+                        re.DOTALL)[1].replace('\\', ' ').split()
+    expected = re.search(r'prints, among other things:\n\n```\n(.*?)```', text,
+                         re.DOTALL)[1].splitlines()
+    printed = run_tool('test', *command, cwd=done.cwd)
+    assert printed.code == 0, printed.err
+    assert expected
+    for line in expected:
+        assert line in printed.out
+
+
+def test_pushed(done):
+    hub = done.hub
+    assert set(hub.repos) == {'user/tiny', 'user/tiny-resnet', 'user/tiny-vgg'}
+    assert 'Uploaded to user/tiny-vgg.' in done.out
+    for repo, files in hub.repos.items():
+        folder = done.cards / repo.removeprefix('user/tiny').strip('-')
+        assert set(files) == {
+            path.name
+            for path in folder.iterdir() if path.is_file()
+        }
+        for name, content in files.items():
+            if name != 'README.md':
+                assert content == (folder / name).read_bytes()
+        # The links between cards are those of the hub.
+        card = files['README.md'].decode()
+        assert card in hub.checked
+        assert 'README.md)' not in card
+        others = {*hub.repos} - {repo}
+        for other in others:
+            assert f']({hub.env["HF_ENDPOINT"]}/{other})' in card
+
+
+def test_the_hub_refuses(run_tool, trained, tmp_path):
+    with hub_module.running_hub() as hub:
+        hub.refuses = 'user/tiny'
+        done = run_tool(
+            'publish',
+            trained.work_dir,
+            '--out',
+            'cards/tiny',
+            '--push',
+            'user/tiny',
+            cwd=tmp_path,
+            env=hub.env,
+            fresh=True)
+    assert done.code == 2 and done.err.count('\n') == 1, done.err
+    for part in ('--push user/tiny', '403', 'uploaded so far', 'cards/tiny'):
+        assert part in done.err
+    # What was written stays.
+    assert (tmp_path / 'cards' / 'tiny' / 'README.md').is_file()
+
+
+def test_push_without_a_token(run_tool, trained, tmp_path):
+    with hub_module.running_hub() as hub:
+        done = run_tool(
+            'publish',
+            trained.work_dir,
+            '--out',
+            'cards/tiny',
+            '--push',
+            'user/tiny',
+            cwd=tmp_path,
+            env=dict(hub.env, HF_TOKEN='hf_wrong'),
+            fresh=True)
+    assert done.code == 2 and done.err.count('\n') == 1, done.err
+    assert '--push user/tiny: the hub does not let in' in done.err
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize('args, parts', [
+    (['none', '--out', 'out'], ['WORK_DIR none', 'no such folder']),
+    (['.', '--out', 'out'], ['WORK_DIR .', 'one config', 'found none']),
+    (['RUN'], ['--out']),
+    (['RUN', '--out', '.'], ['--out', 'not empty']),
+    (['RUN', '--out', 'a b'], ['--out', "'a b'"]),
+    (['RUN', '--out', 'out', '--solo', 'RUN'], ['--solo', 'were distilled']),
+    (['RUN', '--out', 'out', '--checkpoint', 'no.pth'
+      ], ['no.pth', 'no such file']),
+    (['RUN', '--out', 'out', '--push', 'tiny'], ['--push', 'USER/REPO']),
+    (['RUN', '--out', 'out', '--sol', 'RUN'], []),
+])
+def test_mistakes(run_tool, trained, tmp_path, args, parts):
+    (tmp_path / 'here').touch()
+    work_dir = str(trained.work_dir)
+    args = [work_dir if arg == 'RUN' else arg for arg in args]
+    done = run_tool('publish', *args, cwd=tmp_path)
+    assert done.code == 2 and done.out == ''
+    assert done.err.startswith('error: ') and done.err.count('\n') == 1
+    for part in parts:
+        assert part in done.err
+    assert os.listdir(tmp_path) == ['here']
+
+
+def test_without_data(run_tool, trained, tmp_path):
+    work_dir = tmp_path / 'work'
+    work_dir.mkdir()
+    text = (trained.work_dir / 'tiny.py').read_text()
+    (work_dir / 'tiny.py').write_text(
+        f'{text}\nval_dataloader["dataset"] = dict(\n'
+        '    type="CIFAR10", data_root="nowhere", split="test",\n'
+        '    pipeline=[dict(type="PackInputs")])\n')
+    done = run_tool(
+        'publish',
+        work_dir,
+        '--checkpoint',
+        trained.work_dir / 'epoch_2.pth',
+        '--out',
+        'out',
+        cwd=tmp_path)
+    assert done.code == 2 and done.err.count('\n') == 1
+    assert 'cannot be evaluated without the validation data' in done.err
+    assert os.listdir(tmp_path) == ['work']
+
+
+def test_help(run_tool, tmp_path):
+    done = run_tool('publish', '--help', cwd=tmp_path)
+    assert done.code == 0 and '--solo' in done.out and '--push' in done.out

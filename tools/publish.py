@@ -1,0 +1,71 @@
+"""Publish a trained cohort: weights, configs, figures and model cards.
+
+    python tools/publish.py work_dirs/mcod_quickstart \
+        --out model_cards/mcod_quickstart
+
+OUT is the folder of the cohort: README.md ranks the branches, metafile.yml is
+for a model index of the toolbox. OUT/<branch> has the card of a branch, its
+config, its weights (.pth, named after its hash, and .safetensors) and figures.
+
+Accuracies are those of the written files on the validation data; unless all of
+it works out, nothing is left on disk.
+"""
+import logging
+import signal
+import sys
+
+from mcod_plugin.cli import ToolParser, user_errors
+
+
+def parse_args():
+    parser = ToolParser(description='Publish a trained cohort')
+    parser.add_argument('work_dir', help='work directory of the run')
+    parser.add_argument(
+        '--out',
+        required=True,
+        help='the folder to write to, new or empty; its name becomes that of '
+        'the cohort')
+    parser.add_argument(
+        '--solo',
+        metavar='WORK_DIR',
+        help='work directory of the same recipe by --method solo; without it '
+        'no gain is claimed')
+    parser.add_argument(
+        '--checkpoint',
+        metavar='FILE',
+        help='the checkpoint to publish (default: the last one)')
+    parser.add_argument(
+        '--push',
+        metavar='USER/REPO',
+        help='upload it to the Hugging Face hub when everything is written: '
+        'the cohort to USER/REPO, each branch to USER/REPO-<branch>')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    with user_errors():
+        from mmengine.logging import MMLogger
+
+        from mcod_plugin.publish import (check_push, publish_cohort, push,
+                                         report)
+
+        # What timm's networks have to say while they are built.
+        MMLogger.get_current_instance().setLevel(logging.WARNING)
+        if args.push is not None:
+            check_push(args.push)
+        publication = publish_cohort(args.work_dir, args.out, args.solo,
+                                     args.checkpoint)
+        print(report(publication, args.out))
+        if args.push is not None:
+            for repo in push(publication, args.out, args.push):
+                print(f'Uploaded to {repo}.')
+
+
+if __name__ == '__main__':
+    # Nothing half-written stays, however it is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
