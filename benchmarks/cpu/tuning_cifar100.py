@@ -32,9 +32,22 @@ methods = dict(
     gap1_w05_15=dict(method='mcod', settings=schedule((1, 0), (0.5, 1.5))),
     gap4_w01_1=dict(method='mcod', settings=schedule((4, 0), (0.1, 1.0))),
     ramp_w01_1=dict(method='mcod', settings=schedule((0, 0), (0.1, 1.0))),
+    gap1_w1_2=dict(method='mcod', settings=schedule((1, 0), (1.0, 2.0))),
+    ramp_w1_2=dict(method='mcod', settings=schedule((0, 0), (1.0, 2.0))),
     gap1_w1=dict(method='mcod', settings=schedule((1, 0), (1.0, 1.0))),
+    on_w2=dict(method='always_on', settings=schedule((0, 0), (2.0, 2.0))),
+    # phases and gaps of single iterations
+    iter_gap1_w1_2=dict(
+        method='mcod',
+        settings=schedule((1, 0), (1.0, 2.0), by_epoch=False)),
+    # on their own at the end
+    on_w1_end32=dict(
+        method='always_on', settings=schedule((0, 0), (1.0, 1.0), end=32)),
     on_t6=dict(
         method='always_on', settings={'model.distill.temperature': 6.0}),
-)
+    on_t2=dict(
+        method='always_on', settings={'model.distill.temperature': 2.0}),
+    on_prob_mean=dict(
+        method='always_on', settings={'model.teacher.fusion': 'prob_mean'}))
 seeds = [0, 1]
 results = '../../docs/results/tuning_cifar100'
