@@ -81,7 +81,7 @@ def draw(results: Results, baseline: str, folder: str) -> List[str]:
     if not results:
         return []
     names = []
-    with _style():
+    with figure_style():
         figures = dict(
             curves=_curves(results, looks),
             gain=_gain(results, baseline, looks),
@@ -91,12 +91,12 @@ def draw(results: Results, baseline: str, folder: str) -> List[str]:
         for name, figure in figures.items():
             if figure is not None:
                 names.append(f'{name}.png')
-                _save(figure, osp.join(folder, names[-1]))
+                save_figure(figure, osp.join(folder, names[-1]))
     return names
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
     """The same style whatever the user's own is."""
     try:
         from matplotlib import style
@@ -120,13 +120,13 @@ def _looks(results: Results, baseline: str) -> Dict[str, Dict[str, Any]]:
     return {method: looks[method] for method in results}
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
     # Made without pyplot, so that neither a window nor a global is touched.
     from matplotlib.figure import Figure
     return Figure(figsize=(width, height), layout='constrained')
 
 
-def _save(figure: Any, path: str) -> None:
+def save_figure(figure: Any, path: str) -> None:
     """Write a figure beside its place, then put it there."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
@@ -148,7 +148,7 @@ def _curves(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
         return None
     columns = min(len(names), 3)
     lines = -(-len(names) // columns)
-    figure = _figure(3.2 * columns, 2.7 * lines + 0.6)
+    figure = new_figure(3.2 * columns, 2.7 * lines + 0.6)
     panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     for panel, name in zip(panels, names):
         # Beside the steep beginning no method would differ.
@@ -227,7 +227,7 @@ def _gain(results: Results, baseline: str, looks: Dict[str,
     if baseline not in results or not methods:
         return None
     names = [*results[baseline][0]['branches'], ENSEMBLE]
-    figure = _figure(1.2 + 2.1 * len(names), 1.1 + 0.3 * len(methods))
+    figure = new_figure(1.2 + 2.1 * len(names), 1.1 + 0.3 * len(methods))
     panels = figure.subplots(1, len(names), sharex=True, sharey=True)
     for panel, name in zip(panels, names):
         panel.axvline(0, color=BASELINE, linewidth=1)
@@ -282,7 +282,7 @@ def _diversity(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
     if not results:
         return None
     branches = all_runs(results)[0]['branches']
-    figure = _figure(9.6, 3.4)
+    figure = new_figure(9.6, 3.4)
     epochs, *panels = figure.subplots(1, 3)
     _plot_by_epoch(epochs, results, looks, DISAGREEMENT, scale=100)
     epochs.set(
@@ -322,7 +322,7 @@ def _schedule(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
     if not weights:
         return None
     top = max(map(max, weights.values())) or 1
-    figure = _figure(6.4, 0.8 + 0.42 * len(weights))
+    figure = new_figure(6.4, 0.8 + 0.42 * len(weights))
     panels = figure.subplots(len(weights), 1, sharex=True, squeeze=False)
     for panel, (method, values) in zip(panels.flat, weights.items()):
         color = looks[method]['color']

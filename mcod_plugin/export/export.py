@@ -3,10 +3,7 @@ import importlib.util
 import os
 import os.path as osp
 import shutil
-import tempfile
-from contextlib import contextmanager
-from typing import (Any, Dict, Iterator, List, NamedTuple, Optional, Sequence,
-                    Tuple)
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -14,8 +11,8 @@ from mcod_plugin.errors import ConfigError, nearest
 from mcod_plugin.models.utils.input_size import (data_input_size,
                                                  parse_input_size)
 from mcod_plugin.utils.checkpoint import read_checkpoint
-from mcod_plugin.utils.leftovers import missing_folders, remove_empty
 from mcod_plugin.utils.machine import describe_machine
+from mcod_plugin.utils.new_folder import new_folder
 from .branch_model import BranchModel
 from .cohort import branch_logits, branch_model, branch_pixels, load_cohort
 from .data_config import source_loader
@@ -115,7 +112,7 @@ def export_branches(cfg: Any,
     formats = list(dict.fromkeys(formats))
     _check_packages(formats)
     names = _branch_names(cfg, branches)
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
         content = read_checkpoint(checkpoint)
         cohort = load_cohort(cfg, checkpoint, content)
         images = _images(cfg, cohort, limit, verify_accuracy)
@@ -163,36 +160,6 @@ def _branch_names(cfg: Any, given: Sequence[str]) -> List[str]:
                 f'--branch {name}: the branches are {", ".join(known)}; '
                 f'{nearest(name, known)}'.rstrip('; '))
     return list(dict.fromkeys(given))
-
-
-@contextmanager
-def _new_folder(out: str) -> Iterator[str]:
-    """A folder to write into, which takes its place at the end of the block,
-    or is gone if that fails."""
-    out = osp.abspath(out)
-    if osp.isdir(out) and os.listdir(out):
-        raise ConfigError(f'--out {out} is not empty; name a new folder')
-    if osp.lexists(out) and not osp.isdir(out):
-        raise ConfigError(f'--out {out} is no folder')
-    parent = osp.dirname(out)
-    made = missing_folders(parent)
-    folder = None
-    try:
-        os.makedirs(parent, exist_ok=True)
-        folder = tempfile.mkdtemp('.part', f'.{osp.basename(out)}.', parent)
-        yield folder
-        # Not what temporary folders get, but what any other does.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(folder, 0o777 & ~mask)
-        os.replace(folder, out)
-    except OSError as error:
-        raise ConfigError(f'--out {out} cannot be written: '
-                          f'{error.strerror or error}') from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        remove_empty(made)
 
 
 def _images(cfg: Any, cohort: Any, limit: int, needed: bool) -> Images:

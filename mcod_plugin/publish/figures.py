@@ -5,7 +5,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from mcod_plugin.compare.figures import (BASELINE, COLORS, DISAGREEMENT,
-                                         ENSEMBLE, _figure, _save, _style)
+                                         ENSEMBLE, figure_style, new_figure,
+                                         save_figure)
 from .measure import worst_classes
 from .run import Run
 
@@ -39,7 +40,7 @@ def draw_cohort(run: Run, names: Sequence[str], matrix: np.ndarray,
     colors = dict(zip(names, _cycle(len(names))))
     colors[ENSEMBLE] = BASELINE
     lines = {name: (run, name, color, '-') for name, color in colors.items()}
-    with _style():
+    with figure_style():
         return _write(
             folder, {
                 'curves.png':
@@ -75,7 +76,7 @@ def draw_branch(run: Run, solo: Optional[Run], name: str, matrix: np.ndarray,
     if solo is not None:
         lines[f'{name}, solo'] = (solo, name, COLORS[1], (0, (4, 1.5)))
     lines[ENSEMBLE] = (run, ENSEMBLE, BASELINE, (0, (1, 1.2)))
-    with _style():
+    with figure_style():
         return _write(
             folder, {
                 'curves.png':
@@ -91,7 +92,7 @@ def _write(folder: str, figures: Dict[str, Tuple[Any, str]]) -> Dict[str, str]:
     captions = {}
     for file, (figure, caption) in figures.items():
         if figure is not None:
-            _save(figure, osp.join(folder, file))
+            save_figure(figure, osp.join(folder, file))
             captions[file] = caption
     return captions
 
@@ -112,7 +113,7 @@ def _curves(run: Run, lines: Dict[str, tuple]) -> Optional[Any]:
     ]
     if not kinds:
         return None
-    figure = _figure(0.6 + 3.6 * len(kinds), 3.1)
+    figure = new_figure(0.6 + 3.6 * len(kinds), 3.1)
     panels = figure.subplots(1, len(kinds), squeeze=False).flat
     handles = {}
     for panel, kind in zip(panels, kinds):
@@ -140,7 +141,7 @@ def _schedule(run: Run) -> Optional[Any]:
     if schedule is None or not run.distils:
         return None
     steps, weights = zip(*schedule.table())
-    figure = _figure(6.4, 2.1)
+    figure = new_figure(6.4, 2.1)
     panel = figure.subplots()
     edges = np.arange(steps[0], steps[-1] + 2)
     panel.stairs(weights, edges, fill=True, color=COLORS[0], alpha=0.3)
@@ -160,7 +161,7 @@ def _diversity(run: Run) -> Optional[Any]:
     steps, shares = _points(run, DISAGREEMENT)
     if not steps:
         return None
-    figure = _figure(4.6, 2.9)
+    figure = new_figure(4.6, 2.9)
     panel = figure.subplots()
     panel.plot(
         steps, [100 * share for share in shares],
@@ -177,7 +178,7 @@ def _confusion(matrix: np.ndarray, classes: Sequence[str]) -> Any:
     shares = 100 * matrix[rows] / matrix[rows].sum(1, keepdims=True)
     columns = _columns(rows, shares)
     cells = shares[:, columns]
-    figure = _figure(1.9 + 0.42 * len(columns), 1.6 + 0.3 * len(rows))
+    figure = new_figure(1.9 + 0.42 * len(columns), 1.6 + 0.3 * len(rows))
     panel = figure.subplots()
     panel.imshow(cells, cmap='Blues', vmin=0, vmax=100, aspect='auto')
     for (row, column), share in np.ndenumerate(cells):

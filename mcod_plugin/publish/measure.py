@@ -1,5 +1,4 @@
 """What the networks of a cohort are worth, and what they cost."""
-import platform
 import statistics
 import time
 from typing import Dict, Iterable, List, Sequence
@@ -13,8 +12,8 @@ from mcod_plugin.evaluation.branch_metrics import topk_hits
 from mcod_plugin.export.verify import batches
 
 __all__ = [
-    'accuracy', 'cohort_logits', 'confusion_matrix', 'cpu_name',
-    'median_latency', 'worst_classes'
+    'accuracy', 'cohort_logits', 'confusion_matrix', 'median_latency',
+    'worst_classes'
 ]
 
 
@@ -77,22 +76,6 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray,
     matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
     np.add.at(matrix, (labels, predicted), 1)
     return matrix
-
-
-def cpu_name() -> str:
-    """The processor, whatever other devices there are.
-
-    Returns:
-        str: Its name, or its architecture where the system does not tell.
-    """
-    try:
-        with open('/proc/cpuinfo') as file:
-            for line in file:
-                if line.startswith('model name'):
-                    return line.partition(':')[2].strip()
-    except OSError:
-        pass  # Only Linux has it.
-    return platform.processor() or platform.machine()
 
 
 def worst_classes(matrix: np.ndarray, number: int) -> np.ndarray:

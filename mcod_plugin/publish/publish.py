@@ -6,8 +6,8 @@ import sys
 from typing import Optional
 
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.export.export import _new_folder
 from mcod_plugin.export.images import validation_images
+from mcod_plugin.utils.new_folder import new_folder
 from .publication import Publication
 from .publisher import Publisher
 from .recipe import check_solo
@@ -62,7 +62,7 @@ def publish_cohort(work_dir: str,
     if solo is not None:
         baseline = read_run('--solo', solo)
         check_solo(run, baseline)
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
         try:
             images = validation_images(run.cfg, sys.maxsize)
         except ConfigError as error:

@@ -20,12 +20,11 @@ from mcod_plugin.export.safetensors_format import write_safetensors
 from mcod_plugin.export.verify import Job, check_logits, reload_logits
 from mcod_plugin.utils.checkpoint import read_checkpoint
 from mcod_plugin.utils.files import write_text
-from mcod_plugin.utils.machine import describe_machine
+from mcod_plugin.utils.machine import cpu_name, describe_machine
 from .card import branch_card, cohort_card
 from .data_facts import data_facts, data_part, data_split
 from .figures import draw_branch, draw_cohort
-from .measure import (accuracy, cohort_logits, confusion_matrix, cpu_name,
-                      median_latency)
+from .measure import accuracy, cohort_logits, confusion_matrix, median_latency
 from .member import Member
 from .metafile import metafile
 from .publication import Publication

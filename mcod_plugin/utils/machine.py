@@ -10,7 +10,7 @@ import torch
 
 from mcod_plugin.version import __version__
 
-__all__ = ['describe_machine']
+__all__ = ['cpu_name', 'describe_machine']
 
 LIBRARIES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmpretrain')
 
@@ -38,9 +38,12 @@ def describe_machine() -> Dict[str, Any]:
             timespec='seconds'))
 
 
-def _device() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def cpu_name() -> str:
+    """The processor, whatever other devices there are.
+
+    Returns:
+        str: Its name, or its architecture where the system does not tell.
+    """
     try:
         with open('/proc/cpuinfo') as file:
             for line in file:
@@ -49,6 +52,12 @@ def _device() -> str:
     except OSError:
         pass  # Only Linux has it.
     return platform.processor() or platform.machine()
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return cpu_name()
 
 
 def _version(name: str) -> Optional[str]:
