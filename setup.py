@@ -43,7 +43,7 @@ setup(
     long_description_content_type='text/markdown',
     packages=find_packages(include=('mcod_plugin', 'mcod_plugin.*')),
     cmdclass=dict(build_py=BuildWithConfigs),
-    python_requires='>=3.9',
+    python_requires='>=3.11',
     install_requires=[
         'torch>=2.1',
         'torchvision',
@@ -59,7 +59,8 @@ setup(
         'export': export,
         'publish': publish,
         'tests': [
-            *quickstart, *compare, *export, *publish, 'hypothesis', 'pytest'
+            *quickstart, *compare, *export, *publish, 'hypothesis', 'pytest',
+            'pytest-xdist'
         ],
         'viz': ['matplotlib', 'tensorboard'],
     },

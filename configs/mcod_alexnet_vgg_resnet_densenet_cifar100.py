@@ -4,8 +4,8 @@ VGG-19-BN, ResNet-110 and DenseNet-BC-100-12.
     python tools/train.py configs/mcod_alexnet_vgg_resnet_densenet_cifar100.py
 
 Depths and recipe are ours; the paper's abstract names the families only.
-Solo: ``--cfg-options custom_hooks.0.weight=0,0``. A short run:
-``--cfg-options train_cfg.max_epochs=2``.
+Each alone by the same recipe: ``--method solo``. A short run has to be longer
+than the 5 epochs of warm-up: ``--cfg-options train_cfg.max_epochs=6``.
 """
 _base_ = [
     '_base_/datasets/cifar100.py', '_base_/schedules/cifar_200e.py',

@@ -6,7 +6,7 @@ MCOD-style, for 100 epochs.
 Expects data/imagenet/{train,val} with one folder per class. The batch of 256
 may be shared by several GPUs: --launcher pytorch, and
 --cfg-options train_dataloader.batch_size=32 on eight of them.
-Solo: ``--cfg-options custom_hooks.0.weight=0,0``.
+Each alone by the same recipe: ``--method solo``.
 """
 _base_ = ['_base_/datasets/imagenet_256.py', '_base_/default_runtime.py']
 

@@ -2,7 +2,7 @@
 
     python tools/train.py configs/mcod_resnet_vgg_cifar10.py
 
-Solo: ``--cfg-options custom_hooks.0.weight=0,0``. A short run:
+Each alone by the same recipe: ``--method solo``. A short run:
 ``--cfg-options train_cfg.max_epochs=2``.
 """
 _base_ = [

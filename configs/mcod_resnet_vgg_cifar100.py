@@ -4,7 +4,7 @@
 
 Each branch alone by the same recipe (distillation never on):
 
-    ... --cfg-options custom_hooks.0.weight=0,0
+    ... --method solo
 
 A run on a CPU, learning rate and distillation schedule fitted to it:
 

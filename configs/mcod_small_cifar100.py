@@ -5,7 +5,7 @@ quarter of the width.
 
 Each branch alone by the same recipe (distillation never on):
 
-    ... --cfg-options custom_hooks.0.weight=0,0
+    ... --method solo
 
 A short run: ``--cfg-options train_cfg.max_epochs=2``.
 """

@@ -120,7 +120,7 @@ def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
 
     Returns:
         Config: The config, with ``work_dir`` from the command line, else from
-        the file, else named after it.
+        the file, else named after it and the method.
 
     Raises:
         ConfigError: If the file is missing or cannot be read, lacks a
@@ -144,8 +144,12 @@ def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        name = osp.splitext(osp.basename(args.config))[0]
-        cfg.work_dir = osp.join('work_dirs', name)
+        # A method has a folder of its own, beside that of the config.
+        names = [
+            osp.splitext(osp.basename(path))[0]
+            for path in filter(None, (args.config, args.method))
+        ]
+        cfg.work_dir = osp.join('work_dirs', '_'.join(names))
     from mmengine.device import is_cuda_available
     for name in LOADERS:
         loader = cfg.get(name)

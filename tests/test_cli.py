@@ -45,6 +45,15 @@ def test_work_dir_of_command_line_file_or_name(config):
     assert cfg.work_dir == 'given'
 
 
+def test_work_dir_of_a_method(config, tmp_path):
+    config.write_text('model = dict(branches=dict())\n')
+    method = tmp_path / 'mine.py'
+    method.write_text('custom_hooks = []\n')
+    for name, folder in (('solo', 'small_solo'), (str(method), 'small_mine')):
+        cfg = load_config(config, method=name)
+        assert cfg.work_dir == f'work_dirs/{folder}'
+
+
 def test_options_are_merged(config):
     cfg = load_config(
         config,

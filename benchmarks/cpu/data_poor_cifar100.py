@@ -21,7 +21,18 @@ methods = dict(
     mcod='mcod',
     dml='dml',
     kdcl_mean='kdcl_mean',
-    kdcl_min_logit='kdcl_min_logit')
+    kdcl_min_logit='kdcl_min_logit',
+    # the VGG of the solo run of the same seed, frozen, teaches the ResNet
+    kd=dict(
+        method='kd',
+        settings={
+            'model.teacher.members': ['vgg'],
+            'model.branches.vgg.frozen': True,
+            'model.branches.vgg.init_cfg': dict(
+                type='Pretrained',
+                checkpoint='{checkpoint of solo}',
+                prefix='branches.vgg'),
+        }))
 seeds = [0, 1, 2]
 results = '../../docs/results/data_poor_cifar100'
 report = '../../docs/results.md'

@@ -1,5 +1,6 @@
 """What a study found, as tables."""
 import re
+from collections import defaultdict
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
 
 from mcod_plugin.errors import ConfigError, check_choice
@@ -113,13 +114,15 @@ class Report:
                 f'{", ".join(given)}.')
 
     def _missing(self) -> List[str]:
-        notes = []
+        methods = defaultdict(list)
         for method, runs in self.results.items():
             missing = sorted(set(self.seeds) - {run['seed'] for run in runs})
-            if missing:
-                notes.append(f'{method}: {self._count(runs)} seeds, '
-                             f'{_list_seeds(missing)} missing.')
-        return notes
+            methods[tuple(missing)].append(method)
+        methods.pop((), None)
+        return [
+            f'Missing: {_list_seeds(seeds)} of {", ".join(names)}.'
+            for seeds, names in methods.items()
+        ]
 
     def _count(self, runs: Sequence[Any]) -> str:
         complete = len(runs) == len(self.seeds)

@@ -71,7 +71,7 @@ def _docstring(sources: Sequence[Source], recipe: Source,
         f'Trained by the recipe of {recipe.name}: its data, batch '
         'augmentations, optimizer, schedule and runtime are inherited. Each '
         'branch alone by the same recipe (distillation never on): '
-        '``--cfg-options custom_hooks.0.weight=0,0``.')
+        '``--method solo``.')
     lost = left_out(sources, recipe)
     if lost:
         yield ''

@@ -2,13 +2,13 @@
 from typing import Any, Dict, Iterator, Tuple
 
 from mcod_plugin.errors import ConfigError
-from .run import SCHEDULE, Run, class_name
+from .run import RECORD, SCHEDULE, Run, class_name
 
 __all__ = ['check_solo', 'differences']
 
 # What makes no other recipe: where things go, what is printed, and the method
 # itself, which is the teacher, the loss and the schedule.
-METHOD_HOOKS = (SCHEDULE, 'RunRecordHook')
+METHOD_HOOKS = (SCHEDULE, RECORD)
 IGNORED = ('work_dir', 'experiment_name', 'log_level', 'log_processor',
            'launcher', 'resume', 'load_from', 'visualizer', 'env_cfg',
            'default_hooks', 'custom_imports', 'runner_type', 'model.teacher',

@@ -16,6 +16,7 @@ from mcod_plugin.utils.checkpoint import read_checkpoint
 __all__ = ['Run', 'read_curves', 'read_run']
 
 SCHEDULE = 'DiscontinuousKDHook'
+RECORD = 'RunRecordHook'
 # Teacher and loss of the plugin's own method, which are its defaults.
 MCOD = dict(teacher='EnsembleTeacher', distill='DiscontinuousKDLoss')
 VERSION = re.compile(r'^ +(PyTorch|TorchVision): (\S+)$', re.MULTILINE)
@@ -30,8 +31,8 @@ class Run:
         cfg (Config): Its config.
         checkpoint (str): Path of the checkpoint.
         content (dict): What the checkpoint holds.
-        record (dict): What :class:`RunRecordHook` has written; empty if it
-            was not there.
+        record (dict): By which code and on what machine it was trained, and
+            what :class:`RunRecordHook` has written if it was there.
         curves (list[dict[str, float]]): By step, which is an epoch unless
             ``by_epoch`` is False, the losses and metrics of the log.
     """
@@ -200,12 +201,16 @@ def read_run(setting: str,
     if not isinstance(cfg.get('train_cfg'), dict):
         raise ConfigError(f'{setting} {work_dir}: the config lacks train_cfg')
     checkpoint = checkpoint or _last_checkpoint(setting, work_dir)
+    content = read_checkpoint(checkpoint)
     return Run(
         work_dir=work_dir,
         cfg=cfg,
         checkpoint=checkpoint,
-        content=read_checkpoint(checkpoint),
-        record=_read_json(osp.join(work_dir, 'record.json')),
+        content=content,
+        record={
+            **(content.get('meta', {}).get('machine') or {}),
+            **_read_record(work_dir, cfg)
+        },
         curves=read_curves(work_dir, 'max_epochs' in cfg.train_cfg))
 
 
@@ -223,7 +228,14 @@ def _last_checkpoint(setting: str, work_dir: str) -> str:
     return path
 
 
-def _read_json(path: str) -> Dict[str, Any]:
+def _read_record(work_dir: str, cfg: Any) -> Dict[str, Any]:
+    """What the run's RunRecordHook has written, wherever that is."""
+    hooks = [
+        hook for hook in cfg.get('custom_hooks') or []
+        if class_name(hook) == RECORD
+    ]
+    out = hooks[-1].get('out') if hooks else None
+    path = out or osp.join(work_dir, 'record.json')
     try:
         with open(path, encoding='utf-8') as file:
             found = json.load(file)

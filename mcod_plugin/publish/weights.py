@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mcod_plugin.export.classifier_config import plain, without_pretrained
 from mcod_plugin.export.files import to_safetensors, write_bytes
 from mcod_plugin.utils.plain import to_plain
-from .run import class_name
+from .run import RECORD, class_name
 
 __all__ = ['publish_name', 'published_config', 'write_cohort']
 
@@ -42,7 +42,7 @@ def published_config(cfg: Any, cohort: nn.Module) -> Config:
     }
     hooks = settings.get('custom_hooks') or []
     settings['custom_hooks'] = [
-        hook for hook in hooks if class_name(hook) != 'RunRecordHook'
+        hook for hook in hooks if class_name(hook) != RECORD
     ]
     model = settings['model']
     model['branches'] = without_pretrained(model['branches'])

@@ -115,7 +115,11 @@ def test_one_seed():
 
 def test_missing_runs():
     results = make_results(
-        solo=SOLO, mcod=[None, *MCOD[1:]], dml=[], ramp=SOLO)
+        solo=SOLO,
+        mcod=[None, *MCOD[1:]],
+        dml=[],
+        ramp=SOLO,
+        on_off=[None, *MCOD[1:]])
     report = Report(results, 'solo')
     text = report.to_markdown()
     found = tables(text)
@@ -127,8 +131,8 @@ def test_missing_runs():
     # the better mean is not bold, it is of fewer seeds
     assert found['Top-1 accuracy']['mcod']['a'] == '43.40 ± 0.57'
     assert found['Top-1 accuracy']['ramp']['a'] == '**41.33 ± 1.53**'
-    notes = ('mcod: 2 of 3 seeds, seed 0 missing.',
-             'dml: 0 of 3 seeds, seeds 0, 1, 2 missing.')
+    notes = ('Missing: seed 0 of mcod, on_off.',
+             'Missing: seeds 0, 1, 2 of dml.')
     for note in notes:
         assert f'\n- {note}' in text
         assert f'\n{note}' in report.to_text()
@@ -140,7 +144,7 @@ def test_seeds_that_are_asked_for(results):
     assert found['Top-1 accuracy']['mcod']['seeds'] == '2 of 3'
     assert found['Top-1 accuracy']['mcod']['a'] == '43.40 ± 0.57'
     assert '**4' not in text
-    assert '- solo: 2 of 3 seeds, seed 7 missing.' in text
+    assert '- Missing: seed 7 of solo, mcod.' in text
 
 
 def test_missing_baseline():

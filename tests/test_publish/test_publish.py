@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from mmengine.config import Config
 from mmpretrain import get_model
 from mmpretrain.apis.model import ModelHub
 from PIL import Image
@@ -20,6 +21,8 @@ from safetensors.torch import load_file
 from mcod_plugin.datasets import Digits
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.publish import publish_cohort
+from mcod_plugin.publish.run import read_run
+from mcod_plugin.utils.machine import describe_machine
 
 NAMES = ('resnet', 'vgg', 'ensemble')
 # The plugin must not be found, as with whoever has the toolbox alone.
@@ -218,6 +221,25 @@ def test_training_is_told(published, runs):
                      '120 images of the validation data (scikit-learn digits, '
                      'split test, indices=120)', 'not a reproduction'):
             assert part in card, part
+
+
+def test_record(runs, tmp_path):
+    """It may lie elsewhere; without it the checkpoint tells a part."""
+    work_dir = tmp_path / 'work'
+    shutil.copytree(runs.cohort, work_dir)
+    elsewhere = tmp_path / 'a.json'
+    os.rename(work_dir / 'record.json', elsewhere)
+    record = read_run('WORK_DIR', str(work_dir)).record
+    machine = describe_machine()
+    assert record['commit'] == machine['commit']
+    assert record['versions'] == machine['versions']
+    assert 'train_loss' not in record
+    config = next(work_dir.glob('*.py'))
+    cfg = Config.fromfile(config)
+    cfg.custom_hooks[-1].out = str(elsewhere)
+    cfg.dump(config)
+    record = read_run('WORK_DIR', str(work_dir)).record
+    assert record == json.loads(elsewhere.read_text())
 
 
 def test_what_a_checkpoint_hides_is_told(runs, published, tmp_path):

@@ -3,6 +3,7 @@ from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.registry import HOOKS
+from mcod_plugin.utils.machine import describe_machine
 from mcod_plugin.utils.plain import from_plain, to_plain
 from mcod_plugin.version import __version__
 
@@ -27,7 +28,8 @@ class BranchCheckpointHook(CheckpointHook):
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Name the metrics by which the best checkpoints are told."""
+        """Name the metrics by which the best checkpoints are told, and look
+        what the run is made by."""
         branches = getattr(get_ori_model(runner.model), 'branches', None)
         if self.save_best is None and branches is not None:
             self.save_best = ['ensemble/top1'
@@ -35,12 +37,15 @@ class BranchCheckpointHook(CheckpointHook):
             self.is_better_than = {}
             self.best_ckpt_path_dict = {}
             self._init_rule(['greater'], self.save_best)
+        self._machine = describe_machine()
         super().before_train(runner)
 
     def before_save_checkpoint(self, runner: Runner,
                                checkpoint: dict) -> None:
-        """Turn objects into plain containers, and note the version."""
-        checkpoint['meta']['mcod_plugin_version'] = __version__
+        """Turn objects into plain containers, and note by which code and on
+        what machine they were trained."""
+        checkpoint['meta'].update(
+            mcod_plugin_version=__version__, machine=self._machine)
         hub = checkpoint['message_hub'] = dict(checkpoint['message_hub'])
         hub['runtime_info'] = self._plain_info(runner, hub['runtime_info'])
         hub['resumed_keys'] = {

@@ -6,6 +6,7 @@ import torch
 from mmengine.hooks import Hook
 
 import mcod_plugin
+from mcod_plugin.utils.machine import describe_machine
 
 
 def names(folder):
@@ -38,6 +39,9 @@ def test_checkpoints_hold_data_only(tiny_runner):
         ).keys()
         meta = checkpoint['meta']
         assert meta['mcod_plugin_version'] == mcod_plugin.__version__
+        machine = describe_machine()
+        for key in ('commit', 'versions', 'device'):
+            assert meta['machine'][key] == machine[key]
         assert meta['seed'] == 3 and meta['dataset_meta']['classes'][3] == '3'
     assert not glob.glob(f'{runner.work_dir}/*.part')
 
