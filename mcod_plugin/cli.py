@@ -5,12 +5,14 @@ import argparse
 import os
 import os.path as osp
 import sys
+import tempfile
 import warnings
 from contextlib import contextmanager
 from traceback import walk_tb
 from typing import Any, Callable, Dict, Iterator, NoReturn, Optional, Sequence
 
 from mcod_plugin.errors import ConfigError, nearest
+from mcod_plugin.utils.part_name import part_name
 
 __all__ = [
     'ToolParser', 'add_config_arguments', 'check_out', 'load_config',
@@ -50,8 +52,8 @@ class ToolParser(argparse.ArgumentParser):
         args, unknown = self.parse_known_args(*args, **kwargs)
         if unknown:
             known = nearest(unknown[0], self._option_string_actions)
-            self.error(f'there is no argument {unknown[0]}; {known}'.rstrip(
-                '; '))
+            self.error(
+                f'there is no argument {unknown[0]}; {known}'.rstrip('; '))
         return args
 
     def error(self, message: str) -> NoReturn:
@@ -100,7 +102,8 @@ def check_out(setting: str, path: str) -> None:
         path (str): The file.
 
     Raises:
-        ConfigError: If its folder does not exist, or it is a folder itself.
+        ConfigError: If its folder does not exist or takes no file, or it is
+            a folder itself or a file that must not be written to.
     """
     folder = osp.dirname(osp.abspath(path))
     if not osp.isdir(folder):
@@ -108,6 +111,16 @@ def check_out(setting: str, path: str) -> None:
                           'exist; make it first')
     if osp.isdir(path):
         raise ConfigError(f'{setting} {path} is a folder; name a file in it')
+    try:
+        # Permissions do not tell: root has them all, even in /proc.
+        with tempfile.NamedTemporaryFile(
+                prefix=f'.{osp.basename(path)}.', dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f'{setting} {path}: no such file can be made in '
+                          f'{folder} ({error.strerror})') from error
+    if osp.exists(path) and not os.access(path, os.W_OK):
+        raise ConfigError(f'{setting} {path} must not be written to')
 
 
 def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
@@ -312,13 +325,13 @@ def use_amp(cfg: Any) -> None:
 
     from mcod_plugin.engine.optim_wrapper import has_bfloat16
     wrapper = cfg.optim_wrapper
-    given = wrapper.get('type') or 'OptimWrapper'
-    kind = getattr(given, '__name__', str(given)).rpartition('.')[2]
+    kind = part_name(wrapper) or 'OptimWrapper'
     dtype = str(wrapper.get('dtype')).rpartition('.')[2]
     if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'AutocastOptimWrapper'):
         raise ConfigError(
             '--amp: optim_wrapper.type must be one of AmpOptimWrapper, '
-            f'OptimWrapper, mcod_plugin.AutocastOptimWrapper; got {given!r}')
+            'OptimWrapper, mcod_plugin.AutocastOptimWrapper; got '
+            f'{wrapper.type!r}')
     half = kind == 'AmpOptimWrapper' and dtype == 'float16'
     if half and get_device() == 'cpu':
         raise ConfigError('--amp: optim_wrapper.dtype float16 needs a GPU, '

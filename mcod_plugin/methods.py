@@ -10,6 +10,7 @@ from typing import Any, List
 from .cli import read_config
 from .errors import ConfigError, nearest
 from .model_index import HOME
+from .utils.part_name import part_name
 
 __all__ = ['METHODS', 'apply_method', 'find_method']
 
@@ -34,9 +35,8 @@ def find_method(name: str) -> str:
         if not osp.isfile(name):
             raise ConfigError(f'method {name}: there is no such file')
         return name
-    known = sorted(
-        file[:-len('.py')] for file in os.listdir(METHODS)
-        if file.endswith('.py')) if osp.isdir(METHODS) else []
+    known = sorted(file[:-len('.py')] for file in os.listdir(METHODS)
+                   if file.endswith('.py')) if osp.isdir(METHODS) else []
     if name not in known:
         hint = nearest(name, known) or f'there are {", ".join(known)}'
         raise ConfigError(
@@ -78,18 +78,13 @@ def apply_method(cfg: Any, path: str) -> None:
 
 def _merge_hooks(hooks: List[dict], own: List[dict]) -> List[dict]:
     """A method's hooks in place of those of the same type."""
-    kinds = {_kind(hook) for hook in own}
+    kinds = {part_name(hook) for hook in own}
     places = [
-        place for place, hook in enumerate(hooks) if _kind(hook) in kinds
+        place for place, hook in enumerate(hooks) if part_name(hook) in kinds
     ]
-    kept = [hook for hook in hooks if _kind(hook) not in kinds]
+    kept = [hook for hook in hooks if part_name(hook) not in kinds]
     place = places[0] if places else len(kept)
     return kept[:place] + own + kept[place:]
-
-
-def _kind(hook: dict) -> str:
-    kind = hook.get('type')
-    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
 
 
 def _drop_marks(value: Any) -> None:

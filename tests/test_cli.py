@@ -1,4 +1,6 @@
 import argparse
+import os
+import sys
 
 import mmengine.device
 import pytest
@@ -142,6 +144,31 @@ def test_out_must_have_a_place(tmp_path):
         check_out('--out', str(tmp_path / 'no' / 'new.json'))
     with pytest.raises(ConfigError, match='is a folder'):
         check_out('--out', str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_out_must_be_writable(tmp_path):
+    with pytest.raises(ConfigError, match='no such file can be made in'):
+        check_out('--out', str(tmp_path / ('a' * 300)))
+    path = tmp_path / 'old.json'
+    path.write_text('old')
+    check_out('--out', str(path))
+    assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith('linux'), reason='only Linux has /proc')
+def test_out_must_be_writable_by_root_as_well():
+    with pytest.raises(ConfigError, match='--out /proc/x.py: .* in /proc'):
+        check_out('--out', '/proc/x.py')
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
+def test_out_must_not_be_read_only(tmp_path):
+    path = tmp_path / 'old.json'
+    path.touch(0o444)
+    with pytest.raises(ConfigError, match='old.json must not be written to'):
+        check_out('--out', str(path))
 
 
 def test_user_errors_end_with_one_line(capsys, monkeypatch):

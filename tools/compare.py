@@ -64,12 +64,13 @@ def main():
         if args.minutes != math.inf:
             check_number('--minutes', args.minutes, 0, exclusive=True)
         from mcod_plugin.compare import (choose, execute, overview, plan,
-                                         read_study, state, write_report)
+                                         read_study, write_report)
         study = read_study(args.study)
+        runs = plan(
+            study, args.work_dir, args.cfg_options, build=not args.report)
         if args.report:
-            print(write_report(study))
+            print(write_report(study, runs))
             return
-        runs = plan(study, args.work_dir, args.cfg_options)
         chosen = choose(runs, args.only)
         print(overview(chosen))
         if args.dry_run:
@@ -78,8 +79,8 @@ def main():
                          60 * args.minutes)
         for fault in faults:
             print(fault, file=sys.stderr)
-        if any(state(run) == 'done' for run in runs):
-            print(write_report(study))
+        if any(osp.isfile(run.result) for run in runs):
+            print(write_report(study, runs))
         if faults:
             sys.exit(1)
 

@@ -44,6 +44,20 @@ def out_item(args):
     return item
 
 
+def plain(value):
+    """Metrics that a file of any kind can hold: tensors and arrays as lists,
+    what is no number either as text."""
+    if isinstance(value, dict):
+        return {str(key): plain(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(child) for child in value]
+    if hasattr(value, 'tolist'):
+        return plain(value.tolist())
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)
+
+
 def main():
     args = parse_args()
     with user_errors():
@@ -63,7 +77,7 @@ def main():
         metrics = run_config(cfg, test)
         if item == 'metrics':
             from mmengine import dump
-            dump(metrics, args.out)
+            dump(plain(metrics), args.out)
 
 
 if __name__ == '__main__':

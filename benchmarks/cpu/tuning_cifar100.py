@@ -35,6 +35,7 @@ methods = dict(
     gap1_w1_2=dict(method='mcod', settings=schedule((1, 0), (1.0, 2.0))),
     ramp_w1_2=dict(method='mcod', settings=schedule((0, 0), (1.0, 2.0))),
     gap1_w1=dict(method='mcod', settings=schedule((1, 0), (1.0, 1.0))),
+    gap1_w075_125=dict(method='mcod', settings=schedule((1, 0), (0.75, 1.25))),
     on_w2=dict(method='always_on', settings=schedule((0, 0), (2.0, 2.0))),
     # phases and gaps of single iterations
     iter_gap1_w1_2=dict(
@@ -43,6 +44,10 @@ methods = dict(
     # on their own at the end
     on_w1_end32=dict(
         method='always_on', settings=schedule((0, 0), (1.0, 1.0), end=32)),
+    gap1_w1_15_end32=dict(
+        method='mcod', settings=schedule((1, 0), (1.0, 1.5), end=32)),
+    # the other way round: gaps that grow
+    gap03_w1=dict(method='mcod', settings=schedule((0, 3), (1.0, 1.0))),
     on_t6=dict(
         method='always_on', settings={'model.distill.temperature': 6.0}),
     on_t2=dict(

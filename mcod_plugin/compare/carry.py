@@ -7,11 +7,11 @@ import re
 import shutil
 import tarfile
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack
 from typing import IO, Any, Dict, Iterator, List, Sequence, Tuple
 
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.utils.files import write_text
+from mcod_plugin.utils.files import new_file, write_text
 from .plan import Run
 from .state import checkpoints, hash_file, latest_checkpoint, state
 
@@ -65,6 +65,7 @@ def pack(study: str,
             result by another config.
     """
     folder = osp.normpath(folder)
+    _restore(folder)
     check_target(folder)
     text = status(study, runs)
     archives = dict(
@@ -117,6 +118,8 @@ def unpack(study: str,
             study or of other settings, or a run has a result by another
             config.
     """
+    for folder in folders:
+        _restore(osp.normpath(folder))
     manifest = _read_manifest(folders)
     if manifest['study'] != study:
         raise ConfigError(f'the state in {", ".join(folders)} is of the study '
@@ -140,27 +143,23 @@ def unpack(study: str,
         kind: [_find(part, folders) for part in manifest['archives'][kind]]
         for kind in kinds
     }
-    moves = {}
-    try:
+    with ExitStack() as stack:
+        begun = []
         for kind in kinds:
             for name, file in _read_archive(parts[kind]):
                 run, target = _target(kind, name, by_name)
                 if target == run.result and osp.isfile(target):
                     continue
                 os.makedirs(osp.dirname(osp.abspath(target)), exist_ok=True)
-                moves[f'{target}.part'] = run, target
-                with open(f'{target}.part', 'wb') as copy:
+                part = stack.enter_context(new_file(target))
+                with open(part, 'wb') as copy:
                     shutil.copyfileobj(file, copy)
-    except BaseException:
-        for part in moves:
-            with suppress(FileNotFoundError):
-                os.remove(part)
-        raise
-    for part, (run, target) in moves.items():
-        if target != run.result:
-            # First, since it tells by which config the checkpoint was made.
+                if kind == 'checkpoints':
+                    begun.append(run)
+        # Before the checkpoints take their places, since it tells by which
+        # config they were made.
+        for run in begun:
             write_text(hash_file(run), f'{run.config_hash}\n')
-        os.replace(part, target)
 
 
 def check_target(folder: str) -> None:
@@ -336,6 +335,14 @@ def _target(kind: str, name: str, by_name: Dict[str, Run]) -> Tuple[Run, str]:
             return run, osp.join(run.work_dir, base)
     raise ConfigError(f'the {kind} of the state hold {name}, which is of no '
                       'run of the study')
+
+
+def _restore(folder: str) -> None:
+    """Put back a state of which packing was cut off just before the new one
+    took its place."""
+    old = f'{folder}.old'
+    if osp.isdir(old) and not osp.lexists(folder):
+        os.rename(old, folder)
 
 
 def _remove(folder: str) -> None:

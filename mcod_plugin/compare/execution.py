@@ -45,6 +45,9 @@ def execute(runs: Sequence[Run],
     if not waiting:
         return []
     by_name = {run.name: run for run in runs}
+    for run in waiting:
+        for name in run.needs:
+            state(by_name[name])  # Whether it is of this study, as it is now.
     running: Dict[int, Training] = {}
     faults: List[str] = []
     progress = StudyProgress(len(waiting))
@@ -58,27 +61,19 @@ def execute(runs: Sequence[Run],
                     if run is None:
                         break
                     waiting.remove(run)
-                    missing = [
-                        name for name in run.needs
-                        if not checkpoints(by_name[name])
-                    ]
-                    if missing:
-                        faults.append(
-                            f'{run.name} needs the checkpoint of '
-                            f'{missing[0]}, which is not in '
-                            f'{by_name[missing[0]].work_dir}; move away its '
-                            f'result {by_name[missing[0]].result} to have it '
-                            'trained again')
-                        progress.drop()
-                        continue
-                    training = Training(run, by_name, trainer, slot, jobs)
-                    if training.begin():
-                        running[slot] = training
-                        progress.begin(run.name)
-                    else:
-                        faults.append(f'{run.name} is being trained by '
-                                      'another process')
-                        progress.drop()
+                    fault = _lack(run, by_name)
+                    if fault is None:
+                        training = Training(run, by_name, trainer, slot, jobs)
+                        if training.begin():
+                            running[slot] = training
+                            progress.begin(run.name)
+                            continue
+                        if state(run) != 'done':
+                            fault = (f'{run.name} is being trained by '
+                                     'another process')
+                    if fault is not None:
+                        faults.append(fault)
+                    progress.drop()
                 time.sleep(PERIOD)
                 for slot, training in list(running.items()):
                     progress.update(training.run.name, training.fraction())
@@ -104,4 +99,18 @@ def _next(waiting: Sequence[Run], by_name: Dict[str, Run],
     for run in waiting:
         if not busy & set(run.needs):
             return run
+    return None
+
+
+def _lack(run: Run, by_name: Dict[str, Run]) -> Optional[str]:
+    """What a run cannot begin without, None if it lacks nothing."""
+    for name in run.needs:
+        other = by_name[name]
+        lack = f'{run.name} needs the checkpoint of {name}, which '
+        if state(other) != 'done':
+            return (f'{lack}is not trained to its end; train it first, with '
+                    'an --only that matches it as well')
+        if not checkpoints(other):
+            return (f'{lack}is not in {other.work_dir}; move away its result '
+                    f'{other.result} to have it trained again')
     return None

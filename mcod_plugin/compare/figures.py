@@ -7,7 +7,8 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 import numpy as np
 
 from mcod_plugin.errors import ConfigError, check_choice
-from .results import Results, all_runs, frozen_branches, last
+from mcod_plugin.utils.files import new_file
+from .results import Results, all_runs, frozen_branches, last, trained_branches
 from .statistics import Estimate, estimate, paired_difference
 
 __all__ = ['draw']
@@ -135,9 +136,8 @@ def save_figure(figure: Any, path: str) -> None:
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB')
     # A palette is enough for lines on white, and takes a third of the space.
     image = image.quantize(256, dither=Image.Dither.NONE)
-    part = f'{path}.part'
-    image.save(part, format='png', optimize=True, dpi=(DPI, DPI))
-    os.replace(part, path)
+    with new_file(path) as part:
+        image.save(part, format='png', optimize=True, dpi=(DPI, DPI))
 
 
 def _curves(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
@@ -281,7 +281,6 @@ def _diversity(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
     }
     if not results:
         return None
-    branches = all_runs(results)[0]['branches']
     figure = new_figure(9.6, 3.4)
     epochs, *panels = figure.subplots(1, 3)
     _plot_by_epoch(epochs, results, looks, DISAGREEMENT, scale=100)
@@ -289,13 +288,19 @@ def _diversity(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
         title='during training',
         xlabel='epoch',
         ylabel='disagreement of the branches in %')
-    groups = {'mean of the branches': branches, ENSEMBLE: [ENSEMBLE]}
-    for panel, (title, names) in zip(panels, groups.items()):
-        keys = [f'{name}/top1' for name in names]
+    # As in the tables, a frozen branch counts in no mean.
+    groups = {
+        'mean of the branches': trained_branches,
+        ENSEMBLE: lambda runs: [ENSEMBLE]
+    }
+    for panel, (title, names_of) in zip(panels, groups.items()):
         for method, runs in results.items():
+            keys = [f'{name}/top1' for name in names_of(runs)]
             x = estimate(100 * share
                          for share in last(runs, DISAGREEMENT).values())
             y = estimate(last(runs, *keys).values())
+            if y is None:
+                continue  # No loss was noted of any branch.
             panel.errorbar(
                 x.mean,
                 y.mean,

@@ -6,6 +6,7 @@ import os.path as osp
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, Dict, List, Sequence
 
 import torch.nn as nn
@@ -14,13 +15,17 @@ from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 
 from mcod_plugin.cli import merge_options, merge_settings, read_config, use_amp
-from mcod_plugin.errors import ConfigError
+from mcod_plugin.errors import ConfigError, check_integer
 from mcod_plugin.methods import apply_method
+from mcod_plugin.models.utils.model_config import model_config
 from mcod_plugin.registry import HOOKS, MODELS
 from mcod_plugin.utils.explain import explain
 from .study import Method, Study
 
 __all__ = ['Run', 'choose', 'plan']
+
+# What a study's config must hold besides a cohort.
+NEEDS = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'val_dataloader')
 
 # In a setting: the last checkpoint of another method's run of the same seed.
 CHECKPOINT = re.compile(r'\{checkpoint of ([^}]+)\}')
@@ -50,8 +55,10 @@ class Run:
     needs: List[str]
 
 
-def plan(study: Study, work_dir: str,
-         options: Sequence[str] = ()) -> List[Run]:
+def plan(study: Study,
+         work_dir: str,
+         options: Sequence[str] = (),
+         build: bool = True) -> List[Run]:
     """The runs of a study, those of the first seed first.
 
     Runs of one seed begin with the same weights and see the same batches.
@@ -61,21 +68,25 @@ def plan(study: Study, work_dir: str,
         work_dir (str): The folder for the work directories of all runs.
         options (Sequence[str]): Texts ``KEY=VALUE`` that replace settings in
             all runs. Defaults to none.
+        build (bool): Whether to build what methods differ in, before hours
+            of training. Nothing else needs it. Defaults to True.
 
     Returns:
         list[Run]: The runs.
 
     Raises:
-        ConfigError: If a method's config cannot be built.
+        ConfigError: If a method's config cannot be used or built, or methods
+            need checkpoints that none can have.
     """
     configs, cohorts = {}, {}
     for method in study.methods:
         try:
-            cfg = _config(study, method, options)
-            _check(cfg, [item.name for item in study.methods], cohorts)
-            configs[method.name] = cfg
+            configs[method.name] = _config(study, method, options)
+            if build:
+                _build(configs[method.name], cohorts)
         except ConfigError as error:
             raise ConfigError(f'methods.{method.name}: {error}') from error
+    _check_order(configs)
     return [
         _run(study, method.name, configs[method.name], seed, work_dir)
         for seed in study.seeds for method in study.methods
@@ -114,39 +125,42 @@ def _config(study: Study, method: Method, options: Sequence[str]) -> Config:
     apply_method(cfg, method.fragment)
     merge_settings(cfg, {**study.settings, **method.settings}, 'settings')
     merge_options(cfg, options)
+    for name in NEEDS:
+        if cfg.get(name) is None:
+            raise ConfigError(f'config {study.config} lacks the setting '
+                              f'{name}')
     if not cfg.train_cfg.get('by_epoch'):
         raise ConfigError('a study counts in epochs: train_cfg.by_epoch must '
                           f'be True; got {cfg.train_cfg.get("by_epoch")!r}')
+    check_integer('train_cfg.max_epochs', cfg.train_cfg.get('max_epochs'))
     if study.amp:
         use_amp(cfg)
     # To go on from. It is the last epoch that counts, so the best is not kept.
-    cfg.default_hooks.checkpoint = dict(
+    checkpoint = dict(
         type='mcod_plugin.BranchCheckpointHook',
         interval=max(1, cfg.train_cfg.max_epochs // 20),
         max_keep_ckpts=2,
         save_best=[])
+    cfg.default_hooks = dict(
+        cfg.get('default_hooks') or {}, checkpoint=checkpoint)
     return cfg
 
 
-def _check(cfg: Config, methods: Sequence[str],
-           cohorts: Dict[str, nn.Module]) -> None:
-    """Build what methods differ in, before hours of training, and each cohort
+def _build(cfg: Config, cohorts: Dict[str, nn.Module]) -> None:
+    """Build teacher, distillation loss and hooks of a method, and each cohort
     once."""
-    needed = _needs(cfg)
-    for name in needed:
-        if name not in methods:
-            raise ConfigError(f'{{checkpoint of {name}}} is of no method of '
-                              f'the study; it has {", ".join(methods)}')
-    if needed:
+    if _needs(cfg):
         return  # Its checkpoints are still to be trained.
     cfg = copy.deepcopy(cfg)
-    import_modules_from_strings(**cfg.get('custom_imports', {}))
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
     try:
-        own = {key: cfg.model.get(key) for key in ('teacher', 'distill')}
-        cohort = json.dumps({**_plain(cfg.model), **dict.fromkeys(own)})
+        if cfg.get('custom_imports'):
+            import_modules_from_strings(**cfg.custom_imports)
+        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        model = model_config(cfg)
+        own = {key: model.get(key) for key in ('teacher', 'distill')}
+        cohort = json.dumps({**_plain(model), **dict.fromkeys(own)})
         if cohort not in cohorts:
-            cohorts[cohort] = MODELS.build(cfg.model)
+            cohorts[cohort] = MODELS.build(model)
         for part in filter(None, own.values()):
             built = MODELS.build(part)
             if hasattr(built, 'setup'):
@@ -157,6 +171,24 @@ def _check(cfg: Config, methods: Sequence[str],
             HOOKS.build(hook)
     except Exception as error:
         raise explain(cfg, error) from error
+
+
+def _check_order(configs: Dict[str, Config]) -> None:
+    """Raise unless the methods have an order in which each finds the
+    checkpoints that it needs."""
+    needs = {method: _needs(cfg) for method, cfg in configs.items()}
+    for method, names in needs.items():
+        for name in names:
+            if name not in configs:
+                raise ConfigError(
+                    f'methods.{method}: {{checkpoint of {name}}} is of no '
+                    f'method of the study; it has {", ".join(configs)}')
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        circle = ' needs that of '.join(reversed(error.args[1]))
+        raise ConfigError('methods must not wait for the checkpoints of each '
+                          f'other in a circle: {circle}') from error
 
 
 def _needs(cfg: Config) -> List[str]:

@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
 from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.utils.table import render
 from .results import (Results, all_runs, best, differences, frozen_branches,
-                      last, trained_branches)
+                      last, of_other_configs, trained_branches)
 from .statistics import Estimate, estimate, paired_difference
 
 __all__ = ['Report', 'insert']
@@ -29,6 +29,9 @@ class Report:
         seeds (Sequence[int], optional): The seeds that each method is to
             have; runs of others do not count. None means those of all runs
             together.
+        hashes (dict[str, str], optional): The hash of the config that each
+            run is to have, by name. Those that have another one are told.
+            None means any.
 
     Raises:
         ConfigError: If there is no run yet, or no such baseline.
@@ -41,7 +44,8 @@ class Report:
     def __init__(self,
                  results: Results,
                  baseline: str,
-                 seeds: Optional[Sequence[int]] = None) -> None:
+                 seeds: Optional[Sequence[int]] = None,
+                 hashes: Optional[Dict[str, str]] = None) -> None:
         check_choice('baseline', baseline, results)
         if seeds is None:
             seeds = {run['seed'] for run in all_runs(results)}
@@ -56,6 +60,7 @@ class Report:
             raise ConfigError('no run has finished yet; there is nothing to '
                               'report')
         self.names = [*self.runs[0]['branches'], ENSEMBLE]
+        self._hashes = hashes
 
     def to_markdown(self) -> str:
         """The whole report in Markdown.
@@ -63,14 +68,14 @@ class Report:
         Returns:
             str: What was run and on what; tables of accuracy, of the gain
             over the baseline, of top-5 accuracy, and of the best epoch with
-            the time of a run; what is missing and what was not the same for
-            all runs.
+            the time of a run; what is missing, what was made by another
+            config, and what was not the same for all runs.
         """
         tables = [self._accuracy(), self._gain(), self._top5(), self._best()]
         parts = [self._heading()]
         for title, header, rows in filter(None, tables):
             parts += [title, _markdown(header, rows)]
-        notes = [*self._missing(), *differences(self.results)]
+        notes = [*self._notes(), *differences(self.results)]
         if notes:
             parts.append('\n'.join(f'- {note}' for note in notes))
         return '\n\n'.join(parts)
@@ -79,14 +84,15 @@ class Report:
         """The tables of accuracy and of the gain, for a terminal.
 
         Returns:
-            str: The tables, and what is missing.
+            str: The tables, what is missing and what was made by another
+            config.
         """
         parts = []
         for title, header, rows in filter(None,
                                           (self._accuracy(), self._gain())):
             rows = [[_plain(cell) for cell in row] for row in rows]
             parts += [_plain(title), render(header, _fit(header, rows))]
-        return '\n'.join([*parts, *self._missing()])
+        return '\n'.join([*parts, *self._notes()])
 
     def _heading(self) -> str:
         runs = self.runs
@@ -113,6 +119,9 @@ class Report:
                 f'{_distinct(run["device"] for run in runs)}{threads}; '
                 f'{", ".join(given)}.')
 
+    def _notes(self) -> List[str]:
+        return [*self._missing(), *self._of_other_configs()]
+
     def _missing(self) -> List[str]:
         methods = defaultdict(list)
         for method, runs in self.results.items():
@@ -123,6 +132,15 @@ class Report:
             f'Missing: {_list_seeds(seeds)} of {", ".join(names)}.'
             for seeds, names in methods.items()
         ]
+
+    def _of_other_configs(self) -> List[str]:
+        if self._hashes is None:
+            return []
+        names = of_other_configs(self.results, self._hashes)
+        return [
+            'Made by another config than the one that the study now has: '
+            f'{", ".join(names)}.'
+        ] * bool(names)
 
     def _count(self, runs: Sequence[Any]) -> str:
         complete = len(runs) == len(self.seeds)

@@ -6,13 +6,14 @@ import os.path as osp
 import re
 from collections import Counter
 from numbers import Real
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import (Any, Callable, Dict, Iterator, List, Mapping, Optional,
+                    Sequence)
 
 from mcod_plugin.errors import ConfigError
 
 __all__ = [
-    'read_results', 'all_runs', 'differences', 'trained_branches',
-    'frozen_branches', 'last', 'best'
+    'read_results', 'all_runs', 'differences', 'of_other_configs',
+    'trained_branches', 'frozen_branches', 'last', 'best'
 ]
 
 Run = Dict[str, Any]
@@ -115,6 +116,23 @@ def differences(results: Results) -> List[str]:
             notes.append(f'The {what} is not the same for all runs: {usual}, '
                          f'but {others}.')
     return notes
+
+
+def of_other_configs(results: Results, hashes: Mapping[str, str]) -> List[str]:
+    """The runs that were made by another config than they are to have.
+
+    Args:
+        results (dict[str, list[dict]]): The runs by method.
+        hashes (Mapping[str, str]): The hash of the config that each run is
+            to have, by name.
+
+    Returns:
+        list[str]: Their names.
+    """
+    return [
+        _name(run) for run in all_runs(results)
+        if run.get('config_hash') != hashes.get(_name(run))
+    ]
 
 
 def trained_branches(runs: Sequence[Run]) -> List[str]:

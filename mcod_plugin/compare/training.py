@@ -8,8 +8,9 @@ from contextlib import suppress
 from typing import Any, Dict, Optional, Sequence
 
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.utils.files import write_text
 from .plan import CHECKPOINT, Run
-from .state import checkpoints, hash_file, latest_checkpoint
+from .state import checkpoints, hash_file, latest_checkpoint, state
 
 # Seconds for a process to end by itself.
 GRACE = 10
@@ -36,26 +37,45 @@ class Training:
         self._log = osp.join(run.work_dir, 'train.log')
 
     def begin(self) -> bool:
-        """Start the process, unless another one is at this run."""
+        """Start the process, unless another one is at this run or has
+        finished it.
+
+        Returns:
+            bool: Whether it was started.
+
+        Raises:
+            ConfigError: If its folders cannot be written.
+        """
         run = self.run
-        os.makedirs(run.work_dir, exist_ok=True)
-        os.makedirs(osp.dirname(osp.abspath(run.result)), exist_ok=True)
-        # The lock is the process's as well, whatever becomes of this one.
-        lock = os.open(osp.join(run.work_dir, 'lock'), os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            return False
-        # Nobody else writes here now, so the state is what it will be.
+            os.makedirs(run.work_dir, exist_ok=True)
+            os.makedirs(osp.dirname(osp.abspath(run.result)), exist_ok=True)
+            lock = open(osp.join(run.work_dir, 'lock'), 'a')
+        except OSError as error:
+            raise ConfigError(
+                f'{run.name}: {error.filename} cannot be written '
+                f'({error.strerror}); choose another --work-dir, or other '
+                'results of the study') from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return False
+            # Nobody else writes here now, so the state is what it will be.
+            if state(run) == 'done':
+                return False
+            self._start(lock.fileno())
+        return True
+
+    def _start(self, lock: int) -> None:
+        run = self.run
         config = osp.join(run.work_dir, 'config.py')
         command = [*self._trainer, config, '--work-dir', run.work_dir]
         checkpoint = latest_checkpoint(run)
         if checkpoint is not None:
             command += ['--resume', checkpoint]
         self._config().dump(config)
-        with open(hash_file(run), 'w') as file:
-            file.write(f'{run.config_hash}\n')
+        write_text(hash_file(run), f'{run.config_hash}\n')
         with suppress(FileNotFoundError):
             os.remove(self._progress_file)
         with open(self._log, 'a') as log:
@@ -66,10 +86,10 @@ class Training:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environ(),
+                # The lock is the process's as well, whatever becomes of this
+                # one.
                 pass_fds=(lock, ),
                 start_new_session=True)
-        os.close(lock)
-        return True
 
     def _config(self) -> Any:
         """The config, with the checkpoints of other runs put in."""

@@ -1,8 +1,10 @@
 import os.path as osp
+from typing import Sequence
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.files import write_text
 from .figures import draw
+from .plan import Run
 from .report import Report, insert
 from .results import read_results
 from .study import Study
@@ -10,11 +12,13 @@ from .study import Study
 __all__ = ['write_report']
 
 
-def write_report(study: Study) -> str:
+def write_report(study: Study, runs: Sequence[Run]) -> str:
     """Make the report of a study from its result files: tables and figures.
 
     Args:
         study (Study): The study.
+        runs (Sequence[Run]): All its runs. Results by other configs than
+            theirs are told.
 
     Returns:
         str: The tables for a terminal, and where the report is.
@@ -25,7 +29,9 @@ def write_report(study: Study) -> str:
     """
     methods = [method.name for method in study.methods]
     results = read_results(study.results, methods, study.seeds)
-    report = Report(results, study.baseline, study.seeds)
+    report = Report(results, study.baseline, study.seeds,
+                    {run.name: run.config_hash
+                     for run in runs})
     path = study.report or osp.join(study.results, 'report.md')
     text = f'<!-- study: {study.name} -->\n<!-- /study: {study.name} -->\n'
     if study.report is not None:

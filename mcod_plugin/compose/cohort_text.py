@@ -3,9 +3,10 @@ import os.path as osp
 import textwrap
 from typing import Any, Iterator, List, Sequence
 
+from mcod_plugin.utils.part_name import part_name
 from .differences import left_out
 from .own_settings import own_settings
-from .source import Source, call_text, kind_of
+from .source import Source, call_text
 
 __all__ = ['cohort_text']
 
@@ -196,10 +197,10 @@ def _evaluation(recipe: Source) -> Iterator[str]:
     metrics = recipe.cfg[given[0]]
     metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
     topk = next((metric['topk'] for metric in metrics
-                 if kind_of(metric) == 'Accuracy' and 'topk' in metric),
+                 if part_name(metric) == 'Accuracy' and 'topk' in metric),
                 (1, 5))
     topk = topk if isinstance(topk, int) else tuple(topk)
-    names = ', '.join(map(kind_of, metrics))
+    names = ', '.join(map(part_name, metrics))
     yield f'# In place of {names}: by branch and for the ensemble.'
     yield (f'{given[0]} = dict(_delete_=True, '
            f"type='mcod_plugin.BranchMetrics', topk={topk!r})")
@@ -218,9 +219,10 @@ def _in_memory_hint(recipe: Source) -> Iterator[str]:
     kinds = set()
     for name in loaders:
         dataset = recipe.cfg[name]['dataset']
-        kinds.add(kind_of(dataset))
+        kinds.add(part_name(dataset))
         steps = dataset.get('pipeline')
-        if steps is None or not {kind_of(step) for step in steps} <= IN_MEMORY:
+        if steps is None or not {part_name(step)
+                                 for step in steps} <= IN_MEMORY:
             return
     if len(kinds) != 1 or kinds == {'InMemoryDataset'}:
         return

@@ -15,10 +15,11 @@ from mcod_plugin.models.utils.input_size import guess_input_size
 from mcod_plugin.registry import RUNNERS
 from mcod_plugin.utils.explain import explain
 from mcod_plugin.utils.files import write_text
+from mcod_plugin.utils.part_name import part_name
 from .branch_from import branch_from, read_source
 from .cohort_text import cohort_text
 from .differences import table
-from .source import Source, kind_of
+from .source import Source
 
 __all__ = ['branch_names', 'check_place', 'choose_recipe', 'compose']
 
@@ -62,6 +63,7 @@ def compose(configs: Sequence[str],
         Source(name, config, read_source(config))
         for name, config in zip(names, configs)
     ]
+    _check_inheritance(out, sources)
     recipe = sources[chosen]
     _check_recipe(recipe)
     num_classes = _check_branches(sources)
@@ -97,6 +99,15 @@ def check_place(out: str, force: bool) -> None:
     if osp.exists(out) and not force:
         raise ConfigError(f'--out {out} exists; choose another name, or '
                           'replace it by --force')
+
+
+def _check_inheritance(out: str, sources: Sequence[Source]) -> None:
+    """Raise if the config would replace one that it inherits."""
+    for source in sources:
+        if osp.realpath(out) in source.files:
+            raise ConfigError(
+                f'--out {out} is inherited by the cohort, as config '
+                f'{source.config} or as a base of it; choose another name')
 
 
 def branch_names(configs: Sequence[str],
@@ -180,12 +191,12 @@ def _check_recipe(recipe: Source) -> None:
             f'config {recipe.config} is of pure Python style (read_base or '
             'imports), which a config with _base_ cannot inherit a recipe '
             f'from; {other}')
-    if cfg.train_cfg.get('by_epoch') is not True and kind_of(
+    if cfg.train_cfg.get('by_epoch') is not True and part_name(
             cfg.train_cfg) != 'EpochBasedTrainLoop':
         raise ConfigError(f'config {recipe.config} trains by iterations, and '
                           'the schedule of a composed cohort counts epochs; '
                           f'{other}')
-    constructor = kind_of(dict(type=cfg.optim_wrapper.get('constructor')))
+    constructor = part_name(cfg.optim_wrapper, 'constructor')
     if constructor == 'LearningRateDecayOptimWrapperConstructor':
         raise ConfigError(
             f'config {recipe.config}: optim_wrapper.constructor {constructor} '

@@ -1,11 +1,17 @@
 """A config to compose from, and what it says."""
+import ast
+import os.path as osp
 from numbers import Real
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+
+from mmengine.config import Config
 
 from mcod_plugin.models.utils.input_size import (data_input_size,
                                                  parse_input_size)
+from mcod_plugin.utils.dataset_layers import dataset_layers
+from mcod_plugin.utils.part_name import part_name
 
-__all__ = ['Source', 'call_text', 'kind_of']
+__all__ = ['Source', 'call_text']
 
 # Settings of a scheduler that say how it counts, not what it does.
 COUNTING = ('by_epoch', 'convert_to_iter_based', 'begin')
@@ -29,6 +35,17 @@ class Source:
         self.cfg = cfg
 
     @property
+    def files(self) -> Set[str]:
+        """The real paths of the config and of those that it inherits."""
+        path = self.cfg.filename
+        # MMEngine has the path of each above its text, but nothing of what a
+        # config of pure Python style imports.
+        found = {path, *filter(osp.isabs, self.cfg.text.splitlines())}
+        if Config._is_lazy_import(path):
+            found.update(_imported(path))
+        return set(map(osp.realpath, found))
+
+    @property
     def model(self) -> dict:
         """The model's config."""
         return self.cfg.get('model') or {}
@@ -37,13 +54,12 @@ class Source:
     def dataset(self) -> dict:
         """The data set for training, without wrappers such as
         ``RepeatDataset``."""
-        return _unwrap((self.cfg.get('train_dataloader') or {}).get('dataset')
-                       or {})
+        return _innermost(self.cfg.get('train_dataloader') or {})
 
     @property
     def dataset_type(self) -> str:
         """The type of the data set for training."""
-        return self.dataset.get('source') or kind_of(self.dataset)
+        return self.dataset.get('source') or part_name(self.dataset)
 
     @property
     def classes(self) -> Optional[Tuple[str, ...]]:
@@ -70,8 +86,7 @@ class Source:
             for part in ('test', 'val', 'train')
         ]
         size = data_input_size(
-            dict(dataset=_unwrap(loader['dataset'])) for loader in loaders
-            if loader)
+            dict(dataset=_innermost(loader)) for loader in loaders if loader)
         return None if size is None else parse_input_size('input_size', size)
 
     @property
@@ -93,7 +108,8 @@ class Source:
         """The order of the channels that the model sees."""
         # Files are read as BGR; what the toolbox keeps in arrays is RGB.
         pipeline = self.dataset.get('pipeline') or ()
-        loads = any(kind_of(step) == 'LoadImageFromFile' for step in pipeline)
+        loads = any(
+            part_name(step) == 'LoadImageFromFile' for step in pipeline)
         turns = bool(self.preprocessor.get('to_rgb'))
         return 'BGR' if loads != turns else 'RGB'
 
@@ -165,7 +181,7 @@ class Source:
             f'mean {_numbers(mean)}, std {_numbers(std)}, '
             f'{self.channel_order}',
             'training images':
-            ', '.join(kind_of(step) for step in pipeline),
+            ', '.join(part_name(step) for step in pipeline),
             'batch augmentations':
             ', '.join(map(call_text, self.batch_augments)),
             'optimizer':
@@ -192,12 +208,6 @@ class Source:
         }
 
 
-def kind_of(part: dict) -> str:
-    """The ``type`` of a config without its prefix."""
-    found = part.get('type') or ''
-    return getattr(found, '__name__', str(found)).rpartition('.')[2]
-
-
 def call_text(part: dict, without: Sequence[str] = ()) -> str:
     """A config as a call in one line.
 
@@ -211,7 +221,7 @@ def call_text(part: dict, without: Sequence[str] = ()) -> str:
     settings = ', '.join(f'{key}={_plain(value)}'
                          for key, value in part.items()
                          if key not in ('type', '_scope_', *without))
-    return f'{kind_of(part)}({settings})' if settings else kind_of(part)
+    return f'{part_name(part)}({settings})' if settings else part_name(part)
 
 
 def _plain(value: Any) -> str:
@@ -232,20 +242,27 @@ def _numbers(values: Sequence[float]) -> str:
     return values[0] if len(set(values)) == 1 else ' '.join(values)
 
 
-def _unwrap(dataset: dict) -> dict:
-    """The data set within wrappers; of several the first."""
-    while isinstance(dataset, dict):
-        inner = dataset.get('dataset') or dataset.get('datasets')
-        if not inner:
-            return dataset
-        dataset = inner[0] if isinstance(inner, (list, tuple)) else inner
-    return {}
+def _imported(path: str) -> Iterator[str]:
+    """The configs that one of pure Python style imports by relative path."""
+    with open(path, encoding='utf-8') as file:
+        tree = ast.parse(file.read())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            folders = [osp.dirname(path), *['..'] * (node.level - 1)]
+            base = osp.join(*folders, *node.module.split('.')) + '.py'
+            yield base
+            yield from _imported(base)
+
+
+def _innermost(loader: dict) -> dict:
+    """The config of the data set that others wrap; empty if there is none."""
+    return [{}, *dataset_layers(loader.get('dataset'))][-1]
 
 
 def _checkpoints(value: Any) -> Iterator[str]:
     """All checkpoints that a model's config names."""
     if isinstance(value, dict):
-        if kind_of(value) in ('Pretrained', 'PretrainedInit'):
+        if part_name(value) in ('Pretrained', 'PretrainedInit'):
             yield str(value.get('checkpoint'))
         pretrained = value.get('pretrained')
         if pretrained:

@@ -9,7 +9,10 @@ from mmpretrain.models.necks import GlobalAveragePooling
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.necks import LayoutPooling
 
-__all__ = ['needs_plugin', 'plain', 'stand_alone', 'without_pretrained']
+__all__ = [
+    'is_pretrained', 'needs_plugin', 'plain', 'stand_alone',
+    'without_pretrained'
+]
 
 PLUGIN = 'mcod_plugin'
 
@@ -118,14 +121,32 @@ def without_pretrained(cfg: Any) -> Any:
         return type(cfg)({
             key: without_pretrained(value)
             for key, value in cfg.items()
-            if key not in PRETRAINED_KEYS and not _is_pretrained(key, value)
+            if key not in PRETRAINED_KEYS and not _loads_weights(key, value)
         })
     if isinstance(cfg, (list, tuple)):
         return type(cfg)(without_pretrained(value) for value in cfg)
     return copy.deepcopy(cfg)
 
 
-def _is_pretrained(key: str, value: Any) -> bool:
+def is_pretrained(cfg: Any) -> bool:
+    """Whether a config asks for weights to start from.
+
+    Args:
+        cfg (Any): The config.
+
+    Returns:
+        bool: Whether it, or a part of it, does.
+    """
+    if isinstance(cfg, dict):
+        return any(
+            _loads_weights(key, value) or is_pretrained(value)
+            for key, value in cfg.items())
+    return isinstance(cfg, (list, tuple)) and any(map(is_pretrained, cfg))
+
+
+def _loads_weights(key: str, value: Any) -> bool:
+    if key in PRETRAINED_KEYS:
+        return bool(value)
     cfgs = value if isinstance(value, (list, tuple)) else [value]
     return key == 'init_cfg' and any(
         isinstance(cfg, dict) and str(cfg.get('type')).endswith('Pretrained')

@@ -7,11 +7,11 @@ import torch
 import torch.nn as nn
 from mmengine.registry import init_default_scope
 
-from mcod_plugin.cli import LOADERS
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.utils.branch_images import resize
 from mcod_plugin.models.utils.branch_settings import BranchSettings
 from mcod_plugin.models.utils.input_size import data_input_size
+from mcod_plugin.models.utils.model_config import model_config
 from mcod_plugin.registry import MODELS
 from mcod_plugin.utils.explain import explain, one_line
 from .branch_model import BranchModel
@@ -43,15 +43,11 @@ def load_cohort(cfg: Any, filename: str, checkpoint: dict) -> nn.Module:
         ConfigError: If it cannot be built, or the checkpoint is not of it.
     """
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
-    # What the runner would do. Weights to start from are not needed, nor the
-    # network that they would come by.
-    model = type(cfg.model)(cfg.model)
+    # Weights to start from are not needed, nor the network that they would
+    # come by.
+    model = model_config(cfg)
     model['branches'] = without_pretrained(model['branches'])
     model['init_cfg'] = None
-    model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
-    size = data_input_size(cfg.get(name) for name in reversed(LOADERS))
-    if model.get('input_size') is None and size is not None:
-        model['input_size'] = size
     # An order that the branches have when they stand alone.
     model['memory_format'] = 'contiguous'
     try:

@@ -5,6 +5,7 @@ from typing import Any, List, Optional, Tuple
 from mmpretrain.models import ClsDataPreprocessor
 
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.utils.dataset_layers import dataset_layers
 from .classifier_config import PLUGIN, plain
 
 __all__ = [
@@ -106,12 +107,10 @@ def pipeline_of(loader: dict) -> List[dict]:
     Returns:
         list[dict]: Those of its data set, or of the one that this wraps.
     """
-    dataset = loader.get('dataset')
-    while isinstance(dataset, dict) and not dataset.get('pipeline'):
-        dataset = dataset.get('dataset', dataset.get('datasets'))
-        if isinstance(dataset, (list, tuple)):
-            dataset = dataset[0]
-    return list(dataset['pipeline']) if isinstance(dataset, dict) else []
+    for dataset in dataset_layers(loader.get('dataset')):
+        if dataset.get('pipeline'):
+            return list(dataset['pipeline'])
+    return []
 
 
 def channel_order(pipeline: List[dict]) -> str:

@@ -1,27 +1,25 @@
 """Taking branches out of a cohort."""
-import importlib.util
 import os
 import os.path as osp
-import shutil
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
-
-import numpy as np
+from typing import Any, Dict, List, NamedTuple, Sequence
 
 from mcod_plugin.errors import ConfigError, nearest
 from mcod_plugin.models.utils.input_size import (data_input_size,
                                                  parse_input_size)
 from mcod_plugin.utils.checkpoint import read_checkpoint
-from mcod_plugin.utils.machine import describe_machine
 from mcod_plugin.utils.new_folder import new_folder
-from .branch_model import BranchModel
-from .cohort import branch_logits, branch_model, branch_pixels, load_cohort
+from mcod_plugin.utils.packages import require_packages
+from .cohort import branch_logits, branch_model, load_cohort
 from .data_config import source_loader
+from .files import file_sizes
 from .images import Images, random_images, validation_images
 from .mmpretrain_format import write_mmpretrain
 from .onnx_format import write_onnx
+from .origin import class_names, origin
+from .reopen import reopen
 from .safetensors_format import write_safetensors
 from .timm_format import write_timm
-from .verify import Job, check_logits, reload_logits, top1
+from .verify import top1
 
 __all__ = ['FORMATS', 'Export', 'Exports', 'export_branches']
 
@@ -110,7 +108,9 @@ def export_branches(cfg: Any,
         ConfigError: If it cannot be done, or an export is not its branch.
     """
     formats = list(dict.fromkeys(formats))
-    _check_packages(formats)
+    for format in formats:
+        require_packages(f'--format {format}', PACKAGES.get(format, ()),
+                         'export')
     names = _branch_names(cfg, branches)
     with new_folder(out) as folder:
         content = read_checkpoint(checkpoint)
@@ -118,32 +118,28 @@ def export_branches(cfg: Any,
         images = _images(cfg, cohort, limit, verify_accuracy)
         wanted = branch_logits(cohort, names, images.pixels)
         metrics = {name: top1(wanted[name], images.labels) for name in names}
-        models = {}
+        classes = class_names(content, images)
+        source = origin(cfg, checkpoint, content)
+        models, places = {}, {}
         for name in names:
-            models[name] = branch_model(cfg, cohort, name, images,
-                                        _classes(content, images),
-                                        _origin(cfg, checkpoint, content))
+            model = branch_model(cfg, cohort, name, images, classes, source)
             if metrics[name]:
-                models[name].metrics = dict(
-                    metrics[name], images=images.source)
-        for name, model in models.items():
+                model.metrics = dict(metrics[name], images=images.source)
+            models[name] = model
             for format in formats:
-                place = osp.join(folder, name, format)
+                place = places[name, format] = osp.join(folder, name, format)
                 os.makedirs(place)
                 WRITERS[format](model, place)
-        items = _verify(folder, cohort, models, formats, images, wanted)
+        found = reopen(cohort, models, places, images.pixels, wanted, folder)
+        items = [
+            Export(name, format,
+                   file_sizes(places[name, format]), reopened.difference,
+                   top1(reopened.logits, images.labels), reopened.needs_plugin,
+                   format == 'mmpretrain' and models[name].tests_need_plugin)
+            for (name, format), reopened in found.items()
+        ]
     items.sort(key=lambda item: -item.metrics.get('top1', 0))
     return Exports(items, metrics, images.source, 'ema_state_dict' in content)
-
-
-def _check_packages(formats: Sequence[str]) -> None:
-    for format in formats:
-        for package in PACKAGES.get(format, ()):
-            if importlib.util.find_spec(package) is None:
-                raise ConfigError(
-                    f'--format {format} needs the package {package}, which is '
-                    'not installed; get it with: pip install '
-                    '"mcod-plugin[export]"')
 
 
 def _branch_names(cfg: Any, given: Sequence[str]) -> List[str]:
@@ -174,78 +170,3 @@ def _images(cfg: Any, cohort: Any, limit: int, needed: bool) -> Images:
         return random_images(cohort.in_channels,
                              parse_input_size('input_size', size),
                              f'no others could be had: {error}')
-
-
-def _classes(content: dict, images: Images) -> Any:
-    """Names of the classes, if they are known."""
-    meta = content.get('meta') or {}
-    classes = (meta.get('dataset_meta') or {}).get('classes') or images.classes
-    return [str(name) for name in classes] if classes else None
-
-
-def _origin(cfg: Any, checkpoint: str, content: dict) -> Dict[str, Any]:
-    """Where an export comes from."""
-    meta = content.get('meta') or {}
-    origin = dict(
-        config=osp.basename(cfg.filename or ''),
-        checkpoint=osp.basename(checkpoint),
-        versions=describe_machine()['versions'])
-    for key in ('epoch', 'iter', 'seed'):
-        if isinstance(meta.get(key), int):
-            origin[key] = meta[key]
-    return origin
-
-
-def _verify(folder: str, cohort: Any, models: Dict[str, BranchModel],
-            formats: Sequence[str], images: Images,
-            wanted: Dict[str, np.ndarray]) -> List[Export]:
-    """Open all exports again, and compare them."""
-    work = osp.join(folder, '.work')
-    os.makedirs(work)
-    groups = {False: [], True: []}
-    # Branches that see the same images share a file.
-    files, saved = {}, {}
-    for name, model in models.items():
-        size = _own_size(cohort, name)
-        if size not in saved:
-            saved[size] = osp.join(work, f'images_{len(saved)}.npy')
-            np.save(saved[size], branch_pixels(cohort, name, images.pixels))
-        for format in formats:
-            place = osp.join(folder, name, format)
-            files[name, format] = {
-                file: osp.getsize(osp.join(place, file))
-                for file in sorted(os.listdir(place))
-            }
-            groups[_needs_plugin(model, format)].append((name, format))
-    items = []
-    for plugin, members in groups.items():
-        jobs = [
-            Job(format=format,
-                folder=osp.join(folder, name, format),
-                images=saved[_own_size(cohort, name)],
-                order=models[name].data_order,
-                logits=osp.join(work, f'{name}_{format}.npy'))
-            for name, format in members
-        ]
-        found = reload_logits(jobs, len(images.pixels), plugin)
-        for (name, format), logits in zip(members, found):
-            model = models[name]
-            items.append(
-                Export(name, format, files[name, format],
-                       check_logits(name, format, logits, wanted[name]),
-                       top1(logits, images.labels), plugin,
-                       format == 'mmpretrain' and model.tests_need_plugin))
-    shutil.rmtree(work)
-    order = [(name, format) for name in models for format in formats]
-    return sorted(
-        items, key=lambda item: order.index((item.branch, item.format)))
-
-
-def _own_size(cohort: Any, name: str) -> Optional[Tuple[int, int]]:
-    """The size to which a branch has its images brought, if it does."""
-    settings = cohort.branch_settings[name]
-    return settings.input_size if settings.resized else None
-
-
-def _needs_plugin(model: BranchModel, format: str) -> bool:
-    return format in ('mmpretrain', 'safetensors') and model.needs_plugin

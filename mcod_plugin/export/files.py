@@ -1,10 +1,12 @@
-"""Writing the files of an export."""
+"""The files of an export."""
 import json
+import os
+import os.path as osp
 from typing import Any, Dict, Mapping
 
 from torch import Tensor
 
-__all__ = ['to_json', 'to_safetensors', 'write_bytes']
+__all__ = ['file_sizes', 'to_json', 'to_safetensors', 'write_bytes']
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -51,3 +53,19 @@ def to_safetensors(state_dict: Mapping[str, Tensor]) -> bytes:
         for key, value in state_dict.items()
     }
     return save(weights, metadata={'format': 'pt'})
+
+
+def file_sizes(folder: str) -> Dict[str, int]:
+    """The files of a folder.
+
+    Args:
+        folder (str): The folder; folders in it do not count.
+
+    Returns:
+        dict[str, int]: Size in bytes of each file, sorted by name.
+    """
+    return {
+        file: osp.getsize(osp.join(folder, file))
+        for file in sorted(os.listdir(folder))
+        if osp.isfile(osp.join(folder, file))
+    }

@@ -2,6 +2,7 @@
 from typing import List
 
 from mcod_plugin.utils.table import render
+from mcod_plugin.utils.units import file_size
 from .export import Export, Exports
 
 __all__ = ['report']
@@ -44,16 +45,8 @@ def report(exports: Exports) -> str:
 
 
 def _files(item: Export) -> str:
-    return '\n'.join(f'{name} {_size(size)}'
+    return '\n'.join(f'{name} {file_size(size)}'
                      for name, size in item.files.items())
-
-
-def _size(number: int) -> str:
-    for unit in ('B', 'KiB'):
-        if number < 1024:
-            return f'{number:.3g} {unit}'
-        number /= 1024
-    return f'{number:.2f} MiB'
 
 
 def _percent(metrics: dict) -> str:

@@ -3,7 +3,9 @@ import os.path as osp
 from typing import Any, Dict, Iterator, List, Optional
 
 from mcod_plugin.export.data_config import pipeline_of
+from mcod_plugin.utils.units import duration, file_size
 from .data_facts import data_facts, data_part, data_split
+from .ended_run import EndedRun
 from .member import Member
 from .publication import Publication
 
@@ -30,9 +32,12 @@ def branch_card(publication: Publication, member: Member) -> str:
     peers = [m.name for m in publication.branches if m is not member]
     place = publication.branches.index(member) + 1
     beside = f' with {_and(peers)}' if peers else ''
+    trained = 'trained' + beside
+    if member.name in publication.run.frozen:
+        trained = f'frozen in a cohort{beside}, trained'
     return _card(
         publication, member,
-        f'{member.network} for {publication.data.name}, trained{beside} '
+        f'{member.network} for {publication.data.name}, {trained} '
         f'{publication.run.method}; top-1 accuracy '
         f'{member.metrics["top1"]:.2f} %.\n'
         'It is an ordinary MMPretrain classifier that needs no other network; '
@@ -108,11 +113,18 @@ def _front_matter(publication: Publication, member: Member) -> str:
         license='apache-2.0',
         library_name='mmpretrain',
         pipeline_tag='image-classification',
-        tags=['mcod_plugin', 'online-distillation', 'mmpretrain'],
+        tags=['mcod_plugin', *_techniques(publication.run), 'mmpretrain'],
         datasets=[data.hub] if data.listed else None,
         metrics=['accuracy'],
         model_name=member.model_name,
         eval_results=results).to_yaml()
+
+
+def _techniques(run: EndedRun) -> List[str]:
+    """What the hub's users look for."""
+    if not run.distils:
+        return []
+    return ['distillation' if run.frozen_teachers else 'online-distillation']
 
 
 def _use(member: Member) -> str:
@@ -165,7 +177,7 @@ def _results(publication: Publication, member: Member) -> str:
               for key in keys), f'{other.parameters:,}',
             'unknown' if other.flops is None else f'{other.flops:,}',
             f'{1000 * other.latency:.2f} ms',
-            _size(other.sizes[other.weights])
+            file_size(other.sizes[other.weights])
         ])
     machine = publication.machine
     threads = publication.threads
@@ -242,12 +254,15 @@ def _training(publication: Publication) -> str:
     ]
     if 'ema_state_dict' in run.content:
         lines.append('weights: averages over the run, of EMAHook')
+    anew = 'trains such a cohort anew'
     if run.pretrained:
+        rest = len(run.pretrained) < len(run.branches)
         lines.append(f'start: {_and(run.pretrained)} from weights that were '
-                     'there before, all else from random ones; config.py '
-                     'leaves them out')
+                     f'there before{", all else from random ones" * rest}; '
+                     'config.py leaves them out')
+        anew += ', once config.py names weights to start from'
     if record.get('seconds'):
-        lines.append(f'time: {_duration(record["seconds"])} on '
+        lines.append(f'time: {duration(record["seconds"])} on '
                      f'{record.get("device")}')
     lines.append(f'commit of mcod_plugin: {_commit(record)}')
     lines.append(f'versions: {_versions(run)}')
@@ -260,7 +275,7 @@ def _training(publication: Publication) -> str:
 python tools/train.py {publication.place}/config.py
 ```
 
-trains such a cohort anew. This one was trained by a config named \
+{anew}. This one was trained by a config named \
 `{osp.basename(run.cfg.filename)}`; published are the weights of its \
 `{osp.basename(run.checkpoint)}`, by mcod_plugin \
 {publication.machine["versions"]["mcod_plugin"]}, commit \
@@ -306,7 +321,8 @@ def _figures(member: Member) -> str:
 
 
 def _files(member: Member) -> str:
-    rows = [[f'`{name}`', _size(size)] for name, size in member.sizes.items()]
+    rows = [[f'`{name}`', file_size(size)]
+            for name, size in member.sizes.items()]
     return (f'{_table(["file", "size"], rows)}\n\n'
             f'sha256 of `{member.weights}`: `{member.sha256}`. It is opened '
             'by `torch.load(weights_only=True)`.')
@@ -329,22 +345,6 @@ def _and(names: List[str]) -> str:
 
 def _known(value: Any) -> str:
     return 'not recorded' if value is None else str(value)
-
-
-def _size(number: float) -> str:
-    if number < 1024:
-        return f'{number} B'
-    if number < 1 << 20:
-        return f'{number / 1024:.1f} KiB'
-    return f'{number / (1 << 20):.2f} MiB'
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f'{seconds:.0f} seconds'
-    if seconds < 3600:
-        return f'{seconds / 60:.0f} minutes'
-    return f'{seconds / 3600:.1f} hours'
 
 
 def _data_settings(loader: Any) -> str:
@@ -403,8 +403,7 @@ def _commit(record: Dict[str, Any]) -> str:
 def _versions(run: Any) -> str:
     versions = run.record.get('versions') or {
         'mcod_plugin': run.meta.get('mcod_plugin_version'),
-        'mmengine': run.meta.get('mmengine_version'),
-        **run.logged_versions
+        'mmengine': run.meta.get('mmengine_version')
     }
     return ', '.join(_pairs(versions)) or 'not recorded'
 

@@ -2,6 +2,9 @@
 from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
+from mcod_plugin.utils.dataset_layers import dataset_layers
+from mcod_plugin.utils.part_name import part_name
+
 __all__ = ['DataFacts', 'data_facts', 'data_part', 'data_split']
 
 # Settings by which a part of a data set is selected.
@@ -54,7 +57,8 @@ def data_facts(loader: Any) -> DataFacts:
         DataFacts: The facts; of a data set that is not known here its type,
         and that its terms must be looked up.
     """
-    kind = _kind(loader.get('dataset')) or 'unknown'
+    dataset = _innermost(loader)
+    kind = part_name(dataset, 'source') or part_name(dataset) or 'unknown'
     if kind in KNOWN:
         return KNOWN[kind]
     return DataFacts(
@@ -72,8 +76,7 @@ def data_split(loader: Any) -> Optional[str]:
     Returns:
         str | None: As its config names it, if it does.
     """
-    dataset = _innermost(loader.get('dataset'))
-    split = dataset.get('split') if isinstance(dataset, dict) else None
+    split = _innermost(loader).get('split')
     return split if isinstance(split, str) and split else None
 
 
@@ -86,28 +89,13 @@ def data_part(loader: Any) -> Dict[str, Any]:
     Returns:
         dict[str, Any]: Those that are set.
     """
-    dataset = _innermost(loader.get('dataset'))
+    dataset = _innermost(loader)
     return {
         key: dataset[key]
-        for key in PART_KEYS
-        if isinstance(dataset, dict) and dataset.get(key) is not None
+        for key in PART_KEYS if dataset.get(key) is not None
     }
 
 
-def _kind(dataset: Any) -> Optional[str]:
-    dataset = _innermost(dataset)
-    if not isinstance(dataset, dict):
-        return None
-    kind = dataset.get('source', dataset.get('type'))
-    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
-
-
-def _innermost(dataset: Any) -> Any:
-    """The data set that others wrap."""
-    while isinstance(dataset, dict):
-        inner = dataset.get('dataset', dataset.get('datasets'))
-        inner = inner[0] if isinstance(inner, (list, tuple)) else inner
-        if not isinstance(inner, dict):
-            return dataset
-        dataset = inner
-    return dataset
+def _innermost(loader: Any) -> Dict[str, Any]:
+    """The config of the data set that others wrap; empty if there is none."""
+    return [{}, *dataset_layers(loader.get('dataset'))][-1]

@@ -7,8 +7,8 @@ import numpy as np
 from mcod_plugin.compare.figures import (BASELINE, COLORS, DISAGREEMENT,
                                          ENSEMBLE, figure_style, new_figure,
                                          save_figure)
+from .ended_run import EndedRun
 from .measure import worst_classes
-from .run import Run
 
 __all__ = ['draw_branch', 'draw_cohort']
 
@@ -22,12 +22,12 @@ PANELS = {
 }
 
 
-def draw_cohort(run: Run, names: Sequence[str], matrix: np.ndarray,
+def draw_cohort(run: EndedRun, names: Sequence[str], matrix: np.ndarray,
                 classes: Sequence[str], folder: str) -> Dict[str, str]:
     """Draw the figures of a cohort.
 
     Args:
-        run (Run): Its run.
+        run (EndedRun): Its run.
         names (Sequence[str]): The branches.
         matrix (np.ndarray): Confusion matrix ``(C, C)`` of the ensemble.
         classes (Sequence[str]): Names of the C classes.
@@ -57,13 +57,14 @@ def draw_cohort(run: Run, names: Sequence[str], matrix: np.ndarray,
             })
 
 
-def draw_branch(run: Run, solo: Optional[Run], name: str, matrix: np.ndarray,
-                classes: Sequence[str], folder: str) -> Dict[str, str]:
+def draw_branch(run: EndedRun, solo: Optional[EndedRun], name: str,
+                matrix: np.ndarray, classes: Sequence[str],
+                folder: str) -> Dict[str, str]:
     """Draw the figures of a branch.
 
     Args:
-        run (Run): The run of its cohort.
-        solo (Run, optional): That of the solo baseline.
+        run (EndedRun): The run of its cohort.
+        solo (EndedRun, optional): That of the solo baseline.
         name (str): The branch.
         matrix (np.ndarray): Its confusion matrix ``(C, C)``.
         classes (Sequence[str]): Names of the C classes.
@@ -101,12 +102,12 @@ def _cycle(number: int) -> List[str]:
     return [COLORS[index % len(COLORS)] for index in range(number)]
 
 
-def _points(run: Run, key: str) -> Tuple[List[float], List[float]]:
+def _points(run: EndedRun, key: str) -> Tuple[List[float], List[float]]:
     rows = [row for row in run.curves if key in row]
     return [row['step'] for row in rows], [row[key] for row in rows]
 
 
-def _curves(run: Run, lines: Dict[str, tuple]) -> Optional[Any]:
+def _curves(run: EndedRun, lines: Dict[str, tuple]) -> Optional[Any]:
     kinds = [
         kind for kind in PANELS if any(
             _points(of, name + kind)[0] for of, name, *_ in lines.values())
@@ -136,7 +137,7 @@ def _curves(run: Run, lines: Dict[str, tuple]) -> Optional[Any]:
     return figure
 
 
-def _schedule(run: Run) -> Optional[Any]:
+def _schedule(run: EndedRun) -> Optional[Any]:
     schedule = run.schedule()
     if schedule is None or not run.distils:
         return None
@@ -157,7 +158,7 @@ def _schedule(run: Run) -> Optional[Any]:
     return figure
 
 
-def _diversity(run: Run) -> Optional[Any]:
+def _diversity(run: EndedRun) -> Optional[Any]:
     steps, shares = _points(run, DISAGREEMENT)
     if not steps:
         return None

@@ -11,10 +11,7 @@ from torch import Tensor
 from mcod_plugin.evaluation.branch_metrics import topk_hits
 from mcod_plugin.export.verify import batches
 
-__all__ = [
-    'accuracy', 'cohort_logits', 'confusion_matrix', 'median_latency',
-    'worst_classes'
-]
+__all__ = ['accuracy', 'cohort_logits', 'median_latency', 'worst_classes']
 
 
 @torch.no_grad()
@@ -59,23 +56,6 @@ def accuracy(logits: np.ndarray, labels: np.ndarray,
     _, hits = topk_hits(scores, torch.from_numpy(labels), topk)
     means = 100 * hits[:, 0].double().mean(0)
     return {f'top{k}': float(mean) for k, mean in zip(topk, means)}
-
-
-def confusion_matrix(predicted: np.ndarray, labels: np.ndarray,
-                     num_classes: int) -> np.ndarray:
-    """How often each class is taken for each.
-
-    Args:
-        predicted (np.ndarray): The predicted classes ``(N, )``.
-        labels (np.ndarray): The true classes ``(N, )``.
-        num_classes (int): The number of classes C.
-
-    Returns:
-        np.ndarray: Numbers of images ``(C, C)``; rows are true classes.
-    """
-    matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
-    np.add.at(matrix, (labels, predicted), 1)
-    return matrix
 
 
 def worst_classes(matrix: np.ndarray, number: int) -> np.ndarray:

@@ -33,8 +33,9 @@ def metafile(publication: Publication) -> str:
             'Architecture':
             [member.network for member in publication.branches]
         },
-        Paper=PAPER,
         README='README.md')
+    if publication.run.is_mcod:
+        collection['Paper'] = PAPER
     models = [_model(publication, member) for member in publication.members]
     models[-1]['Cohort'] = [
         dict(

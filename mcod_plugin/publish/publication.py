@@ -2,8 +2,8 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional
 
 from .data_facts import DataFacts
+from .ended_run import EndedRun
 from .member import Member
-from .run import Run
 
 __all__ = ['Publication']
 
@@ -15,8 +15,8 @@ class Publication:
     Attributes:
         name (str): Its name.
         place (str): Its folder, as commands name it.
-        run (Run): The run that it comes from.
-        solo (Run, optional): The run of the solo baseline.
+        run (EndedRun): The run that it comes from.
+        solo (EndedRun, optional): The run of the solo baseline.
         branches (list[Member]): The branches, the best first.
         ensemble (Member): The ensemble.
         data (DataFacts): The data set.
@@ -34,8 +34,8 @@ class Publication:
 
     name: str
     place: str
-    run: Run
-    solo: Optional[Run]
+    run: EndedRun
+    solo: Optional[EndedRun]
     branches: List[Member]
     ensemble: Member
     data: DataFacts

@@ -1,5 +1,4 @@
 """Publishing a trained cohort."""
-import importlib.util
 import os.path as osp
 import re
 import sys
@@ -8,10 +7,11 @@ from typing import Optional
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.export.images import validation_images
 from mcod_plugin.utils.new_folder import new_folder
+from mcod_plugin.utils.packages import require_packages
+from .ended_run import read_run
 from .publication import Publication
 from .publisher import Publisher
 from .recipe import check_solo
-from .run import read_run
 
 __all__ = ['publish_cohort']
 
@@ -47,7 +47,7 @@ def publish_cohort(work_dir: str,
     Raises:
         ConfigError: If it cannot be done.
     """
-    _check_packages()
+    require_packages('publishing', PACKAGES, 'publish')
     name = osp.basename(osp.abspath(out))
     if not NAME.fullmatch(name):
         raise ConfigError('--out: its last part becomes the name of the '
@@ -69,11 +69,3 @@ def publish_cohort(work_dir: str,
             raise ConfigError('the accuracy cannot be evaluated without the '
                               f'validation data: {error}') from error
         return Publisher(name, out, folder, run, baseline, images).publish()
-
-
-def _check_packages() -> None:
-    for package in PACKAGES:
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(f'publishing needs the package {package}, which '
-                              'is not installed; get it with: pip install '
-                              '"mcod-plugin[publish]"')

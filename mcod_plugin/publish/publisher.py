@@ -1,34 +1,36 @@
 import os
 import os.path as osp
-import shutil
 from typing import Any, Dict, List, Optional
 
 import numpy as np
 import torch
 import torch.nn as nn
+from mmpretrain.evaluation import ConfusionMatrix
 
 from mcod_plugin.cli import read_config
 from mcod_plugin.engine.hooks.cohort_report_hook import (count_flops,
                                                          network_name,
                                                          result_table)
 from mcod_plugin.evaluation.branch_metrics import pairwise_disagreement
-from mcod_plugin.export.cohort import branch_model, branch_pixels, load_cohort
+from mcod_plugin.export.cohort import branch_model, load_cohort
 from mcod_plugin.export.data_config import source_loader
+from mcod_plugin.export.files import file_sizes
 from mcod_plugin.export.images import Images
 from mcod_plugin.export.mmpretrain_format import write_mmpretrain
+from mcod_plugin.export.origin import class_names, origin
+from mcod_plugin.export.reopen import reopen
 from mcod_plugin.export.safetensors_format import write_safetensors
-from mcod_plugin.export.verify import Job, check_logits, reload_logits
 from mcod_plugin.utils.checkpoint import read_checkpoint
 from mcod_plugin.utils.files import write_text
 from mcod_plugin.utils.machine import cpu_name, describe_machine
 from .card import branch_card, cohort_card
 from .data_facts import data_facts, data_part, data_split
+from .ended_run import EndedRun
 from .figures import draw_branch, draw_cohort
-from .measure import accuracy, cohort_logits, confusion_matrix, median_latency
+from .measure import accuracy, cohort_logits, median_latency
 from .member import Member
 from .metafile import metafile
 from .publication import Publication
-from .run import Run
 from .weights import publish_name, published_config, write_cohort
 
 __all__ = ['Publisher']
@@ -36,6 +38,7 @@ __all__ = ['Publisher']
 ENSEMBLE = 'ensemble'
 TOPK = (1, 5)
 RUNS, THREADS = 30, 1
+WRITERS = dict(mmpretrain=write_mmpretrain, safetensors=write_safetensors)
 
 
 class Publisher:
@@ -45,13 +48,13 @@ class Publisher:
         name (str): Name of the cohort.
         out (str): The folder as the user names it.
         folder (str): The folder that takes its place in the end.
-        run (Run): The run.
-        solo (Run, optional): The run of the solo baseline.
+        run (EndedRun): The run.
+        solo (EndedRun, optional): The run of the solo baseline.
         images (Images): The validation images.
     """
 
-    def __init__(self, name: str, out: str, folder: str, run: Run,
-                 solo: Optional[Run], images: Images) -> None:
+    def __init__(self, name: str, out: str, folder: str, run: EndedRun,
+                 solo: Optional[EndedRun], images: Images) -> None:
         self.name = name
         self.out = out
         self.folder = folder
@@ -59,6 +62,8 @@ class Publisher:
         self.solo = solo
         self.images = images
         self.machine = describe_machine()
+        self.origin = origin(run.cfg, run.checkpoint, run.content)
+        self.known_classes = class_names(run.content, images)
 
     def publish(self) -> Publication:
         """Write everything.
@@ -110,36 +115,19 @@ class Publisher:
     @property
     def classes(self) -> List[str]:
         """Names of the classes; their numbers if they have none."""
-        return self._known_classes or [
+        return self.known_classes or [
             str(index) for index in range(self.cohort.num_classes)
         ]
-
-    @property
-    def _known_classes(self) -> Optional[List[str]]:
-        dataset_meta = self.run.meta.get('dataset_meta') or {}
-        found = dataset_meta.get('classes') or self.images.classes
-        return [str(name) for name in found] if found else None
-
-    @property
-    def _origin(self) -> Dict[str, Any]:
-        found = dict(
-            config=osp.basename(self.run.cfg.filename),
-            checkpoint=osp.basename(self.run.checkpoint),
-            versions=self.machine['versions'])
-        for key in ('epoch', 'iter', 'seed'):
-            if isinstance(self.run.meta.get(key), int):
-                found[key] = self.run.meta[key]
-        return found
 
     def _write_cohort(self) -> nn.Module:
         """Write config and weights of the cohort, and load what was
         written."""
         run = self.run
         cohort = load_cohort(run.cfg, run.checkpoint, run.content)
-        classes = self._known_classes
+        classes = self.known_classes
         meta = dict(
             dataset_meta=dict(classes=classes) if classes else {},
-            **self._origin)
+            **self.origin)
         cfg = published_config(run.cfg, cohort)
         write_cohort(cfg, cohort, meta, self.folder)
         self.weights = publish_name(self.folder, self._model_name(ENSEMBLE))
@@ -166,8 +154,8 @@ class Publisher:
         }
 
     def _confusion(self, name: str) -> np.ndarray:
-        return confusion_matrix(self.logits[name].argmax(1),
-                                self.images.labels, self.cohort.num_classes)
+        return ConfusionMatrix.calculate(self.logits[name],
+                                         self.images.labels).numpy()
 
     def _disagreement(self) -> float:
         predicted = [
@@ -177,57 +165,25 @@ class Publisher:
 
     def _branches(self) -> List[Member]:
         """Write and verify the branches."""
-        models = {}
+        models, places = {}, {}
         for name in self.cohort.branches:
             model = branch_model(self.run.cfg, self.cohort, name, self.images,
-                                 self._known_classes, self._origin)
+                                 self.known_classes, self.origin)
             model.metrics = dict(
                 self._accuracy(self.logits[name]), images=self.images.source)
+            models[name] = model
             folder = osp.join(self.folder, name)
             os.mkdir(folder)
-            write_mmpretrain(model, folder)
-            write_safetensors(model, folder)
-            models[name] = model
-        found = self._reload(models)
+            for format, write in WRITERS.items():
+                write(model, folder)
+                places[name, format] = folder
+        found = reopen(self.cohort, models, places, self.images.pixels,
+                       self.logits, self.folder)
+        # The numbers are those of the checkpoint.
         return [
-            self._branch(model, found[model.name])
-            for model in models.values()
+            self._branch(model, found[name, 'mmpretrain'].logits)
+            for name, model in models.items()
         ]
-
-    def _reload(self, models: Dict[str, Any]) -> Dict[str, np.ndarray]:
-        """Logits of the files that were written, opened in a fresh
-        process."""
-        work = osp.join(self.folder, '.work')
-        os.mkdir(work)
-        # Branches that see the same images share a file.
-        saved: Dict[Any, str] = {}
-        jobs: Dict[bool, List[Job]] = {False: [], True: []}
-        for name, model in models.items():
-            settings = self.cohort.branch_settings[name]
-            size = settings.input_size if settings.resized else None
-            if size not in saved:
-                saved[size] = osp.join(work, f'{len(saved)}.npy')
-                np.save(saved[size],
-                        branch_pixels(self.cohort, name, self.images.pixels))
-            jobs[model.needs_plugin] += [
-                Job(format=format,
-                    folder=osp.join(self.folder, name),
-                    images=saved[size],
-                    order=model.data_order,
-                    logits=osp.join(work, f'{name}_{format}.npy'))
-                for format in ('safetensors', 'mmpretrain')
-            ]
-        found = {}
-        for plugin, group in jobs.items():
-            for job, logits in zip(
-                    group, reload_logits(group, len(self.images.pixels),
-                                         plugin)):
-                name = osp.basename(job.folder)
-                check_logits(name, job.format, logits, self.logits[name])
-                # Those of the checkpoint, which come last.
-                found[name] = logits
-        shutil.rmtree(work)
-        return found
 
     def _branch(self, model: Any, logits: np.ndarray) -> Member:
         folder = osp.join(self.folder, model.name)
@@ -241,7 +197,7 @@ class Publisher:
             network=network_name(model.classifier),
             weights=weights,
             sha256=digest,
-            sizes=_sizes(folder),
+            sizes=file_sizes(folder),
             parameters=_parameters(model.classifier),
             flops=count_flops(model.classifier, shape),
             latency=median_latency(model.classifier, shape, RUNS, THREADS),
@@ -266,7 +222,7 @@ class Publisher:
             network=f'all {len(branches)} branches',
             weights=weights,
             sha256=digest,
-            sizes=_sizes(self.folder),
+            sizes=file_sizes(self.folder),
             parameters=_parameters(self.cohort),
             flops=None if None in flops else sum(flops),
             latency=median_latency(self.cohort, shape, RUNS, THREADS),
@@ -296,15 +252,6 @@ class Publisher:
 
 def _parameters(module: nn.Module) -> int:
     return sum(value.numel() for value in module.parameters())
-
-
-def _sizes(folder: str) -> Dict[str, int]:
-    """Size in bytes of each file of a folder."""
-    return {
-        file: osp.getsize(osp.join(folder, file))
-        for file in sorted(os.listdir(folder))
-        if osp.isfile(osp.join(folder, file))
-    }
 
 
 def _place(out: str) -> str:

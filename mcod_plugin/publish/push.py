@@ -1,15 +1,19 @@
 """Uploading what was published to the Hugging Face hub."""
-import importlib.util
 import os
 import os.path as osp
 from typing import Dict, List
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.explain import one_line
+from mcod_plugin.utils.packages import require_packages
 from .member import Member
 from .publication import Publication
 
 __all__ = ['check_push', 'push']
+
+# The card goes with other links; the metafile is of all folders at once,
+# which the repositories do not have beside each other.
+LOCAL = ('README.md', 'metafile.yml')
 
 
 def check_push(repo: str) -> None:
@@ -22,10 +26,7 @@ def check_push(repo: str) -> None:
     Raises:
         ConfigError: If it is no such name, or the hub does not know the user.
     """
-    if importlib.util.find_spec('huggingface_hub') is None:
-        raise ConfigError('--push needs the package huggingface_hub, which is '
-                          'not installed; get it with: pip install '
-                          '"mcod-plugin[publish]"')
+    require_packages('--push', ('huggingface_hub', ), 'publish')
     from huggingface_hub import HfApi
     from huggingface_hub.utils import HFValidationError, validate_repo_id
     try:
@@ -46,8 +47,9 @@ def push(publication: Publication, out: str, repo: str) -> List[str]:
     repository of its own, ``USER/REPO-<branch>``.
 
     So the hub shows each card with its results, and counts each model's
-    downloads. The links between the cards are those of the hub. The hub
-    checks each card before anything is uploaded.
+    downloads. The links between the cards are those of the hub, and the
+    metafile, which is of all branches at once, is left out. The hub checks
+    each card before anything is uploaded.
 
     Args:
         publication (Publication): What was published.
@@ -79,7 +81,7 @@ def push(publication: Publication, out: str, repo: str) -> List[str]:
             place = osp.join(out, member.folder)
             files = [
                 file for file in sorted(os.listdir(place))
-                if osp.isfile(osp.join(place, file)) and file != 'README.md'
+                if osp.isfile(osp.join(place, file)) and file not in LOCAL
             ]
             operations = [
                 CommitOperationAdd(file, osp.join(place, file))

@@ -2,35 +2,36 @@
 from typing import Any, Dict, Iterator, Tuple
 
 from mcod_plugin.errors import ConfigError
-from .run import RECORD, SCHEDULE, Run, class_name
+from mcod_plugin.utils.part_name import part_name
+from .ended_run import RECORD, SCHEDULE, EndedRun
 
-__all__ = ['check_solo', 'differences']
+__all__ = ['check_solo', 'recipe_differences']
 
 # What makes no other recipe: where things go, what is printed, and the method
 # itself, which is the teacher, the loss and the schedule.
 METHOD_HOOKS = (SCHEDULE, RECORD)
 IGNORED = ('work_dir', 'experiment_name', 'log_level', 'log_processor',
-           'launcher', 'resume', 'load_from', 'visualizer', 'env_cfg',
-           'default_hooks', 'custom_imports', 'runner_type', 'model.teacher',
-           'model.distill', 'model.memory_format', 'randomness.seed',
-           'test_dataloader', 'test_evaluator', 'test_cfg')
+           'launcher', 'resume', 'visualizer', 'env_cfg', 'default_hooks',
+           'custom_imports', 'runner_type', 'model.teacher', 'model.distill',
+           'model.memory_format', 'randomness.seed', 'test_dataloader',
+           'test_evaluator', 'test_cfg')
 IGNORED_IN_LOADERS = ('num_workers', 'persistent_workers', 'pin_memory',
                       'prefetch_factor')
 
 
-def check_solo(run: Run, solo: Run) -> None:
+def check_solo(run: EndedRun, solo: EndedRun) -> None:
     """Raise unless a run is the solo baseline of another: the same recipe,
     never distilled, trained as long.
 
     Args:
-        run (Run): The run of the cohort.
-        solo (Run): The run to compare with.
+        run (EndedRun): The run of the cohort.
+        solo (EndedRun): The run to compare with.
 
     Raises:
         ConfigError: If it is another recipe, or its branches were distilled.
     """
     text = f'--solo {solo.work_dir}'
-    found = differences(run.cfg, solo.cfg)
+    found = recipe_differences(run.cfg, solo.cfg)
     if found:
         key, (ours, theirs) = next(iter(found.items()))
         more = f', and {len(found) - 1} more differ' if len(found) > 1 else ''
@@ -45,7 +46,7 @@ def check_solo(run: Run, solo: Run) -> None:
             f'WORK_DIR of {run.unit} {run.done}; compare the same')
 
 
-def differences(ours: Any, theirs: Any) -> Dict[str, Tuple[Any, Any]]:
+def recipe_differences(ours: Any, theirs: Any) -> Dict[str, Tuple[Any, Any]]:
     """Settings of two recipes that differ, apart from the method.
 
     Args:
@@ -65,9 +66,12 @@ def differences(ours: Any, theirs: Any) -> Dict[str, Tuple[Any, Any]]:
 def _settings(cfg: Any) -> Dict[str, Any]:
     """All settings that belong to a recipe, by dotted key."""
     cfg = cfg.to_dict()
+    if cfg.get('resume'):
+        # It is no start of its own, but a checkpoint of the run.
+        cfg['load_from'] = None
     cfg['custom_hooks'] = [
         hook for hook in cfg.get('custom_hooks') or []
-        if class_name(hook) not in METHOD_HOOKS
+        if part_name(hook) not in METHOD_HOOKS
     ]
     return {key: value for key, value in _flat('', cfg) if not _ignored(key)}
 

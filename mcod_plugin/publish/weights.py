@@ -14,8 +14,9 @@ from mmengine.config import Config
 
 from mcod_plugin.export.classifier_config import plain, without_pretrained
 from mcod_plugin.export.files import to_safetensors, write_bytes
+from mcod_plugin.utils.part_name import part_name
 from mcod_plugin.utils.plain import to_plain
-from .run import RECORD, class_name
+from .ended_run import RECORD
 
 __all__ = ['publish_name', 'published_config', 'write_cohort']
 
@@ -42,10 +43,9 @@ def published_config(cfg: Any, cohort: nn.Module) -> Config:
     }
     hooks = settings.get('custom_hooks') or []
     settings['custom_hooks'] = [
-        hook for hook in hooks if class_name(hook) != RECORD
+        hook for hook in hooks if part_name(hook) != RECORD
     ]
-    model = settings['model']
-    model['branches'] = without_pretrained(model['branches'])
+    model = settings['model'] = without_pretrained(settings['model'])
     if settings.get('data_preprocessor'):
         model.setdefault('data_preprocessor',
                          copy.deepcopy(settings['data_preprocessor']))

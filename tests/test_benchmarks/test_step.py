@@ -10,34 +10,15 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from ..tiny import ROOT, TINY
+
 STEP = str(ROOT / 'benchmarks' / 'gpu' / 'step.py')
 
-COHORT = f"""\
-_base_ = [{str(ROOT / 'configs' / 'mcod_quickstart.py')!r}]
-crop = dict(type='RandomCrop', crop_size=32, padding=4)
-model = dict(
-    branches=dict(
-        _delete_=True,
-        resnet=dict(
-            backbone=dict(type='mcod_plugin.CifarResNet', depth=8, width=4),
-            head=dict(type='LinearClsHead', num_classes=10)),
-        vgg=dict(
-            backbone=dict(type='mcod_plugin.CifarVGG', depth=11, width=4),
-            head=dict(type='LinearClsHead', num_classes=10))))
-train_dataloader = dict(
-    batch_size=32,
-    dataset=dict(
-        size=32, indices=96, pipeline=[crop, dict(type='PackInputs')]))
-val_dataloader = dict(batch_size=40, dataset=dict(size=32, indices=40))
-test_dataloader = val_dataloader
-train_cfg = dict(max_epochs=8)
-"""
+COHORT = f'{TINY}train_cfg["max_epochs"] = 8\n'
 STUDY = """\
 config = 'cohort.py'
 methods = dict(solo='solo', mcod='mcod')

@@ -1,31 +1,39 @@
-from pathlib import Path
+import sys
 
 import pytest
+from mmengine.config import Config
 
-ROOT = Path(__file__).parents[2]
-
-COHORT = f"""\
-_base_ = [{str(ROOT / 'configs' / 'mcod_quickstart.py')!r}]
-model = dict(
-    branches=dict(
-        _delete_=True,
-        resnet=dict(
-            backbone=dict(type='mcod_plugin.CifarResNet', depth=8, width=4),
-            head=dict(type='LinearClsHead', num_classes=10)),
-        vgg=dict(
-            backbone=dict(type='mcod_plugin.CifarVGG', depth=11, width=4),
-            head=dict(type='LinearClsHead', num_classes=10))))
-train_dataloader = dict(
-    batch_size=32, dataset=dict(size=32, indices=96))
-val_dataloader = dict(batch_size=40, dataset=dict(size=32, indices=40))
-test_dataloader = val_dataloader
-train_cfg = dict(max_epochs=2)
-"""
+from mcod_plugin.compare.plan import Run
+from ..tiny import TINY
 
 STUDY = """\
 config = 'cohort.py'
 methods = dict(solo='solo', always_on='always_on')
 seeds = [0, 1]
+"""
+
+# In the place of tools/train.py: notes how it was called, trains as many
+# epochs as it is told to, and leaves what that leaves.
+TRAINER = """\
+import json, os, sys, time
+from mmengine.config import Config
+cfg = Config.fromfile(sys.argv[1])
+work_dir = sys.argv[sys.argv.index('--work-dir') + 1]
+first = 0
+if '--resume' in sys.argv:
+    path = sys.argv[sys.argv.index('--resume') + 1]
+    first = int(path.rpartition('_')[2][:-4])
+with open(os.path.join(cfg.diary), 'a') as file:
+    threads = os.environ.get('OMP_NUM_THREADS')
+    print(json.dumps([cfg.name, first, threads, cfg.teacher]), file=file)
+if cfg.error:
+    print(cfg.error, file=sys.stderr)
+    sys.exit(cfg.code)
+for epoch in range(first, cfg.train_cfg.max_epochs):
+    time.sleep(cfg.seconds)
+    open(os.path.join(work_dir, f'epoch_{epoch + 1}.pth'), 'w').close()
+with open(cfg.out, 'w') as file:
+    json.dump(dict(config_hash=cfg.config_hash), file)
 """
 
 
@@ -35,7 +43,7 @@ def write_study(tmp_path):
     of them, and returns its path."""
 
     def write(**lines):
-        (tmp_path / 'cohort.py').write_text(COHORT)
+        (tmp_path / 'cohort.py').write_text(TINY)
         path = tmp_path / 'study.py'
         text = STUDY
         for key, value in lines.items():
@@ -50,3 +58,36 @@ def write_study(tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    """The command that trains, see ``TRAINER``."""
+    path = tmp_path / 'trainer.py'
+    path.write_text(TRAINER)
+    return [sys.executable, str(path)]
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Makes runs that ``TRAINER`` can train."""
+
+    def make(name, seed=0, needs=(), teacher=None, **settings):
+        full = f'{name}_seed{seed}'
+        result = str(tmp_path / 'results' / f'{full}.json')
+        cfg = Config(
+            dict(
+                dict(
+                    name=full,
+                    train_cfg=dict(max_epochs=3),
+                    seconds=0.,
+                    error='',
+                    code=0,
+                    teacher=teacher,
+                    diary=str(tmp_path / 'diary'),
+                    out=result,
+                    config_hash=f'hash of {full}'), **settings))
+        return Run(full, name, seed, cfg, f'hash of {full}',
+                   str(tmp_path / 'work' / full), result, list(needs))
+
+    return make

@@ -200,6 +200,19 @@ def test_cut_off_while_packing(packed, here, monkeypatch):
     }
 
 
+def test_killed_while_packing(packed, here, there, monkeypatch):
+    """Just before the new state took the place of the old one."""
+    os.rename(packed, f'{packed}.old')
+    unpack('study', there, [f'{packed}/'])
+    assert [state(run) for run in there] == ['done', 'done', 'to do', 'begun']
+    before = files(packed)
+    os.rename(packed, f'{packed}.old')
+    monkeypatch.setattr('tempfile.TemporaryFile', raise_full)
+    with pytest.raises(OSError, match='full'):
+        pack('study', here, str(packed))
+    assert files(packed) == before
+
+
 def raise_full(*args, **kwargs):
     raise OSError('full')
 
@@ -274,6 +287,7 @@ def test_names_that_lead_elsewhere(packed, there, tmp_path, name):
     source = tmp_path / 'source'
     source.write_text('{}')
     with tarfile.open(packed / 'results.000', 'w:gz') as archive:
+        archive.add(source, 'solo_seed0.json')
         archive.add(source, name)
     data = (packed / 'results.000').read_bytes()
     manifest = json.loads((packed / 'manifest.json').read_text())
@@ -282,7 +296,7 @@ def test_names_that_lead_elsewhere(packed, there, tmp_path, name):
     (packed / 'manifest.json').write_text(json.dumps(manifest))
     with pytest.raises(ConfigError, match='of no run'):
         unpack('study', there, [str(packed)])
-    assert not (tmp_path / 'there').exists()
+    assert files(tmp_path / 'there') == []
 
 
 def test_folders_that_are_no_state(packed, here, tmp_path):

@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import pickle
@@ -8,67 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from mmengine.config import Config
 
 from mcod_plugin.compare.execution import execute
-from mcod_plugin.compare.plan import Run
 from mcod_plugin.compare.state import state
 from mcod_plugin.errors import ConfigError
-
-# In the place of tools/train.py: notes how it was called, trains as many
-# epochs as it is told to, and leaves what that leaves.
-TRAINER = """\
-import json, os, sys, time
-from mmengine.config import Config
-cfg = Config.fromfile(sys.argv[1])
-work_dir = sys.argv[sys.argv.index('--work-dir') + 1]
-first = 0
-if '--resume' in sys.argv:
-    path = sys.argv[sys.argv.index('--resume') + 1]
-    first = int(path.rpartition('_')[2][:-4])
-with open(os.path.join(cfg.diary), 'a') as file:
-    threads = os.environ.get('OMP_NUM_THREADS')
-    print(json.dumps([cfg.name, first, threads, cfg.teacher]), file=file)
-if cfg.error:
-    print(cfg.error, file=sys.stderr)
-    sys.exit(cfg.code)
-for epoch in range(first, cfg.train_cfg.max_epochs):
-    time.sleep(cfg.seconds)
-    open(os.path.join(work_dir, f'epoch_{epoch + 1}.pth'), 'w').close()
-with open(cfg.out, 'w') as file:
-    json.dump(dict(config_hash=cfg.config_hash), file)
-"""
-
-
-@pytest.fixture
-def trainer(tmp_path):
-    path = tmp_path / 'trainer.py'
-    path.write_text(TRAINER)
-    return [sys.executable, str(path)]
-
-
-@pytest.fixture
-def make_run(tmp_path):
-
-    def make(name, seed=0, needs=(), teacher=None, **settings):
-        full = f'{name}_seed{seed}'
-        result = str(tmp_path / 'results' / f'{full}.json')
-        cfg = Config(
-            dict(
-                dict(
-                    name=full,
-                    train_cfg=dict(max_epochs=3),
-                    seconds=0.,
-                    error='',
-                    code=0,
-                    teacher=teacher,
-                    diary=str(tmp_path / 'diary'),
-                    out=result,
-                    config_hash=f'hash of {full}'), **settings))
-        return Run(full, name, seed, cfg, f'hash of {full}',
-                   str(tmp_path / 'work' / full), result, list(needs))
-
-    return make
 
 
 def diary(tmp_path):
@@ -160,6 +104,38 @@ def test_run_waits_for_the_checkpoint_it_needs(trainer, make_run, tmp_path):
     assert teacher == dict(checkpoint=[str(checkpoint)])
 
 
+@pytest.mark.parametrize('why', ['not chosen', 'failed', 'at work elsewhere'])
+def test_checkpoint_of_a_run_that_has_not_ended(trainer, make_run, tmp_path,
+                                                why):
+    solo = make_run('solo', error='out of luck', code=1)
+    taught = make_run('taught', needs=['solo_seed0'])
+    runs = [solo, taught]
+    folder = Path(solo.work_dir)
+    folder.mkdir(parents=True)
+    (folder / 'epoch_1.pth').touch()
+    with open(folder / 'lock', 'w') as lock:
+        if why == 'at work elsewhere':
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        faults = execute(runs, runs[why == 'not chosen':], trainer)
+    assert faults[-1] == (
+        'taught_seed0 needs the checkpoint of solo_seed0, which is not '
+        'trained to its end; train it first, with an --only that matches it '
+        'as well')
+    assert len(faults) == 1 + (why != 'not chosen')
+    assert 'taught_seed0' not in names(tmp_path)
+
+
+def test_checkpoint_by_another_config(trainer, make_run, tmp_path):
+    """It is told before anything is trained."""
+    solo = make_run('solo')
+    execute([solo], [solo], trainer)
+    object.__setattr__(solo, 'config_hash', 'other')
+    runs = [solo, make_run('other'), make_run('taught', needs=['solo_seed0'])]
+    with pytest.raises(ConfigError, match='hash of solo_seed0, not other'):
+        execute(runs, runs[1:], trainer)
+    assert names(tmp_path) == ['solo_seed0']
+
+
 def test_checkpoint_that_is_gone(trainer, make_run, tmp_path):
     solo = make_run('solo')
     taught = make_run('taught', needs=['solo_seed0'])
@@ -171,7 +147,24 @@ def test_checkpoint_that_is_gone(trainer, make_run, tmp_path):
     faults = execute(runs, runs, trainer)
     assert len(faults) == 1
     assert 'taught_seed0 needs the checkpoint of solo_seed0' in faults[0]
+    assert f'move away its result {solo.result}' in faults[0]
     assert names(tmp_path) == ['solo_seed0', 'other_seed0']
+
+
+def test_run_that_ends_elsewhere(trainer, make_run, tmp_path, capsys):
+    """While this process is at another one."""
+    other = make_run('b')
+    runs = [make_run('a', elsewhere=other.result), other]
+    with open(trainer[1], 'a') as file:
+        file.write("""\
+if 'elsewhere' in cfg:
+    with open(cfg.elsewhere, 'w') as file:
+        json.dump(dict(config_hash='hash of b_seed0'), file)
+""")
+    assert execute(runs, runs, trainer) == []
+    assert names(tmp_path) == ['a_seed0']
+    assert state(other) == 'done'
+    assert 'b_seed0' not in capsys.readouterr().out
 
 
 def test_run_that_fails(trainer, make_run, tmp_path):

@@ -50,10 +50,14 @@ def test_a_method_has_one_color(folder, name):
 
 def test_equal_results_give_equal_files(results, folder, tmp_path):
     import matplotlib
+
+    # Of another process that draws them.
+    (tmp_path / 'gain.png.part').touch()
     with matplotlib.rc_context({'lines.linewidth': 9, 'font.size': 20}):
         draw(results, 'solo', str(tmp_path))
     for name in ALL:
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    assert sorted(os.listdir(tmp_path)) == sorted([*ALL, 'gain.png.part'])
 
 
 def test_other_results_give_other_files(folder, tmp_path):
@@ -131,6 +135,24 @@ def test_frozen_branch(tmp_path):
     width = Image.open(tmp_path / 'gain.png').width
     # The panel of the frozen branch is the left one; a name is black.
     assert found[:, 1].min() > width / 3
+
+
+def test_frozen_branch_counts_in_no_mean(tmp_path):
+    found = []
+    for accuracy in (10., 30.):
+        results = make_results(solo=SOLO, kd=[(accuracy, 53.)])
+        for run in results['kd']:
+            run['train_loss'] = dict(b=[1.])
+        draw(results, 'solo', str(tmp_path))
+        found.append((tmp_path / 'diversity.png').read_bytes())
+    assert found[0] == found[1]
+
+
+def test_no_loss_was_noted(tmp_path):
+    results = make_results(solo=SOLO)
+    for run in results['solo']:
+        run['train_loss'] = {}
+    assert 'diversity.png' in draw(results, 'solo', str(tmp_path))
 
 
 def test_errors(results, tmp_path, monkeypatch):

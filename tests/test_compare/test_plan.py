@@ -1,4 +1,5 @@
 import pytest
+from mmengine.config import Config
 
 from mcod_plugin.compare.plan import choose, plan
 from mcod_plugin.compare.study import read_study
@@ -96,6 +97,94 @@ def test_checkpoint_of_another_method(write_study):
         make(write_study(methods=dict(mcod='mcod', taught=teacher)))
 
 
+def taught_by(name):
+    """A method that starts from the weights of another one."""
+    checkpoint = f'{{checkpoint of {name}}}'
+    return dict(
+        method='mcod',
+        settings={
+            'model.branches.vgg.init_cfg':
+            dict(type='Pretrained', checkpoint=checkpoint)
+        })
+
+
+@pytest.mark.parametrize('teachers, circle', [
+    (dict(a='a'), 'a needs that of a'),
+    (dict(a='b', b='a'), '(a needs that of b needs that of a|'
+     'b needs that of a needs that of b)'),
+    (dict(a='b', b='c', c='b'), '(b needs that of c needs that of b|'
+     'c needs that of b needs that of c)'),
+])
+def test_circle_of_checkpoints(write_study, teachers, circle):
+    methods = {name: taught_by(other) for name, other in teachers.items()}
+    path = write_study(methods=dict(methods, solo='solo'))
+    with pytest.raises(ConfigError, match=f'in a circle: {circle}$'):
+        make(path)
+
+
+def test_cohort_is_built_as_the_runner_does(write_study):
+    """With the size of the data's images and the config's preprocessor."""
+    head = dict(type='LinearClsHead', num_classes=10)
+    transformer = dict(
+        type='TIMMBackbone',
+        model_name='vit_tiny_patch16_224',
+        img_size=64,
+        patch_size=16,
+        embed_dim=16,
+        depth=1,
+        num_heads=2,
+        in_channels=1)
+    settings = {
+        'train_dataloader.dataset.pipeline.0.crop_size': 64,
+        'data_preprocessor.mean': [78.],
+        'data_preprocessor.std': [96.],
+        'model.branches.resnet.backbone.in_channels': 1,
+        'model.branches.vgg':
+        dict(_delete_=True, backbone=transformer, head=head),
+    }
+    assert len(make(write_study(settings=settings))) == 4
+    settings['train_dataloader.dataset.pipeline.0.crop_size'] = 32
+    with pytest.raises(ConfigError, match='64'):
+        make(write_study(settings=settings))
+
+
+def test_only_the_runs(write_study):
+    """Without anything being built, as for a report."""
+    path = write_study(settings={'custom_hooks.0.curve': 'line'})
+    assert len(plan(read_study(path), 'work', build=False)) == 4
+    with pytest.raises(ConfigError, match='curve'):
+        make(path)
+
+
+def rewrite(tmp_path, without, **settings):
+    """Write the cohort's config without some settings."""
+    path = tmp_path / 'cohort.py'
+    cfg = Config.fromfile(path).to_dict()
+    del cfg[without]
+    Config(dict(cfg, **settings)).dump(path)
+
+
+@pytest.mark.parametrize('key', ['custom_imports', 'default_hooks'])
+def test_what_a_config_need_not_have(write_study, tmp_path, key):
+    path = write_study()
+    rewrite(tmp_path, key)
+    hook = make(path)[0].cfg.default_hooks.checkpoint
+    assert hook.type == 'mcod_plugin.BranchCheckpointHook'
+
+
+@pytest.mark.parametrize(
+    'key',
+    ['train_cfg', 'optim_wrapper', 'train_dataloader', 'val_dataloader'])
+def test_what_a_config_must_have(write_study, tmp_path, key):
+    path = write_study(amp=True)
+    rewrite(tmp_path, key)
+    with pytest.raises(
+            ConfigError,
+            match=r'methods\.solo: config .*cohort\.py lacks the setting '
+            f'{key}$'):
+        make(path)
+
+
 @pytest.mark.parametrize('lines, words', [
     (dict(config='gone.py'), ('methods.solo', 'gone.py', 'no such file')),
     (dict(settings={'train_cfgs.max_epochs': 1}), ('settings', 'train_cfg')),
@@ -114,6 +203,10 @@ def test_checkpoint_of_another_method(write_study):
     (dict(settings={'model.branches.vgg.backbone.depth': 12}),
      ('depth', '12')),
     (dict(settings={'train_cfg.by_epoch': False}), ('by_epoch', )),
+    (dict(settings={'train_cfg.max_epochs': 'ten'}),
+     ('train_cfg.max_epochs', "'ten'")),
+    (dict(settings={'custom_imports.imports': ['no_such_module']}),
+     ('no_such_module', )),
 ])
 def test_mistakes(write_study, lines, words):
     path = write_study(**lines)

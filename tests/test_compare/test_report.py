@@ -200,6 +200,23 @@ def test_frozen_branch():
     assert 'A frozen branch' in text
 
 
+def test_results_by_another_config(results):
+    hashes = {
+        f'{method}_seed{seed}': '0'
+        for method in results
+        for seed in range(3)
+    }
+    hashes.update(mcod_seed0='1', mcod_seed2='2')
+    report = Report(results, 'solo', hashes=hashes)
+    for text in (report.to_markdown(), report.to_text()):
+        assert ('Made by another config than the one that the study now has: '
+                'mcod_seed0, mcod_seed2.') in text
+    hashes.update(mcod_seed0='0', mcod_seed2='0')
+    for given in (None, hashes):
+        text = Report(results, 'solo', hashes=given).to_markdown()
+        assert 'another config' not in text
+
+
 def test_one_method():
     text = Report(make_results(solo=SOLO), 'solo').to_markdown()
     assert 'Gain' not in tables(text)

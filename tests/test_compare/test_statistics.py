@@ -1,3 +1,4 @@
+import math
 import sys
 
 import numpy as np
@@ -14,6 +15,11 @@ def test_estimate_by_hand():
     assert estimate([4.]) == Estimate(4., None, 1)
     assert estimate([]) is None
     assert estimate(iter([2., 2.])) == Estimate(2., 0., 2)
+
+
+def test_run_that_diverged():
+    found = estimate([math.nan, 1.])
+    assert math.isnan(found.mean) and math.isnan(found.sd)
 
 
 def test_interval_by_hand():

@@ -108,10 +108,10 @@ def test_place(folder, out, words):
     check_place('first.py', force=True)
 
 
-def refused(configs, before, **arguments):
+def refused(configs, before, out='out.py', **arguments):
     """The line by which it is refused; nothing is left of the attempt."""
     with pytest.raises(ConfigError) as error:
-        compose(configs, 'out.py', **arguments)
+        compose(configs, out, **arguments)
     assert sorted(os.listdir()) == before
     assert '\n' not in str(error.value)
     return str(error.value)
@@ -170,6 +170,44 @@ def test_a_file_that_exists(folder):
     assert list(
         Config.fromfile('out.py').model.branches) == ['first', 'second']
     assert sorted(os.listdir()) == ['first.py', 'out.py', 'second.py']
+
+
+# Files beside first.py and second.py, which inherits it.
+PURE_BASE = """\
+from mmpretrain.models import ResNet_CIFAR
+
+model = dict(type='ImageClassifier', backbone=dict(type=ResNet_CIFAR))
+"""
+PURE = """\
+from mmengine.config import read_base
+
+with read_base():
+    from .parts.pure_base import *
+"""
+
+
+@pytest.mark.parametrize('configs, out', [
+    (PAIR, 'first.py'),
+    (PAIR, 'second.py'),
+    (('third.py', 'second.py'), '../{}/first.py'),
+    (('link.py', 'third.py'), 'second.py'),
+    (('second.py', 'pure.py'), 'pure.py'),
+    (('second.py', 'pure.py'), 'parts/pure_base.py'),
+])
+def test_out_that_is_inherited(folder, configs, out):
+    """The config would be its own base."""
+    (folder / 'third.py').write_text("_base_ = ['second.py']\n")
+    (folder / 'link.py').symlink_to('second.py')
+    (folder / 'parts').mkdir()
+    (folder / 'parts' / 'pure_base.py').write_text(PURE_BASE)
+    (folder / 'pure.py').write_text(PURE)
+    out = out.format(folder.name)
+    with open(out) as file:
+        text = file.read()
+    line = refused(configs, sorted(os.listdir()), out, force=True)
+    assert line.startswith(f'--out {out} is inherited')
+    with open(out) as file:
+        assert file.read() == text
 
 
 def test_three_branches_with_moving_averages(folder):

@@ -1,7 +1,7 @@
 import pytest
 from mmengine.config import Config
 
-from mcod_plugin.compose.source import Source, call_text, kind_of
+from mcod_plugin.compose.source import Source, call_text
 
 
 def make(**cfg):
@@ -86,6 +86,8 @@ def test_data_set_in_wrappers():
     assert source.classes[:2] == ('airplane', 'automobile')
     # Resize has the width first.
     assert source.input_size == (24, 40)
+    named = make(train_dataloader=loader(type='Hub', dataset='digits'))
+    assert named.dataset_type == 'Hub'
 
 
 def test_names_of_classes():
@@ -118,8 +120,6 @@ def test_checkpoints():
 
 
 def test_texts():
-    assert kind_of(dict(type='pkg.mod.Name')) == 'Name'
-    assert kind_of(dict(type=dict)) == 'dict' and kind_of({}) == ''
     assert call_text(dict(type='A', b=1e-3, _scope_='x')) == 'A(b=0.001)'
     assert call_text(dict(type='x.A', b=1, c='d'), ('b', )) == 'A(c=d)'
     assert call_text(dict(type='A')) == 'A' and call_text({}) == ''

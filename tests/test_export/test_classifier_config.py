@@ -3,8 +3,8 @@ from mmengine.config import ConfigDict
 from mmpretrain.models import LinearClsHead
 
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.export.classifier_config import (needs_plugin, plain,
-                                                  stand_alone,
+from mcod_plugin.export.classifier_config import (is_pretrained, needs_plugin,
+                                                  plain, stand_alone,
                                                   without_pretrained)
 from mcod_plugin.models.backbones import CifarResNet
 from mcod_plugin.models.utils.build_branch import build_branch
@@ -79,6 +79,17 @@ def test_weights_to_start_from_are_left_out():
         backbone=dict(type='TIMMBackbone'),
         head=dict(HEAD, init_cfg=dict(type='Normal', layer='Linear')))
     assert cfg['backbone']['pretrained'] is True
+
+
+@pytest.mark.parametrize('cfg, expected', [
+    (dict(pretrained=True), True),
+    (dict(pretrained=False, checkpoint_path=''), False),
+    (dict(backbone=[dict(checkpoint_path='c.pth')]), True),
+    (dict(init_cfg=[dict(type='mmengine.Pretrained')]), True),
+    (dict(init_cfg=dict(type='Normal', layer='Linear')), False),
+])
+def test_is_pretrained(cfg, expected):
+    assert is_pretrained(cfg) is expected
 
 
 def test_plain():

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,8 +21,11 @@ from safetensors.torch import load_file
 
 from mcod_plugin.datasets import Digits
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.export.cohort import load_cohort
 from mcod_plugin.publish import publish_cohort
-from mcod_plugin.publish.run import read_run
+from mcod_plugin.publish.card import branch_card, cohort_card
+from mcod_plugin.publish.ended_run import read_run
+from mcod_plugin.publish.weights import published_config
 from mcod_plugin.utils.machine import describe_machine
 
 NAMES = ('resnet', 'vgg', 'ensemble')
@@ -154,6 +158,9 @@ def test_gain_is_over_solo(published, runs, tmp_path):
     text = (tmp_path / 'alone' / 'README.md').read_text()
     assert 'Gain over solo' not in text
     assert 'never distilled' in text and 'MCOD' not in text
+    assert 'online-distillation' not in text
+    index = yaml.safe_load((tmp_path / 'alone' / 'metafile.yml').read_text())
+    assert 'Paper' not in index['Collections'][0]
     for member in alone.members:
         ours = published.members[member.name]
         assert ours.solo == member.metrics
@@ -205,6 +212,45 @@ def test_published_config_is_the_recipe(published):
     text = (published.out / 'config.py').read_text()
     assert 'DiscontinuousKDHook' in text and 'max_epochs=3' in text
     assert 'work_dir' not in text and 'RunRecordHook' not in text
+
+
+def test_weights_to_start_from_are_not_published(runs):
+    run = read_run('WORK_DIR', str(runs.cohort))
+    pretrained = dict(type='Pretrained', checkpoint='here/secret.pth')
+    run.cfg.load_from = pretrained['checkpoint']
+    run.cfg.model.init_cfg = pretrained
+    run.cfg.model.branches.vgg.init_cfg = pretrained
+    cohort = load_cohort(run.cfg, run.checkpoint, run.content)
+    assert 'secret' not in published_config(run.cfg, cohort).pretty_text
+
+
+def test_a_frozen_teacher_is_told(runs, published):
+    run = read_run('WORK_DIR', str(runs.cohort))
+    run.cfg.merge_from_dict({
+        'model.teacher.members':
+        'vgg',
+        'model.branches.vgg.frozen':
+        True,
+        'model.branches.vgg.init_cfg':
+        dict(type='Pretrained', checkpoint='vgg.pth')
+    })
+    publication = replace(published.publication, run=run)
+    members = published.members
+    cards = {
+        name: branch_card(publication, members[name])
+        for name in NAMES[:2]
+    }
+    cards['cohort'] = cohort_card(publication)
+    told = 'side by side, distilled from the frozen vgg'
+    assert f', trained with vgg {told}; top-1' in cards['resnet']
+    assert f', frozen in a cohort with resnet, trained {told};' in cards['vgg']
+    for card in cards.values():
+        assert told in card and 'MCOD' not in card and '21040357' not in card
+        assert ModelCard(card).data.tags == [
+            'mcod_plugin', 'distillation', 'mmpretrain'
+        ]
+        assert 'start: vgg from weights that were there before' in card
+        assert 'anew, once config.py names weights to start from.' in card
 
 
 def test_training_is_told(published, runs):

@@ -2,8 +2,8 @@ import pytest
 from mmengine.config import Config
 
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.publish.recipe import check_solo, differences
-from mcod_plugin.publish.run import read_run
+from mcod_plugin.publish.ended_run import read_run
+from mcod_plugin.publish.recipe import check_solo, recipe_differences
 
 
 def config(**changes):
@@ -39,9 +39,13 @@ def config(**changes):
     {
         'train_dataloader.num_workers': 0
     },
+    {
+        'load_from': 'epoch_1.pth',
+        'resume': True
+    },
 ])
 def test_the_same_recipe(changes):
-    assert differences(config(), config(**changes)) == {}
+    assert recipe_differences(config(), config(**changes)) == {}
 
 
 @pytest.mark.parametrize('key, value, given', [
@@ -49,16 +53,17 @@ def test_the_same_recipe(changes):
     ('train_dataloader.batch_size', 9, 8),
     ('model.branches.a.type', 'B', 'A'),
     ('randomness.deterministic', True, None),
+    ('load_from', 'a.pth', None),
 ])
 def test_another_recipe(key, value, given):
-    assert differences(config(), config(**{key: value})) == {
+    assert recipe_differences(config(), config(**{key: value})) == {
         key: (given, value)
     }
 
 
 def test_other_hooks_count():
     other = config(**{'custom_hooks.1.momentum': 0.9})
-    assert differences(config(), other) == {
+    assert recipe_differences(config(), other) == {
         'custom_hooks.0.momentum': (0.5, 0.9)
     }
 

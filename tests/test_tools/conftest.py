@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from .. import tiny
+
+ROOT = tiny.ROOT
 # No test may download anything: whoever tries is refused at once. Networks as
 # small as these are fastest with one thread.
 ENVIRON = {
@@ -19,26 +21,11 @@ ENVIRON = {
 }
 
 TINY = f"""\
-_base_ = [{str(ROOT / 'configs' / 'mcod_quickstart.py')!r}]
-crop = dict(type='RandomCrop', crop_size=32, padding=4)
-model = dict(
-    branches=dict(
-        _delete_=True,
-        resnet=dict(
-            backbone=dict(type='mcod_plugin.CifarResNet', depth=8, width=4),
-            head=dict(type='LinearClsHead', num_classes=10)),
-        vgg=dict(
-            backbone=dict(type='mcod_plugin.CifarVGG', depth=11, width=4),
-            head=dict(type='LinearClsHead', num_classes=10))))
-train_dataloader = dict(
-    batch_size=32,
-    dataset=dict(
-        size=32, indices=384, pipeline=[crop, dict(type='PackInputs')]))
-val_dataloader = dict(batch_size=8, dataset=dict(size=32, indices=40))
-test_dataloader = val_dataloader
+{tiny.TINY}
+train_dataloader['dataset']['indices'] = 384
+val_dataloader['batch_size'] = 8
 optim_wrapper = dict(optimizer=dict(lr=0.01))
 default_hooks = dict(logger=dict(interval=12))
-train_cfg = dict(max_epochs=2)
 """
 
 

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,7 +139,7 @@ def test_stopped_and_begun_again(compared, run_tool, tiny, number):
         time.sleep(0.02)
     if number == signal.SIGKILL:
         # The worst: the training itself is killed first.
-        found = subprocess.run(['pkill', '-KILL', '-f', str(run_dir.name)])
+        found = subprocess.run(['pkill', '-KILL', '-P', str(process.pid)])
         assert found.returncode in (0, 1)
     process.send_signal(number)
     process.wait()
@@ -174,6 +175,8 @@ def test_dry_run_does_nothing(tiny, run_tool):
         (('study.py', ), dict(config='other.py'),
          ('other.py', 'no such file')),
         (('study.py', '--report'), {}, ('no run has finished', )),
+        (('study.py', '--work-dir', 'tiny.py'), {},
+         ('solo_seed0', 'tiny.py', '--work-dir')),
         # It shows once the data are read, but before any training.
         (('study.py', '--jobs', '2'),
          dict(settings={'train_dataloader.dataset.indices': 0}),
@@ -187,6 +190,38 @@ def test_mistakes(tiny, run_tool, arguments, changes, words):
     for word in words:
         assert word in done.err
     assert not list(tiny.glob('study/*.json'))
+
+
+@pytest.mark.parametrize('arguments', [('--only', 'solo_*'), ('--report', )])
+def test_results_by_another_config(compared, run_tool, tmp_path, arguments):
+    """Where nothing is trained by it, they are told."""
+    folder = tmp_path / 'copy'
+    shutil.copytree(compared.folder, folder)
+    make_study(
+        folder,
+        methods=dict(
+            solo='solo',
+            dml=dict(
+                method='dml', settings={'optim_wrapper.optimizer.lr': 0.02})))
+    done = run_tool('compare', 'study.py', *arguments, cwd=folder)
+    assert done.code == 0, done.err
+    for text in (done.out, (folder / 'study' / 'report.md').read_text()):
+        assert 'another config' in text
+        assert 'now has: dml_seed0, dml_seed1.' in text
+    done = run_tool('compare', 'study.py', '--dry-run', cwd=folder)
+    assert done.code == 2 and 'dml_seed0' in done.err
+
+
+def test_report_needs_no_data(compared, run_tool, tmp_path):
+    folder = tmp_path / 'copy'
+    shutil.copytree(compared.folder, folder)
+    make_study(folder, config='elsewhere.py')
+    (folder / 'elsewhere.py').write_text(
+        "_base_ = 'tiny.py'\n"
+        "train_dataloader = dict(dataset=dict(source='CIFAR10'))\n")
+    done = run_tool('compare', 'study.py', '--report', cwd=folder)
+    assert done.code == 0, done.err
+    assert 'Top-1 accuracy' in done.out
 
 
 def test_markers_of_the_report(compared, run_tool):

@@ -149,6 +149,7 @@ def test_transformers(run_tool, images):
     (CIFAR, ['--out']),
     (('-o', 'cohort.py'), ['required: CONFIG']),
     ((*CIFAR, '-o', 'no/a.py'), ['--out no/a.py', 'does not exist']),
+    ((*CIFAR, '-o', '/proc/a.py'), ['--out /proc/a.py', 'in /proc']),
     ((CIFAR[0], '-o', 'a.py'), ['at least two']),
     ((*CIFAR, '-o', 'a.py', '--names', 'a'), ['--names', '2 in all']),
     ((*CIFAR, '-o', 'a.py', '--recipe-from', '3'), ['--recipe-from', '3']),

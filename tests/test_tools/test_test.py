@@ -1,9 +1,13 @@
 import json
 import pickle
 import re
+import runpy
 
+import numpy as np
 import pytest
 import torch
+
+from .conftest import ROOT
 
 
 def metrics_of(out, phase):
@@ -52,6 +56,31 @@ def test_out_metrics_pickled(test, trained, tiny):
     test('--out', 'metrics.pkl', '--out-item', 'metrics')
     metrics = pickle.loads((tiny / 'metrics.pkl').read_bytes())
     assert metrics == pytest.approx(metrics_of(trained.out, 'val'), abs=1e-4)
+
+
+def test_out_metrics_that_are_no_numbers(test, tiny):
+    with open(tiny / 'tiny.py', 'a') as file:
+        file.write("test_evaluator = dict(_delete_=True, "
+                   "type='ConfusionMatrix')\n")
+    test('--out', 'metrics.json')
+    (matrix, ) = json.loads((tiny / 'metrics.json').read_text()).values()
+    assert len(matrix) == 10 and sum(map(sum, matrix)) == 40
+
+
+def test_metrics_as_plain_data():
+    plain = runpy.run_path(str(ROOT / 'tools' / 'test.py'))['plain']
+    given = dict(
+        top1=np.float32(0.5),
+        count=torch.tensor(3),
+        by_class=dict({1: np.arange(2)}, kind=(None, True, 'x')),
+        device=torch.device('cpu'))
+    found = plain(given)
+    assert found == dict(
+        top1=0.5,
+        count=3,
+        by_class=dict({'1': [0, 1]}, kind=[None, True, 'x']),
+        device='cpu')
+    assert json.loads(json.dumps(found)) == found
 
 
 def test_out_predictions(test, trained, tiny):

@@ -46,7 +46,8 @@ class CohortRunner(Runner):
       that is killed leaves none half-written.
     - A data set that cannot be used is reported with the place where it was
       looked for.
-    - What cannot begin leaves the work directory as it was.
+    - What cannot begin leaves the work directory as it was. The config there
+      is that of the training: a run that only evaluates writes none.
     - The model's ``input_size``, if left out, is that of the data pipeline.
     - On a CPU, memory that a step has freed is kept for the next one, unless
       the config says ``env_cfg.keep_freed_memory=False``.
@@ -63,6 +64,7 @@ class CohortRunner(Runner):
     """
 
     started = False
+    _trains = False
     _log_dir = None
 
     def __init__(self, model: Union[nn.Module, dict], work_dir: str, *args,
@@ -93,6 +95,7 @@ class CohortRunner(Runner):
             # Not earlier: what is compiled cannot be traced any more, as for
             # the count of FLOPs.
             self._compile_branches()
+            self._trains = True
         if not self.started and fn_name in ('before_train_epoch',
                                             'before_val_epoch',
                                             'before_test_epoch'):
@@ -100,9 +103,13 @@ class CohortRunner(Runner):
             self.dump_config()
 
     def dump_config(self) -> None:
-        """Write the config into the work directory, once the run begins: one
-        that cannot begin leaves the config of an earlier one alone."""
-        if self.started:
+        """Write the config into the work directory, once a training begins.
+
+        One that cannot begin leaves that of an earlier training alone, and so
+        does an evaluation, whose own config is beside its log, in
+        ``vis_data``.
+        """
+        if self.started and self._trains:
             super().dump_config()
 
     def setup_env(self, env_cfg: dict) -> None:
@@ -117,8 +124,8 @@ class CohortRunner(Runner):
         Raises:
             ConfigError: If it is a cohort under test-time augmentation.
         """
-        if isinstance(model, dict) and 'branches' in (
-                model.get('module') or {}):
+        if isinstance(model, dict) and 'branches' in (model.get('module')
+                                                      or {}):
             raise ConfigError(
                 f'test-time augmentation (--tta, {model.get("type")}) is not '
                 'supported for a cohort: the scores of the branches would be '
@@ -324,8 +331,7 @@ def _is_in_memory(dataset: Any) -> bool:
     """Whether a data set, or one that it wraps, is held in memory."""
     if isinstance(dataset, (list, tuple)):
         return any(map(_is_in_memory, dataset))
-    return isinstance(dataset, dict) and (
-        dataset.get('type') in ('mcod_plugin.InMemoryDataset', InMemoryDataset)
-        or any(
-            _is_in_memory(dataset.get(key)) for key in ('dataset', 'datasets'))
-    )
+    return isinstance(dataset, dict) and (dataset.get('type') in (
+        'mcod_plugin.InMemoryDataset', InMemoryDataset) or any(
+            _is_in_memory(dataset.get(key))
+            for key in ('dataset', 'datasets')))

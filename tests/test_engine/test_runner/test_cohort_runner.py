@@ -60,3 +60,21 @@ def test_started(tiny_runner):
     assert not runner.started
     runner.train()
     assert runner.started
+
+
+@pytest.mark.parametrize('action', ['test', 'val'])
+def test_an_evaluation_leaves_the_config_of_the_training(
+        tiny_runner, tmp_path, action):
+
+    def configs():
+        return {
+            path.name: path.read_text()
+            for path in (tmp_path / 'run').glob('*.py')
+        }
+
+    tiny_runner(epochs=1).train()
+    trained = configs()
+    assert len(trained) == 1
+    other = tiny_runner(**{'custom_hooks.0.gap': (9, 9)})
+    getattr(other, action)()
+    assert other.started and configs() == trained

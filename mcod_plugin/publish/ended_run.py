@@ -2,29 +2,32 @@
 import json
 import os
 import os.path as osp
-import re
 from dataclasses import dataclass
 from glob import escape, glob
 from typing import Any, Dict, List, Optional
 
 from mcod_plugin.cli import read_config
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.export.classifier_config import without_pretrained
+from mcod_plugin.export.classifier_config import is_pretrained
 from mcod_plugin.schedule import DiscontinuousSchedule
 from mcod_plugin.utils.checkpoint import read_checkpoint
+from mcod_plugin.utils.part_name import part_name
 
-__all__ = ['Run', 'read_curves', 'read_run']
+__all__ = ['EndedRun', 'read_curves', 'read_run']
 
 SCHEDULE = 'DiscontinuousKDHook'
 RECORD = 'RunRecordHook'
 # Teacher and loss of the plugin's own method, which are its defaults.
-MCOD = dict(teacher='EnsembleTeacher', distill='DiscontinuousKDLoss')
-VERSION = re.compile(r'^ +(PyTorch|TorchVision): (\S+)$', re.MULTILINE)
+OWN = dict(
+    teacher='mcod_plugin.EnsembleTeacher',
+    distill='mcod_plugin.DiscontinuousKDLoss')
+# What MCOD leaves open: how the ensemble of all branches is made.
+MCOD_FUSIONS = ('mean', 'prob_mean', 'confidence')
 
 
 @dataclass
-class Run:
-    """A run.
+class EndedRun:
+    """A run that has ended.
 
     Attributes:
         work_dir (str): Its work directory.
@@ -76,33 +79,37 @@ class Run:
         return self.meta.get('seed')
 
     @property
-    def logged_versions(self) -> Dict[str, str]:
-        """Versions that the log names, which MMEngine writes at its start."""
-        logs = sorted(glob(osp.join(escape(self.work_dir), '*', '*.log')))
-        if not logs:
-            return {}
-        with open(logs[-1], encoding='utf-8', errors='replace') as file:
-            head = file.read(1 << 14)
-        found = dict(VERSION.findall(head))
-        return {
-            name.lower(): found[name]
-            for name in ('PyTorch', 'TorchVision') if name in found
-        }
+    def branches(self) -> Dict[str, Any]:
+        """Configs of the branches by name."""
+        return self.cfg.model.branches
+
+    @property
+    def frozen(self) -> List[str]:
+        """The branches that only taught."""
+        return [
+            name for name, branch in self.branches.items()
+            if branch.get('frozen')
+        ]
 
     @property
     def pretrained(self) -> List[str]:
         """The branches that did not start from random weights."""
-        branches = self.cfg.to_dict()['model']['branches']
+        cfg = self.cfg
+        # That of a resumed run is the checkpoint that it went on from.
+        loaded = cfg.get('load_from') and not cfg.get('resume')
+        cohort = dict(init_cfg=cfg.model.get('init_cfg'))
+        if loaded or is_pretrained(cohort):
+            return list(self.branches)
         return [
-            name for name, branch in branches.items()
-            if without_pretrained(branch) != branch
+            name for name, branch in self.branches.items()
+            if is_pretrained(branch)
         ]
 
     @property
     def schedule_cfg(self) -> Optional[Dict[str, Any]]:
         """Settings of the distillation schedule; None if it has none."""
         for hook in self.cfg.get('custom_hooks') or []:
-            if class_name(hook) == SCHEDULE:
+            if part_name(hook) == SCHEDULE:
                 return {
                     key: value
                     for key, value in hook.items()
@@ -117,17 +124,27 @@ class Run:
             DiscontinuousSchedule | None: None if there is none, or its steps
             are iterations whose number cannot be known from the run.
         """
-        settings = self.schedule_cfg
-        if settings is None:
+        schedule = self._schedule
+        if schedule is None:
             return None
-        settings = dict(settings)
         total = self.planned
-        if settings.pop('by_epoch', True) != self.by_epoch:
+        if self.schedule_cfg.get('by_epoch', True) != self.by_epoch:
             if self.by_epoch and self.done:
                 total = self.meta['iter'] * self.planned // self.done
             else:
                 return None
-        return DiscontinuousSchedule(**settings).resolve(total)
+        return schedule.resolve(total)
+
+    @property
+    def _schedule(self) -> Optional[DiscontinuousSchedule]:
+        """The schedule, which may lack its end."""
+        settings = self.schedule_cfg
+        if settings is None:
+            return None
+        return DiscontinuousSchedule(**{
+            key: value
+            for key, value in settings.items() if key != 'by_epoch'
+        })
 
     @property
     def method(self) -> str:
@@ -136,43 +153,49 @@ class Run:
             return 'side by side, never distilled (the solo baseline)'
         if self.is_mcod:
             return 'together by collaborative online distillation (MCOD-style)'
-        teacher = class_name(self.cfg.model.get('teacher') or {})
-        return f'together by online distillation with {teacher}'
+        if self.frozen_teachers:
+            return ('side by side, distilled from the frozen '
+                    f'{" and ".join(self.frozen_teachers)}')
+        return ('together by online distillation with '
+                f'{part_name(self._part("teacher"))}')
 
     @property
     def is_mcod(self) -> bool:
-        """Whether the teacher is the ensemble, in phases or not."""
-        parts = [
-            class_name(self.cfg.model.get(key) or {'type': known})
-            for key, known in MCOD.items()
-        ]
-        return self.distils and parts == list(MCOD.values())
+        """Whether the branches, all of which learn, were taught by the
+        ensemble of all, in phases or at a weight that changes."""
+        if not self.distils or self.frozen:
+            return False
+        teacher, schedule = self._part('teacher'), self._schedule
+        return (self._part('distill')['type'] == OWN['distill']
+                and teacher['type'] == OWN['teacher']
+                and teacher.get('fusion', 'mean') in MCOD_FUSIONS and all(
+                    (teacher.get('weights') or {}).values())
+                and not teacher.get('members')
+                and not teacher.get('leave_one_out')
+                and (any(schedule.gap) or len({*schedule.weights}) > 1))
+
+    @property
+    def frozen_teachers(self) -> List[str]:
+        """The branches that taught all others without learning themselves, as
+        in traditional distillation; empty if others taught as well."""
+        members = self._part('teacher').get('members') or []
+        members = [members] if isinstance(members, str) else list(members)
+        frozen = {*members} <= {*self.frozen}
+        return members if self.distils and frozen else []
+
+    def _part(self, name: str) -> Dict[str, Any]:
+        """The config of the teacher or of the distillation loss."""
+        return self.cfg.model.get(name) or dict(type=OWN[name])
 
     @property
     def distils(self) -> bool:
         """Whether the branches were ever distilled."""
-        settings = self.schedule_cfg
-        return settings is not None and any(
-            settings.get('weight',
-                         DiscontinuousSchedule().weights))
-
-
-def class_name(cfg: Any) -> str:
-    """The name of the class that a config is of.
-
-    Args:
-        cfg (dict): The config of a hook or another part.
-
-    Returns:
-        str: The name without a scope.
-    """
-    kind = cfg.get('type')
-    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+        return self._schedule is not None and any(self._schedule.weights)
 
 
 def read_run(setting: str,
              work_dir: str,
-             checkpoint: Optional[str] = None) -> Run:
+             checkpoint: Optional[str] = None) -> EndedRun:
     """Read what a run has left.
 
     Args:
@@ -181,7 +204,7 @@ def read_run(setting: str,
         checkpoint (str, optional): The checkpoint. Defaults to the last one.
 
     Returns:
-        Run: The run.
+        EndedRun: The run.
 
     Raises:
         ConfigError: If it is no such folder, or of no cohort.
@@ -202,7 +225,7 @@ def read_run(setting: str,
         raise ConfigError(f'{setting} {work_dir}: the config lacks train_cfg')
     checkpoint = checkpoint or _last_checkpoint(setting, work_dir)
     content = read_checkpoint(checkpoint)
-    return Run(
+    return EndedRun(
         work_dir=work_dir,
         cfg=cfg,
         checkpoint=checkpoint,
@@ -232,7 +255,7 @@ def _read_record(work_dir: str, cfg: Any) -> Dict[str, Any]:
     """What the run's RunRecordHook has written, wherever that is."""
     hooks = [
         hook for hook in cfg.get('custom_hooks') or []
-        if class_name(hook) == RECORD
+        if part_name(hook) == RECORD
     ]
     out = hooks[-1].get('out') if hooks else None
     path = out or osp.join(work_dir, 'record.json')

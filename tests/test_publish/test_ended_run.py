@@ -1,10 +1,12 @@
 import json
+import os
 import shutil
 
 import pytest
 
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.publish.run import read_curves, read_run
+from mcod_plugin.methods import METHODS, apply_method, find_method
+from mcod_plugin.publish.ended_run import read_curves, read_run
 
 
 def log(work_dir, name, entries, tail=''):
@@ -23,26 +25,89 @@ def test_what_a_run_has_left(runs):
         assert 0 <= row['ensemble/top1'] <= 100 and row['resnet.loss_ce'] > 0
     assert [weight for _, weight in run.schedule().table()
             ] == pytest.approx([0.1, 0, 0])
-    assert set(run.logged_versions) == {'pytorch', 'torchvision'}
     assert not read_run('--solo', str(runs.solo)).distils
 
 
-def test_methods_are_told_apart(runs):
+MCOD_STYLE = ('mcod', 'prob_mean', 'confidence', 'ramp', 'on_off')
+
+
+@pytest.mark.parametrize('file', sorted(os.listdir(METHODS)))
+def test_methods_are_told_apart(runs, file):
+    name = file.removesuffix('.py')
     run = read_run('WORK_DIR', str(runs.cohort))
-    assert run.is_mcod and 'MCOD-style' in run.method
-    run.cfg.model.teacher.type = 'mcod_plugin.PeerTeacher'
+    apply_method(run.cfg, find_method(name))
+    if name == 'kd':
+        run.cfg.model.teacher.members = 'vgg'
+        run.cfg.model.branches.vgg.frozen = True
+    assert run.is_mcod == (name in MCOD_STYLE)
+    assert ('MCOD' in run.method) == run.is_mcod
+    assert ('never distilled' in run.method) == (name == 'solo')
+    assert ('distilled from the frozen vgg' in run.method) == (name == 'kd')
+    if name == 'dml':
+        assert run.method == 'together by online distillation with PeerTeacher'
+
+
+@pytest.mark.parametrize('changes', [
+    {
+        'model.branches.vgg.frozen': True
+    },
+    {
+        'model.teacher.members': ['resnet']
+    },
+    {
+        'model.teacher.weights': dict(vgg=0)
+    },
+    {
+        'model.teacher.type': 'mine.EnsembleTeacher'
+    },
+    {
+        'model.distill.type': 'mcod_plugin.MutualKDLoss'
+    },
+])
+def test_what_is_not_mcod(runs, changes):
+    run = read_run('WORK_DIR', str(runs.cohort))
+    assert run.is_mcod
+    run.cfg.merge_from_dict(changes)
     assert not run.is_mcod
-    assert run.method == 'together by online distillation with PeerTeacher'
-    solo = read_run('--solo', str(runs.solo))
-    assert not solo.is_mcod and 'never distilled' in solo.method
+    assert run.method == 'together by online distillation with EnsembleTeacher'
 
 
-def test_weights_to_start_from(runs):
+def test_defaults_are_mcod(runs):
     run = read_run('WORK_DIR', str(runs.cohort))
-    assert run.pretrained == []
-    run.cfg.model.branches.vgg.backbone.init_cfg = dict(
-        type='Pretrained', checkpoint='vgg.pth')
-    assert run.pretrained == ['vgg']
+    run.cfg.model.teacher = run.cfg.model.distill = None
+    run.cfg.custom_hooks = [dict(type='mcod_plugin.DiscontinuousKDHook')]
+    assert run.is_mcod
+
+
+PRETRAINED = dict(type='Pretrained', checkpoint='a.pth')
+
+
+@pytest.mark.parametrize('changes, names', [
+    ({}, []),
+    ({
+        'model.branches.vgg.backbone.init_cfg': PRETRAINED
+    }, ['vgg']),
+    ({
+        'model.branches.vgg.backbone.pretrained': True
+    }, ['vgg']),
+    ({
+        'model.branches.vgg.backbone.pretrained': False
+    }, []),
+    ({
+        'model.init_cfg': PRETRAINED
+    }, ['resnet', 'vgg']),
+    ({
+        'load_from': 'a.pth'
+    }, ['resnet', 'vgg']),
+    ({
+        'load_from': 'epoch_2.pth',
+        'resume': True
+    }, []),
+])
+def test_weights_to_start_from(runs, changes, names):
+    run = read_run('WORK_DIR', str(runs.cohort))
+    run.cfg.merge_from_dict(changes)
+    assert run.pretrained == names
 
 
 def test_schedule_in_iterations(runs):

@@ -1,0 +1,79 @@
+"""Opening again what was written, and comparing it with its branch."""
+import os.path as osp
+import tempfile
+from typing import Dict, Mapping, NamedTuple, Tuple
+
+import numpy as np
+import torch.nn as nn
+
+from .branch_model import BranchModel
+from .cohort import branch_pixels
+from .verify import Job, check_logits, reload_logits
+
+__all__ = ['Reopened', 'reopen']
+
+
+class Reopened(NamedTuple):
+    """What was found of an export.
+
+    Attributes:
+        logits (np.ndarray): Its logits ``(N, num_classes)``.
+        difference (float): Largest difference from those in the cohort.
+        needs_plugin (bool): Whether it could import this plugin.
+    """
+
+    logits: np.ndarray
+    difference: float
+    needs_plugin: bool
+
+
+def reopen(cohort: nn.Module, models: Mapping[str, BranchModel],
+           places: Mapping[Tuple[str, str], str], pixels: np.ndarray,
+           wanted: Mapping[str, np.ndarray],
+           folder: str) -> Dict[Tuple[str, str], Reopened]:
+    """Open exports in fresh processes, and compare them with their branches.
+
+    Args:
+        cohort (MultiBackboneClassifier): The cohort.
+        models (Mapping[str, BranchModel]): The branches as they stand alone,
+            by name.
+        places (Mapping[tuple[str, str], str]): The folders of the exports, by
+            branch and format.
+        pixels (np.ndarray): Images ``(N, C, H, W)`` of the data set.
+        wanted (Mapping[str, np.ndarray]): Logits ``(N, num_classes)`` of the
+            branches in the cohort, by name.
+        folder (str): A folder with room for the images. Nothing stays there.
+
+    Returns:
+        dict[tuple[str, str], Reopened]: By branch and format, as given.
+
+    Raises:
+        ConfigError: If one cannot be opened, or gives other logits.
+    """
+    # With and without this plugin.
+    jobs: Dict[bool, Dict[Tuple[str, str], Job]] = {False: {}, True: {}}
+    # Branches that see the same images share a file.
+    saved: Dict[object, str] = {}
+    found = {}
+    with tempfile.TemporaryDirectory(prefix='.', dir=folder) as work:
+        for (name, format), place in places.items():
+            settings = cohort.branch_settings[name]
+            size = settings.input_size if settings.resized else None
+            if size not in saved:
+                saved[size] = osp.join(work, f'images_{len(saved)}.npy')
+                np.save(saved[size], branch_pixels(cohort, name, pixels))
+            plugin = (
+                format in ('mmpretrain', 'safetensors')
+                and models[name].needs_plugin)
+            jobs[plugin][name, format] = Job(
+                format=format,
+                folder=place,
+                images=saved[size],
+                order=models[name].data_order,
+                logits=osp.join(work, f'{name}_{format}.npy'))
+        for plugin, group in jobs.items():
+            logits = reload_logits(list(group.values()), len(pixels), plugin)
+            for (name, format), values in zip(group, logits):
+                difference = check_logits(name, format, values, wanted[name])
+                found[name, format] = Reopened(values, difference, plugin)
+    return {key: found[key] for key in places}

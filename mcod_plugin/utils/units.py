@@ -1,0 +1,36 @@
+"""Quantities to read."""
+
+__all__ = ['duration', 'file_size']
+
+
+def duration(seconds: float) -> str:
+    """A length of time to read, as ``1 h 05 min``.
+
+    Args:
+        seconds (float): The length in seconds.
+
+    Returns:
+        str: In hours and minutes, below a minute in seconds.
+    """
+    if seconds < 60:
+        return f'{seconds:.0f} s'
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f'{minutes} min'
+    return f'{minutes // 60} h {minutes % 60:02} min'
+
+
+def file_size(number: int) -> str:
+    """The size of a file to read, as ``1.50 MiB``.
+
+    Args:
+        number (int): The size in bytes.
+
+    Returns:
+        str: In bytes, KiB or MiB.
+    """
+    if number < 1024:
+        return f'{number} B'
+    if number < 1 << 20:
+        return f'{number / 1024:.1f} KiB'
+    return f'{number / (1 << 20):.2f} MiB'

@@ -1,0 +1,60 @@
+import fcntl
+import json
+from pathlib import Path
+
+import pytest
+
+from mcod_plugin.compare.training import Training
+from mcod_plugin.errors import ConfigError
+
+
+@pytest.fixture
+def training(trainer, make_run):
+    run = make_run('a')
+    return Training(run, {run.name: run}, trainer, slot=0, jobs=1)
+
+
+def test_what_it_leaves(training):
+    run = training.run
+    assert training.begin()
+    folder = Path(run.work_dir)
+    assert (folder / 'config_hash').read_text() == f'{run.config_hash}\n'
+    assert training.fraction() == 0.
+    (folder / 'progress.json').write_text('{"iter": 3, "max_iters": 4}')
+    assert training.fraction() == 0.75
+    assert training.fault(training.process.wait()) is None
+    assert (folder / 'epoch_3.pth').exists()
+    assert not list(folder.glob('*.part'))
+
+
+def test_process_keeps_the_lock(training):
+    """Until it ends, and no longer."""
+    training.run.cfg.seconds = 60.
+    assert training.begin()
+    with open(Path(training.run.work_dir, 'lock')) as lock:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert not training.begin()
+        training.stop()
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_finished_run_is_left_alone(training, tmp_path):
+    result = Path(training.run.result)
+    result.parent.mkdir()
+    text = json.dumps(dict(config_hash=training.run.config_hash))
+    result.write_text(text)
+    assert not training.begin()
+    assert result.read_text() == text
+    assert not (tmp_path / 'diary').exists()
+
+
+@pytest.mark.parametrize('folder', ['work', 'results'])
+def test_folder_that_cannot_be_made(training, tmp_path, folder):
+    (tmp_path / folder).write_text('a file')
+    with pytest.raises(
+            ConfigError,
+            match=f'^a_seed0: .*{folder}.* cannot be written '
+            r'\(.+\); choose another --work-dir'):
+        training.begin()
+    assert (tmp_path / folder).read_text() == 'a file'

@@ -1,0 +1,20 @@
+import pytest
+
+from mcod_plugin.utils.dataset_layers import dataset_layers
+
+
+def test_layers_from_the_outside():
+    inner = dict(type='CIFAR10', pipeline=[])
+    both = dict(type='ConcatDataset', datasets=[inner, dict(type='Other')])
+    outer = dict(type='RepeatDataset', times=2, dataset=both)
+    assert list(dataset_layers(outer)) == [outer, both, inner]
+
+
+@pytest.mark.parametrize('dataset', [None, 'CIFAR10', object()])
+def test_no_config(dataset):
+    assert list(dataset_layers(dataset)) == []
+
+
+def test_an_empty_wrapper():
+    wrapper = dict(type='ConcatDataset', datasets=[])
+    assert list(dataset_layers(wrapper)) == [wrapper]
