@@ -75,10 +75,10 @@ class DiscontinuousSchedule:
         on (int): Length of an on-phase in steps. Defaults to 1.
         gap (Sequence[int]): The first and the last length of the gap between
             two on-phases, in steps. ``(0, 0)`` is always on.
-            Defaults to ``(4, 0)``.
+            Defaults to ``(1, 0)``.
         weight (Sequence[float]): The first and the last weight. A step of
             weight 0 is off, so ``(0, 0)`` never distills.
-            Defaults to ``(0.1, 1.0)``.
+            Defaults to ``(1.0, 1.0)``.
         curve (str): ``'linear'``, ``'cosine'``, ``'exp'`` or ``'step'``.
             Defaults to ``'linear'``.
         begin (int): The first step of the first on-phase. Defaults to 0.
@@ -102,8 +102,8 @@ class DiscontinuousSchedule:
     # Written out since the argument ``weight`` has the name of the method.
     def __init__(self,
                  on: int = 1,
-                 gap: Sequence[int] = (4, 0),
-                 weight: Sequence[float] = (0.1, 1.0),
+                 gap: Sequence[int] = (1, 0),
+                 weight: Sequence[float] = (1.0, 1.0),
                  curve: str = 'linear',
                  begin: int = 0,
                  end: Optional[int] = None) -> None:

@@ -96,7 +96,7 @@ def test_builds(build, path):
     epochs = runner.cfg.train_cfg.max_epochs
     schedule = kd_hook(runner).schedule.resolve(epochs)
     first, last = schedule.phases[0], schedule.phases[-1]
-    assert schedule.weight(first[0]) == 0.1
+    assert schedule.weight(first[0]) == 1.0
     assert schedule.weight(last[1] - 1) == 1.0
     assert 0 < sum(map(schedule.is_on, range(schedule.end))) < schedule.end
 

@@ -305,7 +305,8 @@ def test_refuses(kwargs, message):
 
 
 def test_str():
-    assert str(DiscontinuousSchedule(gap=(2, 0), end=9)) == '\n'.join([
+    schedule = DiscontinuousSchedule(gap=(2, 0), weight=(0.1, 1), end=9)
+    assert str(schedule) == '\n'.join([
         'steps  on  off  phases            weight',
         '  0-2   1    2       1        0.1 to 0.1',
         '  3-6   1    1       2  0.4375 to 0.6625',
@@ -315,9 +316,11 @@ def test_str():
 
 
 def test_str_of_special_schedules():
-    assert str(DiscontinuousSchedule(gap=(0, 0), end=200)).splitlines()[1:] \
-        == ['0-199   1    0     200  0.1 to 1',
-            '200 of the 200 steps from 0 to 199 are on']
+    always = DiscontinuousSchedule(gap=(0, 0), weight=(0.1, 1), end=200)
+    assert str(always).splitlines()[1:] == [
+        '0-199   1    0     200  0.1 to 1',
+        '200 of the 200 steps from 0 to 199 are on'
+    ]
     assert str(DiscontinuousSchedule(weight=(0, 0), begin=5, end=9)) == \
         '0 of the 4 steps from 5 to 8 are on'
     assert str(DiscontinuousSchedule()) == \

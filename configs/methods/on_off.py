@@ -1,7 +1,7 @@
-"""The branches follow the mean of their logits at weight 1, one epoch on and
-then a gap, which shrinks from 4 epochs to none over the run.
+"""The branches follow the mean of their logits at weight 1 in every other
+epoch.
 
-One of the two ideas of MCOD, without the rising weight. The targets are
+One of the two ideas of MCOD, discontinuity, without growth. The targets are
 detached.
 """
 model = dict(
@@ -15,7 +15,7 @@ custom_hooks = [
     dict(
         type='mcod_plugin.DiscontinuousKDHook',
         on=1,
-        gap=(4, 0),
+        gap=(1, 1),
         weight=(1.0, 1.0),
         curve='linear')
 ]

@@ -14,7 +14,7 @@ custom_hooks = [
     dict(
         type='mcod_plugin.DiscontinuousKDHook',
         on=1,
-        gap=(4, 0),
-        weight=(0.1, 1.0),
+        gap=(1, 0),
+        weight=(1.0, 1.0),
         curve='linear')
 ]

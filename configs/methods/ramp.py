@@ -1,7 +1,7 @@
 """The branches follow the mean of their logits in every epoch, at a weight
-that rises from 0.1 to 1.
+that rises from 0.5 to 1.5.
 
-One of the two ideas of MCOD, without the gaps. The targets are detached.
+One of the two ideas of MCOD, growth, without gaps. The targets are detached.
 """
 model = dict(
     teacher=dict(
@@ -15,6 +15,6 @@ custom_hooks = [
         type='mcod_plugin.DiscontinuousKDHook',
         on=1,
         gap=(0, 0),
-        weight=(0.1, 1.0),
+        weight=(0.5, 1.5),
         curve='linear')
 ]

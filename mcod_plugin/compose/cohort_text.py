@@ -142,12 +142,12 @@ def _model(sources: Sequence[Source], recipe: Source,
 def _hooks(recipe: Source) -> Iterator[str]:
     yield from _wrapped(
         'When and how strongly the ensemble teaches: one epoch on, then a gap '
-        'that shrinks from 4 epochs to none, with rising weight.',
+        'that shrinks from one epoch to none.',
         first='# ',
         rest='# ')
     yield 'custom_hooks = [dict('
     yield "    type='mcod_plugin.DiscontinuousKDHook',"
-    yield ('    on=1, gap=(4, 0), weight=(0.1, 1.0), '
+    yield ('    on=1, gap=(1, 0), weight=(1.0, 1.0), '
            "curve='linear', begin=0, end=None, by_epoch=True),")
     if recipe.cfg.get('custom_hooks'):
         yield f'# those of {recipe.name}'

@@ -63,8 +63,8 @@ def test_runtime(sources, write):
         dict(
             type='mcod_plugin.DiscontinuousKDHook',
             on=1,
-            gap=(4, 0),
-            weight=(0.1, 1.0),
+            gap=(1, 0),
+            weight=(1.0, 1.0),
             curve='linear',
             begin=0,
             end=None,

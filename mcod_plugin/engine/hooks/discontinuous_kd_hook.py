@@ -21,9 +21,9 @@ class DiscontinuousKDHook(Hook):
         on (int): Length of an on-phase, in epochs (or iterations).
             Defaults to 1.
         gap (Sequence[int]): Length of the gap between on-phases at the
-            beginning and at the end. Defaults to (4, 0).
+            beginning and at the end. Defaults to (1, 0).
         weight (Sequence[float]): Weight in the first and in the last step
-            that is on. Defaults to (0.1, 1.0).
+            that is on. Defaults to (1.0, 1.0).
         curve (str): The way from the first to the last value: ``'linear'``,
             ``'cosine'``, ``'exp'`` or ``'step'``. Defaults to ``'linear'``.
         begin (int): First epoch (or iteration) of the schedule, 0-based.
@@ -39,7 +39,7 @@ class DiscontinuousKDHook(Hook):
     Examples:
         >>> custom_hooks = [
         ...     dict(type='mcod_plugin.DiscontinuousKDHook',
-        ...          on=1, gap=(4, 0), weight=(0.1, 1.0), curve='linear')
+        ...          on=1, gap=(1, 0), weight=(1.0, 1.0), curve='linear')
         ... ]
         >>> # always on: gap=(0, 0); never, i.e. solo: weight=(0, 0)
     """
@@ -48,8 +48,8 @@ class DiscontinuousKDHook(Hook):
 
     def __init__(self,
                  on: int = 1,
-                 gap: Sequence[int] = (4, 0),
-                 weight: Sequence[float] = (0.1, 1.0),
+                 gap: Sequence[int] = (1, 0),
+                 weight: Sequence[float] = (1.0, 1.0),
                  curve: str = 'linear',
                  begin: int = 0,
                  end: Optional[int] = None,
