@@ -4,7 +4,9 @@ from typing import Dict, Optional
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-__all__ = ['StudyProgress', 'duration']
+from mcod_plugin.utils.units import duration
+
+__all__ = ['StudyProgress']
 
 # Seconds between two lines where there is no terminal.
 PERIOD = 600
@@ -128,20 +130,3 @@ class StudyProgress:
             highlight=False,
             markup=False,
             soft_wrap=True)
-
-
-def duration(seconds: float) -> str:
-    """A length of time to read, as ``1 h 05 min``.
-
-    Args:
-        seconds (float): The length in seconds.
-
-    Returns:
-        str: In hours and minutes, below a minute in seconds.
-    """
-    if seconds < 60:
-        return f'{seconds:.0f} s'
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f'{minutes} min'
-    return f'{minutes // 60} h {minutes % 60:02} min'

@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from mcod_plugin.models.utils.input_size import (data_input_size,
                                                  parse_input_size)
-from mcod_plugin.utils.dataset_layers import dataset_layers
+from mcod_plugin.utils.dataset_layers import innermost_dataset
 from mcod_plugin.utils.part_name import part_name
 
 __all__ = ['Source', 'call_text']
@@ -54,7 +54,7 @@ class Source:
     def dataset(self) -> dict:
         """The data set for training, without wrappers such as
         ``RepeatDataset``."""
-        return _innermost(self.cfg.get('train_dataloader') or {})
+        return innermost_dataset(self.cfg.get('train_dataloader') or {})
 
     @property
     def dataset_type(self) -> str:
@@ -86,7 +86,8 @@ class Source:
             for part in ('test', 'val', 'train')
         ]
         size = data_input_size(
-            dict(dataset=_innermost(loader)) for loader in loaders if loader)
+            dict(dataset=innermost_dataset(loader)) for loader in loaders
+            if loader)
         return None if size is None else parse_input_size('input_size', size)
 
     @property
@@ -252,11 +253,6 @@ def _imported(path: str) -> Iterator[str]:
             base = osp.join(*folders, *node.module.split('.')) + '.py'
             yield base
             yield from _imported(base)
-
-
-def _innermost(loader: dict) -> dict:
-    """The config of the data set that others wrap; empty if there is none."""
-    return [{}, *dataset_layers(loader.get('dataset'))][-1]
 
 
 def _checkpoints(value: Any) -> Iterator[str]:

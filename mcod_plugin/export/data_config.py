@@ -6,6 +6,7 @@ from mmpretrain.models import ClsDataPreprocessor
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.dataset_layers import dataset_layers
+from mcod_plugin.utils.part_name import part_name
 from .classifier_config import PLUGIN, plain
 
 __all__ = [
@@ -140,7 +141,7 @@ def crop_ratio(pipeline: List[dict]) -> float:
     """
     ratio, edge = 1., None
     for transform in pipeline:
-        name = str(transform.get('type')).rpartition('.')[2]
+        name = part_name(transform)
         if name == 'ResizeEdge':
             edge = transform.get('scale')
         elif name == 'CenterCrop' and edge:
@@ -164,7 +165,7 @@ def preprocessor(given: dict, mean: Any, std: Any, num_classes: int) -> dict:
         toolbox's stays as it is.
     """
     given = plain('data_preprocessor', given)
-    kind = str(given.get('type', 'ClsDataPreprocessor')).rpartition('.')[2]
+    kind = part_name(given) or 'ClsDataPreprocessor'
     if kind in ('ClsDataPreprocessor', 'BatchDataPreprocessor'):
         known = inspect.signature(ClsDataPreprocessor).parameters
         given = {

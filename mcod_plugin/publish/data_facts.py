@@ -2,7 +2,7 @@
 from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
-from mcod_plugin.utils.dataset_layers import dataset_layers
+from mcod_plugin.utils.dataset_layers import innermost_dataset
 from mcod_plugin.utils.part_name import part_name
 
 __all__ = ['DataFacts', 'data_facts', 'data_part', 'data_split']
@@ -57,7 +57,7 @@ def data_facts(loader: Any) -> DataFacts:
         DataFacts: The facts; of a data set that is not known here its type,
         and that its terms must be looked up.
     """
-    dataset = _innermost(loader)
+    dataset = innermost_dataset(loader)
     kind = part_name(dataset, 'source') or part_name(dataset) or 'unknown'
     if kind in KNOWN:
         return KNOWN[kind]
@@ -76,7 +76,7 @@ def data_split(loader: Any) -> Optional[str]:
     Returns:
         str | None: As its config names it, if it does.
     """
-    split = _innermost(loader).get('split')
+    split = innermost_dataset(loader).get('split')
     return split if isinstance(split, str) and split else None
 
 
@@ -89,13 +89,8 @@ def data_part(loader: Any) -> Dict[str, Any]:
     Returns:
         dict[str, Any]: Those that are set.
     """
-    dataset = _innermost(loader)
+    dataset = innermost_dataset(loader)
     return {
         key: dataset[key]
         for key in PART_KEYS if dataset.get(key) is not None
     }
-
-
-def _innermost(loader: Any) -> Dict[str, Any]:
-    """The config of the data set that others wrap; empty if there is none."""
-    return [{}, *dataset_layers(loader.get('dataset'))][-1]

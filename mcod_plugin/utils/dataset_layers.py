@@ -1,6 +1,6 @@
 from typing import Any, Iterator
 
-__all__ = ['dataset_layers']
+__all__ = ['dataset_layers', 'innermost_dataset']
 
 
 def dataset_layers(dataset: Any) -> Iterator[dict]:
@@ -19,3 +19,15 @@ def dataset_layers(dataset: Any) -> Iterator[dict]:
         dataset = dataset.get('dataset') or dataset.get('datasets') or None
         if isinstance(dataset, (list, tuple)):
             dataset = dataset[0]
+
+
+def innermost_dataset(loader: dict) -> dict:
+    """The data set that others wrap.
+
+    Args:
+        loader (dict): The config of a data loader.
+
+    Returns:
+        dict: The config of the data set; empty if there is none.
+    """
+    return [{}, *dataset_layers(loader.get('dataset'))][-1]

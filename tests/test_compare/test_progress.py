@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from mcod_plugin.compare.progress import StudyProgress, duration
+from mcod_plugin.compare.progress import StudyProgress
 
 
 @pytest.fixture
@@ -70,12 +70,3 @@ def test_terminal(clock):
     assert 'all runs' in out.getvalue()
     assert '50 %' in out.getvalue()
     assert 'a is done (1 of 2 runs' in out.getvalue()
-
-
-@pytest.mark.parametrize('seconds, text', [(0, '0 s'), (59.4, '59 s'),
-                                           (60, '1 min'),
-                                           (90 * 60, '1 h 30 min'),
-                                           (59.9 * 60, '1 h 00 min'),
-                                           (7500, '2 h 05 min')])
-def test_duration(seconds, text):
-    assert duration(seconds) == text

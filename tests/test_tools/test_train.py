@@ -1,11 +1,10 @@
 import re
 from pathlib import Path
 
+import mmpretrain
 import pytest
 import torch
 from mmengine.config import Config
-
-import mmpretrain
 
 NAMES = ('resnet', 'vgg', 'ensemble')
 # The toolbox's own tools come with its package.

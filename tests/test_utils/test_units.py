@@ -8,7 +8,8 @@ from mcod_plugin.utils.units import duration, file_size
     (59.4, '59 s'),
     (60, '1 min'),
     (3599, '1 h 00 min'),
-    (3900, '1 h 05 min'),
+    (90 * 60, '1 h 30 min'),
+    (7500, '2 h 05 min'),
 ])
 def test_duration(seconds, text):
     assert duration(seconds) == text

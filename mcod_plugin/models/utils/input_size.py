@@ -3,6 +3,7 @@ from typing import (Any, Iterable, Iterator, Mapping, Optional, Sequence,
                     Tuple, Union)
 
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.utils.part_name import part_name
 
 __all__ = [
     'parse_input_size', 'pipeline_input_size', 'data_input_size',
@@ -56,7 +57,7 @@ def pipeline_input_size(
     """
     size = None
     for transform in pipeline:
-        name = str(transform.get('type')).rpartition('.')[2]
+        name = part_name(transform)
         found = transform.get(SIZING_TRANSFORMS.get(name))
         if isinstance(found, (tuple, list)):
             size = tuple(reversed(found) if name in WIDTH_FIRST else found)
