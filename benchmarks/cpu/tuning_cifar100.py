@@ -33,10 +33,8 @@ methods = dict(
     gap4_w01_1=dict(method='mcod', settings=schedule((4, 0), (0.1, 1.0))),
     ramp_w01_1=dict(method='mcod', settings=schedule((0, 0), (0.1, 1.0))),
     gap1_w1_2=dict(method='mcod', settings=schedule((1, 0), (1.0, 2.0))),
-    ramp_w1_2=dict(method='mcod', settings=schedule((0, 0), (1.0, 2.0))),
     gap1_w1=dict(method='mcod', settings=schedule((1, 0), (1.0, 1.0))),
     gap1_w075_125=dict(method='mcod', settings=schedule((1, 0), (0.75, 1.25))),
-    on_w2=dict(method='always_on', settings=schedule((0, 0), (2.0, 2.0))),
     # phases and gaps of single iterations
     iter_gap1_w1_2=dict(
         method='mcod',
