@@ -275,11 +275,18 @@ def _training(publication: Publication) -> str:
 python tools/train.py {publication.place}/config.py
 ```
 
-{anew}. This one was trained by a config named \
-`{osp.basename(run.cfg.filename)}`; published are the weights of its \
-`{osp.basename(run.checkpoint)}`, by mcod_plugin \
+{anew}. This one was trained by {_origin(run)}; published are the weights of \
+its `{osp.basename(run.checkpoint)}`, by mcod_plugin \
 {publication.machine["versions"]["mcod_plugin"]}, commit \
 {_commit(publication.machine)}."""
+
+
+def _origin(run: EndedRun) -> str:
+    record = run.record
+    if 'study' in record:
+        return (f'method `{record["method"]}` of the study '
+                f'`{record["study"]}`')
+    return f'a config named `{osp.basename(run.cfg.filename)}`'
 
 
 def _data(publication: Publication) -> str:

@@ -54,7 +54,10 @@ def train(folder, method=None, record=False, **changes):
         apply_method(cfg, find_method(method))
     cfg.merge_from_dict(changes)
     if record:
-        cfg.custom_hooks.append(dict(type='mcod_plugin.RunRecordHook'))
+        cfg.custom_hooks.append(
+            dict(
+                type='mcod_plugin.RunRecordHook',
+                info=dict(study='digits', method='mcod')))
     cfg.work_dir = str(folder / 'work')
     cfg.experiment_name = folder.name
     init_default_scope('mmpretrain')

@@ -261,7 +261,9 @@ def test_training_is_told(published, runs):
                      'data: scikit-learn digits, train, indices=256; '
                      'augmentation: `RandomCrop(', '`AdamW(lr=0.001',
                      "EnsembleTeacher(fusion='mean')", 'temperature=3.0',
-                     'on in 1 of 3 steps', 'seed: 0', record['device'],
+                     'on in 2 of 3 steps',
+                     'by method `mcod` of the study `digits`', 'seed: 0',
+                     record['device'],
                      f'commit of mcod_plugin: {record["commit"][:12]}',
                      f'torch {record["versions"]["torch"]}',
                      '120 images of the validation data (scikit-learn digits, '

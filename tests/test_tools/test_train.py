@@ -50,7 +50,7 @@ def test_start(trained):
 
 def test_log(trained):
     lines = losses(trained.out)
-    assert [line['kd_weight'] for line in lines] == ['0.1000', '0.0000']
+    assert [line['kd_weight'] for line in lines] == ['1.0000', '0.0000']
     for line in lines:
         assert 'eta' in line and 'lr' in line
         assert float(line['resnet.loss_ce']) > 0
@@ -142,7 +142,7 @@ def test_method(run_tool, tiny):
     (line, ) = losses(done.out)
     assert line['kd_weight'] == '0.2500'
     assert float(line['teacher.loss_ce']) > 0
-    work_dir = tiny / 'work_dirs' / 'tiny'
+    work_dir = tiny / 'work_dirs' / 'tiny_one'
     dumped = Config.fromfile(work_dir / 'tiny.py')
     assert dumped.model.teacher == dict(type='mcod_plugin.GatedTeacher')
     tables = []
