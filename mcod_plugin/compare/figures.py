@@ -25,7 +25,9 @@ MOST_BANDS = 6
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00')
 BASELINE = '#000000'
 LINES = ('-', (0, (4, 1.5)), (0, (1, 1.2)))
-MARKERS = 'osDv^<>PXph*'
+# Their number and that of the colors have no divisor in common, so that many
+# methods differ in one or the other.
+MARKERS = 'osDv^<>PXph*d'
 
 DPI = 140
 

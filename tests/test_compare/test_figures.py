@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mcod_plugin.compare.figures import draw
+from mcod_plugin.compare.figures import _looks, draw
 from mcod_plugin.errors import ConfigError
 from .runs import make_results
 
@@ -162,3 +162,10 @@ def test_errors(results, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r'Matplotlib.*\.\[compare\]'):
         draw(results, 'solo', str(tmp_path / 'none'))
     assert not os.listdir(tmp_path)
+
+
+def test_methods_are_told_apart():
+    results = dict.fromkeys(['solo', *(f'method_{n}' for n in range(40))])
+    looks = {(look['color'], look['marker'])
+             for look in _looks(results, 'solo').values()}
+    assert len(looks) == 41
