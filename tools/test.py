@@ -5,6 +5,7 @@
 from mcod_plugin.cli import (ToolParser, add_config_arguments, check_out,
                              load_config, run_config, user_errors)
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.utils.files import new_file
 
 NEEDS = ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')
 
@@ -58,6 +59,15 @@ def plain(value):
     return str(value)
 
 
+def write_metrics(metrics, path):
+    """Write a file of metrics, as a whole and from one process."""
+    from mmengine import dump
+    from mmengine.dist import is_main_process
+    if is_main_process():
+        with new_file(path) as part:
+            dump(plain(metrics), part, file_format=path.rpartition('.')[2])
+
+
 def main():
     args = parse_args()
     with user_errors():
@@ -76,8 +86,7 @@ def main():
 
         metrics = run_config(cfg, test)
         if item == 'metrics':
-            from mmengine import dump
-            dump(plain(metrics), args.out)
+            write_metrics(metrics, args.out)
 
 
 if __name__ == '__main__':

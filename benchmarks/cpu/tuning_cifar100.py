@@ -42,6 +42,8 @@ methods = dict(
     # on their own at the end
     on_w1_end32=dict(
         method='always_on', settings=schedule((0, 0), (1.0, 1.0), end=32)),
+    gap1_w1_end32=dict(
+        method='mcod', settings=schedule((1, 0), (1.0, 1.0), end=32)),
     gap1_w1_15_end32=dict(
         method='mcod', settings=schedule((1, 0), (1.0, 1.5), end=32)),
     # the other way round: gaps that grow

@@ -68,8 +68,9 @@ class Report:
         Returns:
             str: What was run and on what; tables of accuracy, of the gain
             over the baseline, of top-5 accuracy, and of the best epoch with
-            the time of a run; what is missing, what was made by another
-            config, and what was not the same for all runs.
+            the time of a run, without the methods that have no run yet; what
+            is missing, what was made by another config, and what was not the
+            same for all runs.
         """
         tables = [self._accuracy(), self._gain(), self._top5(), self._best()]
         parts = [self._heading()]
@@ -196,9 +197,10 @@ class Report:
         if len(self.seeds) > 1:
             title += (', paired by seed: mean [95 % confidence interval by '
                       "Student's t]")
-        title, header, rows = self._table(title, columns)
-        del rows[list(self.results).index(self.baseline)]
-        return title, header, rows
+        paired = [
+            method for method in columns['pairs'] if method != self.baseline
+        ]
+        return self._table(title, columns, paired) if paired else None
 
     def _gains(self, name: str) -> Column:
         """The gain of a branch or of the ensemble, by method."""
@@ -296,12 +298,18 @@ class Report:
             })
         return column
 
-    def _table(self, title: str, columns: Dict[str, Column]) -> tuple:
-        """Title, header and rows of a table with a row for each method."""
+    def _table(self,
+               title: str,
+               columns: Dict[str, Column],
+               methods: Optional[Iterable[str]] = None) -> tuple:
+        """Title, header and rows of a table with a row for each method, by
+        default for each that has a run."""
+        if methods is None:
+            methods = [method for method, runs in self.results.items() if runs]
         rows = [[
             f'`{method}`' + ' (baseline)' * (method == self.baseline),
             *(column.get(method, NONE) for column in columns.values())
-        ] for method in self.results]
+        ] for method in methods]
         return f'{title}.', ['method', *columns], rows
 
 

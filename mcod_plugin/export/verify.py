@@ -74,7 +74,7 @@ def reload_logits(jobs: List[Job], number: int,
         plugin=plugin,
         batches=batches(number),
         jobs=[job._asdict() for job in jobs])
-    script = osp.join(osp.dirname(__file__), 'reload.py')
+    script = osp.join(osp.dirname(__file__), 'fresh_process.py')
     done = subprocess.run([sys.executable, '-W', 'ignore', script],
                           input=json.dumps(request),
                           capture_output=True,

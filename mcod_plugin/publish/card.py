@@ -1,19 +1,15 @@
 """Model cards: Markdown with the front matter of the Hugging Face hub."""
 import os.path as osp
-from typing import Any, Dict, Iterator, List, Optional
+from typing import List
 
-from mcod_plugin.export.data_config import pipeline_of
-from mcod_plugin.utils.units import duration, file_size
-from .data_facts import data_facts, data_part, data_split
-from .ended_run import EndedRun
+from mcod_plugin.utils.units import file_size
+from .front_matter import front_matter
 from .member import Member
 from .publication import Publication
+from .training import training_section
+from .words import known, listed
 
 __all__ = ['branch_card', 'cohort_card']
-
-PAPER = ('*Multistructure-Based Collaborative Online Distillation* (Gao et '
-         'al., Entropy 2019, 21(4):357, '
-         '[doi:10.3390/e21040357](https://doi.org/10.3390/e21040357))')
 
 
 def branch_card(publication: Publication, member: Member) -> str:
@@ -31,7 +27,7 @@ def branch_card(publication: Publication, member: Member) -> str:
     """
     peers = [m.name for m in publication.branches if m is not member]
     place = publication.branches.index(member) + 1
-    beside = f' with {_and(peers)}' if peers else ''
+    beside = f' with {listed(peers)}' if peers else ''
     trained = 'trained' + beside
     if member.name in publication.run.frozen:
         trained = f'frozen in a cohort{beside}, trained'
@@ -58,7 +54,7 @@ def cohort_card(publication: Publication) -> str:
         ValueError: If the hub's library does not accept it.
     """
     member = publication.ensemble
-    names = _and([branch.name for branch in publication.branches])
+    names = listed([branch.name for branch in publication.branches])
     best = publication.branches[0]
     return _card(
         publication, member,
@@ -79,7 +75,7 @@ def _card(publication: Publication, member: Member, summary: str) -> str:
         _results(publication, member), *_gain(publication, member),
         '## Reproduce the number',
         _reproduce(publication, member), '## Training',
-        _training(publication), '## Data',
+        training_section(publication), '## Data',
         _data(publication), '## Limits',
         _limits(publication, member), '## Files',
         _files(member)
@@ -87,44 +83,9 @@ def _card(publication: Publication, member: Member, summary: str) -> str:
     if member.figures:
         sections[-2:-2] = ['## Figures', _figures(member)]
     text = '\n\n'.join(sections) + '\n'
-    content = f'---\n{_front_matter(publication, member)}\n---\n\n{text}'
+    content = f'---\n{front_matter(publication, member)}\n---\n\n{text}'
     # It parses the front matter and checks the results, as the hub does.
     return ModelCard(content).content
-
-
-def _front_matter(publication: Publication, member: Member) -> str:
-    from huggingface_hub import EvalResult, ModelCardData
-
-    data = publication.data
-    results = [
-        EvalResult(
-            task_type='image-classification',
-            task_name='Image Classification',
-            dataset_type=data.hub,
-            dataset_name=data.name,
-            dataset_split=publication.split,
-            dataset_args=publication.part or None,
-            metric_type='accuracy',
-            metric_name=f'Top {key[len("top"):]} Accuracy in %',
-            metric_value=round(value, 4))
-        for key, value in member.metrics.items()
-    ]
-    return ModelCardData(
-        license='apache-2.0',
-        library_name='mmpretrain',
-        pipeline_tag='image-classification',
-        tags=['mcod_plugin', *_techniques(publication.run), 'mmpretrain'],
-        datasets=[data.hub] if data.listed else None,
-        metrics=['accuracy'],
-        model_name=member.model_name,
-        eval_results=results).to_yaml()
-
-
-def _techniques(run: EndedRun) -> List[str]:
-    """What the hub's users look for."""
-    if not run.distils:
-        return []
-    return ['distillation' if run.frozen_teachers else 'online-distillation']
 
 
 def _use(member: Member) -> str:
@@ -210,8 +171,8 @@ def _gain(publication: Publication, member: Member) -> List[str]:
             'Solo: the same networks by the same recipe, never distilled, '
             'evaluated in the same way '
             f'(`{osp.basename(publication.solo.checkpoint)}`). '
-            f'Seed of the cohort: {_known(publication.run.seed)}, of solo: '
-            f'{_known(publication.solo.seed)}. **One seed proves little**: '
+            f'Seed of the cohort: {known(publication.run.seed)}, of solo: '
+            f'{known(publication.solo.seed)}. **One seed proves little**: '
             'accuracy differs from seed to seed, too. `tools/compare.py` '
             'trains both with several seeds.'
         ])
@@ -236,59 +197,6 @@ prints, among other things:
 ```"""
 
 
-def _training(publication: Publication) -> str:
-    run, record = publication.run, publication.run.record
-    model = run.cfg.model
-    lines = [
-        f'{run.unit}s: {_known(run.done)} of {run.planned}, in batches of '
-        f'{run.cfg.train_dataloader.get("batch_size")}',
-        f'data: {_data_settings(run.cfg.train_dataloader)}; augmentation: '
-        f'{_transforms(run.cfg.train_dataloader)}',
-        f'optimizer: {_call(run.cfg.optim_wrapper.get("optimizer"))}, by '
-        f'{run.cfg.optim_wrapper.get("type", "OptimWrapper")}',
-        f'learning rate: {_scheduler(run.cfg.get("param_scheduler"))}',
-        f'teacher: {_call(model.get("teacher"))}',
-        f'distillation: {_call(model.get("distill"))}',
-        f'schedule: {_schedule(run)}',
-        f'seed: {_known(run.seed)}',
-    ]
-    if 'ema_state_dict' in run.content:
-        lines.append('weights: averages over the run, of EMAHook')
-    anew = 'trains such a cohort anew'
-    if run.pretrained:
-        rest = len(run.pretrained) < len(run.branches)
-        lines.append(f'start: {_and(run.pretrained)} from weights that were '
-                     f'there before{", all else from random ones" * rest}; '
-                     'config.py leaves them out')
-        anew += ', once config.py names weights to start from'
-    if record.get('seconds'):
-        lines.append(f'time: {duration(record["seconds"])} on '
-                     f'{record.get("device")}')
-    lines.append(f'commit of mcod_plugin: {_commit(record)}')
-    lines.append(f'versions: {_versions(run)}')
-    steps = '\n'.join(f'- {line}' for line in lines)
-    idea = f'The idea is that of {PAPER}.\n\n' if run.is_mcod else ''
-    return f"""\
-{idea}{steps}
-
-```bash
-python tools/train.py {publication.place}/config.py
-```
-
-{anew}. This one was trained by {_origin(run)}; published are the weights of \
-its `{osp.basename(run.checkpoint)}`, by mcod_plugin \
-{publication.machine["versions"]["mcod_plugin"]}, commit \
-{_commit(publication.machine)}."""
-
-
-def _origin(run: EndedRun) -> str:
-    record = run.record
-    if 'study' in record:
-        return (f'method `{record["method"]}` of the study '
-                f'`{record["study"]}`')
-    return f'a config named `{osp.basename(run.cfg.filename)}`'
-
-
 def _data(publication: Publication) -> str:
     return (f'{publication.data.name}: {publication.data.terms}\n\n'
             'The weights and this card are under the licence of the code, '
@@ -299,7 +207,7 @@ def _limits(publication: Publication, member: Member) -> str:
     run = publication.run
     _, height, width = member.input_shape
     lines = [
-        f'One run, of seed {_known(run.seed)}. Another seed gives another '
+        f'One run, of seed {known(run.seed)}. Another seed gives another '
         'number.', f'For the classes of {publication.data.name} in images of '
         f'{width}x{height} pixels. Robustness to other images and fairness '
         'were not measured.',
@@ -344,78 +252,3 @@ def _link(here: Member, there: Member) -> str:
     """From the card of one to that of the other."""
     up = '../' if here.folder else ''
     return up + there.path('README.md')
-
-
-def _and(names: List[str]) -> str:
-    return ' and '.join([*filter(None, [', '.join(names[:-1])]), names[-1]])
-
-
-def _known(value: Any) -> str:
-    return 'not recorded' if value is None else str(value)
-
-
-def _data_settings(loader: Any) -> str:
-    part = data_part(loader)
-    words = [data_facts(loader).name, *filter(None, [data_split(loader)])]
-    words += [f'{key}={value!r}' for key, value in part.items()]
-    return ', '.join(words)
-
-
-def _transforms(loader: Any) -> str:
-    calls = [
-        _call(transform) for transform in pipeline_of(loader)
-        if transform.get('type') not in ('PackInputs', 'LoadImageFromFile')
-    ]
-    return ', '.join(calls) or 'none'
-
-
-def _call(settings: Optional[Dict[str, Any]]) -> str:
-    """Settings as the call that they are."""
-    if not settings:
-        return 'the default'
-    kind = settings.get('type', 'the default')
-    kind = getattr(kind, '__name__', kind)
-    inner = ', '.join(f'{key}={value!r}' for key, value in settings.items()
-                      if key not in ('type', '_scope_'))
-    return f'`{kind}({inner})`'
-
-
-def _scheduler(settings: Any) -> str:
-    if not settings:
-        return 'constant'
-    if isinstance(settings, dict):
-        settings = [settings]
-    return ', '.join(map(_call, settings))
-
-
-def _schedule(run: Any) -> str:
-    settings = run.schedule_cfg
-    if not run.distils:
-        return 'never distilled'
-    schedule = run.schedule()
-    text = _call(dict(settings, type='DiscontinuousKDHook'))
-    if schedule is not None:
-        number = sum(weight > 0 for _, weight in schedule.table())
-        text += f', on in {number} of {len(schedule.table())} steps'
-    return text
-
-
-def _commit(record: Dict[str, Any]) -> str:
-    commit = record.get('commit')
-    if not commit:
-        return 'not recorded'
-    return commit[:12] + ' with changes' * bool(record.get('dirty'))
-
-
-def _versions(run: Any) -> str:
-    versions = run.record.get('versions') or {
-        'mcod_plugin': run.meta.get('mcod_plugin_version'),
-        'mmengine': run.meta.get('mmengine_version')
-    }
-    return ', '.join(_pairs(versions)) or 'not recorded'
-
-
-def _pairs(versions: Dict[str, Any]) -> Iterator[str]:
-    for name, version in versions.items():
-        if version:
-            yield f'{name} {version}'

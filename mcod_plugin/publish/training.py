@@ -1,0 +1,144 @@
+"""How a cohort was trained, in words."""
+import os.path as osp
+from typing import Any, Dict, Iterator, Optional
+
+from mcod_plugin.export.data_config import pipeline_of
+from mcod_plugin.utils.units import duration
+from .data_facts import data_facts, data_part, data_split
+from .ended_run import EndedRun
+from .publication import Publication
+from .words import known, listed
+
+__all__ = ['training_section']
+
+PAPER = ('*Multistructure-Based Collaborative Online Distillation* (Gao et '
+         'al., Entropy 2019, 21(4):357, '
+         '[doi:10.3390/e21040357](https://doi.org/10.3390/e21040357))')
+
+
+def training_section(publication: Publication) -> str:
+    """The section of a card on training.
+
+    Args:
+        publication (Publication): The cohort.
+
+    Returns:
+        str: Markdown.
+    """
+    run, record = publication.run, publication.run.record
+    model = run.cfg.model
+    lines = [
+        f'{run.unit}s: {known(run.done)} of {run.planned}, in batches of '
+        f'{run.cfg.train_dataloader.get("batch_size")}',
+        f'data: {_data_settings(run.cfg.train_dataloader)}; augmentation: '
+        f'{_transforms(run.cfg.train_dataloader)}',
+        f'optimizer: {_call(run.cfg.optim_wrapper.get("optimizer"))}, by '
+        f'{run.cfg.optim_wrapper.get("type", "OptimWrapper")}',
+        f'learning rate: {_scheduler(run.cfg.get("param_scheduler"))}',
+        f'teacher: {_call(model.get("teacher"))}',
+        f'distillation: {_call(model.get("distill"))}',
+        f'schedule: {_schedule(run)}',
+        f'seed: {known(run.seed)}',
+    ]
+    if 'ema_state_dict' in run.content:
+        lines.append('weights: averages over the run, of EMAHook')
+    anew = 'trains such a cohort anew'
+    if run.pretrained:
+        rest = len(run.pretrained) < len(run.branches)
+        lines.append(f'start: {listed(run.pretrained)} from weights that were '
+                     f'there before{", all else from random ones" * rest}; '
+                     'config.py leaves them out')
+        anew += ', once config.py names weights to start from'
+    if record.get('seconds'):
+        lines.append(f'time: {duration(record["seconds"])} on '
+                     f'{record.get("device")}')
+    lines.append(f'commit of mcod_plugin: {_commit(record)}')
+    lines.append(f'versions: {_versions(run)}')
+    steps = '\n'.join(f'- {line}' for line in lines)
+    idea = f'The idea is that of {PAPER}.\n\n' if run.is_mcod else ''
+    return f"""\
+{idea}{steps}
+
+```bash
+python tools/train.py {publication.place}/config.py
+```
+
+{anew}. This one was trained by {_origin(run)}; published are the weights of \
+its `{osp.basename(run.checkpoint)}`, by mcod_plugin \
+{publication.machine["versions"]["mcod_plugin"]}, commit \
+{_commit(publication.machine)}."""
+
+
+def _origin(run: EndedRun) -> str:
+    record = run.record
+    if 'study' in record:
+        return (f'method `{record["method"]}` of the study '
+                f'`{record["study"]}`')
+    return f'a config named `{osp.basename(run.cfg.filename)}`'
+
+
+def _data_settings(loader: Any) -> str:
+    part = data_part(loader)
+    words = [data_facts(loader).name, *filter(None, [data_split(loader)])]
+    words += [f'{key}={value!r}' for key, value in part.items()]
+    return ', '.join(words)
+
+
+def _transforms(loader: Any) -> str:
+    calls = [
+        _call(transform) for transform in pipeline_of(loader)
+        if transform.get('type') not in ('PackInputs', 'LoadImageFromFile')
+    ]
+    return ', '.join(calls) or 'none'
+
+
+def _call(settings: Optional[Dict[str, Any]]) -> str:
+    """Settings as the call that they are."""
+    if not settings:
+        return 'the default'
+    kind = settings.get('type', 'the default')
+    kind = getattr(kind, '__name__', kind)
+    inner = ', '.join(f'{key}={value!r}' for key, value in settings.items()
+                      if key not in ('type', '_scope_'))
+    return f'`{kind}({inner})`'
+
+
+def _scheduler(settings: Any) -> str:
+    if not settings:
+        return 'constant'
+    if isinstance(settings, dict):
+        settings = [settings]
+    return ', '.join(map(_call, settings))
+
+
+def _schedule(run: Any) -> str:
+    settings = run.schedule_cfg
+    if not run.distils:
+        return 'never distilled'
+    schedule = run.schedule()
+    text = _call(dict(settings, type='DiscontinuousKDHook'))
+    if schedule is not None:
+        number = sum(weight > 0 for _, weight in schedule.table())
+        text += f', on in {number} of {len(schedule.table())} steps'
+    return text
+
+
+def _commit(record: Dict[str, Any]) -> str:
+    commit = record.get('commit')
+    if not commit:
+        return 'not recorded'
+    return commit[:12] + ' with changes' * bool(record.get('dirty'))
+
+
+def _versions(run: Any) -> str:
+    versions = run.record.get('versions') or {
+        'mcod_plugin': run.meta.get('mcod_plugin_version'),
+        'mmengine': run.meta.get('mmengine_version')
+    }
+    return ', '.join(_pairs(versions)) or 'not recorded'
+
+
+def _pairs(versions: Dict[str, Any]) -> Iterator[str]:
+    for name, version in versions.items():
+        if version:
+            yield f'{name} {version}'
