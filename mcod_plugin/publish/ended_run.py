@@ -95,8 +95,10 @@ class EndedRun:
     def pretrained(self) -> List[str]:
         """The branches that did not start from random weights."""
         cfg = self.cfg
+        hub = self.content.get('message_hub') or {}
         # That of a resumed run is the checkpoint that it went on from.
-        loaded = cfg.get('load_from') and not cfg.get('resume')
+        loaded = ('load_from' in hub.get('runtime_info', {})
+                  or cfg.get('load_from') and not cfg.get('resume'))
         cohort = dict(init_cfg=cfg.model.get('init_cfg'))
         if loaded or is_pretrained(cohort):
             return list(self.branches)

@@ -7,6 +7,7 @@ import pytest
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.methods import METHODS, apply_method, find_method
 from mcod_plugin.publish.ended_run import read_curves, read_run
+from .conftest import train
 
 
 def log(work_dir, name, entries, tail=''):
@@ -108,6 +109,17 @@ def test_weights_to_start_from(runs, changes, names):
     run = read_run('WORK_DIR', str(runs.cohort))
     run.cfg.merge_from_dict(changes)
     assert run.pretrained == names
+
+
+def test_weights_to_start_from_of_a_resumed_run(runs, tmp_path):
+    start = str(runs.cohort / 'epoch_3.pth')
+    other = tmp_path / 'other'
+    other.mkdir()
+    train(other, load_from=start, **{'train_cfg.max_epochs': 1})
+    folder = train(other, resume=True, **{'train_cfg.max_epochs': 2})
+    run = read_run('WORK_DIR', str(folder))
+    assert run.done == 2 and run.cfg.resume
+    assert run.pretrained == ['resnet', 'vgg']
 
 
 def test_schedule_in_iterations(runs):

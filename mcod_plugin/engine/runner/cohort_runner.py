@@ -257,6 +257,9 @@ class CohortRunner(Runner):
                 f'nothing to resume from in {self.work_dir}: it holds no '
                 'checkpoint; start without --resume, or name a checkpoint')
         super().load_or_resume()
+        if self._load_from is not None and not self._resume:
+            # Checkpoints tell it, also once the run was resumed.
+            self.message_hub.update_info('load_from', self._load_from)
 
     def load_checkpoint(self,
                         filename: str,
