@@ -47,7 +47,7 @@ setup(
     install_requires=[
         'torch>=2.1',
         'torchvision',
-        'timm>=1.0',
+        'timm>=1.0.16',
         'mmengine>=0.11.0rc3,<1.0',
         'mmcv-lite>=2.1,<2.3',
         'mmpretrain>=1.2,<1.3',

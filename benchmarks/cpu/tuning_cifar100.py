@@ -50,8 +50,6 @@ methods = dict(
     gap03_w1=dict(method='mcod', settings=schedule((0, 3), (1.0, 1.0))),
     on_t6=dict(
         method='always_on', settings={'model.distill.temperature': 6.0}),
-    on_t2=dict(
-        method='always_on', settings={'model.distill.temperature': 2.0}),
     on_prob_mean=dict(
         method='always_on', settings={'model.teacher.fusion': 'prob_mean'}))
 seeds = [0, 1]

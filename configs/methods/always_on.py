@@ -1,7 +1,7 @@
 """The branches follow the mean of their logits, at weight 1 in every epoch.
 
-Distillation by the ensemble without the two ideas of MCOD, gaps and a rising
-weight. The targets are detached.
+Distillation by the ensemble without the two ideas of MCOD, gaps and
+growth. The targets are detached.
 """
 model = dict(
     teacher=dict(

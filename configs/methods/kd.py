@@ -9,7 +9,9 @@ refused. For a branch vgg that was trained by --method solo before:
         model.branches.vgg.frozen=True
         model.branches.vgg.init_cfg.type=Pretrained
         model.branches.vgg.init_cfg.prefix=branches.vgg
-        model.branches.vgg.init_cfg.checkpoint=work_dirs/solo/epoch_200.pth
+        model.branches.vgg.init_cfg.checkpoint=CHECKPOINT
+
+CHECKPOINT is that of its run, such as work_dirs/CONFIG_solo/epoch_200.pth.
 
 Temperature 3 and weight 1 throughout are those of always_on, so that the two
 differ by the teacher alone.

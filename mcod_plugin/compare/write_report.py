@@ -33,16 +33,8 @@ def write_report(study: Study, runs: Sequence[Run]) -> str:
                     {run.name: run.config_hash
                      for run in runs})
     path = study.report or osp.join(study.results, 'report.md')
-    text = f'<!-- study: {study.name} -->\n<!-- /study: {study.name} -->\n'
-    if study.report is not None:
-        try:
-            with open(path, encoding='utf-8') as file:
-                text = file.read()
-        except OSError as error:
-            raise ConfigError(f'report {path} cannot be read: '
-                              f'{error.strerror}') from error
     # Before the figures, which would be left behind.
-    insert(text, study.name, '')
+    insert(_text(study), study.name, '')
     figures = draw(report.results, study.baseline, study.results)
     folder = osp.relpath(study.results, osp.dirname(osp.abspath(path)))
     links = [
@@ -50,5 +42,18 @@ def write_report(study: Study, runs: Sequence[Run]) -> str:
         f'({osp.normpath(osp.join(folder, name))})' for name in figures
     ]
     block = '\n\n'.join([report.to_markdown(), *links])
-    write_text(path, insert(text, study.name, block))
+    # Read again: other studies may have their reports in the same file.
+    write_text(path, insert(_text(study), study.name, block))
     return f'{report.to_text()}\nThe report is in {path}'
+
+
+def _text(study: Study) -> str:
+    """The text that has a place for the report."""
+    if study.report is None:
+        return f'<!-- study: {study.name} -->\n<!-- /study: {study.name} -->\n'
+    try:
+        with open(study.report, encoding='utf-8') as file:
+            return file.read()
+    except OSError as error:
+        raise ConfigError(f'report {study.report} cannot be read: '
+                          f'{error.strerror}') from error

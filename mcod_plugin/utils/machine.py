@@ -4,7 +4,7 @@ import os.path as osp
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 
@@ -13,6 +13,9 @@ from mcod_plugin.version import __version__
 __all__ = ['cpu_name', 'describe_machine']
 
 LIBRARIES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmpretrain')
+PACKAGE = osp.dirname(osp.dirname(osp.abspath(__file__)))
+# What numbers come from; reports that were just written make no other code.
+CODE = ('mcod_plugin', 'configs', 'tools', 'benchmarks', 'setup.py')
 
 
 def describe_machine() -> Dict[str, Any]:
@@ -20,20 +23,18 @@ def describe_machine() -> Dict[str, Any]:
 
     Returns:
         dict[str, Any]: ``device``, ``versions`` by library, ``commit`` of
-        this code and whether it is ``dirty`` (None if it is in no
-        repository), and the ``date``.
+        this code and whether it is ``dirty`` (both None if no repository
+        tracks it), and the ``date``.
     """
-    folder = osp.dirname(osp.abspath(__file__))
-    # Results that were just written make no other code.
-    changes = _git(folder, 'status', '--porcelain', '--untracked-files=no')
+    commit, dirty = _code()
     return dict(
         device=_device(),
         versions=dict({name: _version(name)
                        for name in LIBRARIES},
                       mcod_plugin=__version__,
                       python=platform.python_version()),
-        commit=_git(folder, 'rev-parse', 'HEAD'),
-        dirty=None if changes is None else bool(changes),
+        commit=commit,
+        dirty=dirty,
         date=datetime.datetime.now().astimezone().isoformat(
             timespec='seconds'))
 
@@ -67,11 +68,22 @@ def _version(name: str) -> Optional[str]:
         return None
 
 
-def _git(folder: str, *args: str) -> Optional[str]:
+def _code() -> Tuple[Optional[str], Optional[bool]]:
+    """The commit of this code, and whether it has changes."""
+    # Installed into a folder within some other project, it is none of its.
+    if not _git('ls-files', osp.join(PACKAGE, '__init__.py')):
+        return None, None
+    changes = _git('status', '--porcelain', '--untracked-files=no', '--',
+                   *CODE)
+    return _git('rev-parse', 'HEAD'), bool(changes)
+
+
+def _git(*args: str) -> Optional[str]:
     try:
-        return subprocess.run(['git', '-C', folder, *args],
-                              capture_output=True,
-                              check=True,
-                              text=True).stdout.strip()
+        return subprocess.run(
+            ['git', '-C', osp.dirname(PACKAGE), *args],
+            capture_output=True,
+            check=True,
+            text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,0 +1,50 @@
+"""The README's table of gains is that of the results."""
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+ROOT = Path(__file__).parents[2]
+METHODS = {
+    'each alone': 'solo',
+    'MCOD-style': 'mcod',
+    'always on': 'always_on',
+    'DML': 'dml'
+}
+
+
+def accuracies(method, name):
+    """Those of the last epoch, of three seeds."""
+    runs = [
+        json.loads((ROOT / 'docs' / 'results' / 'data_poor_cifar100' /
+                    f'{method}_seed{seed}.json').read_text())
+        for seed in range(3)
+    ]
+    return np.array([run['curves'][f'{name}/top1'][-1] for run in runs])
+
+
+def rows():
+    text = (ROOT / 'README.md').read_text()
+    section = text.partition('## Does it help?')[2].partition('\n## ')[0]
+    table = re.findall(r'^\| (.*) \|$', section.replace('**', ''), re.M)
+    return [row.split(' | ') for row in table[1:]]
+
+
+def test_all_methods_are_there():
+    assert [row[0] for row in rows()] == list(METHODS)
+
+
+@pytest.mark.parametrize('row', rows(), ids=lambda row: row[0])
+def test_numbers(row):
+    method, *cells = row
+    for name, cell in zip(('resnet', 'vgg', 'ensemble'), cells, strict=True):
+        values = accuracies(METHODS[method], name)
+        text = f'{values.mean():.2f}'
+        if METHODS[method] != 'solo':
+            base = accuracies('solo', name)
+            low, high = stats.ttest_rel(values, base).confidence_interval()
+            text += f', {(values - base).mean():+.2f} [{low:.2f}, {high:.2f}]'
+        assert cell == text
