@@ -47,8 +47,10 @@ SIZES = 4, 8
 # one that compiles besides.
 START = 12.
 COMPILE = 60.
-# The benchmark's turns: how many, and seconds of each with its lead-in.
-TURNS = 7, 1.5
+# Seconds of a turn of the benchmark with its lead-in.
+TURN = 1.5
+# Rounds of turns: in the step with the most contenders, and else.
+ROUNDS = 5, 7
 
 # Runs of each step of the queue, and how many are trained at a time.
 STEPS = {
@@ -63,11 +65,12 @@ STEPS = {
     },
 }
 JOBS = 4
-# Of the main cohort, those that compile first.
-VARIANTS = ('compile', 'compile with graphs', 'memory format', 'logging')
+# Of the main cohort. Those that compile are timed apart, beside the one that
+# does not, and on batches of one size, since another is compiled anew.
+VARIANTS = ('memory format', 'logging')
 COMPILED = 2
-# What smoke.sh starts, one after the other.
-SMOKE = 8
+# What smoke.sh starts, one after the other, of which the last one compiles.
+SMOKE = 9
 
 # Operations that only change how a tensor is seen, or make room for one.
 FREE = ('empty', 'empty_like', 'empty_strided', 'new_empty',
@@ -207,17 +210,18 @@ def span(minutes, runs=1, jobs=1):
                 rounds * fast), runs * (arithmetic + memory) + rounds * slow)
 
 
-def benchmark_minutes(contenders, compiled=0):
+def benchmark_minutes(contenders, rounds, compiled=0):
     """Minutes of the benchmark tool.
 
     Args:
         contenders (int): How many there are.
+        rounds (int): How many turns each of them has.
         compiled (int): How many of them compile. Defaults to 0.
 
     Returns:
         float: The minutes.
     """
-    seconds = contenders * (START + math.prod(TURNS)) + compiled * COMPILE
+    seconds = contenders * (START + rounds * TURN) + compiled * COMPILE
     return seconds / 60
 
 
@@ -232,10 +236,15 @@ def main():
                 if run.method == 'mcod')
             if not queue:
                 number = len(line_up(cfg, 2, dict.fromkeys(VARIANTS, cfg)))
+                few, many = ROUNDS
                 minutes = {
-                    'smoke': SMOKE * START / 60,
-                    'benchmark': benchmark_minutes(number, COMPILED),
-                    'benchmark --growth': benchmark_minutes(len(GROWTH)),
+                    'smoke': (SMOKE * START + COMPILE) / 60,
+                    f'benchmark --rounds {few}':
+                    benchmark_minutes(number, few),
+                    'benchmark, compiled':
+                    benchmark_minutes(1 + COMPILED, many, COMPILED),
+                    'benchmark --growth':
+                    benchmark_minutes(len(GROWTH), many),
                 }
                 queue += [[step, '', f'{value:.0f}', '']
                           for step, value in minutes.items()]

@@ -8,20 +8,22 @@
 #   cifar100/  CIFAR-100 in parts: the pieces cifar-100-python.tar.gz.* of the
 #              official archive, or files with an unpack.py that puts them
 #              together, called as unpack.py data
-#   repo.git/  where the copy of the working tree has no .git: that of a clone,
-#              so that records can tell the commit
+#   repo.git/  where the copy of the working tree has no .git: a bare clone, so
+#              that records can tell the commit
 # It may be called again at any time, as when further parts have come. What is
-# installed lies in FOLDER/site, for PYTHONPATH.
+# installed lies in FOLDER/site, for PYTHONPATH; the clone is for GIT_DIR, with
+# GIT_WORK_TREE besides.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-folder=${1:-work_dirs/gpu}
+mkdir -p "${1:-work_dirs/gpu}"
+folder=$(cd "${1:-work_dirs/gpu}" && pwd)
 site=$folder/site
 parts=$folder/cifar100
-export PYTHONPATH=$PWD:$PWD/$site
+export PYTHONPATH=$PWD:$site
 
-if [ ! -e .git ] && [ -d "$folder/repo.git" ]; then
-    cp -r "$folder/repo.git" .git
-    git config core.bare false
+if [ -d "$folder/repo.git" ] && command -v git > /dev/null; then
+    export GIT_DIR=$folder/repo.git GIT_WORK_TREE=$PWD
+    # A bare clone has no index, which changes are told by.
     git reset -q
 fi
 

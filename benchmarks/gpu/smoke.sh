@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything of the queue once, at tiny size, in a minute or two on a GPU.
+# Everything of the queue once, at tiny size, in some minutes on a GPU.
 #
 #     bash benchmarks/gpu/smoke.sh
 #
@@ -12,6 +12,14 @@ study=benchmarks/gpu/smoke.py
 folder=work_dirs/smoke
 step() {
     python3 benchmarks/gpu/step.py "$study" "$@"
+}
+train() {
+    name=$1
+    code=0
+    shift
+    python3 tools/train.py "$@" > "$folder/$name.log" 2>&1 || code=$?
+    tail -n 20 "$folder/$name.log"
+    return $code
 }
 
 rm -rf "$folder"
@@ -43,12 +51,20 @@ step --work-dir "$folder/second" --state "$folder/state" --out "$folder/state"
 step --state "$folder/state" --results-only
 
 echo '== the families'
-python3 tools/train.py configs/mcod_alexnet_vgg_resnet_densenet_cifar100.py \
+train families configs/mcod_alexnet_vgg_resnet_densenet_cifar100.py \
     --amp --work-dir "$folder/families" --cfg-options \
     train_dataloader.dataset.indices=16 val_dataloader.dataset.indices=16 \
-    train_cfg.max_epochs=6 train_cfg.val_interval=6 default_hooks.checkpoint.interval=6 \
-    > "$folder/families.log" 2>&1
-tail -n 20 "$folder/families.log"
+    train_cfg.max_epochs=6 train_cfg.val_interval=6 default_hooks.checkpoint.interval=6
+
+if nvidia-smi -L > /dev/null 2>&1; then
+    # Graphs are recorded at the second step and replayed from the third on,
+    # in training and in validation.
+    echo '== CUDA graphs'
+    train graphs configs/mcod_small_cifar100.py --amp \
+        --work-dir "$folder/graphs" --cfg-options compile.mode=reduce-overhead \
+        train_dataloader.dataset.indices=512 val_dataloader.dataset.indices=512 \
+        val_dataloader.batch_size=128 train_cfg.max_epochs=2 train_cfg.val_interval=1
+fi
 
 python3 - "$folder" <<'PYTHON'
 import json

@@ -75,6 +75,22 @@ def check_args(args):
         raise ConfigError('--results-only needs --state, to take them from')
 
 
+def tell_code():
+    """Warn of records that would not tell which code they are of."""
+    from mcod_plugin.utils.machine import describe_machine
+    machine = describe_machine()
+    if machine['commit'] is None:
+        print(
+            'warning: the records will tell no commit: no repository was '
+            'found',
+            file=sys.stderr)
+    elif machine['dirty']:
+        print(
+            'warning: the records will be of changed code: it differs from '
+            f'commit {machine["commit"][:7]}',
+            file=sys.stderr)
+
+
 def main():
     start = time.monotonic()
     args = parse_args()
@@ -93,6 +109,7 @@ def main():
         if args.results_only:
             print(status(study.name, runs))
             return
+        tell_code()
         left = start + 60 * args.minutes - time.monotonic()
         try:
             faults = execute(runs, chosen, [sys.executable, TRAINER],

@@ -294,6 +294,7 @@ def validate(build: Callable[[str], Runner], turns: Turns) -> None:
     turns.start(warm_up=0, lead_in=0)
     batches = min(whole, math.ceil(turns.seconds / run(1)))
     run(batches)
+    turns.warmed_up()
     turns.images = len(loop.dataloader.dataset) / batches
     while True:
         loop.run()

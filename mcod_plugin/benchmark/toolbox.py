@@ -1,21 +1,23 @@
 """One branch alone, as a user of the toolbox trains it."""
 import copy
 import inspect
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 from mmengine.device import is_cuda_available
 from mmengine.hub import get_config
 from mmengine.runner import Runner
 from mmpretrain.models import ClsDataPreprocessor
+from mmpretrain.registry import DATASETS as MMPRETRAIN_DATASETS
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 
 from mcod_plugin.cli import LOADERS
+from mcod_plugin.datasets.split import check_per_class, select_per_class
 from mcod_plugin.models.utils.branch_settings import BranchSettings
 from mcod_plugin.models.utils.input_size import (data_input_size,
                                                  guess_input_size)
 from mcod_plugin.models.utils.pretrained import take_pretrained
-from mcod_plugin.registry import MODELS
+from mcod_plugin.registry import DATASETS, MODELS
 
 __all__ = ['solo_optim_wrapper', 'solo_runner', 'toolbox_loader']
 
@@ -23,7 +25,7 @@ __all__ = ['solo_optim_wrapper', 'solo_runner', 'toolbox_loader']
 FOREVER = 10**5
 
 # What InMemoryDataset takes and the toolbox's data sets do not.
-OWN_KEYS = ('source', 'device', 'max_gib')
+OWN_KEYS = ('source', 'device', 'max_gib', 'per_class')
 
 # What a plain OptimWrapper takes, and its constructor.
 OPTIM_KEYS = ('optimizer', 'accumulative_counts', 'clip_grad', 'constructor',
@@ -130,13 +132,41 @@ def _restore_sources(value: Any) -> None:
     """Put the toolbox's data sets in the place of those in memory."""
     if isinstance(value, dict):
         if str(value.get('type')).endswith('InMemoryDataset'):
-            value['type'] = value['source']
-            for key in OWN_KEYS:
-                value.pop(key, None)
+            own = {key: value.pop(key, None) for key in OWN_KEYS}
+            value['type'] = own['source']
+            if own['per_class'] is not None:
+                value.update(
+                    type='mcod_plugin.select_source',
+                    source=own['source'],
+                    per_class=own['per_class'])
         value = list(value.values())
     if isinstance(value, (list, tuple)):
         for child in value:
             _restore_sources(child)
+
+
+@DATASETS.register_module()
+def select_source(source: str, per_class: Sequence[Optional[int]],
+                  **settings) -> Any:
+    """The toolbox's data set with some images of each class.
+
+    As ``indices`` their numbers would stand in the config, which would take
+    half a minute to print.
+
+    Args:
+        source (str): The ``type`` of the data set.
+        per_class (tuple[int, int | None]): See :class:`InMemoryDataset`.
+        **settings: All other arguments of the data set.
+
+    Returns:
+        BaseDataset: The data set.
+    """
+    check_per_class('per_class of InMemoryDataset', per_class)
+    dataset = MMPRETRAIN_DATASETS.build(dict(settings, type=source))
+    numbers = select_per_class(dataset.get_gt_labels(), *per_class,
+                               dataset.metainfo.get('classes', ()))
+    dataset.get_subset_(numbers.tolist())
+    return dataset
 
 
 def _resize_at_the_end(value: Any, size: Tuple[int, int]) -> None:

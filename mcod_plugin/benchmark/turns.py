@@ -59,7 +59,7 @@ class Turns:
         """Everything is built: sleep until it is time to warm up.
 
         The peak of memory is that from here on, since building may take more
-        than training.
+        than training; on a GPU from the end of the warm-up on.
 
         Args:
             images (float): Images in a step. Defaults to 0.
@@ -74,6 +74,13 @@ class Turns:
             self._memory.forget()
         self._course = self._run(warm_up, lead_in, facts)
         next(self._course)
+
+    def warmed_up(self) -> None:
+        """The warm-up is over: called by a contender that has one of its
+        own."""
+        if self._memory is not None and torch.cuda.is_available():
+            # cuDNN has tried algorithms that take more room than the chosen.
+            self._memory.forget()
 
     def step(self, count: int = 1) -> None:
         """A step is done, or several of them.
@@ -115,6 +122,7 @@ class Turns:
         self._sleep('built', None)
         for _ in range(warm_up):
             yield
+        self.warmed_up()
         self._began = self._clock()
         steps = 0
         while not steps or self._clock() - self._began < self.seconds:

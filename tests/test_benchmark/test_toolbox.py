@@ -1,8 +1,12 @@
 """The rival is the toolbox as its users know it."""
+import numpy as np
+import pytest
 import torch
 from mmengine.runner import Runner
 
 from mcod_plugin.benchmark.toolbox import solo_runner, toolbox_loader
+from mcod_plugin.engine.runner import CohortRunner
+from mcod_plugin.errors import ConfigError
 
 
 def test_solo_runner_is_the_toolbox(tiny_config, tmp_path):
@@ -64,6 +68,51 @@ def test_toolbox_loader_restores_sources_that_are_wrapped():
     assert found['dataset']['dataset'] == dict(type='CIFAR10', split='train')
     assert (found['num_workers'], found['persistent_workers']) == (0, False)
     assert inner['source'] == 'CIFAR10'
+
+
+@pytest.mark.parametrize('part', [(0, 3), (4, 6), (130, None)])
+def test_solo_has_the_images_of_each_class(tiny_config, tmp_path, part):
+    changes = {
+        'train_dataloader.dataset.per_class': part,
+        # It goes without indices.
+        'train_dataloader.dataset.indices': None
+    }
+    cfg = tiny_config(**changes)
+    held = CohortRunner.build_dataloader(cfg.train_dataloader).dataset
+    runner = solo_runner(cfg, 'resnet', 0, str(tmp_path / 'work'))
+    found = runner.train_dataloader.dataset
+    assert type(found).__name__ == 'Digits'
+    assert len(found) == len(held) >= 10
+    for index in range(len(held)):
+        mine, other = (data.get_data_info(index) for data in (held, found))
+        np.testing.assert_array_equal(mine['img'], other['img'])
+        assert mine['gt_label'] == other['gt_label']
+    # The config is printed when a runner is built.
+    assert len(runner.cfg.pretty_text) < 10_000
+    # The toolbox's own way to choose images gives the same.
+    images = toolbox_loader(tiny_config().train_dataloader, 0)['dataset']
+    images['indices'] = None
+    source = CohortRunner.build_dataloader(
+        dict(cfg.train_dataloader, dataset=images)).dataset
+    labels = source.get_gt_labels()
+    numbers = sorted(
+        number for label in range(10)
+        for number in np.flatnonzero(labels == label)[slice(*part)].tolist())
+    assert found.get_gt_labels().tolist() == labels[numbers].tolist()
+    for index, number in enumerate(numbers):
+        np.testing.assert_array_equal(
+            found.get_data_info(index)['img'],
+            source.get_data_info(number)['img'])
+
+
+@pytest.mark.parametrize('part, match', [
+    (5, 'per_class of InMemoryDataset must be two whole numbers.* got 5'),
+    ((0, 999), 'needs 999 images of each class'),
+])
+def test_bad_parts_of_each_class(tiny_config, part, match):
+    cfg = tiny_config(**{'train_dataloader.dataset.per_class': part})
+    with pytest.raises(ConfigError, match=match):
+        CohortRunner.build_dataloader(toolbox_loader(cfg.train_dataloader, 0))
 
 
 def test_solo_has_the_settings_of_its_branch(tiny_config, tmp_path):

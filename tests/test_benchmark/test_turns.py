@@ -2,6 +2,7 @@
 import time
 
 import pytest
+import torch
 
 
 def test_turns_have_the_length_that_the_warm_up_has_found(course):
@@ -113,3 +114,47 @@ def test_memory_of_building_does_not_count(course):
     _, (_, values) = course.run_steps(course.turns.step)
     assert 60 * 2**20 <= values['peak_bytes'] < 2**27
     del held
+
+
+class Memory:
+    """An account that is read, and forgets its peak when asked to."""
+
+    def __init__(self):
+        self.used = self.peak = 0
+
+    def use(self, size):
+        self.used, self.peak = size, max(self.peak, size)
+
+    def forget(self):
+        self.peak = self.used
+
+    def read(self):
+        return self.peak
+
+
+@pytest.mark.parametrize('own', [False, True])
+@pytest.mark.parametrize('cuda, expected', [(False, 90), (True, 20)])
+def test_memory_of_the_search_for_algorithms(course, monkeypatch, cuda,
+                                             expected, own):
+    """What the first steps take besides counts on a CPU only."""
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: cuda)
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
+    course = course(turns=0)
+    turns, turns._memory = course.turns, Memory()
+
+    def play(turns):
+        turns.start(warm_up=0 if own else 2)
+        for size in (90, 80):
+            turns._memory.use(size)
+            turns._memory.use(10)
+            if not own:
+                turns.step()
+        if own:
+            turns.warmed_up()
+        while True:
+            turns._memory.use(20)
+            turns._memory.use(10)
+            turns.step()
+
+    _, (_, values) = course.run(play)
+    assert values['peak_bytes'] == expected

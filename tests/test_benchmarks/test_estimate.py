@@ -71,6 +71,15 @@ def test_bounds(estimate):
     assert slow == pytest.approx(images / 100 * 7 * 10e-6 / 60)
 
 
+def test_benchmark_minutes(estimate, monkeypatch):
+    minutes = estimate['benchmark_minutes']
+    for name, value in dict(START=10., TURN=2., COMPILE=60.).items():
+        monkeypatch.setitem(minutes.__globals__, name, value)
+    # 3 that begin, 5 turns each, and 2 that compile
+    assert minutes(3, 5) == pytest.approx((30 + 3 * 5 * 2) / 60)
+    assert minutes(3, 5, 2) == pytest.approx((30 + 3 * 5 * 2 + 120) / 60)
+
+
 def test_span(estimate):
     span = estimate['span']
     assert span((1., 2., 5., 8.)) == (5., 11.)

@@ -136,6 +136,47 @@ def test_bring_results_home(journey, tmp_path):
     assert not (home / 'work_dirs').exists()
 
 
+@pytest.fixture
+def git(tmp_path, monkeypatch):
+    """A repository elsewhere, whose working tree is that of this code."""
+    monkeypatch.setenv('GIT_DIR', str(tmp_path / 'repo.git'))
+    monkeypatch.setenv('GIT_WORK_TREE', str(ROOT))
+
+    def git(*args):
+        return subprocess.run(
+            ['git', '-c', 'user.name=x', '-c', 'user.email=x', *args],
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+            text=True).stdout.strip()
+
+    return git
+
+
+@pytest.mark.skipif(shutil.which('git') is None, reason='for Git')
+def test_code_that_records_cannot_tell(git, tmp_path):
+    machine = make_machine(tmp_path / 'machine')
+
+    def warnings():
+        # Too short to train anything.
+        done = step(machine, '--minutes', '1e-9')
+        assert done.code == 0
+        return [
+            line for line in done.err.splitlines()
+            if line.startswith('warning: the records')
+        ]
+
+    (line, ) = warnings()
+    assert 'no commit' in line
+    git('init', '--quiet')
+    git('add', 'setup.py', 'mcod_plugin/__init__.py')
+    git('commit', '--quiet', '--message', 'x')
+    assert warnings() == []
+    git('rm', '--quiet', '--cached', 'setup.py')
+    (line, ) = warnings()
+    assert 'changed code' in line and git('rev-parse', 'HEAD')[:7] in line
+
+
 @pytest.mark.parametrize('arguments, words', [
     (('--minutes', '0'), ('--minutes', '0')),
     (('--jobs', '0'), ('--jobs', '0')),

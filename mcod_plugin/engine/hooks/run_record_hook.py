@@ -52,7 +52,7 @@ class RunRecordHook(Hook):
     ``peak_memory_bytes`` on a GPU what PyTorch has allocated at most,
                           otherwise resident memory; of rank 0
     ``device`` etc.       see :func:`describe_machine`, at the start
-    ``threads``           of PyTorch on a CPU
+    ``threads``           of PyTorch on a CPU; None on a GPU
     ``precision``         ``'float32'``, ``'bfloat16'`` or ``'float16'``
     ``curves``            ``epoch``, the numbers of epochs that were finished
                           at each validation, and the metrics by name
@@ -266,7 +266,8 @@ class RunRecordHook(Hook):
             train_seconds=state['train_seconds'],
             **self._costs(),
             **self._machine,
-            threads=torch.get_num_threads(),
+            threads=(None if torch.cuda.is_available() else
+                     torch.get_num_threads()),
             precision=precision(runner.optim_wrapper),
             curves=columns(rows),
             kd_weight=state['kd_weight'],

@@ -108,7 +108,8 @@ def test_record_of_a_run(make):
     for key in ('device', 'versions'):
         assert record[key] == machine[key]
     assert machine.keys() <= record.keys()
-    assert record['threads'] == torch.get_num_threads()
+    if not torch.cuda.is_available():
+        assert record['threads'] == torch.get_num_threads()
     assert record['precision'] == 'float32'
 
     assert tape.epochs == [1, 2, 3]
@@ -137,6 +138,21 @@ def test_record_of_a_run(make):
     assert progress == dict(iter=9, max_iters=9)
     # nothing half-written
     assert not list(Path(runner.work_dir).rglob('*.part'))
+
+
+def test_threads_mean_nothing_on_a_gpu(make, monkeypatch):
+
+    class Gpu(Hook):
+        """Makes the machine one with a GPU when the training is over."""
+
+        priority = 'LOWEST'
+
+        def after_val_epoch(self, runner, metrics):
+            monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+
+    runner = make(epochs=1)
+    train(runner, Gpu())
+    assert read(runner)['threads'] is None
 
 
 def test_progress(make, monkeypatch):
