@@ -3,11 +3,10 @@
     python tools/benchmark.py configs/mcod_small_cifar100.py
 """
 import copy
-import signal
-import sys
 
 from mcod_plugin.cli import (ToolParser, add_config_arguments, check_out,
-                             load_config, merge_options, use_amp, user_errors)
+                             load_config, merge_options, orderly_end, use_amp,
+                             user_errors)
 from mcod_plugin.errors import ConfigError, check_integer, check_number
 
 NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -89,6 +88,7 @@ def vary(cfg, options):
     return cfg
 
 
+@orderly_end()
 def main():
     args = parse_args()
     with user_errors():
@@ -110,9 +110,4 @@ def main():
 
 
 if __name__ == '__main__':
-    # Its processes and folders go with it, however it is stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    main()

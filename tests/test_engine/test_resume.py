@@ -57,6 +57,10 @@ CHANGES = [
     {
         'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper'
     },
+    # It divides the four iterations of an epoch.
+    {
+        'optim_wrapper.accumulative_counts': 2
+    },
     # Branches that differ.
     {
         'model.branches.resnet.input_size': 20,

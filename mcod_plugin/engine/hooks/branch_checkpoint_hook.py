@@ -1,3 +1,5 @@
+from typing import Dict, Tuple
+
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
@@ -20,12 +22,17 @@ class BranchCheckpointHook(CheckpointHook):
     Args:
         *args, **kwargs: See :class:`mmengine.hooks.CheckpointHook`. Without
             ``save_best``, the top-1 accuracy of the ensemble and of each
-            branch decides, each for a file of its own.
+            branch decides, each for a file of its own, as far as the
+            validation gives it.
 
     Examples:
         >>> default_hooks = dict(checkpoint=dict(
         ...     type='mcod_plugin.BranchCheckpointHook', max_keep_ckpts=2))
     """
+
+    # The metrics that were not asked for, which a validation may lack.
+    _chosen: Tuple[str, ...] = ()
+    _told = False
 
     def before_train(self, runner: Runner) -> None:
         """Name the metrics by which the best checkpoints are told, and look
@@ -37,8 +44,23 @@ class BranchCheckpointHook(CheckpointHook):
             self.is_better_than = {}
             self.best_ckpt_path_dict = {}
             self._init_rule(['greater'], self.save_best)
+            self._chosen = tuple(self.save_best)
         self._machine = describe_machine()
         super().before_train(runner)
+
+    def after_val_epoch(self, runner: Runner, metrics: Dict[str,
+                                                            float]) -> None:
+        """Save the best checkpoints by those metrics that there are."""
+        missing = [key for key in self._chosen if key not in metrics]
+        if missing and not self._told:
+            self._told = True
+            runner.logger.warning(
+                f'No best checkpoint by {", ".join(missing)}: the validation '
+                "does not give it. val_evaluator=dict(type='mcod_plugin."
+                "BranchMetrics') with 1 in topk does; else set save_best of "
+                'the checkpoint hook.')
+        # MMEngine passes over what is None.
+        super().after_val_epoch(runner, {**dict.fromkeys(missing), **metrics})
 
     def before_save_checkpoint(self, runner: Runner,
                                checkpoint: dict) -> None:

@@ -1,13 +1,14 @@
-from typing import Dict, Optional, Sequence
+from typing import Dict, Optional, Sequence, Tuple
 
 import torch
 from mmengine.analysis import FlopAnalyzer
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.utils.table import render
+from .discontinuous_kd_hook import DiscontinuousKDHook
 
 # Where the best results are kept in the message hub, so that they are saved
 # and resumed with the run.
@@ -32,10 +33,19 @@ class CohortReportHook(Hook):
     priority = 'LOW'
 
     def before_train(self, runner: Runner) -> None:
-        """Print the branches."""
+        """Print the branches, and warn if nothing can distil them."""
         model = get_ori_model(runner.model)
-        if hasattr(model, 'branches'):
-            runner.logger.info('Cohort:\n%s', branch_table(model))
+        if not hasattr(model, 'branches'):
+            return
+        runner.logger.info('Cohort:\n%s', branch_table(model))
+        scheduled = any(
+            isinstance(hook, DiscontinuousKDHook) for hook in runner.hooks)
+        if len(model.branches) > 1 and not scheduled and getattr(
+                model, 'kd_weight', None) == 0:
+            runner.logger.warning(
+                'The branches are never distilled: custom_hooks has no '
+                'mcod_plugin.DiscontinuousKDHook. A config that sets '
+                'custom_hooks replaces those of its _base_.')
 
     def after_val_epoch(self,
                         runner: Runner,
@@ -43,11 +53,12 @@ class CohortReportHook(Hook):
         """Note the best accuracy so far of the ensemble and each branch."""
         hub = runner.message_hub
         best = dict(hub.get_info(BEST)) if BEST in hub.runtime_info else {}
-        # In training, the epoch just finished counts from 1 here, as in the
-        # names of the checkpoints.
+        # In training, the epoch or iteration just finished counts from 1
+        # here, as in the names of the checkpoints.
+        _, now = progress(runner)
         for name, accuracy in top1(metrics or {}).items():
             if name not in best or accuracy > best[name][0]:
-                best[name] = (accuracy, runner.epoch)
+                best[name] = (accuracy, now)
         hub.update_info(BEST, best)
         self.last = metrics or {}
 
@@ -56,8 +67,9 @@ class CohortReportHook(Hook):
         last = getattr(self, 'last', {})
         if top1(last):
             best = runner.message_hub.get_info(BEST)
-            runner.logger.info('Result after %d epochs:\n%s', runner.epoch,
-                               result_table(last, best))
+            unit, now = progress(runner)
+            runner.logger.info('Result after %d %ss:\n%s', now, unit,
+                               result_table(last, best, unit))
 
     def after_test_epoch(self,
                          runner: Runner,
@@ -65,6 +77,21 @@ class CohortReportHook(Hook):
         """Print the test's accuracy."""
         if top1(metrics or {}):
             runner.logger.info('Result:\n%s', result_table(metrics))
+
+
+def progress(runner: Runner) -> Tuple[str, int]:
+    """How far training is.
+
+    Args:
+        runner (Runner): The runner.
+
+    Returns:
+        tuple[str, int]: What training counts in, ``'epoch'`` or
+        ``'iteration'``, and the number of those that are over.
+    """
+    if isinstance(runner.train_loop, IterBasedTrainLoop):
+        return 'iteration', runner.iter
+    return 'epoch', runner.epoch
 
 
 def top1(metrics: Dict[str, float]) -> Dict[str, float]:
@@ -156,13 +183,16 @@ def count_flops(branch: torch.nn.Module,
 
 
 def result_table(last: Dict[str, float],
-                 best: Optional[Dict[str, tuple]] = None) -> str:
+                 best: Optional[Dict[str, tuple]] = None,
+                 unit: str = 'epoch') -> str:
     """Accuracy of each branch and of the ensemble.
 
     Args:
         last (dict[str, float]): Metrics of the last evaluation.
         best (dict[str, tuple[float, int]], optional): Best top-1 accuracy and
             its epoch (from 1) by name.
+        unit (str): What is counted instead of epochs. Defaults to
+            ``'epoch'``.
 
     Returns:
         str: A table in percent.
@@ -173,7 +203,7 @@ def result_table(last: Dict[str, float],
         if f'{name}/top5' in last:
             row.append(f'{last[f"{name}/top5"]:.2f}')
         if best:
-            row.append(f'{best[name][0]:.2f} (epoch {best[name][1]})')
+            row.append(f'{best[name][0]:.2f} ({unit} {best[name][1]})')
         rows.append(row)
     header = ['', 'top-1 %']
     if any(key.endswith('/top5') for key in last):

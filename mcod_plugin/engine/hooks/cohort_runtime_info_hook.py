@@ -1,4 +1,4 @@
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -25,6 +25,10 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
     would have held. A hook that reads ``train/...`` from it at another time
     sees the values of the last of these moments.
 
+    A gap leaves out the ``loss_kd`` of the branches, and MMEngine would go on
+    to log the last ones from before. Here they are 0 in gaps, as nothing is
+    added to the loss.
+
     Examples:
         >>> default_hooks = dict(runtime_info=dict(
         ...     type='mcod_plugin.CohortRuntimeInfoHook'))
@@ -32,6 +36,13 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
 
     def __init__(self) -> None:
         self.waiting: List[Tuple[str, Any]] = []
+        # What a gap leaves out, each with its value there.
+        self.gap: Dict[str, float] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Look which branches were distilled before the run was resumed."""
+        super().before_train(runner)
+        self._note_distilled(runner.message_hub.log_scalars)
 
     def before_train_iter(self,
                           runner: Runner,
@@ -48,10 +59,13 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
                          data_batch: Any = None,
                          outputs: Optional[dict] = None) -> None:
         """Keep the values of the step; hand them over if they are logged."""
-        for key, value in (outputs or {}).items():
+        outputs = outputs or {}
+        values = {f'train/{key}': value for key, value in outputs.items()}
+        self._note_distilled(values)
+        for key, value in {**self.gap, **values}.items():
             if isinstance(value, torch.Tensor):
                 value = value.detach().reshape(())
-            self.waiting.append((f'train/{key}', value))
+            self.waiting.append((key, value))
         intervals = [
             hook.interval for hook in runner.hooks
             if isinstance(hook, LoggerHook)
@@ -72,6 +86,9 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
             state = runner.message_hub.state_dict()
             for key in ('log_scalars', 'resumed_keys'):
                 checkpoint['message_hub'][key] = state[key]
+
+    def _note_distilled(self, keys: Iterable[str]) -> None:
+        self.gap.update({key: 0. for key in keys if key.endswith('.loss_kd')})
 
     def hand_over(self, runner: Runner) -> None:
         """Move all values that wait to the message hub.

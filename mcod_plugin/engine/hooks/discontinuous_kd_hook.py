@@ -1,7 +1,7 @@
 from typing import Optional, Sequence
 
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.errors import ConfigError
@@ -31,7 +31,8 @@ class DiscontinuousKDHook(Hook):
         end (int, optional): The epoch (or iteration) before which the
             schedule ends, 0-based; None is the run's end. Defaults to None.
         by_epoch (bool): Whether time counts in epochs; else in iterations.
-            Defaults to True.
+            Where training counts iterations it must be False, unless the
+            weight never changes. Defaults to True.
 
     Raises:
         ConfigError: If a setting is none of those allowed.
@@ -66,6 +67,14 @@ class DiscontinuousKDHook(Hook):
                 'DiscontinuousKDHook needs a model with the attribute '
                 '"kd_weight" such as mcod_plugin.MultiBackboneClassifier; got '
                 f'{type(self.model).__name__}')
+        if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+            # To MMEngine the whole run is one epoch.
+            if not never_changes(self.schedule):
+                raise ConfigError(
+                    'DiscontinuousKDHook counts epochs (by_epoch=True), but '
+                    'training counts iterations (IterBasedTrainLoop); set '
+                    'by_epoch=False')
+            self.by_epoch = False
         total = runner.max_epochs if self.by_epoch else runner.max_iters
         self.schedule = self.schedule.resolve(total)
         runner.logger.info('Distillation schedule over %d %s:\n%s', total,
@@ -84,3 +93,19 @@ class DiscontinuousKDHook(Hook):
         """Write the weight of the iteration."""
         if not self.by_epoch:
             self.model.kd_weight = self.schedule.weight(runner.iter)
+
+
+def never_changes(schedule: DiscontinuousSchedule) -> bool:
+    """Whether the weight is the same throughout a run, in epochs or
+    iterations.
+
+    Args:
+        schedule (DiscontinuousSchedule): A schedule as it is set.
+
+    Returns:
+        bool: True if it never distils, or always does at one weight.
+    """
+    first, last = schedule.weights
+    whole_run = schedule.begin == 0 and schedule.end is None
+    always_on = whole_run and schedule.gap == (0, 0)
+    return first == last and (always_on or first == 0)

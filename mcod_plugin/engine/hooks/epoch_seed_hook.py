@@ -2,7 +2,7 @@ import random
 
 import numpy as np
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -20,8 +20,9 @@ class EpochSeedHook(Hook):
     process, as PyTorch does by itself; MMEngine would give them the same ones
     in every epoch.
 
-    Exact resuming holds for epoch-based training without persistent workers;
-    a warning tells when it does not hold.
+    Exact resuming holds for epoch-based training without persistent workers,
+    if ``accumulative_counts`` divides the iterations of an epoch; a warning
+    tells when it does not hold.
 
     Examples:
         >>> default_hooks = dict(epoch_seed=dict(
@@ -37,7 +38,11 @@ class EpochSeedHook(Hook):
         # A resumed run takes its seed from the checkpoint after the sampler
         # was built.
         if getattr(loader.sampler, 'seed', None) is not None:
-            loader.sampler.seed = runner.seed
+            # All ranks shuffle alike, each for its share, also if
+            # randomness.diff_rank_seed gives each a seed of its own.
+            seeds = [runner.seed]
+            broadcast_object_list(seeds)
+            loader.sampler.seed = seeds[0]
         loader.worker_init_fn = None
         if loader.num_workers > 0 and loader.persistent_workers:
             runner.logger.warning(
@@ -48,6 +53,14 @@ class EpochSeedHook(Hook):
             runner.logger.warning(
                 'train_cfg.by_epoch=False: a resumed run will not repeat the '
                 'augmentations of an unbroken one.')
+            return
+        counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        if len(loader) % counts:
+            runner.logger.warning(
+                f'optim_wrapper.accumulative_counts={counts} does not divide '
+                f'the {len(loader)} iterations of an epoch: a resumed run '
+                'lacks the gradients that an unbroken one takes from one '
+                'epoch into the next.')
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Seed the generators of Python, NumPy and PyTorch."""

@@ -12,7 +12,8 @@ from mmengine.evaluator import Evaluator
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIMIZERS
-from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
+from mmengine.runner import (BaseLoop, IterBasedTrainLoop, Runner,
+                             find_latest_checkpoint)
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from mmpretrain.utils import get_ori_model
 from torch.utils.data import DataLoader
@@ -216,8 +217,19 @@ class CohortRunner(Runner):
                                          get_device())
                 optim_wrapper = type(optim_wrapper)(
                     optim_wrapper, optimizer=optimizer)
-            optim_wrapper = with_branch_constructor(optim_wrapper,
-                                                    get_ori_model(self.model))
+            model = get_ori_model(self.model)
+            optim_wrapper = with_branch_constructor(optim_wrapper, model)
+            clip = optim_wrapper.get('clip_grad')
+            learning = [
+                settings
+                for settings in getattr(model, 'branch_settings', {}).values()
+                if not settings.frozen
+            ]
+            if clip and clip.get('type', 'norm') == 'norm' and learning[1:]:
+                self.logger.warning(
+                    'optim_wrapper.clip_grad clips by the norm over all '
+                    'branches, so each depends on the others even if it is '
+                    'never distilled.')
         return super().build_optim_wrapper(optim_wrapper)
 
     def _maybe_compile(self, target: str) -> None:
@@ -307,16 +319,23 @@ class CohortRunner(Runner):
         super().resume(filename, *args, **kwargs)
         if isinstance(self.optim_wrapper, OptimWrapper):
             match_state(self.optim_wrapper.optimizer)
-        if self.epoch >= self.max_epochs or self.iter >= self.max_iters:
+        if isinstance(self.train_loop, IterBasedTrainLoop):
+            # To MMEngine the whole run is one epoch.
+            unit, setting = 'iteration', 'max_iters'
+            done, total = self.iter, self.max_iters
+        else:
+            unit, setting = 'epoch', 'max_epochs'
+            done, total = self.epoch, self.max_epochs
+        if done >= total:
             raise ConfigError(
-                f'nothing to resume: {filename} is at epoch {self.epoch} of '
-                f'{self.max_epochs}; raise train_cfg.max_epochs to go on')
-        length = self.message_hub.runtime_info.get('max_epochs')
-        if length is not None and length != self.max_epochs:
+                f'nothing to resume: {filename} is at {unit} {done} of '
+                f'{total}; raise train_cfg.{setting} to go on')
+        length = self.message_hub.runtime_info.get(setting)
+        if length is not None and length != total:
             self.logger.warning(
-                f'The run of {filename} was to last {length} epochs, this one '
-                f'lasts {self.max_epochs}. The learning rate goes on as it '
-                'was scheduled then, the distillation as it is now.')
+                f'The run of {filename} was to last {length} {unit}s, this '
+                f'one lasts {total}. The learning rate goes on as it was '
+                'scheduled then, the distillation as it is now.')
 
     @master_only
     def save_checkpoint(self, out_dir: str, filename: str, *args,

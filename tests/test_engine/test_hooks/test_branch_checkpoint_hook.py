@@ -6,6 +6,7 @@ import torch
 from mmengine.hooks import Hook
 
 import mcod_plugin
+from mcod_plugin.registry import RUNNERS
 from mcod_plugin.utils.machine import describe_machine
 
 
@@ -88,6 +89,37 @@ def test_explicit_choice_wins(tiny_runner, save_best, expected):
         if name.startswith('best')
     ]
     assert found == expected
+
+
+@pytest.mark.parametrize('evaluator, expected, missing', [
+    (dict(type='Accuracy'), [],
+     ['ensemble/top1', 'resnet/top1', 'vit/top1']),
+    (dict(type='mcod_plugin.BranchMetrics', topk=(5, )), [],
+     ['ensemble/top1', 'resnet/top1', 'vit/top1']),
+    (dict(type='Accuracy', prefix='ensemble'), ['best_ensemble_top1'],
+     ['resnet/top1', 'vit/top1']),
+])
+def test_best_by_the_metrics_that_there_are(tiny_config, tmp_path, evaluator,
+                                            expected, missing):
+    cfg = tiny_config()
+    cfg.val_evaluator = evaluator
+    runner = RUNNERS.build(cfg)
+    runner.train()
+    found = names(runner.work_dir)
+    assert 'epoch_2.pth' in found
+    assert [
+        name.rpartition('_epoch_')[0] for name in found
+        if name.startswith('best')
+    ] == expected
+    log = next(tmp_path.rglob('*.log')).read_text()
+    assert log.count(f'No best checkpoint by {", ".join(missing)}: ') == 1
+
+
+def test_metric_that_was_asked_for_must_be_there(tiny_runner):
+    runner = tiny_runner(
+        **{'default_hooks.checkpoint.save_best': 'vit/top5'})
+    with pytest.raises(KeyError, match='vit/top5'):
+        runner.train()
 
 
 def test_interrupted_save_leaves_the_old_checkpoint(tiny_runner, monkeypatch):

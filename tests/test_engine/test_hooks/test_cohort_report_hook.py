@@ -8,7 +8,7 @@ from mcod_plugin.engine.hooks.cohort_report_hook import (branch_table,
                                                          count_flops,
                                                          network_name,
                                                          result_table, top1)
-from mcod_plugin.registry import MODELS
+from mcod_plugin.registry import MODELS, RUNNERS
 
 
 def cells(table):
@@ -33,6 +33,47 @@ def test_train_prints_the_cohort_and_the_result(tiny_runner, tmp_path):
         history = hub.get_scalar(f'val/{name}/top1').data[0]
         assert last == f'{history[-1]:.2f}'
         assert best == f'{history.max():.2f} (epoch {history.argmax() + 1})'
+
+
+def test_iterations_are_called_so(tiny_runner, tmp_path):
+    runner = tiny_runner(
+        train_cfg=dict(
+            by_epoch=False, max_iters=5, val_interval=2, _delete_=True),
+        custom_hooks=[
+            dict(type='mcod_plugin.DiscontinuousKDHook', by_epoch=False)
+        ])
+    runner.train()
+    log = next(tmp_path.rglob('*.log')).read_text()
+    result = log.partition('Result after 5 iterations:\n')[2]
+    history = runner.message_hub.get_scalar('val/vit/top1').data[0]
+    # validations after 2, 4 and 5 iterations
+    assert len(history) == 3
+    best = cells('\n'.join(result.split('\n')[:7]))[2][2]
+    step = (2, 4, 5)[history.argmax()]
+    assert best == f'{history.max():.2f} (iteration {step})'
+
+
+NEVER = 'The branches are never distilled: custom_hooks has no '
+
+
+@pytest.mark.parametrize('changes, told', [
+    (dict(), False),
+    ({
+        'custom_hooks.0.weight': [0, 0]
+    }, False),
+    (dict(custom_hooks=None), True),
+    (dict(custom_hooks=[dict(type='EMAHook')]), True),
+    ({
+        'custom_hooks': None,
+        'model.branches.vit': None
+    }, False),
+])
+def test_a_missing_schedule_is_warned_of(tiny_config, tmp_path, changes, told):
+    cfg = tiny_config(epochs=1, **changes)
+    if cfg.model.branches.vit is None:
+        del cfg.model.branches['vit']
+    RUNNERS.build(cfg).train()
+    assert next(tmp_path.rglob('*.log')).read_text().count(NEVER) == told
 
 
 def test_test_prints_the_result(tiny_runner, tmp_path):

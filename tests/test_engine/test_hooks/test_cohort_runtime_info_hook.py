@@ -56,10 +56,67 @@ def test_same_as_the_hook_of_mmengine(tiny_runner, tmp_path, changes):
     })
     theirs.train()
     found = histories(ours.message_hub)
-    assert found == histories(theirs.message_hub)
+    expected = histories(theirs.message_hub)
+    for name in ('resnet', 'vit'):
+        # There nothing is told of gaps.
+        distances = found.pop(f'train/{name}.loss_kd')[0]
+        assert len(distances) == ours.max_iters
+        assert list(filter(None, distances)) == expected.pop(
+            f'train/{name}.loss_kd')[0]
+    assert found == expected
     assert len(found['train/loss'][0]) == ours.max_iters
-    assert len(found['train/resnet.loss_kd'][0]) < ours.max_iters
-    assert logged(tmp_path / 'ours') == logged(tmp_path / 'theirs')
+
+    def common(folder):
+        return [{
+            key: value
+            for key, value in line.items() if not key.endswith('.loss_kd')
+        } for line in logged(tmp_path / folder)]
+
+    assert common('ours') == common('theirs')
+
+
+class Distances(Hook):
+    """Notes what the distillation adds to the loss of each step."""
+
+    def __init__(self):
+        self.steps = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch, outputs):
+        distance = outputs.get('vit.loss_kd', torch.zeros(()))
+        self.steps.append(distance.item())
+
+
+GAPS = dict(
+    type='mcod_plugin.DiscontinuousKDHook', on=1, gap=(1, 1), weight=(1., 2.))
+
+
+# Each phase four iterations, or one.
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_gaps_are_logged_as_zero(tiny_runner, tmp_path, by_epoch):
+    end = 4 if by_epoch else 16
+    changes = dict(custom_hooks=[dict(GAPS, end=end, by_epoch=by_epoch)])
+    whole = tiny_runner('whole', 4, **copy.deepcopy(changes))
+    truth = Distances()
+    whole.register_hook(truth)
+    whole.train()
+    assert 0 in truth.steps and max(truth.steps) > 0
+    history = whole.message_hub.get_scalar('train/vit.loss_kd').data[0]
+    assert history.tolist() == pytest.approx(truth.steps)
+    lines = [
+        line for line in logged(tmp_path / 'whole') if 'vit.loss_kd' in line
+    ]
+    assert [line['step'] for line in lines] == list(range(2, 17, 2))
+    for line in lines:
+        # MMEngine takes the mean of the last 10 steps.
+        last = truth.steps[max(line['step'] - 10, 0):line['step']]
+        assert line['vit.loss_kd'] == pytest.approx(np.mean(last))
+
+    # What goes on in a gap knows of the phase before.
+    tiny_runner('broken', 1, **copy.deepcopy(changes)).train()
+    resumed = tiny_runner('broken', 4, resume=True, **changes)
+    resumed.train()
+    assert resumed.message_hub.get_scalar(
+        'train/vit.loss_kd').data[0].tolist() == history.tolist()
 
 
 def test_checkpoint_holds_what_was_not_read_yet(tiny_runner):

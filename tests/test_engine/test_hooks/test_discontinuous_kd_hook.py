@@ -84,6 +84,40 @@ def test_other_model_is_refused(tiny_runner):
         runner.train()
 
 
+def by_iterations(number, **setting):
+    return dict(
+        train_cfg=dict(
+            by_epoch=False,
+            max_iters=number,
+            val_interval=number,
+            _delete_=True),
+        custom_hooks=[dict(type='mcod_plugin.DiscontinuousKDHook', **setting)])
+
+
+@pytest.mark.parametrize('setting', [
+    dict(gap=[1, 0], weight=[1., 1.]),
+    dict(gap=[0, 0], weight=[.5, 2.]),
+    dict(gap=[0, 0], weight=[1., 1.], begin=1),
+    dict(gap=[0, 0], weight=[1., 1.], end=2),
+])
+def test_epochs_of_a_run_that_counts_iterations(tiny_runner, setting):
+    runner = tiny_runner(**by_iterations(4, **setting))
+    with pytest.raises(ConfigError, match='IterBasedTrainLoop.*by_epoch=Fal'):
+        runner.train()
+    assert not runner.started
+
+
+@pytest.mark.parametrize('setting, weight', [
+    (dict(gap=[0, 0], weight=[.5, .5]), .5),
+    (dict(gap=[1, 0], weight=[0, 0], end=1), 0),
+])
+def test_weight_that_never_changes_needs_no_unit(tiny_runner, setting, weight):
+    runner = tiny_runner('a', **by_iterations(4, **setting))
+    assert weights_of(runner) == [weight] * 4
+    resumed = tiny_runner('a', resume=True, **by_iterations(6, **setting))
+    assert weights_of(resumed) == [weight] * 2
+
+
 @pytest.mark.parametrize('setting, match', [
     (dict(on=0), 'on must be'),
     (dict(gap=(-1, 0)), r'gap\[0\] must be'),

@@ -1,11 +1,19 @@
+import json
+import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import init_default_scope
 
 from mcod_plugin.engine.hooks import epoch_seed_hook
+from mcod_plugin.registry import RUNNERS
 
 
 class Draw(Hook):
@@ -49,13 +57,25 @@ def test_ranks_differ(tiny_runner, monkeypatch):
         'train_dataloader.persistent_workers': True
     }, 'train_dataloader.persistent_workers=True'),
     ({
-        'train_cfg': dict(by_epoch=False, max_iters=4, _delete_=True)
+        'train_cfg': dict(by_epoch=False, max_iters=4, _delete_=True),
+        'custom_hooks.0.by_epoch': False
     }, 'train_cfg.by_epoch=False'),
+    ({
+        'optim_wrapper.accumulative_counts': 3
+    }, 'accumulative_counts=3 does not divide the 4 iterations'),
 ])
 def test_warns_where_resuming_is_not_exact(tiny_runner, tmp_path, changes,
                                            setting):
     tiny_runner('a', 1, **changes).train()
     assert setting in next(tmp_path.rglob('*.log')).read_text()
+
+
+@pytest.mark.parametrize('counts', [1, 2, 4])
+def test_exact_resuming_is_not_warned_of(tiny_runner, tmp_path, counts):
+    tiny_runner('a', 1, **{
+        'optim_wrapper.accumulative_counts': counts
+    }).train()
+    assert 'a resumed run' not in next(tmp_path.rglob('*.log')).read_text()
 
 
 def test_sampler_gets_the_seed_of_the_run(tiny_runner):
@@ -64,3 +84,83 @@ def test_sampler_gets_the_seed_of_the_run(tiny_runner):
     runner.train()
     assert runner.train_dataloader.sampler.seed == 3
     assert runner.train_dataloader.worker_init_fn is None
+
+
+@pytest.mark.skipif(
+    not dist.is_available() or not dist.is_gloo_available(),
+    reason='needs gloo')
+@pytest.mark.parametrize('differ', [False, True])
+def test_two_processes_share_an_epoch(tiny_config, tmp_path, differ):
+    changes = {
+        'randomness.diff_rank_seed': differ,
+        'val_cfg': None,
+        'val_dataloader': None,
+        'val_evaluator': None
+    }
+    cfg = tiny_config('ranks', **changes)
+    cfg.dump(tmp_path / 'config.py')
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, __file__, tmp_path,
+             str(rank)],
+            env={
+                **os.environ, 'PYTHONPATH':
+                os.pathsep.join(filter(None, sys.path)),
+                'OMP_NUM_THREADS': '1'
+            }) for rank in range(2)
+    ]
+    try:
+        assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    first, second = (
+        json.loads((tmp_path / f'{rank}.json').read_text())
+        for rank in range(2))
+    # The shares are those of the one order that a single process has.
+    sampler = RUNNERS.build(tiny_config('alone')).train_dataloader.sampler
+    sampler.seed = 3
+    for epoch, shares in enumerate(zip(first['images'], second['images'])):
+        sampler.set_epoch(epoch)
+        order = [index for pair in zip(*shares) for index in pair]
+        assert order == list(sampler)
+        assert sorted(order) == list(range(64))
+    assert first['numbers'] != second['numbers']
+
+
+class Images(Hook):
+    """Notes the numbers of the images of each epoch."""
+
+    def __init__(self):
+        self.epochs = []
+
+    def before_train_epoch(self, runner):
+        self.epochs.append([])
+
+    def after_train_iter(self, runner, batch_idx, data_batch, outputs):
+        self.epochs[-1] += [
+            sample.sample_idx for sample in data_batch['data_samples']
+        ]
+
+
+def run_rank(folder, rank):
+    """What each of the processes does."""
+    init_default_scope('mmpretrain')
+    dist.init_process_group(
+        'gloo',
+        init_method=f'file://{folder}/rendezvous',
+        rank=rank,
+        world_size=2)
+    runner = RUNNERS.build(Config.fromfile(f'{folder}/config.py'))
+    images = Images()
+    runner.register_hook(images)
+    numbers = draws(runner)
+    with open(f'{folder}/{rank}.json', 'w') as file:
+        json.dump(dict(images=images.epochs, numbers=numbers), file)
+    dist.destroy_process_group()
+
+
+# Started as a script, since a spawned process could not import a test module
+# that has no package.
+if __name__ == '__main__':
+    run_rank(sys.argv[1], int(sys.argv[2]))

@@ -44,6 +44,56 @@ def test_resume_of_a_finished_run(tiny_runner):
         tiny_runner('a', 1, resume=True).train()
 
 
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_resume_of_iterations(tiny_runner, tmp_path, by_epoch):
+
+    def make(iterations, **kwargs):
+        return tiny_runner(
+            'a',
+            train_cfg=dict(
+                by_epoch=False, max_iters=iterations, _delete_=True),
+            **{
+                'custom_hooks.0.by_epoch': False,
+                'default_hooks.checkpoint.by_epoch': by_epoch
+            },
+            **kwargs)
+
+    make(3).train()
+    with pytest.raises(
+            ConfigError,
+            match='at iteration 3 of 3; raise train_cfg.max_iters to go on'):
+        make(3, resume=True).train()
+    resumed = make(5, resume=True)
+    resumed.train()
+    assert resumed.iter == 5
+    loss = resumed.message_hub.get_scalar('train/loss')
+    assert len(loss.data[0]) == 5
+    assert 'last 3 iterations, this one lasts 5' in log_of(tmp_path)
+
+
+CLIPPED = 'optim_wrapper.clip_grad clips by the norm over all branches'
+
+
+@pytest.mark.parametrize('clip, frozen, told', [
+    (dict(max_norm=1.), False, True),
+    (dict(type='norm', max_norm=1.), False, True),
+    (dict(type='value', clip_value=1.), False, False),
+    (dict(max_norm=1.), True, False),
+    (None, False, False),
+])
+def test_clip_grad_is_warned_of(tiny_runner, tmp_path, clip, frozen, told):
+    runner = tiny_runner(**{
+        'optim_wrapper.clip_grad': clip,
+        'model.branches.vit.frozen': frozen
+    })
+    wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
+    assert wrapper.clip_grad_kwargs == (clip and {
+        key: value
+        for key, value in clip.items() if key != 'type'
+    })
+    assert log_of(tmp_path).count(CLIPPED) == told
+
+
 def test_resume_with_nothing_there(tiny_runner):
     with pytest.raises(ConfigError, match='nothing to resume from in'):
         tiny_runner(resume=True).train()

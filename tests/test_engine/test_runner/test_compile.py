@@ -3,6 +3,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from torch._dynamo.utils import counters
+from torch._inductor.cudagraph_trees import MarkStepBox
 
 from mcod_plugin.engine.runner.compile_settings import compile_settings
 from mcod_plugin.errors import ConfigError
@@ -53,6 +54,24 @@ def test_compiled_branches(tiny_runner, tmp_path):
     plain.load_checkpoint(f'{compiled.work_dir}/epoch_3.pth')
     for key, value in plain.model.state_dict().items():
         assert torch.equal(value, state[key])
+
+
+def test_steps_are_marked_for_cuda_graphs(tiny_runner, tmp_path):
+    """Else a branch would overwrite another one's logits in validation."""
+
+    def marks(runner):
+        before = MarkStepBox.mark_step_counter
+        runner.train()
+        return before - MarkStepBox.mark_step_counter
+
+    torch._dynamo.reset()
+    compiled = tiny_runner('compiled', 2, compile=dict(backend='eager'))
+    # 64 images in four steps, then 40 in three, twice.
+    assert marks(compiled) == 2 * (4 + 3)
+    before = MarkStepBox.mark_step_counter
+    compiled.model(torch.zeros(2, 3, 16, 16))
+    assert before - MarkStepBox.mark_step_counter == 1
+    assert marks(tiny_runner('plain', 2)) == 0
 
 
 def test_settings():
