@@ -8,7 +8,7 @@ from typing import Sequence, Tuple
 import torch
 from torch import Tensor
 
-__all__ = ['crop', 'flip', 'random_crop', 'random_flip']
+__all__ = ['crop', 'flip', 'random_flip', 'random_windows', 'to_device']
 
 
 def crop(images: Tensor, indices: Tensor, top: Tensor, left: Tensor,
@@ -44,28 +44,25 @@ def crop(images: Tensor, indices: Tensor, top: Tensor, left: Tensor,
     return found.view(-1, rows, columns, channels)
 
 
-def random_crop(images: Tensor, indices: Sequence[int],
-                size: Tuple[int, int]) -> Tensor:
-    """Cut a window at random out of some of many images.
+def random_windows(number: int, image_size: Tuple[int, int],
+                   size: Tuple[int, int]) -> Tuple[Tensor, Tensor]:
+    """Draw places to cut windows out of images, see :func:`crop`.
 
-    Every position of the window is equally likely, as with the toolbox's
+    Every position of a window is equally likely, as with the toolbox's
     ``RandomCrop``.
 
     Args:
-        images (Tensor): All images ``(N, H, W, C)``, contiguous.
-        indices (Sequence[int]): Which of them; B numbers.
-        size (tuple[int, int]): Height and width ``(h, w)`` of the windows.
+        number (int): Number B of the windows.
+        image_size (tuple[int, int]): Height and width of the images.
+        size (tuple[int, int]): Height and width of the windows.
 
     Returns:
-        Tensor: The windows ``(B, h, w, C)``.
+        tuple[Tensor, Tensor]: First row and first column of each window,
+        ``(B, )``, on the CPU.
     """
-    chosen = torch.as_tensor(indices)
-    shape = (len(chosen), )
-    top = torch.randint(0, images.size(1) - size[0] + 1, shape)
-    left = torch.randint(0, images.size(2) - size[1] + 1, shape)
-    # In one transfer.
-    places = to_device(torch.stack((chosen, top, left)), images.device)
-    return crop(images, *places, size)
+    top = torch.randint(0, image_size[0] - size[0] + 1, (number, ))
+    left = torch.randint(0, image_size[1] - size[1] + 1, (number, ))
+    return top, left
 
 
 def flip(images: Tensor, chosen: Tensor, dims: Sequence[int]) -> Tensor:

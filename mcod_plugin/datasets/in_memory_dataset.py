@@ -1,3 +1,4 @@
+from functools import cached_property
 from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import mmcv
@@ -19,7 +20,7 @@ from mcod_plugin.registry import DATASETS
 from mcod_plugin.structures import BatchDataSample
 from mcod_plugin.utils.explain import arguments, one_line
 from mcod_plugin.utils.memory import GIB, free_memory
-from .batch_transforms import random_crop, random_flip, to_device
+from .batch_transforms import crop, random_flip, random_windows, to_device
 from .split import check_per_class, select_per_class
 
 # What gives the same image every time is done once, at the start.
@@ -47,6 +48,10 @@ class InMemoryDataset(Dataset):
     - ``PackInputs``.
 
     Anything else is for the toolbox's loader: use the data set as it is.
+
+    A wrapper such as ``ConcatDataset`` asks for the images one by one. They
+    go through :attr:`pipeline` on the CPU then, where images on a GPU are
+    copied to once: a wrapped data set had better say ``device='cpu'``.
 
     Args:
         source (str): The ``type`` of the toolbox's data set.
@@ -258,11 +263,16 @@ class InMemoryDataset(Dataset):
             with ``gt_label`` and ``sample_idx``.
         """
         numbers = torch.as_tensor(indices)
-        chosen = to_device(numbers, self.images.device)
-        if self._crop is None:
-            batch = self.images.index_select(0, chosen)
+        rows = [numbers]
+        if self._crop is not None:
+            rows += random_windows(
+                len(numbers), self.images.shape[1:3], self._size)
+        # In one transfer.
+        chosen, *place = to_device(torch.stack(rows), self.images.device)
+        if place:
+            batch = crop(self.images, chosen, *place, self._size)
         else:
-            batch = random_crop(self.images, numbers, self._size)
+            batch = self.images.index_select(0, chosen)
         if self._flip is not None:
             batch = random_flip(batch, self._flip.prob,
                                 FLIPS[self._flip.direction])
@@ -299,12 +309,19 @@ class InMemoryDataset(Dataset):
         left, top, right, bottom = borders(
             None if self._crop is None else self._crop.padding)
         height, width = self.images.shape[1:3]
-        image = self.images[idx, top:height - bottom, left:width - right]
+        images, labels = self._on_cpu
+        image = images[idx, top:height - bottom, left:width - right]
         return dict(
             # A copy: transforms may write into it.
-            img=image.cpu().numpy().copy(),
-            gt_label=int(self.labels[idx]),
+            img=image.numpy().copy(),
+            gt_label=int(labels[idx]),
             sample_idx=idx)
+
+    @cached_property
+    def _on_cpu(self) -> Tuple[Tensor, Tensor]:
+        """Images and labels, copied once: each by itself would have the GPU
+        waited for."""
+        return self.images.cpu(), self.labels.cpu()
 
     def full_init(self) -> None:
         """Nothing; the toolbox's wrappers of data sets call it."""
@@ -326,7 +343,7 @@ class InMemoryDataset(Dataset):
         Returns:
             list[int]: Its one label.
         """
-        return [int(self.labels[idx])]
+        return [int(self._on_cpu[1][idx])]
 
     @property
     def CLASSES(self) -> Optional[Sequence[str]]:

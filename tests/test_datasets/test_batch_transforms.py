@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from mcod_plugin.datasets.batch_transforms import (crop, flip, random_crop,
-                                                   random_flip, to_device)
+from mcod_plugin.datasets.batch_transforms import (crop, flip, random_flip,
+                                                   random_windows, to_device)
 
 DEVICES = ['cpu'] + ['cuda'] * torch.cuda.is_available()
 
@@ -48,6 +48,18 @@ def test_flip(dims, expected, chosen):
         np.testing.assert_array_equal(images[index].numpy(), image)
 
 
+def test_random_windows():
+    torch.manual_seed(0)
+    top, left = random_windows(500, (7, 6), (5, 6))
+    assert set(top.tolist()) == {0, 1, 2} and left.tolist() == [0] * 500
+    # In this order they are drawn, which seeds rely on.
+    torch.manual_seed(1)
+    found = random_windows(9, (7, 6), (3, 2))
+    torch.manual_seed(1)
+    for values, number in zip(found, (5, 5)):
+        assert torch.equal(values, torch.randint(0, number, (9, )))
+
+
 @pytest.mark.parametrize('device', DEVICES)
 def test_draws_do_not_depend_on_the_device(device):
     """They are those of the generator on the CPU, and leave it the same."""
@@ -55,7 +67,11 @@ def test_draws_do_not_depend_on_the_device(device):
     results = []
     for place in ('cpu', device):
         torch.manual_seed(0)
-        batch = random_crop(images.to(place), [3, 1, 0, 1] * 5, (5, 4))
+        chosen = torch.tensor([3, 1, 0, 1] * 5)
+        windows = random_windows(20, images.shape[1:3], (5, 4))
+        batch = crop(
+            images.to(place),
+            *(values.to(place) for values in (chosen, *windows)), (5, 4))
         batch = random_flip(batch, .5, (2, ))
         results.append((batch.cpu(), torch.rand(3)))
     for one, other in zip(*results):

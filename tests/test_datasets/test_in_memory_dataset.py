@@ -13,7 +13,9 @@ from mmpretrain.datasets import BaseDataset, RandomCrop
 from mmpretrain.registry import DATASETS as MMPRETRAIN_DATASETS
 from scipy.stats import binomtest, chi2_contingency, chisquare
 
-from mcod_plugin.datasets import Digits, InMemoryDataset
+from mcod_plugin.datasets import (Digits, InMemoryDataset, batch_transforms,
+                                  in_memory_dataset)
+from mcod_plugin.datasets.batch_transforms import to_device
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import DATASETS
 from mcod_plugin.structures import BatchDataSample
@@ -452,6 +454,58 @@ def test_all_views_of_one_image():
     assert chisquare(list(counts.values())).pvalue > P_VALUE
 
 
+@pytest.mark.parametrize('wrapper, numbers', [
+    (dict(type='RepeatDataset', times=2), [0, 1, 2, 0, 1, 2]),
+    (dict(type='ConcatDataset'), [0, 1, 2, 0, 1, 2]),
+    (dict(type='ClassBalancedDataset', oversample_thr=.5), None),
+])
+def test_wrapped(wrapper, numbers):
+    """A wrapper's images are the toolbox's, one by one."""
+    found = []
+    for inner in (config(),
+                  dict(type='mcod_plugin.MarkedImages', pipeline=[PACK])):
+        if wrapper['type'] == 'ConcatDataset':
+            inner = dict(datasets=[inner, inner])
+        else:
+            inner = dict(dataset=inner)
+        dataset = MMPRETRAIN_DATASETS.build({**wrapper, **inner})
+        found.append([
+            (item['data_samples'].sample_idx,
+             item['data_samples'].gt_label.item(), key(item['inputs']))
+            for item in map(dataset.__getitem__, range(len(dataset)))
+        ])
+    assert found[0] == found[1]
+    assert numbers in (None, [number for number, *_ in found[0]])
+
+
+def test_single_images_leave_the_device_alone():
+    """After the first one, what is on the device is not asked any more."""
+    dataset = DATASETS.build(config(pipeline=PIPELINES['cifar']))
+    wanted = dataset.get_data_info(1)
+    # Reading from there would fail.
+    dataset.images = dataset.images.to('meta')
+    dataset.labels = dataset.labels.to('meta')
+    found = dataset.get_data_info(1)
+    np.testing.assert_array_equal(found.pop('img'), wanted.pop('img'))
+    assert found == wanted == dict(gt_label=0, sample_idx=1)
+    assert dataset.get_cat_ids(2) == [3]
+
+
+def test_a_batch_is_told_its_places_at_once(monkeypatch):
+    """Numbers and windows in one transfer, the flips in another."""
+    moved = []
+
+    def count(values, device):
+        moved.append(values.shape)
+        return to_device(values, device)
+
+    monkeypatch.setattr(in_memory_dataset, 'to_device', count)
+    monkeypatch.setattr(batch_transforms, 'to_device', count)
+    dataset = DATASETS.build(config(pipeline=PIPELINES['cifar']))
+    dataset.__getitems__([2, 0])
+    assert len(moved) == 2 and moved[0] == (3, 2)
+
+
 def test_batch():
     dataset = DATASETS.build(config(pipeline=PIPELINES['cifar']))
     for indices in ([2, 0, 2], np.array([1]), torch.tensor([0, 1]), range(3)):
@@ -661,5 +715,14 @@ def test_gpu():
         torch.manual_seed(0)
         batches.append(draw(data, 200)[0])
     assert torch.equal(batches[0]['inputs'].cpu(), batches[1]['inputs'])
+    # Single images wait for the device no more than once.
+    wanted = other.get_data_info(1)['img']
+    dataset.get_data_info(0)
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        found = dataset.get_data_info(1)['img']
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    np.testing.assert_array_equal(found, wanted)
     with pytest.raises(IndexError):
         dataset[3]

@@ -52,18 +52,33 @@ class MultiBackboneClassifier(BaseClassifier):
       with the labels as probabilities ``(N, C)``;
     - ``loss(logits, labels)``, losses of its own by name. They are added in
       every step, on- and off-phases alike, so that its parameters are always
-      trained.
+      trained;
+    - ``per_peer = True``, if it gives logits ``(P, N, C)`` of P peers instead
+      of ``(N, C)``.
+
+    A distillation loss is a module that is called once a step for all B
+    branches which have a target, as ``distill(logits, targets)``. The logits
+    are ``(B, N, C)``; so are the targets, or ``(N, C)`` if all have the same
+    tensor. If it has ``per_peer = True``, as its teacher must have then, the
+    targets are ``(B, P, N, C)``, or ``(P, N, C)``. It gives the losses of the
+    branches ``(B, )``; their weight :math:`w(t)` is not its business.
 
     Args:
-        branches (dict[str, dict]): The cohort by name. Each value is the
-            config of a classifier as it would stand alone
+        branches (dict[str, dict | nn.Module]): The cohort by name. Each value
+            is the config of a classifier as it would stand alone
             (``type='ImageClassifier'`` when left out). The pooling and the
             head's ``in_channels`` may be left out. An ``init_cfg`` may name
             weights to start from, of a branch or of its backbone alone. A
             cohort's checkpoint serves, as in ``dict(type='Pretrained',
             checkpoint='epoch_200.pth', prefix='branches.vgg')``. It must hold
-            all weights, and for a branch no others. Besides, a branch may
-            have
+            all weights, and for a branch no others.
+
+            A classifier that is built already, or a built part in the config
+            of one, keeps the weights that it has: of a new one, call
+            ``init_weights()`` before. A built classifier of which no
+            parameter requires a gradient is frozen.
+
+            Besides, the config of a branch may have
 
             - ``mean`` and ``std``: the values that its images are normalised
               by, one for each channel, on the scale of the cohort's
@@ -85,9 +100,8 @@ class MultiBackboneClassifier(BaseClassifier):
 
         teacher (dict | nn.Module): From logits to targets.
             Defaults to ``dict(type='mcod_plugin.EnsembleTeacher')``.
-        distill (dict | nn.Module): Compares a branch's logits with its
-            target. Defaults to
-            ``dict(type='mcod_plugin.DiscontinuousKDLoss')``.
+        distill (dict | nn.Module): From logits and targets to losses.
+            Defaults to ``dict(type='mcod_plugin.DiscontinuousKDLoss')``.
         input_size (int | tuple[int, int], optional): Size in pixels (one
             side, or height and width) of the images that the data give. With
             a dummy image of it the shapes are worked out. Defaults to 32 if a
@@ -104,7 +118,8 @@ class MultiBackboneClassifier(BaseClassifier):
             of all branches; its ``type`` defaults to
             ``'mcod_plugin.BatchDataPreprocessor'``, its ``num_classes`` to
             that of the branches.
-        init_cfg (dict, optional): Initialisation config. Defaults to None.
+        init_cfg (dict, optional): Initialisation config, as for a branch.
+            Defaults to None.
 
     Attributes:
         branches (ModuleDict): The classifiers by name.
@@ -126,7 +141,7 @@ class MultiBackboneClassifier(BaseClassifier):
         ConfigError: If there is no branch to train, a name cannot be used, a
             branch cannot be built or not be had in the memory format, the
             numbers of classes differ, that of the preprocessor included, or
-            the teacher is not for such a cohort.
+            the teacher is not for such a cohort or loss.
     """
 
     def __init__(self,
@@ -205,6 +220,7 @@ class MultiBackboneClassifier(BaseClassifier):
         if not isinstance(distill, nn.Module):
             distill = MODELS.build(
                 distill or dict(type='mcod_plugin.DiscontinuousKDLoss'))
+        _check_pair(teacher, distill)
         if hasattr(teacher, 'setup'):
             teacher.setup(list(self.branches), self.num_classes)
         self.teacher = teacher
@@ -223,19 +239,11 @@ class MultiBackboneClassifier(BaseClassifier):
         """
         for branch in self.branches.values():
             branch.to(memory_format=torch.contiguous_format)
-        pretrained = {
-            name: take_pretrained(branch)
-            for name, branch in self.branches.items()
-        }
+        pretrained = take_pretrained(self)
         super().init_weights()
-        for name, cfgs in pretrained.items():
-            for part, cfg in cfgs.items():
-                place = f'{name}.{part}' if part else name
-                load_pretrained(
-                    f'model.branches.{place}.init_cfg',
-                    cfg,
-                    self.branches.get_submodule(place),
-                    partial=part != '')
+        for name, cfg in pretrained.items():
+            setting = f'model.{name}.init_cfg' if name else 'model.init_cfg'
+            load_pretrained(setting, cfg, self.get_submodule(name))
         for name, branch in self.branches.items():
             branch.to(memory_format=self.memory_formats[name])
 
@@ -291,6 +299,11 @@ class MultiBackboneClassifier(BaseClassifier):
             least single precision also under AMP.
         """
         images = self.branch_images(inputs)
+        if any(branch._compiled_call_impl
+               for branch in self.branches.values()):
+            # To CUDA graphs each branch is a program of its own, and without
+            # a backward to come the next one would overwrite its logits.
+            torch.compiler.cudagraph_mark_step_begin()
         logits = {}
         for name, branch in self.branches.items():
             grad = torch.is_grad_enabled() and name not in self.frozen
@@ -377,6 +390,13 @@ class MultiBackboneClassifier(BaseClassifier):
         # All branches at once: what they share is computed once.
         distances = self.distill(
             torch.stack([logits[name] for name in names]), target)
+        got = tuple(distances.shape) if isinstance(
+            distances, Tensor) else type(distances).__name__
+        if got != (len(names), ):
+            raise ConfigError(
+                f'model.distill.type {type(self.distill).__name__} must give '
+                f'a tensor of one loss for each branch, ({len(names)},); got '
+                f'{got}')
         return {
             f'{name}.loss_kd': self._weighted(name, value)
             for name, value in zip(names, self.kd_weight * distances)
@@ -456,6 +476,25 @@ def _check_names(branches: Any) -> None:
             raise ConfigError(
                 f'the name {name!r} in model.branches must not contain '
                 "'loss': whatever has it in its log key is added to the loss")
+
+
+def _check_pair(teacher: nn.Module, distill: nn.Module) -> None:
+    """Raise unless the loss is for the targets that the teacher gives.
+
+    Their shapes do not tell: targets of P branches look like those of P
+    peers.
+    """
+    gives, takes = (
+        getattr(part, 'per_peer', False) for part in (teacher, distill))
+    if gives == takes:
+        return
+    given = f'model.teacher.type {type(teacher).__name__}'
+    taken = f'model.distill.type {type(distill).__name__}'
+    if takes:
+        raise ConfigError(f'{taken} needs a teacher with per_peer, such as '
+                          f'mcod_plugin.PeerTeacher; got {given}')
+    raise ConfigError(f'{given} needs a loss with per_peer, such as '
+                      f'mcod_plugin.MutualKDLoss; got {taken}')
 
 
 def _check_state_dict(model: MultiBackboneClassifier,

@@ -18,12 +18,17 @@ class PeerTeacher(nn.Module):
     <https://arxiv.org/abs/1706.00384>`_, with all branches updated in the
     same step. The ensemble predicts by the mean of the logits.
 
+    Attributes:
+        per_peer (bool): That the targets are logits ``(P, N, C)`` of P peers.
+
     Examples:
         >>> teacher = PeerTeacher()
         >>> logits = {name: torch.rand(4, 10) for name in 'abc'}
         >>> teacher(logits)['a'].shape
         torch.Size([2, 4, 10])
     """
+
+    per_peer = True
 
     def setup(self, names: Sequence[str], num_classes: int) -> None:
         """Check that there are peers; the cohort calls this once it is built.

@@ -31,6 +31,15 @@ def mutual_kd_loss(student_logits: Tensor,
     Returns:
         Tensor: The loss, a scalar; of B students their losses ``(B, )``.
     """
+    if student_logits.dim() not in (2, 3) or (
+            peer_logits.shape[-2:] != student_logits.shape[-2:]
+            or peer_logits.dim() < 3
+            or peer_logits.shape[:-3] not in ((), student_logits.shape[:-2])):
+        raise ValueError(
+            'student_logits must be (N, C), or (B, N, C) for B students, and '
+            'peer_logits (P, N, C), or (B, P, N, C) if each student has its '
+            f'own; got {tuple(student_logits.shape)} and '
+            f'{tuple(peer_logits.shape)}')
     terms = [
         discontinuous_kd_loss(student_logits, peer, temperature)
         for peer in peer_logits.unbind(-3)
@@ -49,9 +58,14 @@ class MutualKDLoss(nn.Module):
         temperature (float): The temperature, greater than 0.
             Defaults to 1.0.
 
+    Attributes:
+        per_peer (bool): That it takes logits ``(P, N, C)`` of P peers.
+
     Raises:
         ConfigError: If ``temperature`` is no such number.
     """
+
+    per_peer = True
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from mcod_plugin.utils.explain import one_line
 from .branch_loss import loss_owner
 from .feature_layout import FeatureLayout, feature_layout
 from .nested_keys import name_keys_in_place
-from .pretrained import complete_timm_weights
+from .pretrained import complete_timm_weights, keep_weights
 
 __all__ = ['build_branch']
 
@@ -34,8 +34,9 @@ def build_branch(name: str, cfg: Any, input_size: Tuple[int, int],
     Args:
         name (str): The branch's name, for error messages.
         cfg (dict | nn.Module): Config of a classifier
-            (``type='ImageClassifier'`` when left out), or a built one. See
-            :class:`BranchSettings` for what else a branch's config may say.
+            (``type='ImageClassifier'`` when left out), or a built one, which
+            is changed: it will keep its weights. See :class:`BranchSettings`
+            for what else a branch's config may say.
         input_size (tuple[int, int]): Height and width of the dummy image, in
             pixels.
         in_channels (int): Channels of the dummy image.
@@ -48,12 +49,14 @@ def build_branch(name: str, cfg: Any, input_size: Tuple[int, int],
     """
     setting = f'model.branches.{name}'
     shape = (2, in_channels, *input_size)
-    branch = cfg
-    if not isinstance(cfg, nn.Module):
-        if not isinstance(cfg, dict):
-            raise ConfigError(f'{setting} must be the config of a classifier '
-                              f'(a dict); got {cfg!r}')
+    if isinstance(cfg, nn.Module):
+        branch = cfg
+        keep_weights(setting, branch)
+    elif isinstance(cfg, dict):
         branch = _build_classifier(setting, copy.deepcopy(cfg), shape)
+    else:
+        raise ConfigError(f'{setting} must be the config of a classifier '
+                          f'(a dict); got {cfg!r}')
     name_keys_in_place(branch)
     return branch, _check_classifier(setting, branch, shape)
 
@@ -78,7 +81,7 @@ def _build_classifier(setting: str, cfg: dict,
     if cfg.get('pretrained') or cfg.get('checkpoint_path'):
         # A network of timm has an ``init_weights`` of its own, which MMEngine
         # would call in spite of the weights that it has.
-        branch._is_init = True
+        branch.is_init = True
     return branch
 
 
@@ -204,6 +207,7 @@ def _run(setting: str, module: nn.Module, inputs: Any) -> Any:
 
 def _build(setting: str, cfg: Any) -> nn.Module:
     if isinstance(cfg, nn.Module):
+        keep_weights(setting, cfg)
         return cfg
     if isinstance(cfg, dict) and cfg.get('type') is None:
         raise ConfigError(f'{setting}.type is missing')

@@ -1,61 +1,101 @@
-"""Weights that a branch, or a part of it, starts from."""
+"""Weights that a cohort, or a part of it, starts from."""
+import logging
 import re
 from contextlib import contextmanager
-from typing import Dict, Iterator
+from typing import Any, Dict, Iterator
 
 import torch.nn as nn
-from mmengine.model import PretrainedInit
+from mmengine.logging import print_log
+from mmpretrain.models.classifiers import BaseClassifier
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.checkpoint import read_checkpoint
 from mcod_plugin.utils.explain import one_line
 from .state_faults import state_faults
 
-__all__ = ['complete_timm_weights', 'load_pretrained', 'take_pretrained']
+__all__ = [
+    'complete_timm_weights', 'keep_weights', 'load_pretrained',
+    'take_pretrained'
+]
 
 
-def take_pretrained(branch: nn.Module) -> Dict[str, dict]:
-    """Take the checkpoints out of every ``init_cfg`` within a branch.
+def keep_weights(setting: str, module: nn.Module) -> None:
+    """Have a module start from the weights that it has.
+
+    MMEngine initialises whatever it has not initialised itself, and so
+    replaces weights that were loaded by other means.
+
+    Args:
+        setting (str): The setting that gave the module, for the log.
+        module (nn.Module): The module, which is changed.
+    """
+    if take_pretrained(module) and not getattr(module, 'is_init', False):
+        print_log(
+            f'{setting} is built already and keeps the weights that it has; '
+            'those that its init_cfg names are not loaded',
+            logger='current',
+            level=logging.WARNING)
+    module.is_init = True
+
+
+def take_pretrained(model: nn.Module) -> Dict[str, dict]:
+    """Take the checkpoints out of every ``init_cfg`` within a model.
 
     MMEngine would execute what a file holds besides weights, and would only
     log that they do not fit.
 
     Args:
-        branch (nn.Module): The classifier, whose ``init_cfg`` are changed.
+        model (nn.Module): A cohort or a classifier, whose ``init_cfg`` are
+            changed.
 
     Returns:
         dict[str, dict]: The parts of type ``'Pretrained'``, for
         :func:`load_pretrained`, by the module's name, the innermost first.
-        That of the branch itself is ``''``.
+        That of the model itself is ``''``.
+
+    Raises:
+        ConfigError: If an ``override`` names a checkpoint.
     """
     found = {}
-    for name, module in reversed(list(branch.named_modules())):
-        given = getattr(module, 'init_cfg', None) or []
-        cfgs = [given] if isinstance(given, dict) else list(given)
-        pretrained = [
-            cfg for cfg in cfgs
-            if cfg.get('type') in ('Pretrained', PretrainedInit)
-        ]
+    for name, module in reversed(list(model.named_modules())):
+        cfgs = _as_list(getattr(module, 'init_cfg', None))
+        if any(
+                _is_pretrained(override) for cfg in cfgs
+                for override in _as_list(cfg.get('override'))):
+            raise ConfigError(
+                f'init_cfg.override of {name or type(module).__name__} must '
+                'not be Pretrained; give the part an init_cfg of its own')
+        pretrained = [cfg for cfg in cfgs if _is_pretrained(cfg)]
         if pretrained:
             module.init_cfg = [cfg for cfg in cfgs if cfg not in pretrained]
             found[name] = pretrained[-1]
     return found
 
 
-def load_pretrained(setting: str,
-                    cfg: dict,
-                    module: nn.Module,
-                    partial: bool = False) -> None:
+def _as_list(value: Any) -> list:
+    return [value] if isinstance(value, dict) else list(value or ())
+
+
+def _is_pretrained(cfg: dict) -> bool:
+    """Whether an initialisation loads a file, by whatever name it goes."""
+    kind = cfg.get('type')
+    name = getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+    return name in ('Pretrained', 'PretrainedInit')
+
+
+def load_pretrained(setting: str, cfg: dict, module: nn.Module) -> None:
     """Load the weights of a module, all of them.
+
+    For a classifier the checkpoint must hold no others; for a part of one it
+    may.
 
     Args:
         setting (str): The setting's name, for error messages.
         cfg (dict): ``checkpoint``, a path or an ``http(s)`` address, and
             optionally ``prefix``, that of the module's keys: for a branch in
             a cohort's checkpoint ``'branches.<name>'``.
-        module (nn.Module): The branch or its part, which is changed.
-        partial (bool): Whether the checkpoint may hold more than the weights
-            of the module. Defaults to False.
+        module (nn.Module): The cohort, a branch or another part, which is
+            changed.
 
     Raises:
         ConfigError: If the checkpoint cannot be opened as data, or its
@@ -85,6 +125,7 @@ def load_pretrained(setting: str,
             raise ConfigError(f'{setting}: checkpoint {checkpoint} has no key '
                               f'that begins with the prefix {prefix}')
     wanted = module.state_dict()
+    partial = not isinstance(module, BaseClassifier)
     try:
         # Not compared beforehand: networks may adapt what they load, as
         # transformers do with their positions for another size of images.
@@ -92,7 +133,7 @@ def load_pretrained(setting: str,
         if not left.missing_keys and (partial or not left.unexpected_keys):
             return
         reason = 'the keys differ'
-    except RuntimeError as error:
+    except (ConfigError, RuntimeError) as error:
         reason = one_line(error)
     if partial:
         state_dict = {

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import OptimWrapper
 from mmengine.runner.checkpoint import load_state_dict as load_like_runner
+from mmpretrain import get_model
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmpretrain.structures import DataSample
 
@@ -525,6 +528,78 @@ def test_mutual_learning():
         branches=dict(resnet=RESNET), **PEERS)
 
 
+def test_mutual_learning_from_a_frozen_peer():
+    """Of the one branch that learns, the targets are stacked no more."""
+    cohort = make_cohort(
+        branches=dict(net=RESNET, fixed=dict(ALEXNET, frozen=True)),
+        **PEERS).double()
+    cohort.kd_weight = 1.
+    inputs, samples = make_batch()
+    losses = cohort(inputs.double(), samples, mode='loss')
+    logits = cohort.branch_logits(inputs.double())
+    assert losses['net.loss_kd'].item() == pytest.approx(
+        kl_by_loop(logits['net'], logits['fixed'], 1.), rel=1e-9)
+
+
+@pytest.mark.parametrize('teacher, distill, words', [
+    (dict(type='mcod_plugin.EnsembleTeacher', leave_one_out=True),
+     PEERS['distill'],
+     'model.distill.type MutualKDLoss needs a teacher with per_peer, such as '
+     'mcod_plugin.PeerTeacher; got model.teacher.type EnsembleTeacher'),
+    (None, PEERS['distill'], 'got model.teacher.type EnsembleTeacher'),
+    (PEERS['teacher'], None,
+     'model.teacher.type PeerTeacher needs a loss with per_peer, such as '
+     'mcod_plugin.MutualKDLoss; got model.distill.type DiscontinuousKDLoss'),
+])
+def test_teacher_and_loss_that_do_not_go_together(teacher, distill, words):
+    assert words in refusal(teacher=teacher, distill=distill)
+
+
+class GivenLoss(nn.Module):
+    """Gives what it is told to, and keeps the shapes that it is given."""
+
+    def __init__(self, result):
+        super().__init__()
+        self.result = result
+
+    def forward(self, logits, targets):
+        self.shapes = tuple(logits.shape), tuple(targets.shape)
+        return self.result(logits)
+
+
+def test_contract_of_a_loss():
+    cohort = make_cohort(distill=GivenLoss(lambda logits: logits.sum((1, 2))))
+    cohort.kd_weight = 1.
+    inputs, samples = make_batch()
+    losses = cohort(inputs, samples, mode='loss')
+    assert cohort.distill.shapes == ((3, 4, 5), (4, 5))
+    for name, value in cohort.branch_logits(inputs).items():
+        torch.testing.assert_close(losses[f'{name}.loss_kd'], value.sum())
+    # a loss for peers of one's own
+    loss = GivenLoss(lambda logits: logits.sum((1, 2)))
+    loss.per_peer = True
+    cohort = make_cohort(teacher=PEERS['teacher'], distill=loss)
+    cohort.kd_weight = 1.
+    cohort(inputs, samples, mode='loss')
+    assert cohort.distill.shapes == ((3, 4, 5), (3, 2, 4, 5))
+
+
+@pytest.mark.parametrize('result, got', [
+    (lambda logits: logits.mean(), r'\(\)'),
+    (lambda logits: logits.mean(2), r'\(3, 4\)'),
+    (lambda logits: logits.mean((1, 2))[:1], r'\(1,\)'),
+    (lambda logits: list(logits.mean((1, 2))), 'list'),
+])
+def test_losses_of_another_shape(result, got):
+    cohort = make_cohort(distill=GivenLoss(result))
+    cohort.kd_weight = 1.
+    with pytest.raises(
+            ConfigError,
+            match='^model.distill.type GivenLoss must give a tensor of one '
+            rf'loss for each branch, \(3,\); got {got}$'):
+        cohort(*make_batch(), mode='loss')
+
+
 @pytest.mark.parametrize('kd_weight', [0., .5])
 def test_gated_teacher(kd_weight):
     """Its own loss is there in every phase, and reaches gate and branches."""
@@ -871,6 +946,73 @@ def test_built_branch():
     cohort = make_cohort(branches=dict(net=net, alexnet=ALEXNET))
     assert cohort.num_classes == 5
     assert cohort(make_batch()[0]).shape == (4, 5)
+
+
+def loaded(path, **kwargs):
+    """A classifier whose weights MMEngine knows nothing of."""
+    model = dict(type='ImageClassifier', **copy.deepcopy(RESNET), **kwargs)
+    model['neck'] = dict(type='GlobalAveragePooling')
+    model['head']['in_channels'] = 16
+    return get_model(Config(dict(model=model)), pretrained=path)
+
+
+@pytest.mark.parametrize('frozen', [False, True])
+@pytest.mark.parametrize('memory_format', ['auto', 'contiguous'])
+def test_a_built_branch_keeps_its_weights(tmp_path, frozen, memory_format):
+    source = make_cohort('resnet', seed=7).branches['resnet']
+    for value in source.buffers():
+        value += 1
+    torch.save(source.state_dict(), tmp_path / 'net.pth')
+    net = loaded(str(tmp_path / 'net.pth')).requires_grad_(not frozen)
+    cohort = MODELS.build(
+        dict(
+            type='mcod_plugin.MultiBackboneClassifier',
+            branches=dict(net=net, alexnet=ALEXNET),
+            memory_format=memory_format,
+            input_size=32))
+    before = copy.deepcopy(cohort.branches['alexnet'])
+    cohort.init_weights()
+    assert cohort.frozen == ['net'] * frozen
+    assert_same_weights(cohort.branches['net'], source)
+    # those of a config are initialised
+    assert not torch.equal(before.head.fc.weight,
+                           cohort.branches['alexnet'].head.fc.weight)
+
+
+def test_a_built_part_keeps_its_weights():
+    source = make_cohort('resnet', seed=7).branches['resnet']
+    branch = dict(backbone=copy.deepcopy(source.backbone), head=RESNET['head'])
+    branch['backbone'].is_init = False
+    cohort = make_cohort(branches=dict(net=branch, alexnet=ALEXNET))
+    net = cohort.branches['net']
+    assert_same_weights(net.backbone, source.backbone)
+    assert not torch.equal(net.head.fc.weight, source.head.fc.weight)
+
+
+def test_a_built_branch_does_not_load_again(tmp_path, caplog):
+    """What its config names was loaded before, or was not wanted."""
+    first, second = (
+        make_cohort('resnet', seed=seed).branches['resnet']
+        for seed in (7, 8))
+    torch.save(first.state_dict(), tmp_path / 'first.pth')
+    torch.save(second.state_dict(), tmp_path / 'second.pth')
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    init = dict(type='Pretrained', checkpoint=str(tmp_path / 'first.pth'))
+    for initialised in (False, True):
+        net = loaded(str(tmp_path / 'second.pth'), init_cfg=init)
+        if initialised:
+            net.init_weights()
+            net.load_state_dict(second.state_dict())
+        caplog.clear()
+        cohort = make_cohort(branches=dict(net=net, alexnet=ALEXNET))
+        assert_same_weights(cohort.branches['net'], second)
+        told = [
+            record.getMessage() for record in caplog.records
+            if 'keeps the weights' in record.getMessage()
+        ]
+        assert len(told) == (not initialised)
+        assert all(text.startswith('model.branches.net is') for text in told)
 
 
 @pytest.mark.parametrize('name', [

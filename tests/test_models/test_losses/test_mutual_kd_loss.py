@@ -83,6 +83,23 @@ def test_half_is_compared_in_float32():
         mutual_kd_loss(students.float(), peers.float()))
 
 
+@pytest.mark.parametrize('student, peers', [
+    ((4, 5), (4, 5)),
+    ((2, 4, 5), (4, 5)),
+    ((4, 5), (2, 3, 4, 5)),
+    ((2, 4, 5), (3, 3, 4, 5)),
+    ((2, 4, 5), (1, 3, 4, 5)),
+    ((2, 4, 5), (3, 1, 5)),
+    ((2, 4, 5), (2, 3, 4, 6)),
+    ((5, ), (3, 4, 5)),
+    ((1, 2, 4, 5), (3, 4, 5)),
+])
+def test_refuses_shapes(student, peers):
+    with pytest.raises(ValueError, match='peer_logits') as info:
+        mutual_kd_loss(torch.zeros(student), torch.zeros(peers))
+    assert str(info.value).endswith(f'got {student} and {peers}')
+
+
 def test_build():
     module = MODELS.build(dict(type='mcod_plugin.MutualKDLoss'))
     assert isinstance(module, MutualKDLoss) and module.temperature == 1

@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 import torch.nn as nn
+from mmengine.model import BaseModule, PretrainedInit
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.utils.pretrained import take_pretrained
@@ -32,17 +33,19 @@ def resnet(depth=8, **backbone):
         head=dict(HEAD))
 
 
-def build(seed=0, **branches):
+def build(seed=0, init_cfg=None, teacher=None, **branches):
     torch.manual_seed(seed)
     return MODELS.build(
         dict(
             type='mcod_plugin.MultiBackboneClassifier',
             branches=copy.deepcopy(branches),
-            input_size=32))
+            teacher=teacher,
+            input_size=32,
+            init_cfg=init_cfg))
 
 
-def make(seed=0, **branches):
-    cohort = build(seed, **branches)
+def make(seed=0, **kwargs):
+    cohort = build(seed, **kwargs)
     cohort.init_weights()
     return cohort
 
@@ -68,11 +71,16 @@ def pretrained(checkpoint, prefix=None):
 
 
 def refusal(**branch):
-    with pytest.raises(ConfigError) as info:
-        make(net=branch, other=resnet())
-    message = str(info.value)
-    assert '\n' not in message and message.startswith('model.branches.net')
+    message = refusal_of(net=branch, other=resnet())
+    assert message.startswith('model.branches.net')
     return message
+
+
+def refusal_of(**kwargs):
+    with pytest.raises(ConfigError) as info:
+        make(**kwargs)
+    assert '\n' not in str(info.value)
+    return str(info.value)
 
 
 def test_a_branch_that_is_trained(checkpoint):
@@ -146,6 +154,43 @@ def test_positions_are_adapted(tmp_path):
                        source.patch_embed.projection.weight)
 
 
+def test_a_cohort(checkpoint):
+    path, source = checkpoint
+    cohort = make(init_cfg=pretrained(path), net=resnet(), deep=resnet(14))
+    assert same(cohort, source)
+    # It goes before those of branches, and in a list as well.
+    init = [dict(type='Constant', layer='Linear', val=3), pretrained(path)]
+    inner = pretrained(path, 'branches.deep.head')
+    net = resnet()
+    net['head']['init_cfg'] = inner
+    cohort = make(init_cfg=init, net=net, deep=resnet(14))
+    assert same(cohort, source)
+
+
+def test_a_teacher(tmp_path):
+    """A part of the cohort, for which the file may hold more."""
+    weights = {'teacher.weight': torch.tensor([3., 4.]), 'teacher.a': 1}
+    torch.save(weights, tmp_path / 'a.pth')
+    teacher = Teacher()
+    teacher.layer.init_cfg = pretrained(str(tmp_path / 'a.pth'), 'teacher')
+    cohort = make(teacher=teacher, net=resnet(), other=resnet())
+    assert cohort.teacher.layer.weight.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize('branches, words', [
+    (dict(net=resnet()), 'adds branches.deep'),
+    (dict(net=resnet(), other=resnet(14)),
+     'lacks branches.other adds branches.deep'),
+    (dict(net=resnet(), deep=resnet()), 'adds branches.deep'),
+])
+def test_cohorts_that_do_not_fit(checkpoint, branches, words):
+    message = refusal_of(init_cfg=pretrained(checkpoint[0]), **branches)
+    assert message.startswith(
+        f'model.init_cfg: checkpoint {checkpoint[0]} does not fit: it ')
+    for word in words.split():
+        assert word in message
+
+
 @pytest.mark.parametrize('init, words', [
     (dict(prefix='branches.net'), 'lacks does not fit'),
     (dict(prefix='backbone.'), 'no key prefix backbone.'),
@@ -177,11 +222,61 @@ def test_depth_and_width_must_be_those_of_the_backbone(checkpoint):
                      refusal(**branch))
 
 
-def test_code_is_not_executed(tmp_path):
+@pytest.mark.parametrize('kind', [
+    'Pretrained', 'PretrainedInit', 'mmengine.Pretrained', PretrainedInit
+])
+@pytest.mark.parametrize('place', [
+    'init_cfg', 'branches.net.init_cfg', 'branches.net.backbone.init_cfg',
+    'teacher.init_cfg', 'teacher.layer.init_cfg'
+])
+def test_code_is_not_executed(tmp_path, place, kind):
     torch.save(dict(state_dict=Payload(tmp_path / 'ran')), tmp_path / 'a.pth')
-    init = pretrained(str(tmp_path / 'a.pth'))
-    assert 'refused' in refusal(**resnet(init_cfg=init))
+    init = dict(type=kind, checkpoint=str(tmp_path / 'a.pth'))
+    cohort = build(teacher=Teacher(), net=resnet(), other=resnet())
+    cohort.get_submodule(place.rpartition('.')[0]).init_cfg = init
+    with pytest.raises(ConfigError) as info:
+        cohort.init_weights()
+    assert str(info.value).startswith(f'model.{place}: checkpoint')
+    assert 'refused' in str(info.value) and '\n' not in str(info.value)
     assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('many', [False, True])
+def test_code_of_an_override_is_not_executed(tmp_path, many):
+    torch.save(dict(state_dict=Payload(tmp_path / 'ran')), tmp_path / 'a.pth')
+    override = dict(pretrained(str(tmp_path / 'a.pth')), name='head')
+    init = dict(
+        type='Constant',
+        layer='Linear',
+        val=1,
+        override=[override] if many else override)
+    assert refusal_of(
+        net=dict(resnet(), init_cfg=init), other=resnet()) == (
+            'init_cfg.override of branches.net must not be Pretrained; give '
+            'the part an init_cfg of its own')
+    assert not (tmp_path / 'ran').exists()
+    # Others do what they say.
+    override.update(type='Constant', val=3)
+    override.pop('checkpoint')
+    net = dict(resnet(), init_cfg=init)
+    net['head']['init_cfg'] = None
+    cohort = make(net=net, other=resnet())
+    assert (cohort.branches['net'].head.fc.weight == 3).all()
+
+
+class Teacher(BaseModule):
+    """Has parameters that MMEngine initialises."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = Linear()
+
+
+class Linear(BaseModule):
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
 
 
 class Payload:
