@@ -7,10 +7,9 @@ anew from the result files.
 """
 import math
 import os.path as osp
-import signal
 import sys
 
-from mcod_plugin.cli import ToolParser, user_errors
+from mcod_plugin.cli import ToolParser, orderly_end, user_errors
 from mcod_plugin.errors import check_integer, check_number
 
 TRAINER = osp.join(osp.dirname(osp.abspath(__file__)), 'train.py')
@@ -57,6 +56,7 @@ def parse_args():
     return parser.parse_args()
 
 
+@orderly_end()
 def main():
     args = parse_args()
     with user_errors():
@@ -86,9 +86,4 @@ def main():
 
 
 if __name__ == '__main__':
-    # Its processes go with it, however it is stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    main()

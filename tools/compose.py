@@ -5,7 +5,7 @@
 
 It prints what the configs say differently.
 """
-from mcod_plugin.cli import ToolParser, user_errors
+from mcod_plugin.cli import ToolParser, orderly_end, user_errors
 
 
 def parse_args():
@@ -35,6 +35,7 @@ def parse_args():
     return parser.parse_args()
 
 
+@orderly_end()
 def main():
     args = parse_args()
     with user_errors():

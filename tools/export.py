@@ -16,11 +16,9 @@ Each is opened in a fresh process and compared with the branch in its cohort;
 unless all are the same, nothing is left on disk.
 """
 import logging
-import signal
-import sys
 
 from mcod_plugin.cli import (ToolParser, add_config_arguments, load_config,
-                             user_errors)
+                             orderly_end, user_errors)
 from mcod_plugin.errors import ConfigError, check_integer
 
 FORMATS = ('mmpretrain', 'timm', 'safetensors', 'onnx')
@@ -59,6 +57,7 @@ def parse_args():
     return parser.parse_args()
 
 
+@orderly_end()
 def main():
     args = parse_args()
     with user_errors():
@@ -80,9 +79,4 @@ def main():
 
 
 if __name__ == '__main__':
-    # Nothing half-written stays, however it is stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    main()

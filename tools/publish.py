@@ -11,10 +11,8 @@ Accuracies are those of the written files on the validation data; unless all of
 it works out, nothing is left on disk.
 """
 import logging
-import signal
-import sys
 
-from mcod_plugin.cli import ToolParser, user_errors
+from mcod_plugin.cli import ToolParser, orderly_end, user_errors
 
 
 def parse_args():
@@ -42,6 +40,7 @@ def parse_args():
     return parser.parse_args()
 
 
+@orderly_end()
 def main():
     args = parse_args()
     with user_errors():
@@ -63,9 +62,4 @@ def main():
 
 
 if __name__ == '__main__':
-    # Nothing half-written stays, however it is stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    main()

@@ -6,6 +6,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from mmengine.config import Config
 
+from mcod_plugin.export.data_config import channel_order
 from mcod_plugin.models.utils.input_size import (data_input_size,
                                                  parse_input_size)
 from mcod_plugin.utils.dataset_layers import innermost_dataset
@@ -107,12 +108,8 @@ class Source:
     @property
     def channel_order(self) -> str:
         """The order of the channels that the model sees."""
-        # Files are read as BGR; what the toolbox keeps in arrays is RGB.
-        pipeline = self.dataset.get('pipeline') or ()
-        loads = any(
-            part_name(step) == 'LoadImageFromFile' for step in pipeline)
-        turns = bool(self.preprocessor.get('to_rgb'))
-        return 'BGR' if loads != turns else 'RGB'
+        order = channel_order(self.dataset.get('pipeline') or ())
+        return order[::-1] if self.preprocessor.get('to_rgb') else order
 
     @property
     def batch_augments(self) -> Sequence[dict]:

@@ -10,7 +10,7 @@ from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.necks import LayoutPooling
 
 __all__ = [
-    'is_pretrained', 'needs_plugin', 'plain', 'stand_alone',
+    'is_pretrained', 'needs_plugin', 'plain', 'stand_alone', 'texts',
     'without_pretrained'
 ]
 
@@ -162,14 +162,22 @@ def needs_plugin(cfg: Any) -> bool:
     Returns:
         bool: Whether a ``type`` or a collate function is this plugin's.
     """
-    return any(value.startswith(f'{PLUGIN}.') for value in _texts(cfg))
+    return any(value.startswith(f'{PLUGIN}.') for value in texts(cfg))
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts(value: Any) -> Iterator[str]:
+    """All texts within a config.
+
+    Args:
+        value (Any): The plain config.
+
+    Yields:
+        str: A value that is a text.
+    """
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
         for child in value:
-            yield from _texts(child)
+            yield from texts(child)
     elif isinstance(value, str):
         yield value

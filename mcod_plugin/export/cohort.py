@@ -108,7 +108,7 @@ def branch_model(cfg: Any, cohort: nn.Module, name: str, images: Images,
                                   cohort.num_classes),
         test_settings=dict(
             test_dataloader=toolbox_loader(loader, size if resizes else None,
-                                           channels),
+                                           channels, settings.resized),
             test_evaluator=evaluator(metrics, cohort.num_classes),
             test_cfg=dict()),
         imports=[

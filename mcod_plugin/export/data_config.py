@@ -1,17 +1,17 @@
 """What a branch as it stands alone is given and measured by."""
 import inspect
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 from mmpretrain.models import ClsDataPreprocessor
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.dataset_layers import dataset_layers
 from mcod_plugin.utils.part_name import part_name
-from .classifier_config import PLUGIN, plain
+from .classifier_config import PLUGIN, plain, texts
 
 __all__ = [
-    'channel_order', 'crop_ratio', 'evaluator', 'pipeline_of', 'preprocessor',
-    'source_loader', 'toolbox_loader'
+    'channel_order', 'crop_ratio', 'evaluator', 'in_memory', 'pipeline_of',
+    'preprocessor', 'source_loader', 'toolbox_loader'
 ]
 
 # What InMemoryDataset takes and the toolbox's data sets do not.
@@ -42,7 +42,8 @@ def source_loader(cfg: Any) -> dict:
 
 def toolbox_loader(loader: dict,
                    size: Optional[Tuple[int, int]] = None,
-                   channels: int = 3) -> dict:
+                   channels: int = 3,
+                   exact: bool = False) -> dict:
     """A test loader's config in the toolbox's own types.
 
     Args:
@@ -50,6 +51,9 @@ def toolbox_loader(loader: dict,
         size (tuple[int, int], optional): Height and width in pixels to which
             the images are brought at the end. Defaults to their own.
         channels (int): Channels of the images. Defaults to 3.
+        exact (bool): Whether they are brought to it as in the cohort, without
+            rounding. Images that stay in memory cannot be.
+            Defaults to False.
 
     Returns:
         dict: The config. A data set of this plugin's keeps its type, and so
@@ -58,11 +62,14 @@ def toolbox_loader(loader: dict,
     loader = plain('test_dataloader', loader)
     dataset = _without_memory(loader['dataset'])
     if size is not None:
-        resize = dict(type='Resize', scale=(size[1], size[0]))
-        if channels == 3:
-            # Smooths what it shrinks, as the cohort does, but is for colours.
-            resize['backend'] = 'pillow'
-        _insert_last(dataset, resize)
+        if (exact or channels != 3) and not in_memory(dataset):
+            steps = _exact_resizing(size)
+        else:
+            steps = [dict(type='Resize', scale=(size[1], size[0]))]
+            if channels == 3:
+                # It smooths what it shrinks, but is for colours.
+                steps[0]['backend'] = 'pillow'
+        _insert_last(dataset, steps)
     return dict(
         batch_size=loader.get('batch_size', 64),
         num_workers=loader.get('num_workers', 2),
@@ -71,6 +78,31 @@ def toolbox_loader(loader: dict,
         sampler=loader.get('sampler',
                            dict(type='DefaultSampler', shuffle=False)),
         collate_fn=dict(type='default_collate'))
+
+
+def in_memory(dataset: dict) -> bool:
+    """Whether images of a data set are kept in memory, as uint8.
+
+    Args:
+        dataset (dict): Its plain config.
+
+    Returns:
+        bool: Whether it, or one that it wraps, is an ``InMemoryDataset``.
+    """
+    return f'{PLUGIN}.InMemoryDataset' in texts(dataset)
+
+
+def _exact_resizing(size: Tuple[int, int]) -> List[dict]:
+    """Transforms that bring images to a size as the cohort does, which the
+    toolbox's own ``Resize`` cannot: antialiased, and not rounded."""
+    return [
+        # Whatever strides the array has; a tensor takes no negative ones.
+        dict(type='torchvision/ToPILImage'),
+        dict(type='torchvision/ToTensor'),
+        dict(type='torchvision/Resize', size=tuple(size), antialias=True),
+        # From 0 to 1 back to the scale of the pixels.
+        dict(type='torchvision/Normalize', mean=[0.], std=[1 / 255])
+    ]
 
 
 def _without_memory(value: Any) -> Any:
@@ -86,17 +118,18 @@ def _without_memory(value: Any) -> Any:
     return {key: _without_memory(child) for key, child in value.items()}
 
 
-def _insert_last(value: Any, transform: dict) -> None:
-    """Put a transform before the packing into all pipelines of a config."""
+def _insert_last(value: Any, transforms: Sequence[dict]) -> None:
+    """Put transforms before the packing into all pipelines of a config."""
     for child in list(value.values() if isinstance(value, dict) else value):
         if isinstance(child, (dict, list, tuple)):
-            _insert_last(child, transform)
+            _insert_last(child, transforms)
     if isinstance(value, list):
         names = [
             child.get('type') for child in value if isinstance(child, dict)
         ]
         if 'PackInputs' in names:
-            value.insert(names.index('PackInputs'), transform)
+            place = names.index('PackInputs')
+            value[place:place] = transforms
 
 
 def pipeline_of(loader: dict) -> List[dict]:
@@ -114,19 +147,18 @@ def pipeline_of(loader: dict) -> List[dict]:
     return []
 
 
-def channel_order(pipeline: List[dict]) -> str:
+def channel_order(pipeline: Sequence[dict]) -> str:
     """The order of the colours of the images that a pipeline gives.
 
     Args:
-        pipeline (list[dict]): Configs of its transforms.
+        pipeline (Sequence[dict]): Configs of its transforms.
 
     Returns:
         str: ``'BGR'`` of image files, as OpenCV reads them, ``'RGB'`` of data
         sets that hold the pixels.
     """
     loads = any(
-        str(transform.get('type')).endswith('LoadImageFromFile')
-        for transform in pipeline)
+        part_name(transform) == 'LoadImageFromFile' for transform in pipeline)
     return 'BGR' if loads else 'RGB'
 
 
@@ -189,18 +221,22 @@ def evaluator(given: Any, num_classes: int) -> Any:
         num_classes (int): Number of classes.
 
     Returns:
-        dict | list[dict]: Accuracy for ours; others stay as they are.
+        dict | list[dict]: Accuracy for ours, top-1 in any case; others stay
+        as they are.
     """
     metrics = plain('test_evaluator', given or [])
     metrics = metrics if isinstance(metrics, list) else [metrics]
-    kept, topk = [], (1, )
-    for metric in metrics:
-        if str(metric.get('type')).startswith(f'{PLUGIN}.'):
-            topk = metric.get('topk', topk)
-        else:
-            kept.append(metric)
-    if len(kept) < len(metrics) or not kept:
-        topk = (topk, ) if isinstance(topk, int) else topk
-        topk = tuple(k for k in topk if k <= num_classes)
-        kept.insert(0, dict(type='Accuracy', topk=topk))
+    ours = [m for m in metrics if str(m.get('type')).startswith(f'{PLUGIN}.')]
+    kept = [metric for metric in metrics if metric not in ours]
+    if ours or not kept:
+        # MMEngine takes no metric twice.
+        accuracy = next((m for m in kept if part_name(m) == 'Accuracy'), None)
+        if accuracy is None:
+            accuracy = dict(type='Accuracy')
+            kept.insert(0, accuracy)
+        topk = {1}
+        for metric in [*ours, accuracy]:
+            found = metric.get('topk', ())
+            topk.update([found] if isinstance(found, int) else found)
+        accuracy['topk'] = tuple(k for k in sorted(topk) if k <= num_classes)
     return kept[0] if len(kept) == 1 else kept

@@ -1,12 +1,19 @@
 """The files of an export."""
+import io
 import json
 import os
 import os.path as osp
+from collections import OrderedDict
 from typing import Any, Dict, Mapping
 
+import torch
 from torch import Tensor
 
-__all__ = ['file_sizes', 'to_json', 'to_safetensors', 'write_bytes']
+from mcod_plugin.utils.plain import to_plain
+
+__all__ = [
+    'file_sizes', 'to_checkpoint', 'to_json', 'to_safetensors', 'write_bytes'
+]
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -34,6 +41,27 @@ def to_json(value: Any) -> bytes:
     """
     return (json.dumps(value, indent=2, ensure_ascii=False) +
             '\n').encode('utf-8')
+
+
+def to_checkpoint(state_dict: Mapping[str, Tensor], meta: dict) -> bytes:
+    """Weights as a checkpoint that ``torch.load(weights_only=True)`` opens.
+
+    Args:
+        state_dict (Mapping[str, Tensor]): The weights.
+        meta (dict): What the checkpoint tells of itself.
+
+    Returns:
+        bytes: The file, with ``state_dict`` and ``meta``.
+    """
+    # A copy without the gaps that other memory formats leave. The versions of
+    # the parts, which some of them look for, stay with it.
+    weights = OrderedDict(
+        (key, value.detach().clone(memory_format=torch.contiguous_format))
+        for key, value in state_dict.items())
+    weights._metadata = getattr(state_dict, '_metadata', OrderedDict())
+    buffer = io.BytesIO()
+    torch.save(dict(state_dict=weights, meta=to_plain(meta)), buffer)
+    return buffer.getvalue()
 
 
 def to_safetensors(state_dict: Mapping[str, Tensor]) -> bytes:

@@ -3,7 +3,6 @@ import copy
 from typing import Any, NamedTuple, Optional, Sequence
 
 import numpy as np
-import torch
 
 from mcod_plugin.engine.runner import CohortRunner
 from mcod_plugin.errors import ConfigError
@@ -54,20 +53,25 @@ def validation_images(cfg: Any, limit: int) -> Images:
         dataset = CohortRunner.build_dataloader(loader, seed=0).dataset
         number = min(limit, len(dataset))
         chosen = np.linspace(0, len(dataset) - 1, number).round().astype(int)
-        items = [dataset[int(index)] for index in chosen]
+        pixels, labels = None, np.empty(number, np.int64)
+        for row, index in enumerate(chosen):
+            item = dataset[int(index)]
+            image = item['inputs'].cpu().numpy()
+            if pixels is None:
+                # There may be no room to have all of them twice.
+                pixels = np.empty((number, *image.shape), image.dtype)
+            if image.shape != pixels.shape[1:]:
+                raise ConfigError(f'{key}: the images differ in size')
+            label = item['data_samples'].get('gt_label')
+            if label is None or len(label) != 1:
+                raise ConfigError(f'{key}: the images have not one label each')
+            pixels[row], labels[row] = image, label.item()
     except Exception as error:
         raise explain(cfg, error) from error
-    shapes = {tuple(item['inputs'].shape) for item in items}
-    if len(shapes) != 1:
-        raise ConfigError(f'{key}: the images differ in size')
-    pixels = torch.stack([item['inputs'] for item in items]).cpu().numpy()
-    labels = [item['data_samples'].get('gt_label') for item in items]
-    if any(label is None or len(label) != 1 for label in labels):
-        raise ConfigError(f'{key}: the images have not one label each')
-    return Images(
-        np.ascontiguousarray(pixels),
-        torch.cat(labels).cpu().numpy(), dataset.metainfo.get('classes'),
-        f'{number:,} of {len(dataset):,} images of {key}')
+    if pixels is None:
+        raise ConfigError(f'{key}: there are no images')
+    return Images(pixels, labels, dataset.metainfo.get('classes'),
+                  f'{number:,} of {len(dataset):,} images of {key}')
 
 
 def _forbid_download(value: Any) -> None:

@@ -1,14 +1,10 @@
 """A config and a checkpoint for the toolbox."""
-import io
 import os.path as osp
-from collections import OrderedDict
 
-import torch
 from mmengine.config import Config
 
-from mcod_plugin.utils.plain import to_plain
 from .branch_model import BranchModel
-from .files import write_bytes
+from .files import to_checkpoint, write_bytes
 
 __all__ = ['write_mmpretrain']
 
@@ -45,15 +41,7 @@ def write_mmpretrain(model: BranchModel, folder: str) -> None:
     text += Config(settings).pretty_text
     write_bytes(osp.join(folder, 'config.py'), text.encode('utf-8'))
 
-    # A copy without the gaps that other memory formats leave. The versions of
-    # the parts, which some of them look for, stay with it.
-    weights = OrderedDict(
-        (key, value.detach().clone(memory_format=torch.contiguous_format))
-        for key, value in state_dict.items())
-    weights._metadata = getattr(state_dict, '_metadata', OrderedDict())
     dataset_meta = dict(classes=model.classes) if model.classes else {}
     meta = dict(
         dataset_meta=dataset_meta, metrics=model.metrics, **model.origin)
-    buffer = io.BytesIO()
-    torch.save(dict(state_dict=weights, meta=to_plain(meta)), buffer)
-    write_bytes(osp.join(folder, 'model.pth'), buffer.getvalue())
+    write_bytes(osp.join(folder, 'model.pth'), to_checkpoint(state_dict, meta))

@@ -101,7 +101,9 @@ In the folder of this card, with {needs} installed:
 import torch
 from mmpretrain import get_model
 
-model = get_model('config.py', pretrained='{member.weights}')
+model = get_model('config.py')
+content = torch.load('{member.weights}', weights_only=True)
+model.load_state_dict(content['state_dict'])
 # Yours: {order}pixels from 0 to 255, (N, {channels}, {height}, {width}).
 images = torch.randint(256, (2, {channels}, {height}, {width}))
 inputs = model.data_preprocessor(dict(inputs=images))['inputs']

@@ -87,10 +87,12 @@ def data_part(loader: Any) -> Dict[str, Any]:
         loader (dict): The loader's config.
 
     Returns:
-        dict[str, Any]: Those that are set.
+        dict[str, Any]: Those that are set, pairs as lists.
     """
     dataset = innermost_dataset(loader)
+    found = {key: dataset.get(key) for key in PART_KEYS}
+    # The front matter of a card is YAML, which has no tuples.
     return {
-        key: dataset[key]
-        for key in PART_KEYS if dataset.get(key) is not None
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in found.items() if value is not None
     }

@@ -1,6 +1,6 @@
 import os
 import os.path as osp
-from typing import Any, Dict, List, Optional
+from typing import Dict, List, Optional
 
 import numpy as np
 import torch
@@ -11,9 +11,11 @@ from mcod_plugin.cli import read_config
 from mcod_plugin.engine.hooks.cohort_report_hook import (count_flops,
                                                          network_name,
                                                          result_table)
+from mcod_plugin.errors import ConfigError
 from mcod_plugin.evaluation.branch_metrics import pairwise_disagreement
+from mcod_plugin.export.branch_model import BranchModel
 from mcod_plugin.export.cohort import branch_model, load_cohort
-from mcod_plugin.export.data_config import source_loader
+from mcod_plugin.export.data_config import in_memory, source_loader
 from mcod_plugin.export.files import file_sizes
 from mcod_plugin.export.images import Images
 from mcod_plugin.export.mmpretrain_format import write_mmpretrain
@@ -169,6 +171,7 @@ class Publisher:
         for name in self.cohort.branches:
             model = branch_model(self.run.cfg, self.cohort, name, self.images,
                                  self.known_classes, self.origin)
+            self._check_size(model)
             model.metrics = dict(
                 self._accuracy(self.logits[name]), images=self.images.source)
             models[name] = model
@@ -185,7 +188,17 @@ class Publisher:
             for name, model in models.items()
         ]
 
-    def _branch(self, model: Any, logits: np.ndarray) -> Member:
+    def _check_size(self, model: BranchModel) -> None:
+        """Raise unless the branch's config gives the images of the cohort."""
+        if (self.cohort.branch_settings[model.name].resized
+                and in_memory(model.test_settings['test_dataloader'])):
+            raise ConfigError(
+                f'model.branches.{model.name}.input_size: a branch with a '
+                'size of its own is not published with per_class of '
+                'InMemoryDataset, since what its config tests would differ '
+                'from what its card tells; take all images, or indices')
+
+    def _branch(self, model: BranchModel, logits: np.ndarray) -> Member:
         folder = osp.join(self.folder, model.name)
         weights, digest = publish_name(folder, self._model_name(model.name))
         metrics = self._accuracy(logits)
@@ -203,9 +216,7 @@ class Publisher:
             latency=median_latency(model.classifier, shape, RUNS, THREADS),
             input_shape=model.input_shape,
             channel_order=model.data_order,
-            # Without names of classes, MMPretrain looks at the data set.
-            needs_plugin=model.needs_plugin
-            or (model.tests_need_plugin and not model.classes),
+            needs_plugin=model.needs_plugin,
             metrics=metrics,
             solo=self.solo_metrics.get(model.name, {}),
             test_output=[f'accuracy/top1: {metrics["top1"]:.4f}'])

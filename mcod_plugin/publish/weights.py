@@ -2,20 +2,16 @@
 import copy
 import datetime
 import hashlib
-import io
 import os
 import os.path as osp
-from collections import OrderedDict
 from typing import Any, Dict, Tuple
 
-import torch
 import torch.nn as nn
 from mmengine.config import Config
 
 from mcod_plugin.export.classifier_config import plain, without_pretrained
-from mcod_plugin.export.files import to_safetensors, write_bytes
+from mcod_plugin.export.files import to_checkpoint, to_safetensors, write_bytes
 from mcod_plugin.utils.part_name import part_name
-from mcod_plugin.utils.plain import to_plain
 from .ended_run import RECORD
 
 __all__ = ['publish_name', 'published_config', 'write_cohort']
@@ -49,6 +45,8 @@ def published_config(cfg: Any, cohort: nn.Module) -> Config:
     if settings.get('data_preprocessor'):
         model.setdefault('data_preprocessor',
                          copy.deepcopy(settings['data_preprocessor']))
+    # The numbers on the card are of single precision.
+    (settings.get('test_cfg') or {}).pop('fp16', None)
     if model.get('input_size') is None:
         model['input_size'] = tuple(cohort.input_size)
     return Config(settings)
@@ -66,15 +64,8 @@ def write_cohort(cfg: Config, cohort: nn.Module, meta: Dict[str, Any],
         folder (str): Where to write them.
     """
     write_bytes(osp.join(folder, 'config.py'), cfg.pretty_text.encode('utf-8'))
-    given = cohort.state_dict()
-    # The versions of the parts, which some of them look for, stay with it.
-    state_dict = OrderedDict(
-        (key, value.detach().clone(memory_format=torch.contiguous_format))
-        for key, value in given.items())
-    state_dict._metadata = given._metadata
-    buffer = io.BytesIO()
-    torch.save(dict(state_dict=state_dict, meta=to_plain(meta)), buffer)
-    write_bytes(osp.join(folder, 'model.pth'), buffer.getvalue())
+    state_dict = cohort.state_dict()
+    write_bytes(osp.join(folder, 'model.pth'), to_checkpoint(state_dict, meta))
     write_bytes(
         osp.join(folder, 'model.safetensors'), to_safetensors(state_dict))
 

@@ -2,11 +2,13 @@
 import os
 import pickle
 import warnings
+from http.client import HTTPException
 from typing import Callable, Union
 
 import torch
 
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.utils.explain import one_line
 
 __all__ = ['read_checkpoint']
 
@@ -24,8 +26,8 @@ def read_checkpoint(filename: str,
         dict: The checkpoint.
 
     Raises:
-        ConfigError: If the file is missing, incomplete, no checkpoint, or
-            holds more than data.
+        ConfigError: If the file is missing, cannot be fetched, is
+            incomplete, no checkpoint, or holds more than data.
     """
     remote = filename.startswith(('http://', 'https://'))
     if not remote and not os.path.isfile(filename):
@@ -47,6 +49,9 @@ def read_checkpoint(filename: str,
             '(more than tensors and plain containers); it was refused, and '
             'nothing of it was executed') from error
     except Exception as error:
+        if remote and isinstance(error, (OSError, HTTPException)):
+            raise ConfigError(f'checkpoint {filename} cannot be fetched '
+                              f'({one_line(error)})') from error
         # Bytes at random make the reader fail in any way. Of its text the
         # first sentence tells how; advice follows.
         reason = str(error).partition('. ')[0] or type(error).__name__

@@ -1,9 +1,15 @@
+import numpy as np
 import pytest
+import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.dataset import Compose
+from mmengine.evaluator import Evaluator
+from mmpretrain.registry import TRANSFORMS
+from PIL import Image
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.export.data_config import (channel_order, crop_ratio,
-                                            evaluator, pipeline_of,
+                                            evaluator, in_memory, pipeline_of,
                                             preprocessor, source_loader,
                                             toolbox_loader)
 
@@ -73,21 +79,51 @@ def test_wrapped_data():
     assert pipeline_of(loader) == [dict(type='PackInputs')]
 
 
-@pytest.mark.parametrize('channels, more', [(3, dict(backend='pillow')),
-                                            (1, {})])
-def test_resizing_comes_last(channels, more):
+def test_resizing_comes_last():
     loader = dict(dataset=dict(type='CustomDataset', pipeline=FILES))
-    found = toolbox_loader(loader, (32, 48), channels)['dataset']['pipeline']
+    found = toolbox_loader(loader, (32, 48))['dataset']['pipeline']
     assert found == [
         *FILES[:3],
-        dict(type='Resize', scale=(48, 32), **more), FILES[3]
+        dict(type='Resize', scale=(48, 32), backend='pillow'), FILES[3]
     ]
+
+
+@pytest.mark.parametrize('turned', [False, True])
+@pytest.mark.parametrize('size', [(40, 27), (11, 16)])
+@pytest.mark.parametrize('channels', [3, 1])
+def test_exact_resizing(channels, size, turned):
+    """Against Pillow, which antialiases and computes in floats if asked."""
+    image = np.random.default_rng(0).integers(0, 256, (24, 32, channels),
+                                              np.uint8)
+    if turned:
+        image = image[..., ::-1]
+    wanted = [
+        Image.fromarray(image[..., channel].astype(np.float32)).resize(
+            size[::-1], Image.BILINEAR) for channel in range(channels)
+    ]
+    loader = dict(dataset=dict(type='CIFAR10', pipeline=[FILES[3]]))
+    loader = toolbox_loader(loader, size, channels, exact=True)
+    steps = Config(loader).dataset.pipeline
+    run = Compose([TRANSFORMS.build(step) for step in steps])
+    found = run(dict(img=image))['inputs'].numpy()
+    np.testing.assert_allclose(found, np.stack(wanted), rtol=0, atol=1e-3)
+
+
+def test_images_in_memory_are_not_resized_exactly():
+    dataset = memory(per_class=(0, 40))
+    wrapped = dict(type='RepeatDataset', times=2, dataset=dataset)
+    assert in_memory(dataset) and in_memory(wrapped)
+    assert not in_memory(toolbox_loader(dict(dataset=memory()))['dataset'])
+    found = toolbox_loader(dict(dataset=dataset), (32, 48), exact=True)
+    assert [step['type'] for step in found['dataset']['pipeline']
+            ] == ['Resize', 'PackInputs']
 
 
 def test_channel_order():
     assert channel_order(FILES) == 'BGR'
     assert channel_order([dict(type='mmpretrain.LoadImageFromFile')]) == 'BGR'
     assert channel_order(FILES[1:]) == 'RGB'
+    assert channel_order([]) == 'RGB'
 
 
 def test_crop_ratio():
@@ -122,13 +158,29 @@ def test_preprocessor():
     ([
         dict(type='mcod_plugin.BranchMetrics', topk=5),
         dict(type='SingleLabelMetric')
-    ], [dict(type='Accuracy', topk=(5, )),
+    ], [dict(type='Accuracy', topk=(1, 5)),
         dict(type='SingleLabelMetric')]),
+    ([
+        dict(type='mcod_plugin.BranchMetrics', topk=(1, 3)),
+        dict(type='mmpretrain.Accuracy', topk=5)
+    ], dict(type='mmpretrain.Accuracy', topk=(1, 3, 5))),
+    ([
+        dict(type='SingleLabelMetric'),
+        dict(type='mcod_plugin.BranchMetrics'),
+        dict(type='Accuracy')
+    ], [dict(type='SingleLabelMetric'),
+        dict(type='Accuracy', topk=(1, ))]),
     (dict(type='Accuracy', topk=(1, )), dict(type='Accuracy', topk=(1, ))),
     (None, dict(type='Accuracy', topk=(1, ))),
 ])
 def test_evaluator(given, expected):
-    assert evaluator(given, 10) == expected
+    found = evaluator(given, 10)
+    assert found == expected
+    # MMEngine refuses two metrics of one name.
+    run = Evaluator(found)
+    run.process(
+        [dict(pred_score=torch.arange(10.), gt_label=torch.tensor([9]))])
+    assert run.evaluate(1)['accuracy/top1'] == 100
 
 
 def test_no_more_ranks_than_classes():

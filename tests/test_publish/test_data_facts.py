@@ -1,4 +1,5 @@
 import pytest
+import yaml
 
 from mcod_plugin.publish.data_facts import data_facts, data_part, data_split
 
@@ -41,3 +42,12 @@ def test_a_part_of_the_data():
             dataset=dict(type='CIFAR10', indices=5, per_class=None)))
     assert data_part(loader) == dict(indices=5)
     assert data_part(dict(dataset=dict(type='CIFAR10'))) == {}
+
+
+def test_a_part_of_the_data_as_yaml():
+    dataset = dict(
+        type='mcod_plugin.InMemoryDataset',
+        source='CIFAR10',
+        per_class=(400, None))
+    part = data_part(dict(dataset=dataset))
+    assert yaml.safe_load(yaml.dump(part)) == dict(per_class=[400, None])

@@ -2,11 +2,13 @@
 import hashlib
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,9 +30,20 @@ from mcod_plugin.publish.ended_run import read_run
 from mcod_plugin.publish.weights import published_config
 from mcod_plugin.utils.machine import describe_machine
 
+ROOT = Path(__file__).parents[2]
 NAMES = ('resnet', 'vgg', 'ensemble')
 # The plugin must not be found, as with whoever has the toolbox alone.
 WITHOUT_PLUGIN = "import sys; sys.modules['mcod_plugin'] = None\n"
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), 'w')
 
 
 def folder_of(published, name):
@@ -119,6 +132,71 @@ def test_code_on_the_card_runs(published, name):
     assert done.returncode == 0, done.stderr
     predicted = re.search(r'^\[(\d), (\d)\]$', done.stdout, re.MULTILINE)
     assert predicted, done.stdout
+
+
+def test_code_on_the_card_executes_no_pickle(published, tmp_path):
+    folder = tmp_path / 'resnet'
+    shutil.copytree(folder_of(published, 'resnet'), folder)
+    executed = tmp_path / 'executed'
+    (folder / published.members['resnet'].weights).write_bytes(
+        pickle.dumps(dict(state_dict=Payload(executed))))
+    code = fenced(card_of(published, 'resnet'), 'python')
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code],
+                          cwd=folder,
+                          capture_output=True,
+                          text=True)
+    assert done.returncode != 0 and 'weights_only' in done.stderr
+    assert not executed.exists()
+
+
+def run_test(member, folder, out):
+    """The lines that tools/test.py prints of published files, and the
+    predictions."""
+    done = subprocess.run([
+        sys.executable,
+        str(ROOT / 'tools' / 'test.py'), 'config.py', member.weights,
+        '--work-dir',
+        str(out), '--out',
+        str(out / f'{member.name}.pkl')
+    ],
+                          cwd=folder,
+                          capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, pickle.loads((out / f'{member.name}.pkl').read_bytes())
+
+
+def test_the_number_is_what_the_config_gives(published, tmp_path):
+    """That of the branch with images of its own size as well, whose scores
+    are those that it has in the cohort."""
+    member = published.members['vgg']
+    folder = folder_of(published, 'vgg')
+    text, alone = run_test(member, folder, tmp_path)
+    claimed = f'accuracy/top1: {member.metrics["top1"]:.4f}'
+    assert f'```\n{claimed}\n```' in card_of(published, 'vgg')
+    assert claimed in text
+    _, together = run_test(published.members['ensemble'], published.out,
+                           tmp_path)
+    assert len(alone) == len(together) == 120
+    for one, other in zip(alone, together):
+        torch.testing.assert_close(
+            one['pred_score'], other['pred_score_vgg'], rtol=0, atol=1e-5)
+
+
+def test_own_size_of_images_that_stay_in_memory(runs, tmp_path):
+    """The config of such a branch could not resize as the cohort does."""
+    work_dir = tmp_path / 'work'
+    shutil.copytree(runs.cohort, work_dir)
+    config = next(work_dir.glob('*.py'))
+    cfg = Config.fromfile(config)
+    cfg.val_dataloader.dataset.indices = None
+    cfg.val_dataloader.dataset.per_class = (0, 3)
+    cfg.dump(config)
+    with pytest.raises(
+            ConfigError,
+            match=r'^model\.branches\.vgg\.input_size: .*per_class'):
+        publish_cohort(str(work_dir), str(tmp_path / 'out'))
+    assert os.listdir(tmp_path) == ['work']
 
 
 def test_front_matter(published):
@@ -212,6 +290,17 @@ def test_published_config_is_the_recipe(published):
     text = (published.out / 'config.py').read_text()
     assert 'DiscontinuousKDHook' in text and 'max_epochs=3' in text
     assert 'work_dir' not in text and 'RunRecordHook' not in text
+
+
+def test_the_published_test_is_in_single_precision(runs):
+    """As the numbers on the cards are."""
+    run = read_run('WORK_DIR', str(runs.cohort))
+    run.cfg.test_cfg = run.cfg.val_cfg = dict(type='TestLoop', fp16=True)
+    cohort = load_cohort(run.cfg, run.checkpoint, run.content)
+    found = published_config(run.cfg, cohort)
+    assert found.test_cfg == dict(type='TestLoop')
+    # The recipe stays, and so does the config of the caller.
+    assert found.val_cfg.fp16 and run.cfg.test_cfg.fp16
 
 
 def test_weights_to_start_from_are_not_published(runs):

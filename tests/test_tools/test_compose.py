@@ -1,6 +1,10 @@
 """Pairs of the toolbox's own configs, composed and trained."""
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import mmpretrain
@@ -8,6 +12,8 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
+
+from .conftest import ENVIRON, ROOT
 
 TOOLBOX = Path(mmpretrain.__file__).parent / '.mim' / 'tools'
 CIFAR = ('mmpretrain::resnet/resnet18_8xb16_cifar10.py',
@@ -166,6 +172,33 @@ def test_mistakes(run_tool, tmp_path, args, words):
     assert len(done.err.splitlines()) == 1 and done.out == ''
     for word in words:
         assert word in done.err
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_stopped(tmp_path, number):
+    """Nothing stays of a file that was not yet checked, nor is there a
+    traceback."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            str(ROOT / 'tools' / 'compose.py'), *CIFAR, '-o', 'a.py'
+        ],
+        cwd=tmp_path,
+        env=ENVIRON,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whatever the tests were started with.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.
+                                         default_int_handler))
+    while not os.listdir(tmp_path):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate()
+    assert process.returncode == 128 + number
+    assert 'Traceback' not in err
     assert os.listdir(tmp_path) == []
 
 
