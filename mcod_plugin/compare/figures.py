@@ -249,6 +249,7 @@ def _gain(results: Results, baseline: str, looks: Dict[str,
 
 def _plot_gain(panel: Any, row: int, name: str, runs: Sequence[Any],
                baseline: Sequence[Any], color: str) -> None:
+    from matplotlib.lines import Line2D
     if name in frozen_branches(runs):
         panel.text(
             0.5,
@@ -266,7 +267,10 @@ def _plot_gain(panel: Any, row: int, name: str, runs: Sequence[Any],
     panel.plot(gain.mean, row, marker='o', markersize=5.5, color=color)
     interval = gain.interval()
     if interval is not None:
-        panel.plot(interval, (row, row), color=color, linewidth=1.6)
+        line = Line2D(interval, (row, row), color=color, linewidth=1.6)
+        # That of two seeds may be so long that gains were dots beside it: it
+        # has no say in what is seen, and runs out of the picture.
+        (panel.add_line if gain.n > 2 else panel.add_artist)(line)
         panel.plot(
             [values[seed] - base[seed] for seed in values if seed in base],
             [row + 0.28] * gain.n,

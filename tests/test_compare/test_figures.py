@@ -137,6 +137,19 @@ def test_frozen_branch(tmp_path):
     assert found[:, 1].min() > width / 3
 
 
+def test_interval_of_two_seeds_does_not_set_the_scale(tmp_path):
+    # Its gains lie within those of mcod, its interval far beyond.
+    two = [(41., 50.5), (42.8, 53.), None]
+    found = []
+    for name, others in (('without', {}), ('with', dict(dml=two))):
+        results = make_results(solo=SOLO, mcod=MCOD, **others)
+        draw(results, 'solo', str(tmp_path / name))
+        columns = pixels(tmp_path / name / 'gain.png', BLUE)[:, 1]
+        found.append((columns.min(), columns.max()))
+    assert found[1] == pytest.approx(found[0], abs=3)
+    assert len(pixels(tmp_path / 'with' / 'gain.png', VERMILION)) > 20
+
+
 def test_frozen_branch_counts_in_no_mean(tmp_path):
     found = []
     for accuracy in (10., 30.):
