@@ -169,6 +169,7 @@ def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
         loader = cfg.get(name)
         if loader is not None:
             loader.setdefault('collate_fn', dict(type='default_collate'))
+            loader.setdefault('pin_memory', True)
             if args.no_pin_memory or not is_cuda_available():
                 loader.pin_memory = False
     return cfg

@@ -81,6 +81,20 @@ def test_loaders_get_the_collate_function_of_the_toolbox(config):
     assert loader.pin_memory is False
 
 
+@pytest.mark.parametrize('given, off, gpu, pinned', [
+    ('', False, True, True),
+    ('pin_memory=False', False, True, False),
+    ('', True, True, False),
+    ('pin_memory=True', False, False, False),
+])
+def test_pinned_memory_as_in_the_toolbox(config, monkeypatch, given, off, gpu,
+                                         pinned):
+    config.write_text(config.read_text().replace('pin_memory=True', given))
+    monkeypatch.setattr('mmengine.device.is_cuda_available', lambda: gpu)
+    loader = load_config(config, no_pin_memory=off).train_dataloader
+    assert loader.pin_memory is pinned
+
+
 def amp(**settings):
     cfg = Config(dict(optim_wrapper=dict(optimizer={}, **settings)))
     use_amp(cfg)
