@@ -1,5 +1,7 @@
 import logging
 import os
+import subprocess
+import sys
 
 # The networks here are tiny: a second thread only waits for the first, and for
 # whatever else the machine does. Set before PyTorch is imported, for the
@@ -26,6 +28,33 @@ def mmengine_globals():
                 handler.close()
     for holder in (MMLogger, MessageHub, DefaultScope):
         holder._instance_dict.clear()
+
+
+@pytest.fixture(scope='session')
+def two_processes():
+    """Runs a file in two processes, as ``FILE FOLDER RANK [ARGUMENT ...]``,
+    and waits for both to succeed."""
+
+    def run(file, folder, *args):
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, file, folder,
+                 str(rank), *map(str, args)],
+                env={
+                    **os.environ,
+                    'PYTHONPATH': os.pathsep.join(filter(None, sys.path)),
+                    # Sets come in another order on each rank.
+                    'PYTHONHASHSEED': str(rank),
+                    'OMP_NUM_THREADS': '1',
+                }) for rank in range(2)
+        ]
+        try:
+            assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
+        finally:
+            for rank in ranks:
+                rank.kill()
+
+    return run
 
 
 TRANSFORMER = dict(

@@ -12,6 +12,7 @@ from mmpretrain.registry import DATASETS as MMPRETRAIN_DATASETS
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 
 from mcod_plugin.cli import LOADERS
+from mcod_plugin.datasets.in_memory_dataset import OWN_KEYS
 from mcod_plugin.datasets.split import check_per_class, select_per_class
 from mcod_plugin.models.utils.branch_settings import BranchSettings
 from mcod_plugin.models.utils.input_size import (data_input_size,
@@ -23,9 +24,6 @@ __all__ = ['solo_optim_wrapper', 'solo_runner', 'toolbox_loader']
 
 # Epochs that no benchmark lives to see the end of.
 FOREVER = 10**5
-
-# What InMemoryDataset takes and the toolbox's data sets do not.
-OWN_KEYS = ('source', 'device', 'max_gib', 'per_class')
 
 # What a plain OptimWrapper takes, and its constructor.
 OPTIM_KEYS = ('optimizer', 'accumulative_counts', 'clip_grad', 'constructor',

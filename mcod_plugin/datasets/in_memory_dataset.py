@@ -23,6 +23,9 @@ from mcod_plugin.utils.memory import GIB, free_memory
 from .batch_transforms import crop, random_flip, random_windows, to_device
 from .split import check_per_class, select_per_class
 
+# What it takes and the toolbox's data sets do not.
+OWN_KEYS = ('source', 'device', 'max_gib', 'per_class')
+
 # What gives the same image every time is done once, at the start.
 FIXED_TRANSFORMS = (LoadImageFromFile, Resize, ResizeEdge, CenterCrop)
 FLIPS = dict(horizontal=(2, ), vertical=(1, ), diagonal=(1, 2))

@@ -4,6 +4,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 from mmpretrain.models import ClsDataPreprocessor
 
+from mcod_plugin.datasets.in_memory_dataset import OWN_KEYS
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.dataset_layers import dataset_layers
 from mcod_plugin.utils.part_name import part_name
@@ -13,9 +14,6 @@ __all__ = [
     'channel_order', 'crop_ratio', 'evaluator', 'in_memory', 'pipeline_of',
     'preprocessor', 'source_loader', 'toolbox_loader'
 ]
-
-# What InMemoryDataset takes and the toolbox's data sets do not.
-OWN_KEYS = ('source', 'device', 'max_gib', 'per_class')
 
 # What the preprocessor does in training only.
 TRAINING_KEYS = ('batch_augments', 'to_onehot')

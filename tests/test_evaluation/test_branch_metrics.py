@@ -2,7 +2,6 @@ import logging
 import math
 import os
 import pickle
-import subprocess
 import sys
 from itertools import combinations
 
@@ -276,26 +275,9 @@ def test_missing_fields(missing, message):
 
 
 @pytest.mark.parametrize('num', [11, 12])
-def test_two_processes(tmp_path, num):
+def test_two_processes(two_processes, tmp_path, num):
     """An odd number is padded by the sampler: the first sample comes twice."""
-    ranks = []
-    for rank in range(2):
-        ranks.append(
-            subprocess.Popen(
-                [sys.executable, __file__, tmp_path,
-                 str(rank), str(num)],
-                env={
-                    **os.environ,
-                    'PYTHONPATH': os.pathsep.join(filter(None, sys.path)),
-                    # Fields come in another order on each rank.
-                    'PYTHONHASHSEED': str(rank),
-                    'OMP_NUM_THREADS': '1',
-                }))
-    try:
-        assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    two_processes(__file__, tmp_path, num)
     expected = evaluate(make_samples(num, 10), calibration_bins=15)
     for rank in range(2):
         metrics = torch.load(tmp_path / f'{rank}.pth', weights_only=True)

@@ -1,6 +1,4 @@
 """Batches of which each field is one tensor, against one by one."""
-import os
-import subprocess
 import sys
 
 import numpy as np
@@ -174,24 +172,9 @@ def test_a_run(tiny_runner):
 @pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(),
     reason='needs gloo')
-def test_two_processes(tmp_path, num=25):
+def test_two_processes(two_processes, tmp_path, num=25):
     """An odd number is padded by the sampler: the first sample comes twice."""
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, tmp_path,
-             str(rank),
-             str(num)],
-            env={
-                **os.environ, 'PYTHONPATH':
-                os.pathsep.join(filter(None, sys.path)),
-                'OMP_NUM_THREADS': '1'
-            }) for rank in range(2)
-    ]
-    try:
-        assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    two_processes(__file__, tmp_path, num)
     expected = evaluate(Evaluator(METRICS), make_fields(num), list)
     for rank in range(2):
         metrics = torch.load(tmp_path / f'{rank}.pth', weights_only=True)

@@ -69,7 +69,7 @@ class DiscontinuousKDHook(Hook):
                 f'{type(self.model).__name__}')
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
             # To MMEngine the whole run is one epoch.
-            if not never_changes(self.schedule):
+            if not self.schedule.is_constant:
                 raise ConfigError(
                     'DiscontinuousKDHook counts epochs (by_epoch=True), but '
                     'training counts iterations (IterBasedTrainLoop); set '
@@ -93,19 +93,3 @@ class DiscontinuousKDHook(Hook):
         """Write the weight of the iteration."""
         if not self.by_epoch:
             self.model.kd_weight = self.schedule.weight(runner.iter)
-
-
-def never_changes(schedule: DiscontinuousSchedule) -> bool:
-    """Whether the weight is the same throughout a run, in epochs or
-    iterations.
-
-    Args:
-        schedule (DiscontinuousSchedule): A schedule as it is set.
-
-    Returns:
-        bool: True if it never distils, or always does at one weight.
-    """
-    first, last = schedule.weights
-    whole_run = schedule.begin == 0 and schedule.end is None
-    always_on = whole_run and schedule.gap == (0, 0)
-    return first == last and (always_on or first == 0)

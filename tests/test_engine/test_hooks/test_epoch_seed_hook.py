@@ -1,7 +1,5 @@
 import json
-import os
 import random
-import subprocess
 import sys
 
 import numpy as np
@@ -90,7 +88,8 @@ def test_sampler_gets_the_seed_of_the_run(tiny_runner):
     not dist.is_available() or not dist.is_gloo_available(),
     reason='needs gloo')
 @pytest.mark.parametrize('differ', [False, True])
-def test_two_processes_share_an_epoch(tiny_config, tmp_path, differ):
+def test_two_processes_share_an_epoch(tiny_config, two_processes, tmp_path,
+                                      differ):
     changes = {
         'randomness.diff_rank_seed': differ,
         'val_cfg': None,
@@ -99,21 +98,7 @@ def test_two_processes_share_an_epoch(tiny_config, tmp_path, differ):
     }
     cfg = tiny_config('ranks', **changes)
     cfg.dump(tmp_path / 'config.py')
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, tmp_path,
-             str(rank)],
-            env={
-                **os.environ, 'PYTHONPATH':
-                os.pathsep.join(filter(None, sys.path)),
-                'OMP_NUM_THREADS': '1'
-            }) for rank in range(2)
-    ]
-    try:
-        assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    two_processes(__file__, tmp_path)
     first, second = (
         json.loads((tmp_path / f'{rank}.json').read_text())
         for rank in range(2))

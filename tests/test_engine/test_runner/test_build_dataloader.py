@@ -1,7 +1,5 @@
 """Loaders of data that are held in memory."""
 import json
-import os
-import subprocess
 import sys
 
 import pytest
@@ -220,22 +218,8 @@ def test_missing_data(tmp_path):
 @pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(),
     reason='needs gloo')
-def test_two_processes(tmp_path):
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, tmp_path,
-             str(rank)],
-            env={
-                **os.environ, 'PYTHONPATH':
-                os.pathsep.join(filter(None, sys.path)),
-                'OMP_NUM_THREADS': '1'
-            }) for rank in range(2)
-    ]
-    try:
-        assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
+def test_two_processes(two_processes, tmp_path):
+    two_processes(__file__, tmp_path)
     first, second = (
         json.loads((tmp_path / f'{rank}.json').read_text())
         for rank in range(2))

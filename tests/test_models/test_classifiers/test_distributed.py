@@ -1,7 +1,5 @@
 """Two processes, each with half of a batch, against one with all of it."""
 import copy
-import os
-import subprocess
 import sys
 
 import pytest
@@ -101,23 +99,10 @@ def run_rank(folder, rank):
 
 
 @pytest.fixture(scope='module')
-def results(tmp_path_factory):
+def results(two_processes, tmp_path_factory):
     """What each of the processes comes to."""
     folder = tmp_path_factory.mktemp('ranks')
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, folder, str(rank)],
-            env={
-                **os.environ, 'PYTHONPATH': os.pathsep.join(
-                    filter(None, sys.path)),
-                'OMP_NUM_THREADS': '1'
-            }) for rank in range(WORLD_SIZE)
-    ]
-    try:
-        assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    two_processes(__file__, folder)
     return [torch.load(folder / f'{rank}.pth') for rank in range(WORLD_SIZE)]
 
 
