@@ -263,6 +263,11 @@ def _parse_options(options: Sequence[str]) -> Dict[str, Any]:
             action(None, parsed, [option])
         except AssertionError as error:
             raise ConfigError(f'--cfg-options {option}: {error}') from error
+        except RecursionError as error:
+            raise ConfigError(
+                f'--cfg-options {option}: a value is a number, a word, or a '
+                'list or tuple of such; for a dict name each of its keys, as '
+                'in model.teacher.fusion=mean') from error
     return parsed.options
 
 

@@ -69,6 +69,11 @@ def test_unknown_option(config):
         load_config(config, cfg_options=['trian_cfg.max_epochs=2'])
 
 
+def test_option_that_is_a_dict(config):
+    with pytest.raises(ConfigError, match='a dict name each of its keys'):
+        load_config(config, cfg_options=['model.teacher=dict(type=a,b=c)'])
+
+
 def test_settings_that_are_needed(config):
     with pytest.raises(ConfigError, match='small.py lacks the setting val'):
         load_config(config, needs=('model', 'val'))

@@ -16,6 +16,7 @@ from mmengine.utils import import_modules_from_strings
 
 from mcod_plugin.cli import merge_options, merge_settings, read_config, use_amp
 from mcod_plugin.errors import ConfigError, check_integer
+from mcod_plugin.evaluation import BranchMetrics
 from mcod_plugin.methods import apply_method
 from mcod_plugin.models.utils.model_config import model_config
 from mcod_plugin.registry import HOOKS, MODELS
@@ -25,7 +26,8 @@ from .study import Method, Study
 __all__ = ['Run', 'choose', 'plan']
 
 # What a study's config must hold besides a cohort.
-NEEDS = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'val_dataloader')
+NEEDS = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'val_dataloader',
+         'val_evaluator')
 
 # In a setting: the last checkpoint of another method's run of the same seed.
 CHECKPOINT = re.compile(r'\{checkpoint of ([^}]+)\}')
@@ -133,6 +135,7 @@ def _config(study: Study, method: Method, options: Sequence[str]) -> Config:
         raise ConfigError('a study counts in epochs: train_cfg.by_epoch must '
                           f'be True; got {cfg.train_cfg.get("by_epoch")!r}')
     check_integer('train_cfg.max_epochs', cfg.train_cfg.get('max_epochs'))
+    _check_evaluator(cfg.val_evaluator)
     if study.amp:
         use_amp(cfg)
     # To go on from. It is the last epoch that counts, so the best is not kept.
@@ -144,6 +147,21 @@ def _config(study: Study, method: Method, options: Sequence[str]) -> Config:
     cfg.default_hooks = dict(
         cfg.get('default_hooks') or {}, checkpoint=checkpoint)
     return cfg
+
+
+def _check_evaluator(evaluator: Any) -> None:
+    """Raise unless a validation gives the accuracies that are compared."""
+    if isinstance(evaluator, dict):
+        evaluator = evaluator.get('metrics', evaluator)
+    if isinstance(evaluator, dict):
+        evaluator = [evaluator]
+    for metric in evaluator:
+        if metric.get('type') in ('mcod_plugin.BranchMetrics', BranchMetrics):
+            topk = metric.get('topk', 1)
+            if 1 in (topk if isinstance(topk, (list, tuple)) else [topk]):
+                return
+    raise ConfigError('val_evaluator must have a mcod_plugin.BranchMetrics '
+                      f'with 1 in its topk; got {json.dumps(evaluator)}')
 
 
 def _build(cfg: Config, cohorts: Dict[str, nn.Module]) -> None:

@@ -46,8 +46,11 @@ def read_checkpoint(filename: str,
         # PyTorch's own text goes on with advice to run the code all the same.
         raise ConfigError(
             f'checkpoint {filename} is damaged or holds a pickle payload '
-            '(more than tensors and plain containers); it was refused, and '
-            'nothing of it was executed') from error
+            '(more than tensors and plain containers), as that of MMEngine\'s '
+            'own CheckpointHook; it was refused, and nothing of it was '
+            'executed; if you trust it, copy its weights: torch.save('
+            'torch.load(FILE, weights_only=False)["state_dict"], NEW_FILE)'
+        ) from error
     except Exception as error:
         if remote and isinstance(error, (OSError, HTTPException)):
             raise ConfigError(f'checkpoint {filename} cannot be fetched '

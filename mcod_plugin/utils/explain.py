@@ -26,7 +26,7 @@ def explain(cfg: Any, error: Exception) -> ConfigError:
     Returns:
         ConfigError: The explanation.
     """
-    text = one_line(error)
+    text = one_line(error) or 'no reason given'
     building = _building(error)
     path, given = _place_of(cfg, building['cfg']) if building else ('', {})
     # A data set that is held in memory is built as its source.
@@ -51,8 +51,8 @@ def explain(cfg: Any, error: Exception) -> ConfigError:
     if path and path not in text:
         text = f'{path}: {text}'
     if not isinstance(error, ConfigError):
-        text = (f'{text or "no reason given"} ({type(error).__name__}; set '
-                'MCOD_DEBUG=1 to see where it comes from)')
+        text += (f' ({type(error).__name__}; set MCOD_DEBUG=1 to see where it '
+                 'comes from)')
     return ConfigError(text)
 
 
@@ -92,7 +92,8 @@ def _building(error: Optional[BaseException]) -> Optional[dict]:
     found = None
     while error is not None:
         for frame, _ in walk_tb(error.__traceback__):
-            if frame.f_code is build_from_cfg.__code__:
+            if frame.f_code is build_from_cfg.__code__ and isinstance(
+                    frame.f_locals['cfg'], dict):
                 found = frame.f_locals
         error = error.__cause__
     return found

@@ -174,7 +174,8 @@ def test_what_a_config_need_not_have(write_study, tmp_path, key):
 
 @pytest.mark.parametrize(
     'key',
-    ['train_cfg', 'optim_wrapper', 'train_dataloader', 'val_dataloader'])
+    ['train_cfg', 'optim_wrapper', 'train_dataloader', 'val_dataloader',
+     'val_evaluator'])
 def test_what_a_config_must_have(write_study, tmp_path, key):
     path = write_study(amp=True)
     rewrite(tmp_path, key)
@@ -207,6 +208,10 @@ def test_what_a_config_must_have(write_study, tmp_path, key):
      ('train_cfg.max_epochs', "'ten'")),
     (dict(settings={'custom_imports.imports': ['no_such_module']}),
      ('no_such_module', )),
+    (dict(settings={'val_evaluator.topk': 5}),
+     ('val_evaluator', 'BranchMetrics', '1 in its topk', '"topk": 5')),
+    (dict(settings={'val_evaluator': [dict(type='Accuracy')]}),
+     ('val_evaluator', 'BranchMetrics', '"Accuracy"')),
 ])
 def test_mistakes(write_study, lines, words):
     path = write_study(**lines)

@@ -2,6 +2,7 @@ import pickle
 
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.checkpoint import read_checkpoint
@@ -83,3 +84,20 @@ def test_payload_is_not_executed(tmp_path, form):
     with pytest.raises(ConfigError, match='refused, and nothing of it was'):
         read_checkpoint(str(path))
     assert not executed.exists()
+
+
+def test_what_mmengine_writes_itself(tmp_path):
+    content = dict(
+        state_dict=dict(a=torch.zeros(2)),
+        message_hub=dict(loss=HistoryBuffer([1.], [1])))
+    path, copy = tmp_path / 'epoch_1.pth', tmp_path / 'weights.pth'
+    torch.save(content, path)
+    with pytest.raises(ConfigError) as info:
+        read_checkpoint(str(path))
+    text = str(info.value)
+    assert "MMEngine's own CheckpointHook" in text
+    # What it advises works.
+    command = text.rpartition('weights: ')[2]
+    assert command.startswith('torch.save(')
+    exec(command, dict(torch=torch, FILE=path, NEW_FILE=copy))
+    assert read_checkpoint(str(copy)).keys() == {'a'}

@@ -158,6 +158,30 @@ def test_other_errors_name_their_type():
     assert text.startswith('no reason given (RuntimeError; ')
 
 
+def test_error_without_a_text_in_a_part():
+
+    @MODELS.register_module(name='Silent', force=True)
+    class Silent:
+
+        def __init__(self, size):
+            raise RuntimeError
+
+    try:
+        text = explained(
+            dict(part=dict(type='mcod_plugin.Silent', size=0)),
+            lambda cfg: build_from_cfg(cfg.part, MODELS))
+    finally:
+        MODELS.module_dict.pop('Silent')
+    assert text.startswith('part: no reason given (RuntimeError; ')
+
+
+@pytest.mark.parametrize('part', ['mcod_plugin.CifarVGG', 5])
+def test_part_that_is_no_config(part):
+    text = explained(
+        dict(part=part), lambda cfg: build_from_cfg(cfg.part, MODELS))
+    assert type(part).__name__ in text and '(TypeError; ' in text
+
+
 def test_type_error_of_other_code_is_no_unknown_setting():
     """A mistake in a part's own code is not blamed on the config."""
 

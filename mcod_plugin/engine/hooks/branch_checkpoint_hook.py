@@ -1,4 +1,4 @@
-from typing import Dict, Tuple
+from typing import Any, Dict, Tuple
 
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
@@ -75,6 +75,9 @@ class BranchCheckpointHook(CheckpointHook):
             for key, resumed in hub['resumed_keys'].items()
             if key in hub['runtime_info'] or key in hub['log_scalars']
         }
+        if 'param_schedulers' in checkpoint:
+            checkpoint['param_schedulers'] = _without_functions(
+                checkpoint['param_schedulers'])
         for key in checkpoint:
             if key != 'state_dict':
                 checkpoint[key] = to_plain(checkpoint[key])
@@ -99,3 +102,16 @@ class BranchCheckpointHook(CheckpointHook):
         """Turn plain containers back into MMEngine's objects."""
         if 'message_hub' in checkpoint:
             checkpoint['message_hub'] = from_plain(checkpoint['message_hub'])
+
+
+def _without_functions(states: Any) -> Any:
+    """States of schedulers without what their constructors make anew, such as
+    the ``anneal_func`` of ``OneCycleLR``."""
+    if isinstance(states, dict):
+        return {
+            key: _without_functions(value)
+            for key, value in states.items() if not callable(value)
+        }
+    if isinstance(states, list):
+        return [_without_functions(value) for value in states]
+    return states

@@ -9,9 +9,10 @@ from typing import Any, Dict, List, Optional
 
 import torch
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmpretrain.utils import get_ori_model
+from torch.utils.data import DataLoader
 
 from mcod_plugin.cli import check_out
 from mcod_plugin.errors import ConfigError
@@ -163,8 +164,18 @@ class RunRecordHook(Hook):
                          data_batch: Any = None,
                          outputs: Optional[dict] = None) -> None:
         """Tell the progress once in a while."""
+        self._note_peak(runner, batch_idx, runner.train_dataloader)
         if time.perf_counter() - self._told >= PERIOD:
             self._tell(runner, runner.iter + 1)
+
+    def after_val_iter(self,
+                       runner: Runner,
+                       batch_idx: int,
+                       data_batch: Any = None,
+                       outputs: Any = None) -> None:
+        """Look at the memory that validation takes."""
+        if self._state is not None:
+            self._note_peak(runner, batch_idx, runner.val_dataloader)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Note what the epoch was like."""
@@ -227,6 +238,20 @@ class RunRecordHook(Hook):
             runner.logger.info('The validation after epoch %d is made up for.',
                                epoch)
             runner.val_loop.run()
+
+    def _note_peak(self, runner: Runner, batch_idx: int,
+                   loader: DataLoader) -> None:
+        """Note the peak of memory before it is forgotten: MMEngine has each
+        line of the log begin a new one."""
+        intervals = [
+            hook.interval for hook in runner.hooks
+            if isinstance(hook, LoggerHook)
+        ]
+        if batch_idx + 1 == len(loader) or any(
+                self.every_n_inner_iters(batch_idx, interval)
+                for interval in intervals):
+            self._state['peak_memory_bytes'] = max(
+                self._state['peak_memory_bytes'], peak_memory())
 
     def _costs(self) -> Dict[str, float]:
         """Time and memory up to now, those of interrupted parts included."""

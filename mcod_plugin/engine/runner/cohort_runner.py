@@ -2,13 +2,14 @@ import os
 import os.path as osp
 import shutil
 from inspect import signature
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, Dict, Optional, Union
 
 import torch
 import torch.nn as nn
 from mmengine.device import get_device
 from mmengine.dist import master_only
 from mmengine.evaluator import Evaluator
+from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIMIZERS
@@ -31,7 +32,7 @@ from mcod_plugin.utils.leftovers import missing_folders, remove_empty
 from mcod_plugin.utils.missing_data import explain_missing_data
 from mcod_plugin.utils.workers import default_workers
 from ..optim_wrapper import prefer_fused, with_branch_constructor
-from .compile_settings import compile_settings
+from .compile_settings import compile_settings, uses_cuda_graphs
 
 # Settings of a data loader that PyTorch refuses without workers.
 WORKER_SETTINGS = ('prefetch_factor', 'timeout', 'multiprocessing_context')
@@ -44,7 +45,8 @@ class CohortRunner(Runner):
     - Checkpoints are opened as data, never as code, and must fit the model
       exactly.
     - A checkpoint is written beside its place and then renamed, so that a run
-      that is killed leaves none half-written.
+      that is killed leaves none half-written. MMEngine's own checkpoint hook
+      is replaced by :class:`BranchCheckpointHook`, whose files hold data only.
     - A data set that cannot be used is reported with the place where it was
       looked for.
     - What cannot begin leaves the work directory as it was. The config there
@@ -112,6 +114,19 @@ class CohortRunner(Runner):
         """
         if self.started and self._trains:
             super().dump_config()
+
+    def register_default_hooks(self,
+                               hooks: Optional[Dict[str, Any]] = None) -> None:
+        """Register the default hooks, among them one whose checkpoints can be
+        opened again."""
+        hooks = dict(hooks or {})
+        checkpoint = hooks.setdefault('checkpoint',
+                                      dict(type='CheckpointHook', interval=1))
+        if isinstance(checkpoint, dict) and checkpoint.get('type') in (
+                'CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook):
+            hooks['checkpoint'] = type(checkpoint)(
+                checkpoint, type='mcod_plugin.BranchCheckpointHook')
+        super().register_default_hooks(hooks)
 
     def setup_env(self, env_cfg: dict) -> None:
         """Set up the process."""
@@ -193,7 +208,8 @@ class CohortRunner(Runner):
 
         Raises:
             ConfigError: If there is no such optimizer, the wrapper cannot be
-                used on this machine, or the constructor knows no branches.
+                used on this machine or with how the model is compiled, or the
+                constructor knows no branches.
         """
         if isinstance(optim_wrapper, dict):
             # MMEngine calls an optimizer that is unknown None.
@@ -210,6 +226,12 @@ class CohortRunner(Runner):
                     'optim_wrapper.type AmpOptimWrapper needs a GPU, and this '
                     'machine has none; mcod_plugin.AutocastOptimWrapper is '
                     'mixed precision on any device')
+            counts = optim_wrapper.get('accumulative_counts', 1)
+            if counts > 1 and uses_cuda_graphs(self.cfg.get('compile')):
+                raise ConfigError(
+                    'compile with CUDA graphs does not go with optim_wrapper.'
+                    f'accumulative_counts, {counts}: a replay overwrites the '
+                    'gradients that are to be added to; set compile=True')
             # A fused optimizer undoes the loss scaling itself, and would fail
             # on the checkpoint of a run in which it was not fused.
             if isinstance(optim_wrapper.get('optimizer'), dict) and not scaled:
@@ -248,10 +270,14 @@ class CohortRunner(Runner):
         settings = compile_settings(self.cfg.get('compile'))
         if settings is None or branches is None:
             return
+        # Branches of one class have their code in common, but must not share
+        # its limit of versions: what is beyond it runs uncompiled.
         if 'isolate_recompiles' in signature(torch.compile).parameters:
-            # Branches of one class have their code in common, but need not
-            # share its limit of versions.
             settings = {'isolate_recompiles': True, **settings}
+        else:
+            limits = torch._dynamo.config
+            limits.cache_size_limit = max(limits.cache_size_limit,
+                                          8 * len(branches))
         for branch in branches.values():
             branch.compile(**settings)
         self.logger.info('The branches are compiled. The first steps take '

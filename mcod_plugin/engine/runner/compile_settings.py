@@ -51,5 +51,21 @@ def compile_settings(setting: Any) -> Optional[dict]:
     return settings
 
 
+def uses_cuda_graphs(setting: Any) -> bool:
+    """Whether ``compile`` asks for CUDA graphs, whose replays write to the
+    same memory each time.
+
+    Args:
+        setting (bool | dict | None): What the config says.
+
+    Returns:
+        bool: Whether it does.
+    """
+    settings = compile_settings(setting) or {}
+    options = settings.get('options') or {}
+    return (settings.get('mode') in ('reduce-overhead', 'max-autotune')
+            or bool(options.get('triton.cudagraphs')))
+
+
 def _nothing() -> None:
     pass

@@ -214,12 +214,10 @@ class MultiBackboneClassifier(BaseClassifier):
         }
         self.branch_images = BranchImages(own, self.branch_settings,
                                           self.memory_formats)
-        if not isinstance(teacher, nn.Module):
-            teacher = MODELS.build(
-                teacher or dict(type='mcod_plugin.EnsembleTeacher'))
-        if not isinstance(distill, nn.Module):
-            distill = MODELS.build(
-                distill or dict(type='mcod_plugin.DiscontinuousKDLoss'))
+        teacher = _build('model.teacher', teacher,
+                         'mcod_plugin.EnsembleTeacher')
+        distill = _build('model.distill', distill,
+                         'mcod_plugin.DiscontinuousKDLoss')
         _check_pair(teacher, distill)
         if hasattr(teacher, 'setup'):
             teacher.setup(list(self.branches), self.num_classes)
@@ -476,6 +474,16 @@ def _check_names(branches: Any) -> None:
             raise ConfigError(
                 f'the name {name!r} in model.branches must not contain '
                 "'loss': whatever has it in its log key is added to the loss")
+
+
+def _build(setting: str, part: Any, default: str) -> nn.Module:
+    """Build a part of the cohort, a default one if it is left out."""
+    if isinstance(part, nn.Module):
+        return part
+    if not isinstance(part, (dict, type(None))):
+        raise ConfigError(f'{setting} must be the config of a part (a dict); '
+                          f'got {part!r}')
+    return MODELS.build(part or dict(type=default))
 
 
 def _check_pair(teacher: nn.Module, distill: nn.Module) -> None:

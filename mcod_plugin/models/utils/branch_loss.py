@@ -2,8 +2,10 @@
 from typing import Any, Dict, Sequence
 
 import torch.nn as nn
+import torch.nn.functional as F
 from mmpretrain.models.classifiers import BaseClassifier
 from mmpretrain.models.heads import ClsHead
+from mmpretrain.models.losses import LabelSmoothLoss
 from torch import Tensor
 
 from mcod_plugin.structures import BatchDataSample
@@ -37,6 +39,10 @@ def branch_loss(branch: BaseClassifier, logits: Tensor,
             and not owner.cal_acc):
         fields = data_samples.fields
         target = fields['gt_score' if 'gt_score' in fields else 'gt_label']
+        if isinstance(owner.loss_module,
+                      LabelSmoothLoss) and 'gt_score' not in fields:
+            # It makes them itself, but has the host look at the labels first.
+            target = F.one_hot(target, logits.size(1))
         loss = owner.loss_module(logits, target, avg_factor=logits.size(0))
         return dict(loss=loss)
     return owner._get_loss(logits, data_samples)

@@ -50,8 +50,7 @@ def build_branch(name: str, cfg: Any, input_size: Tuple[int, int],
     setting = f'model.branches.{name}'
     shape = (2, in_channels, *input_size)
     if isinstance(cfg, nn.Module):
-        branch = cfg
-        keep_weights(setting, branch)
+        branch = _built(setting, cfg)
     elif isinstance(cfg, dict):
         branch = _build_classifier(setting, copy.deepcopy(cfg), shape)
     else:
@@ -205,10 +204,15 @@ def _run(setting: str, module: nn.Module, inputs: Any) -> Any:
         module.train(training)
 
 
+def _built(setting: str, module: nn.Module) -> nn.Module:
+    keep_weights(setting, module)
+    # Where the rest of the cohort is, until all of it is moved.
+    return module.cpu()
+
+
 def _build(setting: str, cfg: Any) -> nn.Module:
     if isinstance(cfg, nn.Module):
-        keep_weights(setting, cfg)
-        return cfg
+        return _built(setting, cfg)
     if isinstance(cfg, dict) and cfg.get('type') is None:
         raise ConfigError(f'{setting}.type is missing')
     try:

@@ -59,6 +59,37 @@ def test_message_hub_comes_back_as_it_was(tiny_runner):
         assert (after[:8] == before).all()
 
 
+@pytest.mark.parametrize('scheduler', [
+    dict(type='OneCycleLR', eta_max=.1, total_steps=12),
+    dict(type='OneCycleLR', eta_max=.1, total_steps=12, three_phase=True),
+    dict(type='ReduceOnPlateauLR', monitor='ensemble/top1', rule='greater'),
+])
+def test_schedulers_go_on(tiny_runner, scheduler):
+    """Some keep functions, which are no data."""
+    by_epoch = scheduler['type'].startswith('Reduce')
+    changes = dict(
+        param_scheduler=[dict(scheduler, by_epoch=by_epoch, end=12)])
+
+    class Rates(Hook):
+
+        def __init__(self):
+            self.found = []
+
+        def after_train_iter(self, runner, *args, **kwargs):
+            self.found.append(runner.optim_wrapper.get_lr()['lr'][0])
+
+    def rates(*args, **kwargs):
+        runner = tiny_runner(*args, **kwargs, **changes)
+        hook = Rates()
+        runner.register_hook(hook)
+        runner.train()
+        return hook.found
+
+    expected = rates('unbroken', 3)
+    rates('resumed', 1)
+    assert rates('resumed', 3, resume=True) == expected[4:]
+
+
 def test_objects_in_the_message_hub_do_not_end_a_run(tiny_runner, tmp_path):
 
     class Litter(Hook):

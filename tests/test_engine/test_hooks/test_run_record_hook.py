@@ -85,6 +85,43 @@ def make(tiny_runner):
     return make
 
 
+class Memory(Hook):
+    """Memory whose peak is forgotten with each line of the log, as MMEngine
+    does with a GPU's."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, most):
+        self.most, self.peak = most, 0
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.use('train', runner.epoch, batch_idx)
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        self.use('val', runner.epoch, batch_idx)
+
+    def use(self, *moment):
+        self.peak = max(self.peak, 1000 if moment == self.most else 10)
+
+    def after_train_iter(self, runner, batch_idx, *args, **kwargs):
+        if self.every_n_inner_iters(batch_idx, 2):
+            self.peak = 0
+
+    after_val_iter = after_train_iter
+
+
+@pytest.mark.parametrize('most', [('train', 0, 0), ('train', 0, 3),
+                                  ('train', 1, 4), ('val', 1, 1),
+                                  ('val', 2, 2)])
+def test_peak_of_memory_outlives_the_log(make, monkeypatch, most):
+    # Of each five steps the log tells the second and the fourth.
+    runner = make(**{'train_dataloader.batch_size': 13})
+    memory = Memory(most)
+    monkeypatch.setattr(run_record_hook, 'peak_memory', lambda: memory.peak)
+    train(runner, memory)
+    assert read(runner)['peak_memory_bytes'] == 1000
+
+
 def test_record_of_a_run(make):
     info = dict(study='tiny', method='mcod', sizes=(1, 2), seed=9)
     runner = make(

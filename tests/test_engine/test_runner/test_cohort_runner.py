@@ -1,6 +1,8 @@
 import pytest
 import torch
+from mmengine.hooks import CheckpointHook
 
+from mcod_plugin.engine.hooks import BranchCheckpointHook
 from mcod_plugin.errors import ConfigError
 
 
@@ -128,3 +130,38 @@ def test_an_evaluation_leaves_the_config_of_the_training(
     other = tiny_runner(**{'custom_hooks.0.gap': (9, 9)})
     getattr(other, action)()
     assert other.started and configs() == trained
+
+
+def test_checkpoints_of_the_hook_of_the_toolbox(tiny_runner):
+    changes = {
+        'default_hooks.checkpoint':
+        dict(
+            _delete_=True,
+            type='CheckpointHook',
+            interval=1,
+            filename_tmpl='at_{}.pth')
+    }
+    tiny_runner(epochs=1, **changes).train()
+    runner = tiny_runner(resume=True, **changes)
+    file = f'{runner.work_dir}/at_1.pth'
+    assert torch.load(file, weights_only=True)['meta']['epoch'] == 1
+    runner.train()
+    assert runner.epoch == 2
+
+
+@pytest.mark.parametrize('hooks', [
+    None,
+    dict(checkpoint=dict(type=CheckpointHook, interval=1)),
+    dict(checkpoint=dict(type='mmengine.CheckpointHook', interval=1)),
+])
+def test_hook_of_checkpoints_that_hold_data_only(tiny_runner, hooks):
+    runner = tiny_runner(**{'default_hooks.checkpoint': None})
+    runner.register_default_hooks(hooks)
+    found = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+    assert [type(hook) for hook in found] == [BranchCheckpointHook]
+    assert found[0].interval == 1
+
+
+def test_no_checkpoints(tiny_runner):
+    runner = tiny_runner(epochs=1, **{'default_hooks.checkpoint': None})
+    assert not any(isinstance(hook, CheckpointHook) for hook in runner.hooks)

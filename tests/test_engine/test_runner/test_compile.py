@@ -1,11 +1,15 @@
 """Compiled branches train like others, and leave nothing behind."""
+import inspect
+
 import pytest
 import torch
 from mmengine.hooks import Hook
 from torch._dynamo.utils import counters
 from torch._inductor.cudagraph_trees import MarkStepBox
 
-from mcod_plugin.engine.runner.compile_settings import compile_settings
+from mcod_plugin.engine.runner import cohort_runner
+from mcod_plugin.engine.runner.compile_settings import (compile_settings,
+                                                        uses_cuda_graphs)
 from mcod_plugin.errors import ConfigError
 
 
@@ -99,6 +103,59 @@ def test_bad_setting_ends_a_run_before_it_begins(tiny_runner):
     with pytest.raises(ConfigError, match='did you mean inductor'):
         runner.train()
     assert not runner.started
+
+
+@pytest.mark.parametrize('setting, expected', [
+    (None, False),
+    (True, False),
+    (dict(mode='default'), False),
+    (dict(mode='max-autotune-no-cudagraphs'), False),
+    (dict(mode='reduce-overhead'), True),
+    (dict(mode='max-autotune'), True),
+    (dict(options={'triton.cudagraphs': True}), True),
+    (dict(options={'triton.cudagraphs': False}), False),
+])
+def test_uses_cuda_graphs(setting, expected):
+    assert uses_cuda_graphs(setting) is expected
+
+
+def test_no_cuda_graphs_with_accumulated_gradients(tiny_runner):
+    runner = tiny_runner(
+        compile=dict(mode='reduce-overhead'),
+        **{'optim_wrapper.accumulative_counts': 2})
+    with pytest.raises(ConfigError, match='accumulative_counts, 2: a replay'):
+        runner.train()
+    assert not runner.started
+
+
+@pytest.mark.parametrize('isolated', [True, False])
+def test_every_branch_has_versions_of_its_own(tiny_runner, monkeypatch,
+                                              isolated):
+    """Five networks for batches of two sizes in training, and of two in
+    validation, are more versions than PyTorch makes of one function."""
+    if not isolated:
+        # As in a PyTorch that knows no such argument.
+        monkeypatch.setattr(cohort_runner, 'signature',
+                            lambda function: inspect.Signature())
+    torch._dynamo.reset()
+    counters.clear()
+    branches = {
+        f'net{width}': dict(
+            backbone=dict(
+                type='mcod_plugin.CifarResNet', depth=8, width=width),
+            head=dict(type='LinearClsHead', num_classes=10))
+        for width in range(4, 9)
+    }
+    runner = tiny_runner(
+        epochs=1,
+        compile=dict(backend='eager', dynamic=False),
+        **{
+            'model.branches': dict(branches, _delete_=True),
+            'train_dataloader.batch_size': 24
+        })
+    with torch._dynamo.config.patch(cache_size_limit=8):
+        runner.train()
+    assert counters['stats']['unique_graphs'] == 5 * 4
 
 
 def test_other_models_are_compiled_whole(tiny_runner):
