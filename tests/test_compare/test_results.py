@@ -4,7 +4,8 @@ import math
 import pytest
 
 from mcod_plugin.compare.results import (all_runs, best, differences,
-                                         frozen_branches, last, read_results,
+                                         frozen_branches, last,
+                                         of_other_configs, read_results,
                                          trained_branches)
 from mcod_plugin.errors import ConfigError
 from .runs import make_results, make_run, write_run
@@ -69,6 +70,7 @@ def drop(*keys):
     (put('last', 'ensemble/top1',
          value=math.nan), "'last' lacks 'ensemble/top1'"),
     (put('last', 'a/ece', value='x'), "'a/ece' in 'last' must be a number"),
+    (put('last', 'a/ece', value=True), "'a/ece' in 'last' must be a number"),
     (drop('best', 'a'), "'a' in 'best' must be an accuracy and its epoch"),
     (put('best', 'a', value=[1.]), "'a' in 'best' must be an accuracy"),
     (put('curves', 'a/top1', value=[1.]), "as many numbers for each"),
@@ -142,3 +144,25 @@ def test_last_and_best():
     assert best(runs, 'a') == {3: 41., 5: 2.}
     del runs[0]['last']['a/top1']
     assert last(runs, 'a/top1', 'b/top1') == {5: 2.5}
+
+
+@pytest.mark.parametrize('key', ['precision', 'device'])
+def test_each_difference_is_told(key):
+    results = make_results(solo=[(1, 2)] * 3)
+    results['solo'][1][key] = 'another'
+    note, = differences(results)
+    assert note.startswith(f'The {key} is not the same for all runs: ')
+    assert note.endswith('but another in solo_seed1.')
+
+
+@pytest.mark.parametrize('losses', [dict(b=[1.]), dict(a=[], b=[1.])])
+def test_branch_that_is_frozen_in_one_run(losses):
+    runs = [make_run(seed=0), make_run(seed=1, train_loss=losses)]
+    assert trained_branches(runs) == ['b']
+    assert frozen_branches(runs) == ['a']
+
+
+def test_of_other_configs():
+    results = make_results(solo=[(1, 2)] * 2, mcod=[(1, 2)])
+    hashes = dict(solo_seed0='0', solo_seed1='1')
+    assert of_other_configs(results, hashes) == ['solo_seed1', 'mcod_seed0']

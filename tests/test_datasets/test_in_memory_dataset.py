@@ -7,9 +7,10 @@ import mmcv
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import CenterCrop, RandomFlip
 from mmengine.config import Config
 from mmengine.registry import DATASETS as ROOT_DATASETS
-from mmpretrain.datasets import BaseDataset, RandomCrop
+from mmpretrain.datasets import BaseDataset, PackInputs, RandomCrop
 from mmpretrain.registry import DATASETS as MMPRETRAIN_DATASETS
 from scipy.stats import binomtest, chi2_contingency, chisquare
 
@@ -726,3 +727,23 @@ def test_gpu():
     np.testing.assert_array_equal(found, wanted)
     with pytest.raises(IndexError):
         dataset[3]
+
+
+@pytest.mark.parametrize('kind, settings', [
+    (CenterCrop, dict(crop_size=8)),
+    (RandomCrop, dict(crop_size=8)),
+    (RandomFlip, dict(prob=.5)),
+    (PackInputs, {}),
+])
+def test_what_is_derived_from_a_transform_is_another(kind, settings):
+    own = type('Own', (kind, ), {})(**settings)
+    with pytest.raises(ConfigError, match='pipeline.0 of .*, Own, cannot'):
+        in_memory_dataset.split_pipeline([own])
+
+
+def test_images_in_memory_stay_in_order():
+    """Also if a batch is all of them, as they lie."""
+    dataset = DATASETS.build(config(pipeline=[dict(FLIP, prob=1.), PACK]))
+    before = dataset.images.clone()
+    dataset.__getitems__(range(3))['inputs'].zero_()
+    assert torch.equal(dataset.images, before)

@@ -67,7 +67,7 @@ def test_pairs(value):
 
 @pytest.mark.parametrize('value', [
     3, (1, ), (0, 1, 2), 'ab', (-1, 2), (2, 2), (3, 1), (0, 0), (0., 1),
-    (False, True), (None, 3), (0, -1)
+    (False, True), (False, 1), (None, 3), (0, -1)
 ])
 def test_no_pairs(value):
     with pytest.raises(

@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mcod_plugin.engine.hooks import cohort_runtime_info_hook
 from mcod_plugin.engine.hooks.cohort_runtime_info_hook import extend, to_host
 
 
@@ -209,3 +210,38 @@ def test_extend_is_many_updates(numbers):
     for found, expected in zip(ours.data, theirs.data):
         assert found.dtype == expected.dtype
         assert found.tolist() == expected.tolist()
+
+
+def test_values_do_not_wait_for_ever(tiny_runner, monkeypatch):
+    """Also if nothing is logged, and an epoch is long."""
+    monkeypatch.setattr(cohort_runtime_info_hook, 'MAX_STEPS', 2)
+    lengths = []
+
+    class Waiting(Hook):
+        priority = 'LOWEST'
+
+        def after_train_iter(self, runner, **kwargs):
+            hook = next(
+                hook for hook in runner.hooks if hasattr(hook, 'waiting'))
+            lengths.append(len(hook.waiting))
+
+    runner = tiny_runner(epochs=1, **{'default_hooks.logger.interval': 50})
+    runner.register_hook(Waiting())
+    runner.train()
+    assert [length > 0 for length in lengths] == [True, False, True, False]
+
+
+def test_first_of_several_learning_rates_is_logged(tiny_runner):
+    """As by the hook of MMEngine, and the number of the iteration as well."""
+    found = []
+    for kind in ('mcod_plugin.CohortRuntimeInfoHook', 'RuntimeInfoHook'):
+        runner = tiny_runner(
+            kind, 1, **{
+                'default_hooks.runtime_info.type': kind,
+                'model.branches.vit.lr_mult': .5
+            })
+        runner.train()
+        hub = runner.message_hub
+        found.append((hub.get_scalar('train/lr').data[0].tolist(),
+                      hub.get_info('iter')))
+    assert found[0] == found[1] == ([.05] * 4, 3)

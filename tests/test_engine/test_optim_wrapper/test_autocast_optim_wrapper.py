@@ -1,3 +1,5 @@
+from contextlib import contextmanager
+
 import pytest
 import torch
 from mmengine.hooks import Hook
@@ -110,3 +112,25 @@ def test_amp_of_mmengine_needs_a_gpu(tiny_runner):
             match=r'optim_wrapper\.type AmpOptimWrapper needs a GPU.*'
             'mcod_plugin.AutocastOptimWrapper'):
         runner.train()
+
+
+class Synchronised(torch.nn.Identity):
+    """Has what DistributedDataParallel has."""
+
+    @contextmanager
+    def no_sync(self):
+        self.off = True
+        yield
+        self.off = False
+
+
+def test_gradients_are_not_synchronised_while_they_accumulate():
+    model, wrapper = Synchronised(), build(accumulative_counts=2)
+    parameter, = wrapper.param_groups[0]['params']
+    seen = []
+    for _ in range(4):
+        model.off = False
+        with wrapper.optim_context(model):
+            seen.append(model.off)
+        wrapper.update_params(parameter.sum())
+    assert seen == [True, False, True, False]

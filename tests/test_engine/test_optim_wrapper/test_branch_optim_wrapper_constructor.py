@@ -253,3 +253,17 @@ def test_runner_without_factors(tiny_runner):
     runner = tiny_runner(epochs=1)
     runner.train()
     assert len(runner.optim_wrapper.optimizer.param_groups) == 1
+
+
+def test_model_in_a_wrapper():
+    """As distributed training has it."""
+    cohort = make(vgg=net(lr_mult=.5, decay_mult=2.), net=net())
+    found = rates(cohort, build(nn.DataParallel(cohort)))
+    assert found == rates(cohort, build(cohort))
+    assert found['branches.vgg.head.fc.weight'] == pytest.approx((.05, .02))
+
+
+def test_decay_of_zero_is_stated():
+    cohort = make(a=net(decay_mult=2.), b=net())
+    found = rates(cohort, build(cohort, dict(SGD, weight_decay=0)))
+    assert set(found.values()) == {(.1, 0)}

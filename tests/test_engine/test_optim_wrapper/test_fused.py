@@ -74,3 +74,12 @@ def test_given_config_is_not_changed(kind):
     fused = prefer_fused(cfg, get_device())
     assert fused == dict(cfg, fused=True) and isinstance(fused, ConfigDict)
     assert 'fused' not in cfg
+
+
+def test_what_is_derived_from_an_optimizer_is_another():
+
+    class Own(torch.optim.SGD):
+        pass
+
+    cfg = dict(type=Own, lr=0.1)
+    assert prefer_fused(cfg, get_device()) is cfg

@@ -1219,3 +1219,33 @@ def test_pretrained_backbone(tmp_path):
     assert not torch.equal(a.head.fc.weight, source.head.fc.weight)
     assert not torch.equal(
         next(b.backbone.parameters()), next(source.backbone.parameters()))
+
+
+def test_only_the_branches_in_the_middle_have_other_targets():
+    """The members follow each other, the branches around follow both."""
+    cohort = make_cohort(
+        branches=dict(a=RESNET, b=ALEXNET, c=VIT, d=RESNET),
+        teacher=dict(
+            type='mcod_plugin.EnsembleTeacher',
+            members=['b', 'c'],
+            leave_one_out=True)).double()
+    cohort.kd_weight = 1.
+    inputs, samples = make_batch()
+    losses = cohort(inputs.double(), samples, mode='loss')
+    z = cohort.branch_logits(inputs.double())
+    both = (z['b'] + z['c']) / 2
+    for name, target in dict(a=both, b=z['c'], c=z['b'], d=both).items():
+        assert losses[f'{name}.loss_kd'].item() == pytest.approx(
+            kl_by_loop(z[name], target, 3.), rel=1e-9)
+
+
+@pytest.mark.parametrize('context', [torch.no_grad, torch.inference_mode])
+def test_no_graph_is_kept_without_gradients(context):
+    cohort = make_cohort(
+        branches=dict(net=RESNET, fixed=dict(ALEXNET, frozen=True)))
+    inputs, samples = make_batch()
+    with context():
+        logits = cohort.branch_logits(inputs)
+        losses = cohort(inputs, samples, mode='loss')
+    for value in (*logits.values(), *losses.values()):
+        assert not value.requires_grad

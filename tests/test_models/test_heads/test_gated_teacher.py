@@ -155,3 +155,12 @@ def test_half_precision():
         fused = teacher.ensemble(logits)
     assert fused.dtype == torch.float
     torch.testing.assert_close(fused, exact, rtol=.05, atol=.05)
+
+
+def test_shares_add_up_in_half_precision():
+    teacher, logits = build(1).float(), make_logits()
+    logits = {name: value.detach().float() for name, value in logits.items()}
+    with torch.autocast('cpu', torch.bfloat16):
+        gates = teacher.gates(logits)
+    assert gates.dtype == torch.float
+    torch.testing.assert_close(gates.sum(1), torch.ones(4))

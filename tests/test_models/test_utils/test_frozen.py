@@ -246,3 +246,13 @@ def test_code_is_not_executed(tmp_path):
                 frozen=True, init_cfg=pretrained(tmp_path / 'a.pth')),
             net=resnet())
     assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('part, frozen', [('backbone', []), ('', ['net'])])
+def test_built_branch_that_is_frozen_in_part_is_trained(part, frozen):
+    net = make_cohort(net=resnet()).branches['net']
+    net.get_submodule(part).requires_grad_(False)
+    cohort = make_cohort(net=net, other=resnet())
+    assert cohort.frozen == frozen
+    losses = cohort(*make_batch(), mode='loss')
+    assert ('net.loss_ce' in losses) == (not frozen)

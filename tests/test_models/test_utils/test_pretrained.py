@@ -356,3 +356,14 @@ def test_weights_of_timm_that_do_not_fit(timm_weights, changes, words):
     message = refusal(type='TimmClassifier', **{**settings, **changes})
     assert words in message and len(message) < 500
     assert nn.Module.load_state_dict is load
+
+
+def test_the_last_one_of_a_list_wins(checkpoint):
+    """As in MMEngine, which loads one after the other."""
+    path, source = checkpoint
+    branch = resnet()
+    branch['head']['init_cfg'] = [
+        pretrained(path, f'branches.{name}.head') for name in ('deep', 'net')
+    ]
+    cohort = make(net=branch, other=resnet())
+    assert same(cohort.branches['net'].head, source.branches['net'].head)
