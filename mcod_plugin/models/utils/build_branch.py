@@ -195,11 +195,12 @@ def _run(setting: str, module: nn.Module, inputs: Any) -> Any:
     try:
         return module(inputs)
     except Exception as error:
-        size = '' if not isinstance(
-            inputs, Tensor) else ' at {}x{} pixels'.format(*inputs.shape[2:])
-        raise ConfigError(
-            f'{setting} fails on a dummy image{size} (set input_size if that '
-            f'is the wrong size): {one_line(error)}') from error
+        shape = ''
+        if isinstance(inputs, Tensor):
+            shape = (' of {} channels (as many as data_preprocessor.mean has) '
+                     'and {}x{} pixels (input_size)'.format(*inputs.shape[1:]))
+        raise ConfigError(f'{setting} fails on a dummy image{shape}: '
+                          f'{one_line(error)}') from error
     finally:
         module.train(training)
 

@@ -435,6 +435,15 @@ def test_no_dict(cfg):
         build_branch('net', cfg, (32, 32), 3)
 
 
+def test_images_of_other_channels():
+    net = dict(type='mcod_plugin.CifarAlexNet', width=4, in_channels=1)
+    with pytest.raises(
+            ConfigError,
+            match=r'net.backbone fails on .* 3 channels \(as many as '
+            r'data_preprocessor.mean has\) and 32x24 pixels \(input_size\): '):
+        build_branch('net', dict(backbone=net, head=head()), (32, 24), 3)
+
+
 def test_images_of_one_channel():
     net = dict(type='mcod_plugin.CifarAlexNet', width=4, in_channels=1)
     branch, _ = build_branch('net', dict(backbone=net, head=head()),
