@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import torch.nn as nn
 from torch import Tensor
 
-from .classifier_config import needs_plugin
+from .classifier_config import PLUGIN, needs_plugin
 from .timm_twin import TimmTwin, timm_twin
 
 __all__ = ['BranchModel']
@@ -23,7 +23,8 @@ class BranchModel:
         preprocessor (dict): The plain config of its preprocessor.
         test_settings (dict): ``test_dataloader``, ``test_evaluator`` and
             ``test_cfg`` as the toolbox's test tool takes them.
-        imports (list[str]): Packages of the user's own that the config needs.
+        imports (list[str]): Modules of the user's own that the cohort's
+            config imports. What they register may be needed.
         num_classes (int): Number of classes.
         input_shape (tuple[int, int, int]): Channels, height and width of its
             images, the two latter in pixels.
@@ -92,6 +93,17 @@ class BranchModel:
     def needs_plugin(self) -> bool:
         """Whether the classifier cannot be built without this plugin."""
         return needs_plugin([self.toolbox[0], self.preprocessor])
+
+    @property
+    def custom_imports(self) -> List[str]:
+        """The modules that a config of the classifier imports."""
+        return [PLUGIN] * self.needs_plugin + self.imports
+
+    @property
+    def own_packages(self) -> List[str]:
+        """Packages of the user's own that must be installed for these."""
+        found = [name.partition('.')[0] for name in self.imports]
+        return [name for name in dict.fromkeys(found) if name != 'mmpretrain']
 
     @property
     def tests_need_plugin(self) -> bool:

@@ -99,7 +99,6 @@ def branch_model(cfg: Any, cohort: nn.Module, name: str, images: Images,
     given = cfg.model.get('data_preprocessor') or cfg.get(
         'data_preprocessor') or {}
     metrics = cfg.get('test_evaluator') or cfg.get('val_evaluator')
-    imports = cfg.get('custom_imports') or {}
     return BranchModel(
         name=name,
         classifier=classifier,
@@ -111,11 +110,7 @@ def branch_model(cfg: Any, cohort: nn.Module, name: str, images: Images,
                                            channels, settings.resized),
             test_evaluator=evaluator(metrics, cohort.num_classes),
             test_cfg=dict()),
-        imports=[
-            package for package in plain('custom_imports.imports',
-                                         imports.get('imports', []))
-            if package.partition('.')[0] != PLUGIN
-        ],
+        imports=_own_imports(cfg),
         num_classes=cohort.num_classes,
         input_shape=(channels, *size),
         mean=settings.mean or (0., ) * channels,
@@ -125,6 +120,16 @@ def branch_model(cfg: Any, cohort: nn.Module, name: str, images: Images,
         crop_ratio=crop_ratio(pipeline),
         classes=classes,
         origin=origin)
+
+
+def _own_imports(cfg: Any) -> List[str]:
+    """The modules that a config imports, but for this plugin's."""
+    found = (cfg.get('custom_imports') or {}).get('imports') or []
+    found = [found] if isinstance(found, str) else found
+    return [
+        module for module in plain('custom_imports.imports', found)
+        if module.partition('.')[0] != PLUGIN
+    ]
 
 
 def branch_pixels(cohort: nn.Module, name: str,

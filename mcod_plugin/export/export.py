@@ -16,7 +16,7 @@ from .images import Images, random_images, validation_images
 from .mmpretrain_format import write_mmpretrain
 from .onnx_format import write_onnx
 from .origin import class_names, origin
-from .reopen import reopen
+from .reopen import TOOLBOX_FORMATS, reopen
 from .safetensors_format import write_safetensors
 from .timm_format import write_timm
 from .verify import top1
@@ -49,6 +49,8 @@ class Export(NamedTuple):
         metrics (dict[str, float]): ``top1`` in percent, if there are labels.
         needs_plugin (bool): Whether it cannot be opened without this plugin.
         tests_need_plugin (bool): Whether its test cannot be run without.
+        own_packages (list[str]): Packages of the user's own without which it
+            cannot be opened.
     """
 
     branch: str
@@ -58,6 +60,7 @@ class Export(NamedTuple):
     metrics: Dict[str, float]
     needs_plugin: bool
     tests_need_plugin: bool
+    own_packages: List[str]
 
 
 class Exports(NamedTuple):
@@ -135,7 +138,8 @@ def export_branches(cfg: Any,
             Export(name, format,
                    file_sizes(places[name, format]), reopened.difference,
                    top1(reopened.logits, images.labels), reopened.needs_plugin,
-                   format == 'mmpretrain' and models[name].tests_need_plugin)
+                   format == 'mmpretrain' and models[name].tests_need_plugin,
+                   models[name].own_packages * (format in TOOLBOX_FORMATS))
             for (name, format), reopened in found.items()
         ]
     items.sort(key=lambda item: -item.metrics.get('top1', 0))

@@ -3,6 +3,7 @@ import copy
 from typing import Any, NamedTuple, Optional, Sequence
 
 import numpy as np
+from mmengine.registry import init_default_scope
 
 from mcod_plugin.engine.runner import CohortRunner
 from mcod_plugin.errors import ConfigError
@@ -46,6 +47,7 @@ def validation_images(cfg: Any, limit: int) -> Images:
     if cfg.get(key) is None:
         key = 'test_dataloader'
     loader = copy.deepcopy(cfg[key])
+    init_default_scope(cfg.get('default_scope') or 'mmpretrain')
     try:
         _forbid_download(loader.get('dataset'))
         # Workers would be started for nothing.

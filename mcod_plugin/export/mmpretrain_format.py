@@ -27,12 +27,9 @@ def write_mmpretrain(model: BranchModel, folder: str) -> None:
     """
     classifier, state_dict = model.toolbox
     settings = dict(default_scope='mmpretrain')
-    imports = [*model.imports]
-    if model.needs_plugin:
-        imports.append('mcod_plugin')
-    if imports:
+    if model.custom_imports:
         settings['custom_imports'] = dict(
-            imports=imports, allow_failed_imports=False)
+            imports=model.custom_imports, allow_failed_imports=False)
     settings['model'] = dict(classifier, data_preprocessor=model.preprocessor)
     settings.update(model.test_settings)
     text = f'# {model.name}, a branch of {model.origin["config"]}\n'

@@ -10,7 +10,10 @@ from .branch_model import BranchModel
 from .cohort import branch_pixels
 from .verify import Job, check_logits, reload_logits
 
-__all__ = ['Reopened', 'reopen']
+__all__ = ['TOOLBOX_FORMATS', 'Reopened', 'reopen']
+
+# Those that are opened with the toolbox, and so with what a config imports.
+TOOLBOX_FORMATS = ('mmpretrain', 'safetensors')
 
 
 class Reopened(NamedTuple):
@@ -62,9 +65,7 @@ def reopen(cohort: nn.Module, models: Mapping[str, BranchModel],
             if size not in saved:
                 saved[size] = osp.join(work, f'images_{len(saved)}.npy')
                 np.save(saved[size], branch_pixels(cohort, name, pixels))
-            plugin = (
-                format in ('mmpretrain', 'safetensors')
-                and models[name].needs_plugin)
+            plugin = format in TOOLBOX_FORMATS and models[name].needs_plugin
             jobs[plugin][name, format] = Job(
                 format=format,
                 folder=place,

@@ -33,12 +33,17 @@ def report(exports: Exports) -> str:
     ]
     if exports.averaged:
         lines.append('The weights are averages over the run, of EMAHook.')
+    own = dict.fromkeys(package for item in exports.items
+                        for package in item.own_packages)
     for text, names in (
         ('have parts of mcod_plugin, which must be installed to open them as '
          'mmpretrain or safetensors', _names(exports.items, 'needs_plugin')),
         ("are tested on a data set of mcod_plugin's, which must be installed "
          "for the toolbox's tools/test.py",
-         _names(exports.items, 'tests_need_plugin'))):
+         _names(exports.items, 'tests_need_plugin')),
+        (f'import {", ".join(own)} as their cohort does, which must be '
+         'installed to open them as mmpretrain or safetensors',
+         _names(exports.items, 'own_packages'))):
         if names:
             lines.append(f'{", ".join(names)}: {text}.')
     return '\n'.join(lines)

@@ -20,12 +20,9 @@ def write_safetensors(model: BranchModel, folder: str) -> None:
         folder (str): Where to write them.
     """
     classifier, state_dict = model.toolbox
-    imports = [*model.imports]
-    if model.needs_plugin:
-        imports.append('mcod_plugin')
     config = dict(
         model=dict(classifier, data_preprocessor=model.preprocessor),
-        custom_imports=imports,
+        custom_imports=model.custom_imports,
         preprocessing=dict(
             input_shape=list(model.input_shape),
             channel_order=model.channel_order,

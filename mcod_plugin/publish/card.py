@@ -26,7 +26,10 @@ def branch_card(publication: Publication, member: Member) -> str:
         ValueError: If the hub's library does not accept it.
     """
     peers = [m.name for m in publication.branches if m is not member]
-    place = publication.branches.index(member) + 1
+    place = 'the only one'
+    if peers:
+        place = (f'number {publication.branches.index(member) + 1} of the '
+                 f'{len(publication.branches)}')
     beside = f' with {listed(peers)}' if peers else ''
     trained = 'trained' + beside
     if member.name in publication.run.frozen:
@@ -37,8 +40,7 @@ def branch_card(publication: Publication, member: Member) -> str:
         f'{publication.run.method}; top-1 accuracy '
         f'{member.metrics["top1"]:.2f} %.\n'
         'It is an ordinary MMPretrain classifier that needs no other network; '
-        f'number {place} of the {len(publication.branches)} in '
-        f'[its cohort]({_link(member, publication.ensemble)}).')
+        f'{place} in [its cohort]({_link(member, publication.ensemble)}).')
 
 
 def cohort_card(publication: Publication) -> str:
@@ -55,15 +57,20 @@ def cohort_card(publication: Publication) -> str:
     """
     member = publication.ensemble
     names = listed([branch.name for branch in publication.branches])
+    number = len(publication.branches)
     best = publication.branches[0]
+    which, rest = 'Only', 'ensemble is no other'
+    if number > 1:
+        which = 'Best'
+        rest = (f'ensemble of all has {member.metrics["top1"]:.2f} % and '
+                'costs as much as all')
     return _card(
         publication, member,
-        f'A cohort of {len(publication.branches)} networks for '
+        f'A cohort of {number} network{"s" * (number > 1)} for '
         f'{publication.data.name} ({names}), trained '
         f'{publication.run.method}.\n'
-        f'Best branch: [{best.name}]({_link(member, best)}) with '
-        f'{best.metrics["top1"]:.2f} % top-1, to be used alone; the ensemble '
-        f'of all has {member.metrics["top1"]:.2f} % and costs as much as all.')
+        f'{which} branch: [{best.name}]({_link(member, best)}) with '
+        f'{best.metrics["top1"]:.2f} % top-1, to be used alone; the {rest}.')
 
 
 def _card(publication: Publication, member: Member, summary: str) -> str:
@@ -91,11 +98,11 @@ def _card(publication: Publication, member: Member, summary: str) -> str:
 def _use(member: Member) -> str:
     channels, height, width = member.input_shape
     order = f'{member.channel_order}, ' if channels == 3 else ''
-    needs = 'mmpretrain'
+    needs = ['mmpretrain', *member.own_packages]
     if member.needs_plugin:
-        needs += ' and mcod_plugin'
+        needs.insert(1, 'mcod_plugin')
     return f"""\
-In the folder of this card, with {needs} installed:
+In the folder of this card, with {listed(needs)} installed:
 
 ```python
 import torch
@@ -144,6 +151,10 @@ def _results(publication: Publication, member: Member) -> str:
         ])
     machine = publication.machine
     threads = publication.threads
+    differ = ''
+    if len(publication.branches) > 1:
+        differ = (' The branches disagree on '
+                  f'{100 * publication.disagreement:.1f} % of the images.')
     return '\n'.join([
         _table(header, rows), '',
         f'Evaluated from the published files on {publication.evaluated_on}, '
@@ -151,8 +162,7 @@ def _results(publication: Publication, member: Member) -> str:
         'image. Latency is the '
         f'median of {publication.runs} runs with batch 1 on {threads} thread'
         f'{"s" * (threads > 1)} of {publication.cpu}, PyTorch '
-        f'{machine["versions"]["torch"]}. The branches disagree on '
-        f'{100 * publication.disagreement:.1f} % of the images.'
+        f'{machine["versions"]["torch"]}.{differ}'
     ])
 
 
@@ -214,6 +224,9 @@ def _limits(publication: Publication, member: Member) -> str:
         f'{width}x{height} pixels. Robustness to other images and fairness '
         'were not measured.',
         'The accuracy is on the data on which the run was validated.'
+        if run.held_out == 'validation' else
+        'The accuracy is on the test data of the config; the run was not '
+        'validated.'
     ]
     if run.is_mcod:
         lines.insert(

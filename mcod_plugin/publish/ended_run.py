@@ -17,6 +17,7 @@ __all__ = ['EndedRun', 'read_curves', 'read_run']
 
 SCHEDULE = 'DiscontinuousKDHook'
 RECORD = 'RunRecordHook'
+BRANCH_METRICS = 'BranchMetrics'
 # Teacher and loss of the plugin's own method, which are its defaults.
 OWN = dict(
     teacher='mcod_plugin.EnsembleTeacher',
@@ -77,6 +78,22 @@ class EndedRun:
     def seed(self) -> Any:
         """The seed; None if it is not known."""
         return self.meta.get('seed')
+
+    @property
+    def held_out(self) -> str:
+        """The data that tell its accuracy: ``'validation'``, or ``'test'`` if
+        it was not validated."""
+        validated = self.cfg.get('val_dataloader') is not None
+        return 'validation' if validated else 'test'
+
+    @property
+    def test_metrics(self) -> List[Dict[str, Any]]:
+        """Configs of the metrics by which it is tested."""
+        found = self.cfg.get('test_evaluator') or []
+        if isinstance(found, dict):
+            # One metric, or an evaluator that holds them.
+            found = found.get('metrics', found)
+        return [found] if isinstance(found, dict) else list(found)
 
     @property
     def branches(self) -> Dict[str, Any]:
@@ -151,6 +168,8 @@ class EndedRun:
     @property
     def method(self) -> str:
         """How the branches were trained, in words."""
+        if len(self.branches) == 1:
+            return 'alone, never distilled'
         if not self.distils:
             return 'side by side, never distilled (the solo baseline)'
         if self.is_mcod:
@@ -191,8 +210,10 @@ class EndedRun:
 
     @property
     def distils(self) -> bool:
-        """Whether the branches were ever distilled."""
-        return self._schedule is not None and any(self._schedule.weights)
+        """Whether the branches were ever distilled; a lone one has nothing to
+        learn from."""
+        return (len(self.branches) > 1 and self._schedule is not None
+                and any(self._schedule.weights))
 
 
 def read_run(setting: str,

@@ -43,9 +43,7 @@ def draw_cohort(run: EndedRun, names: Sequence[str], matrix: np.ndarray,
     with figure_style():
         return _write(
             folder, {
-                'curves.png':
-                (_curves(run, lines),
-                 'Accuracy on the validation data and the loss in training.'),
+                'curves.png': (_curves(run, lines), _curves_caption(run)),
                 'schedule.png':
                 (_schedule(run), 'Weight of the distillation loss.'),
                 'diversity.png':
@@ -80,9 +78,7 @@ def draw_branch(run: EndedRun, solo: Optional[EndedRun], name: str,
     with figure_style():
         return _write(
             folder, {
-                'curves.png':
-                (_curves(run, lines),
-                 'Accuracy on the validation data and the loss in training.'),
+                'curves.png': (_curves(run, lines), _curves_caption(run)),
                 'confusion.png':
                 (_confusion(matrix, classes),
                  'What the network takes its worst classes for.'),
@@ -137,6 +133,12 @@ def _curves(run: EndedRun, lines: Dict[str, tuple]) -> Optional[Any]:
     return figure
 
 
+def _curves_caption(run: EndedRun) -> str:
+    if run.held_out == 'validation':
+        return 'Accuracy on the validation data and the loss in training.'
+    return 'The loss in training.'
+
+
 def _schedule(run: EndedRun) -> Optional[Any]:
     schedule = run.schedule()
     if schedule is None or not run.distils:
@@ -160,7 +162,7 @@ def _schedule(run: EndedRun) -> Optional[Any]:
 
 def _diversity(run: EndedRun) -> Optional[Any]:
     steps, shares = _points(run, DISAGREEMENT)
-    if not steps:
+    if not steps or len(run.branches) == 1:
         return None
     figure = new_figure(4.6, 2.9)
     panel = figure.subplots()

@@ -22,6 +22,7 @@ class Member:
         input_shape (tuple[int, int, int]): Channels, height and width.
         channel_order (str): The order of the channels that the data give.
         needs_plugin (bool): Whether this plugin must be installed to use it.
+        own_packages (list[str]): Packages of the user's own that must be.
         metrics (dict[str, float]): ``top1`` and ``top5`` in percent, of the
             written file.
         solo (dict[str, float]): The same of the solo baseline, if any.
@@ -42,6 +43,7 @@ class Member:
     input_shape: Tuple[int, int, int]
     channel_order: str
     needs_plugin: bool
+    own_packages: List[str]
     metrics: Dict[str, float]
     solo: Dict[str, float] = field(default_factory=dict)
     test_output: List[str] = field(default_factory=list)

@@ -55,7 +55,7 @@ class Publication:
         if self.split is not None:
             words.append(f'split {self.split}')
         words += [f'{key}={value!r}' for key, value in self.part.items()]
-        return (f'{self.images:,} images of the validation data '
+        return (f'{self.images:,} images of the {self.run.held_out} data '
                 f'({", ".join(words)})')
 
     @property

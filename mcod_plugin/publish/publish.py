@@ -8,7 +8,8 @@ from mcod_plugin.errors import ConfigError
 from mcod_plugin.export.images import validation_images
 from mcod_plugin.utils.new_folder import new_folder
 from mcod_plugin.utils.packages import require_packages
-from .ended_run import read_run
+from mcod_plugin.utils.part_name import part_name
+from .ended_run import BRANCH_METRICS, read_run
 from .publication import Publication
 from .publisher import Publisher
 from .recipe import check_solo
@@ -54,10 +55,15 @@ def publish_cohort(work_dir: str,
                           'cohort and must be made of letters, digits, '
                           f'hyphens, dots and underscores; got {name!r}')
     run = read_run('WORK_DIR', work_dir, checkpoint)
-    if run.cfg.get('val_dataloader') is not None:
+    if run.held_out == 'validation':
         # The test of what is published gives the number on its card.
         for part in ('dataloader', 'evaluator', 'cfg'):
             run.cfg[f'test_{part}'] = run.cfg.get(f'val_{part}')
+    if BRANCH_METRICS not in map(part_name, run.test_metrics):
+        # The card tells the accuracy of each branch.
+        run.cfg.test_evaluator = [
+            dict(type=f'mcod_plugin.{BRANCH_METRICS}'), *run.test_metrics
+        ]
     baseline = None
     if solo is not None:
         baseline = read_run('--solo', solo)
@@ -67,5 +73,5 @@ def publish_cohort(work_dir: str,
             images = validation_images(run.cfg, sys.maxsize)
         except ConfigError as error:
             raise ConfigError('the accuracy cannot be evaluated without the '
-                              f'validation data: {error}') from error
+                              f'{run.held_out} data: {error}') from error
         return Publisher(name, out, folder, run, baseline, images).publish()

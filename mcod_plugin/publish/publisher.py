@@ -25,9 +25,10 @@ from mcod_plugin.export.safetensors_format import write_safetensors
 from mcod_plugin.utils.checkpoint import read_checkpoint
 from mcod_plugin.utils.files import write_text
 from mcod_plugin.utils.machine import cpu_name, describe_machine
+from mcod_plugin.utils.part_name import part_name
 from .card import branch_card, cohort_card
 from .data_facts import data_facts, data_part, data_split
-from .ended_run import EndedRun
+from .ended_run import BRANCH_METRICS, EndedRun
 from .figures import draw_branch, draw_cohort
 from .measure import accuracy, cohort_logits, median_latency
 from .member import Member
@@ -217,6 +218,7 @@ class Publisher:
             input_shape=model.input_shape,
             channel_order=model.data_order,
             needs_plugin=model.needs_plugin,
+            own_packages=model.own_packages,
             metrics=metrics,
             solo=self.solo_metrics.get(model.name, {}),
             test_output=[f'accuracy/top1: {metrics["top1"]:.4f}'])
@@ -230,7 +232,8 @@ class Publisher:
             name=ENSEMBLE,
             model_name=self._model_name(ENSEMBLE),
             folder='',
-            network=f'all {len(branches)} branches',
+            network=f'all {len(branches)} branches'
+            if len(branches) > 1 else 'the only branch',
             weights=weights,
             sha256=digest,
             sizes=file_sizes(self.folder),
@@ -240,17 +243,16 @@ class Publisher:
             input_shape=shape[1:],
             channel_order=branches[0].channel_order,
             needs_plugin=True,
+            own_packages=branches[0].own_packages,
             metrics=metrics,
             solo=self.solo_metrics.get(ENSEMBLE, {}),
             test_output=self._test_output())
 
     def _test_output(self) -> List[str]:
         """The table that the cohort's test prints."""
-        evaluator = self.run.cfg.get('test_evaluator')
-        evaluator = evaluator if isinstance(evaluator, list) else [evaluator]
-        topk = next((metric['topk']
-                     for metric in evaluator if metric and 'topk' in metric),
-                    TOPK)
+        topk = next(
+            metric.get('topk', TOPK) for metric in self.run.test_metrics
+            if part_name(metric) == BRANCH_METRICS)
         metrics = {
             f'{name}/{key}': value
             for name in sorted(self.logits)

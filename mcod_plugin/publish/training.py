@@ -1,6 +1,6 @@
 """How a cohort was trained, in words."""
 import os.path as osp
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, Optional, Sequence
 
 from mcod_plugin.export.data_config import pipeline_of
 from mcod_plugin.utils.units import duration
@@ -14,6 +14,9 @@ __all__ = ['training_section']
 PAPER = ('*Multistructure-Based Collaborative Online Distillation* (Gao et '
          'al., Entropy 2019, 21(4):357, '
          '[doi:10.3390/e21040357](https://doi.org/10.3390/e21040357))')
+
+# By how much a branch is trained more or less than the others.
+FACTORS = ('lr_mult', 'decay_mult', 'loss_weight')
 
 
 def training_section(publication: Publication) -> str:
@@ -33,13 +36,19 @@ def training_section(publication: Publication) -> str:
         f'data: {_data_settings(run.cfg.train_dataloader)}; augmentation: '
         f'{_transforms(run.cfg.train_dataloader)}',
         f'optimizer: {_call(run.cfg.optim_wrapper.get("optimizer"))}, by '
-        f'{run.cfg.optim_wrapper.get("type", "OptimWrapper")}',
+        f'{_optim_wrapper(run.cfg.optim_wrapper)}',
         f'learning rate: {_scheduler(run.cfg.get("param_scheduler"))}',
         f'teacher: {_call(model.get("teacher"))}',
         f'distillation: {_call(model.get("distill"))}',
         f'schedule: {_schedule(run)}',
         f'seed: {known(run.seed)}',
     ]
+    mixing = _batch_augments(run.cfg)
+    if mixing:
+        lines.insert(2, f'batch augmentation: {mixing}')
+    own = list(_branch_settings(run.branches))
+    if own:
+        lines.append(f'branches: {listed(own)}')
     if 'ema_state_dict' in run.content:
         lines.append('weights: averages over the run, of EMAHook')
     anew = 'trains such a cohort anew'
@@ -96,11 +105,44 @@ def _call(settings: Optional[Dict[str, Any]]) -> str:
     """Settings as the call that they are."""
     if not settings:
         return 'the default'
-    kind = settings.get('type', 'the default')
-    kind = getattr(kind, '__name__', kind)
-    inner = ', '.join(f'{key}={value!r}' for key, value in settings.items()
-                      if key not in ('type', '_scope_'))
-    return f'`{kind}({inner})`'
+    return f'`{_kind(settings, "the default")}({_arguments(settings)})`'
+
+
+def _kind(settings: Dict[str, Any], default: str) -> str:
+    kind = settings.get('type', default)
+    return getattr(kind, '__name__', kind)
+
+
+def _arguments(settings: Dict[str, Any], without: Sequence[str] = ()) -> str:
+    return ', '.join(f'{key}={value!r}' for key, value in settings.items()
+                     if key not in ('type', '_scope_', *without))
+
+
+def _batch_augments(cfg: Any) -> str:
+    """What is done to whole batches, such as Mixup."""
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get(
+        'data_preprocessor') or {}
+    settings = preprocessor.get('batch_augments') or cfg.model.get(
+        'train_cfg') or {}
+    augments = settings.get('augments') or []
+    augments = [augments] if isinstance(augments, dict) else augments
+    text = ' or '.join(map(_call, augments))
+    if settings.get('probs'):
+        text += f', probs={settings["probs"]!r}'
+    return text
+
+
+def _optim_wrapper(settings: Dict[str, Any]) -> str:
+    inner = _arguments(settings, ['optimizer'])
+    return _kind(settings, 'OptimWrapper') + f' with `{inner}`' * bool(inner)
+
+
+def _branch_settings(branches: Dict[str, Any]) -> Iterator[str]:
+    """The branches that are trained in a way of their own."""
+    for name, branch in branches.items():
+        own = {key: branch[key] for key in FACTORS if branch.get(key, 1) != 1}
+        if own:
+            yield f'{name} with `{_arguments(own)}`'
 
 
 def _scheduler(settings: Any) -> str:

@@ -285,6 +285,38 @@ def test_report(exported):
     assert 'averages' not in report(exported.others._replace(averaged=False))
 
 
+@pytest.mark.parametrize('imports', [
+    'own_parts.hooks',
+    ['mmpretrain.models', 'mcod_plugin.engine', 'own_parts.hooks']
+])
+def test_packages_of_the_users_own(run, tmp_path, monkeypatch, imports):
+    """Whatever they register may be needed, so they stay and are told."""
+    (tmp_path / 'own_parts').mkdir()
+    (tmp_path / 'own_parts' / 'hooks.py').touch()
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    cfg = read_config(run.config)
+    cfg.custom_imports.imports = imports
+    exports = export_branches(cfg, run.checkpoint, ['cnn', 'cifar'],
+                              ['mmpretrain', 'safetensors', 'onnx'],
+                              str(tmp_path / 'out'))
+    for item in exports.items:
+        own = [] if item.format == 'onnx' else ['own_parts']
+        assert item.own_packages == own
+    text = report(exports)
+    names = ', '.join(dict.fromkeys(item.branch for item in exports.items))
+    assert (f'\n{names}: import own_parts as their cohort does, which must be '
+            'installed to open them as mmpretrain or safetensors.') in text
+    text = (tmp_path / 'out/cnn/mmpretrain/config.py').read_text()
+    assert "'own_parts.hooks'," in text and "'mcod_plugin'" not in text
+    config = json.loads(
+        (tmp_path / 'out/cifar/safetensors/config.json').read_text())
+    assert {'mcod_plugin', 'own_parts.hooks'} <= {*config['custom_imports']}
+    # What does without the toolbox imports nothing.
+    only = exports._replace(
+        items=[item for item in exports.items if item.format == 'onnx'])
+    assert 'own_parts' not in report(only)
+
+
 @pytest.fixture
 def refused(run, tmp_path):
     """Exports in vain, and returns the reason; nothing may be left."""

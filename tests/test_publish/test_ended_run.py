@@ -73,6 +73,13 @@ def test_what_is_not_mcod(runs, changes):
     assert run.method == 'together by online distillation with EnsembleTeacher'
 
 
+def test_one_branch_has_nothing_to_learn_from(runs):
+    run = read_run('WORK_DIR', str(runs.cohort))
+    del run.cfg.model.branches['vgg']
+    assert not run.distils and not run.is_mcod
+    assert run.method == 'alone, never distilled'
+
+
 def test_defaults_are_mcod(runs):
     run = read_run('WORK_DIR', str(runs.cohort))
     run.cfg.model.teacher = run.cfg.model.distill = None
@@ -120,6 +127,22 @@ def test_weights_to_start_from_of_a_resumed_run(runs, tmp_path):
     run = read_run('WORK_DIR', str(folder))
     assert run.done == 2 and run.cfg.resume
     assert run.pretrained == ['resnet', 'vgg']
+
+
+ACCURACY = dict(type='Accuracy')
+
+
+@pytest.mark.parametrize('given, metrics', [
+    (None, []),
+    (ACCURACY, [ACCURACY]),
+    ([ACCURACY], [ACCURACY]),
+    (dict(type='Evaluator', metrics=ACCURACY), [ACCURACY]),
+    (dict(metrics=[ACCURACY]), [ACCURACY]),
+])
+def test_metrics_of_the_test(runs, given, metrics):
+    run = read_run('WORK_DIR', str(runs.cohort))
+    run.cfg.test_evaluator = given
+    assert run.test_metrics == metrics
 
 
 def test_schedule_in_iterations(runs):

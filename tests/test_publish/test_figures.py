@@ -41,6 +41,25 @@ def test_what_the_log_lacks_is_left_out(run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['confusion.png']
 
 
+def test_what_a_run_without_validation_has(run, tmp_path):
+    run.cfg.val_dataloader = None
+    run.curves = [{'step': 1, 'a.loss_ce': 2.}]
+    matrix = np.eye(2, dtype=int)
+    captions = [
+        draw_cohort(run, ['a'], matrix, 'xy', str(tmp_path)),
+        draw_branch(run, None, 'a', matrix, 'xy', str(tmp_path))
+    ]
+    for found in captions:
+        assert found['curves.png'] == 'The loss in training.'
+
+
+def test_one_branch_differs_from_none(run, tmp_path):
+    del run.cfg.model.branches['vgg']
+    captions = draw_cohort(run, ['resnet'], np.eye(2, dtype=int), 'xy',
+                           str(tmp_path))
+    assert list(captions) == ['curves.png', 'confusion.png']
+
+
 def test_equal_runs_give_equal_files(run, tmp_path):
     for folder in (tmp_path / 'a', tmp_path / 'b'):
         folder.mkdir()

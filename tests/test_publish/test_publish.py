@@ -29,9 +29,14 @@ from mcod_plugin.publish.card import branch_card, cohort_card
 from mcod_plugin.publish.ended_run import read_run
 from mcod_plugin.publish.weights import published_config
 from mcod_plugin.utils.machine import describe_machine
+from .conftest import train
 
 ROOT = Path(__file__).parents[2]
 NAMES = ('resnet', 'vgg', 'ensemble')
+VGG = dict(
+    backbone=dict(type='mcod_plugin.CifarVGG', depth=11, width=4),
+    head=dict(type='LinearClsHead', num_classes=10),
+    input_size=32)
 # The plugin must not be found, as with whoever has the toolbox alone.
 WITHOUT_PLUGIN = "import sys; sys.modules['mcod_plugin'] = None\n"
 
@@ -340,6 +345,29 @@ def test_a_frozen_teacher_is_told(runs, published):
         ]
         assert 'start: vgg from weights that were there before' in card
         assert 'anew, once config.py names weights to start from.' in card
+
+
+def test_a_cohort_of_one_network(tmp_path):
+    work_dir = train(
+        tmp_path, **{
+            'model.branches': dict(_delete_=True, vgg=VGG),
+            'train_cfg.max_epochs': 1
+        })
+    publish_cohort(str(work_dir), str(tmp_path / 'cards'))
+    cards = [(tmp_path / 'cards' / name / 'README.md').read_text()
+             for name in ('.', 'vgg')]
+    assert ('A cohort of 1 network for scikit-learn digits (vgg), trained '
+            'alone, never distilled.\nOnly branch: [vgg](vgg/README.md) with '
+            ) in cards[0]
+    assert 'to be used alone; the ensemble is no other.' in cards[0]
+    assert '| **ensemble** | the only branch | ' in cards[0]
+    assert 'trained alone, never distilled; top-1' in cards[1]
+    assert 'the only one in [its cohort](../README.md).' in cards[1]
+    for card in cards:
+        assert 'MCOD' not in card and '21040357' not in card
+        assert ModelCard(card).data.tags == ['mcod_plugin', 'mmpretrain']
+        table, _ = card.split('## Reproduce the number')
+        assert 'disagree' not in table
 
 
 def test_training_is_told(published, runs):

@@ -4,7 +4,9 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 HUB = Path(__file__).parents[1] / 'test_publish' / 'hub.py'
 spec = importlib.util.spec_from_file_location('publish_hub', HUB)
@@ -43,18 +45,91 @@ def test_what_it_tells(done, trained):
     assert os.listdir(done.cwd / 'cards') == ['tiny']
 
 
-@pytest.mark.parametrize('card', ['README.md', 'vgg/README.md'])
-def test_the_number_is_reproduced(done, run_tool, card):
+def check_number(done, run_tool, card, **kwargs):
+    """The command on a card prints what the card says."""
     text = (done.cards / card).read_text()
     command = re.search(r'```bash\npython tools/test.py (.*?)```', text,
                         re.DOTALL)[1].replace('\\', ' ').split()
     expected = re.search(r'prints, among other things:\n\n```\n(.*?)```', text,
                          re.DOTALL)[1].splitlines()
-    printed = run_tool('test', *command, cwd=done.cwd)
+    printed = run_tool('test', *command, cwd=done.cwd, **kwargs)
     assert printed.code == 0, printed.err
     assert expected
     for line in expected:
         assert line in printed.out
+
+
+@pytest.mark.parametrize('card', ['README.md', 'vgg/README.md'])
+def test_the_number_is_reproduced(done, run_tool, card):
+    check_number(done, run_tool, card)
+
+
+OTHER = """
+custom_imports['imports'].append('own_parts.hooks')
+val_dataloader = val_evaluator = val_cfg = None
+test_dataloader = dict(
+    batch_size=8,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='CustomDataset',
+        data_root='images',
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]))
+test_evaluator = dict(type='Accuracy', topk=(5, ))
+"""
+
+
+@pytest.fixture(scope='module')
+def other(run_tool, trained, tmp_path_factory):
+    """The same of a run that was not validated, has image files to be tested
+    on, a metric of the toolbox, and a package of the user's own."""
+    cwd = tmp_path_factory.mktemp('other')
+    rng = np.random.default_rng(0)
+    for name in '0123456789':
+        (cwd / 'images' / name).mkdir(parents=True)
+        for index in range(2):
+            pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(cwd / f'images/{name}/{index}.png')
+    (cwd / 'own_parts').mkdir()
+    (cwd / 'own_parts' / 'hooks.py').touch()
+    (cwd / 'work').mkdir()
+    text = (trained.work_dir / 'tiny.py').read_text()
+    (cwd / 'work' / 'tiny.py').write_text(text + OTHER)
+    env = dict(PYTHONPATH=str(cwd))
+    done = run_tool(
+        'publish',
+        'work',
+        '--checkpoint',
+        trained.work_dir / 'epoch_2.pth',
+        '--out',
+        'cards',
+        cwd=cwd,
+        env=env,
+        fresh=True)
+    assert done.code == 0, done.err
+    done.cwd, done.env, done.cards = cwd, env, cwd / 'cards'
+    return done
+
+
+def test_without_validation(other):
+    assert 'on 20 images of the test data (CustomDataset).' in other.out
+    for name in ('.', 'vgg'):
+        card = (other.cards / name / 'README.md').read_text()
+        assert 'on 20 images of the test data (CustomDataset), in' in card
+        assert ('The accuracy is on the test data of the config; the run was '
+                'not validated.') in card
+        assert 'validation data' not in card
+
+
+def test_packages_of_the_users_own(other):
+    for name in ('.', 'vgg'):
+        card = (other.cards / name / 'README.md').read_text()
+        assert 'with mmpretrain, mcod_plugin and own_parts installed' in card
+
+
+@pytest.mark.parametrize('card', ['README.md', 'vgg/README.md'])
+def test_the_number_is_reproduced_with_other_metrics(other, run_tool, card):
+    check_number(other, run_tool, card, env=other.env, fresh=True)
 
 
 def test_pushed(done):
@@ -158,6 +233,7 @@ def test_without_data(run_tool, trained, tmp_path):
         cwd=tmp_path)
     assert done.code == 2 and done.err.count('\n') == 1
     assert 'cannot be evaluated without the validation data' in done.err
+    assert 'data set CIFAR10 is missing' in done.err
     assert os.listdir(tmp_path) == ['work']
 
 

@@ -1,0 +1,64 @@
+"""The recipe on a card is the one that was trained."""
+from dataclasses import replace
+
+import pytest
+
+from mcod_plugin.publish.ended_run import read_run
+from mcod_plugin.publish.training import training_section
+
+MIXUP = dict(type='Mixup', alpha=0.8)
+CUTMIX = dict(type='CutMix', alpha=1.0)
+
+
+@pytest.fixture
+def section(runs, published):
+    """The section of the cohort's card, with some settings changed."""
+    run = read_run('WORK_DIR', str(runs.cohort))
+
+    def make(**changes):
+        run.cfg.merge_from_dict(changes)
+        return training_section(replace(published.publication, run=run))
+
+    return make
+
+
+def test_what_was_not_set_is_not_told(section):
+    text = section()
+    assert 'batch augmentation' not in text and '- branches' not in text
+    assert ', by OptimWrapper\n' in text
+
+
+@pytest.mark.parametrize('key', [
+    'model.train_cfg', 'model.data_preprocessor.batch_augments',
+    'data_preprocessor.batch_augments'
+])
+def test_batch_augmentations(section, key):
+    text = section(**{key: dict(augments=[MIXUP, CUTMIX], probs=[0.3, 0.7])})
+    assert ('\n- batch augmentation: `Mixup(alpha=0.8)` or '
+            '`CutMix(alpha=1.0)`, probs=[0.3, 0.7]\n') in text
+
+
+def test_one_batch_augmentation(section):
+    text = section(**{'model.train_cfg': dict(augments=MIXUP)})
+    assert '\n- batch augmentation: `Mixup(alpha=0.8)`\n' in text
+
+
+def test_settings_of_the_optimizer_wrapper(section):
+    text = section(
+        optim_wrapper=dict(
+            accumulative_counts=3,
+            clip_grad=dict(max_norm=1.0),
+            paramwise_cfg=dict(norm_decay_mult=0.0)))
+    assert (
+        ", by OptimWrapper with `accumulative_counts=3, clip_grad="
+        "{'max_norm': 1.0}, paramwise_cfg={'norm_decay_mult': 0.0}`\n") in text
+
+
+def test_settings_of_branches(section):
+    text = section(
+        **{
+            'model.branches.resnet': dict(lr_mult=0.5, decay_mult=1),
+            'model.branches.vgg': dict(decay_mult=0.0, loss_weight=2.0)
+        })
+    assert ('\n- branches: resnet with `lr_mult=0.5` and vgg with '
+            '`decay_mult=0.0, loss_weight=2.0`\n') in text
