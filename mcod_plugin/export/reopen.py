@@ -22,7 +22,7 @@ class Reopened(NamedTuple):
     Attributes:
         logits (np.ndarray): Its logits ``(N, num_classes)``.
         difference (float): Largest difference from those in the cohort.
-        needs_plugin (bool): Whether it could import this plugin.
+        needs_plugin (bool): Whether it has parts of this plugin.
     """
 
     logits: np.ndarray
@@ -65,7 +65,9 @@ def reopen(cohort: nn.Module, models: Mapping[str, BranchModel],
             if size not in saved:
                 saved[size] = osp.join(work, f'images_{len(saved)}.npy')
                 np.save(saved[size], branch_pixels(cohort, name, pixels))
-            plugin = format in TOOLBOX_FORMATS and models[name].needs_plugin
+            # The user's own modules may import it, whatever the branch needs.
+            plugin = format in TOOLBOX_FORMATS and bool(
+                models[name].custom_imports)
             jobs[plugin][name, format] = Job(
                 format=format,
                 folder=place,
@@ -76,5 +78,6 @@ def reopen(cohort: nn.Module, models: Mapping[str, BranchModel],
             logits = reload_logits(list(group.values()), len(pixels), plugin)
             for (name, format), values in zip(group, logits):
                 difference = check_logits(name, format, values, wanted[name])
-                found[name, format] = Reopened(values, difference, plugin)
+                found[name, format] = Reopened(
+                    values, difference, plugin and models[name].needs_plugin)
     return {key: found[key] for key in places}

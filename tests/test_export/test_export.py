@@ -292,7 +292,9 @@ def test_report(exported):
 def test_packages_of_the_users_own(run, tmp_path, monkeypatch, imports):
     """Whatever they register may be needed, so they stay and are told."""
     (tmp_path / 'own_parts').mkdir()
-    (tmp_path / 'own_parts' / 'hooks.py').touch()
+    # They may be written for this plugin, even if the branch is not.
+    (tmp_path / 'own_parts' /
+     'hooks.py').write_text('from mcod_plugin.registry import HOOKS\n')
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     cfg = read_config(run.config)
     cfg.custom_imports.imports = imports

@@ -12,7 +12,8 @@ METHODS = {
     'each alone': 'solo',
     'MCOD-style': 'mcod',
     'always on': 'always_on',
-    'DML': 'dml'
+    'DML': 'dml',
+    'KDCL, mean': 'kdcl_mean'
 }
 
 

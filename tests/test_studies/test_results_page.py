@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,7 +56,55 @@ def test_gaps_that_stay(text):
 def test_methods_are_level(text):
     means = [
         np.mean([values(method, f'{name}/top1') for name in ('resnet', 'vgg')])
-        for method in ('mcod', 'always_on', 'dml')
+        for method in ('mcod', 'always_on', 'ramp', 'dml')
     ]
     difference = max(means) - min(means)
     assert f'their means differ by {difference:.2f} points' in text
+    worse = [
+        means[0] -
+        np.mean([values(method, f'{name}/top1') for name in ('resnet', 'vgg')])
+        for method in ('on_off', 'kdcl_mean', 'kdcl_min_logit')
+    ]
+    assert f'are {min(worse):.1f} to {max(worse):.1f} points worse' in text
+
+
+def test_every_method_helps_every_network(text):
+    gains = {
+        (method, name): values(method, f'{name}/top1') - values(
+            'solo', f'{name}/top1')
+        for method in ('always_on', 'ramp', 'on_off', 'mcod', 'dml',
+                       'kdcl_mean', 'kdcl_min_logit', 'kd')
+        for name in ('resnet', 'vgg') if (method, name) != ('kd', 'vgg')
+    }
+    means = [gain.mean() for gain in gains.values()]
+    assert f'{min(means):.1f} to {max(means):.1f} points over' in text
+    for gain in gains.values():
+        assert stats.ttest_1samp(gain, 0).confidence_interval().low > 0
+    kd = gains['kd', 'resnet']
+    words = '+{:.1f} points, by seed +{:.1f}, +{:.1f} and +{:.1f},'
+    assert words.format(kd.mean(), *kd) in text
+
+
+def test_best_ensemble(text):
+    kdcl, mcod, solo = (
+        values(method, 'ensemble/top1')
+        for method in ('kdcl_mean', 'mcod', 'solo'))
+    better = kdcl - mcod
+    assert (f'{(kdcl - solo).mean():.1f} points, {better.min():.1f} to '
+            f'{better.max():.1f} more than MCOD-style by seed') in text
+
+
+def test_calibration(text):
+    errors = {
+        method: np.mean([
+            values(method, f'{name}/ece') for name in ('resnet', 'vgg')
+            if (method, name) != ('kd', 'vgg')
+        ])
+        for method in ('solo', 'always_on', 'ramp', 'on_off', 'mcod', 'dml',
+                       'kdcl_mean', 'kd', 'kdcl_min_logit')
+    }
+    solo, *softened, kd, least = errors.values()
+    assert (f'falls from {solo:.0f} % to between {min(softened):.0f} and '
+            f'{max(softened):.0f} %') in text
+    assert f'its confidence over ({kd:.0f} %)' in text
+    assert f'overconfident ({least:.0f} %)' in text
