@@ -177,10 +177,11 @@ def test_dry_run_does_nothing(tiny, run_tool):
         (('study.py', '--report'), {}, ('no run has finished', )),
         (('study.py', '--work-dir', 'tiny.py'), {},
          ('solo_seed0', 'tiny.py', '--work-dir')),
-        # It shows once the data are read, but before any training.
+        # It shows once the data are read, but before any training, of
+        # whichever run is the first to read them.
         (('study.py', '--jobs', '2'),
          dict(settings={'train_dataloader.dataset.indices': 0}),
-         ('solo_seed0', )),
+         ('_seed0: train_dataloader.dataset', 'Digits is empty')),
     ])
 def test_mistakes(tiny, run_tool, arguments, changes, words):
     make_study(tiny, **changes)
