@@ -1,4 +1,4 @@
-"""What docs/results.md says of the data-poor study, beyond the tables."""
+"""What docs/results.md says of two studies, beyond the tables."""
 import json
 from pathlib import Path
 
@@ -9,22 +9,42 @@ from scipy import stats
 ROOT = Path(__file__).parents[2]
 
 
+def records(method, study='data_poor_cifar100'):
+    """Of three seeds."""
+    folder = ROOT / 'docs' / 'results' / study
+    return [
+        json.loads((folder / f'{method}_seed{seed}.json').read_text())
+        for seed in range(3)
+    ]
+
+
 def values(method, key, epoch=40):
-    """Of an epoch, of three seeds."""
-    found = []
-    for seed in range(3):
-        path = (ROOT / 'docs' / 'results' / 'data_poor_cifar100' /
-                f'{method}_seed{seed}.json')
-        curves = json.loads(path.read_text())['curves']
-        found.append(curves[key][curves['epoch'].index(epoch)])
-    return np.array(found)
+    """Of an epoch of the data-poor study, of three seeds."""
+    curves = [record['curves'] for record in records(method)]
+    return np.array(
+        [curve[key][curve['epoch'].index(epoch)] for curve in curves])
+
+
+def last(method, key):
+    """Of the last epoch of the study of small networks, of three seeds."""
+    found = records(method, 'small_cifar100')
+    return np.array([record['last'][key] for record in found])
+
+
+def section(title):
+    page = (ROOT / 'docs' / 'results.md').read_text()
+    prose = page.partition(f'## {title}')[2].partition('<!-- study')[0]
+    return ' '.join(prose.split())
 
 
 @pytest.fixture(scope='module')
 def text():
-    page = (ROOT / 'docs' / 'results.md').read_text()
-    section = page.partition('## Where networks overfit')[2]
-    return ' '.join(section.partition('<!-- study')[0].split())
+    return section('Where networks overfit')
+
+
+@pytest.fixture(scope='module')
+def small():
+    return section('Small networks')
 
 
 def test_disagreement(text):
@@ -108,3 +128,43 @@ def test_calibration(text):
             f'{max(softened):.0f} %') in text
     assert f'its confidence over ({kd:.0f} %)' in text
     assert f'overconfident ({least:.0f} %)' in text
+
+
+def test_small_networks(small):
+    vgg, resnet, ensemble = (
+        last('mcod', f'{name}/top1') - last('solo', f'{name}/top1')
+        for name in ('vgg', 'resnet', 'ensemble'))
+    assert vgg.min() > 0 > ensemble.max()
+    assert stats.ttest_1samp(resnet, 0).confidence_interval().low < 0
+    assert (f'the VGG {vgg.mean():.1f} points, in each of three seeds, the '
+            f'ResNet {resnet.mean():.1f}') in small
+    assert f'it is {-ensemble.mean():.1f} points *worse*' in small
+
+
+def test_small_networks_do_not_fit(small):
+    losses = [
+        np.mean([
+            record['train_loss'][name][-1]
+            for record in records('solo', study)
+        ]) for study, name in (('small_cifar100', 'resnet'), (
+            'small_cifar100', 'vgg'), ('data_poor_cifar100', 'vgg'))
+    ]
+    assert ('still {:.1f} for ResNet-8 and {:.1f} for the VGG, against {:.1f} '
+            'for'.format(*losses)) in small
+
+
+def test_small_networks_are_alike(small):
+    share, below = {}, {}
+    for method in ('solo', 'mcod'):
+        share[method] = 100 * last(method, 'diversity/disagreement').mean()
+        best = np.max(
+            [last(method, f'{name}/top1') for name in ('resnet', 'vgg')], 0)
+        below[method] = (last(method, 'ensemble/top1') - best).mean()
+    assert f'from {share["solo"]:.0f} % to {share["mcod"]:.0f} %' in small
+    assert (f'the better one is {below["solo"]:.1f} points below their '
+            f'ensemble, together {below["mcod"]:.1f}') in small
+
+
+def test_small_networks_are_calibrated(small):
+    errors = [last(method, 'vgg/ece').mean() for method in ('solo', 'mcod')]
+    assert 'falls from {:.1f} % to {:.1f} %'.format(*errors) in small
