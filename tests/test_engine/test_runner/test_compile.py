@@ -8,8 +8,6 @@ from torch._dynamo.utils import counters
 from torch._inductor.cudagraph_trees import MarkStepBox
 
 from mcod_plugin.engine.runner import cohort_runner
-from mcod_plugin.engine.runner.compile_settings import (compile_settings,
-                                                        uses_cuda_graphs)
 from mcod_plugin.errors import ConfigError
 
 
@@ -78,45 +76,11 @@ def test_steps_are_marked_for_cuda_graphs(tiny_runner, tmp_path):
     assert marks(tiny_runner('plain', 2)) == 0
 
 
-def test_settings():
-    assert compile_settings(None) is None
-    assert compile_settings(False) is None
-    assert compile_settings(dict(backend='aot_eager')) == dict(
-        backend='aot_eager')
-
-
-@pytest.mark.parametrize('setting, match', [
-    ('yes', "compile must be True, False or a dict .*; got 'yes'"),
-    (dict(bakend='eager'), r'compile\.bakend is no .* did you mean backend'),
-    (dict(backend='inductr'), "backend 'inductr' .* did you mean inductor"),
-    (dict(backend=3), 'compile.backend 3 is no backend'),
-    (dict(mode='fast'), 'compile: .*fast'),
-    (dict(options=dict(fast=1)), 'compile: .*fast$'),
-])
-def test_bad_settings(setting, match):
-    with pytest.raises(ConfigError, match=match):
-        compile_settings(setting)
-
-
 def test_bad_setting_ends_a_run_before_it_begins(tiny_runner):
     runner = tiny_runner(compile=dict(backend='inductr'))
     with pytest.raises(ConfigError, match='did you mean inductor'):
         runner.train()
     assert not runner.started
-
-
-@pytest.mark.parametrize('setting, expected', [
-    (None, False),
-    (True, False),
-    (dict(mode='default'), False),
-    (dict(mode='max-autotune-no-cudagraphs'), False),
-    (dict(mode='reduce-overhead'), True),
-    (dict(mode='max-autotune'), True),
-    (dict(options={'triton.cudagraphs': True}), True),
-    (dict(options={'triton.cudagraphs': False}), False),
-])
-def test_uses_cuda_graphs(setting, expected):
-    assert uses_cuda_graphs(setting) is expected
 
 
 def test_no_cuda_graphs_with_accumulated_gradients(tiny_runner):
