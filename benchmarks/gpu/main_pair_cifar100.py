@@ -9,6 +9,9 @@ tells the order of the runs and what they take.
 config = '../../configs/mcod_resnet_vgg_cifar100.py'
 amp = True
 settings = {
+    'train_cfg.max_epochs': 120,
+    'compile': dict(mode='reduce-overhead'),
+    'train_dataloader.drop_last': True,
     'train_cfg.val_interval': 5,
     'val_evaluator.calibration_bins': 15,
 }
