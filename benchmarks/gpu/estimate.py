@@ -1,11 +1,11 @@
-"""How long the queue of README.md takes on a GPU: an estimate from counts, no
-measurement.
+"""How long the queue of README.md takes on a GPU: an estimate from counts, and
+from the pace of the main pair on an H100.
 
     python benchmarks/gpu/estimate.py
 
 A training step of each cohort is run on the CPU with a few images, and its
-operations are counted, each of which is a kernel on a GPU. Three bounds
-follow: by arithmetic, by memory and by the launches of kernels.
+operations are counted, each of which is a kernel on a GPU. Two bounds follow:
+by the memory that the GPU moves and by the launches of kernels.
 """
 import copy
 import math
@@ -22,18 +22,18 @@ from mcod_plugin.benchmark.contenders import (GROWTH, cohort_runner, line_up,
                                               raw_batches)
 from mcod_plugin.cli import ToolParser, user_errors
 from mcod_plugin.compare import plan, read_study
-from mcod_plugin.engine.hooks.cohort_report_hook import count_flops
+from mcod_plugin.engine.runner.compile_settings import uses_cuda_graphs
 from mcod_plugin.utils.table import render
 
 FOLDER = osp.dirname(osp.abspath(__file__))
 
-# What an H100 is taken to reach. In bfloat16 it multiplies large matrices at
-# about 800 TFLOP/s and copies at about 3 TB/s; convolutions of 16 to 64
-# channels on images of 32x32 reach a part of that.
-FLOPS = 200e12
-BANDWIDTH = 2.5e12
-# Seconds that PyTorch takes for an operation on the host: least and most.
-LAUNCH = 6e-6, 10e-6
+# Of the main pair on an H100, see README.md. Bytes a second: its step, counted
+# as below, 220 times a second with six runs at a time.
+BANDWIDTH = 0.68e12
+# Seconds on the host: of each operation of a step of 21.66 ms without compile,
+# and of each branch of a step of 7.36 ms with CUDA graphs.
+LAUNCH = 34e-6
+REPLAY = 3.7e-3
 
 # Training and validation of CIFAR-100.
 IMAGES = 50_000, 10_000
@@ -45,26 +45,25 @@ SIZES = 4, 8
 
 # Seconds for a process to begin, which imports, builds and warms up, and for
 # one that compiles besides.
-START = 12.
-COMPILE = 60.
-# Seconds of a turn of the benchmark with its lead-in.
-TURN = 1.5
+START = 30.
+COMPILE = 25.
+# Seconds of a turn of the benchmark with all that is not timed.
+TURN = 3.
 # Rounds of turns: in the step with the most contenders, and else.
 ROUNDS = 5, 7
 
 # Runs of each step of the queue, and how many are trained at a time.
 STEPS = {
     'main_pair_cifar100': {
-        'seed 0, solo and mcod': 2,
-        'seed 0, always_on and dml': 2,
-        'seeds 1 and 2': 8
+        'seeds 1 and 2, solo and mcod': 4,
+        'always_on and dml': 6
     },
     'families_cifar100': {
         'seed 0': 4,
         'seeds 1 and 2': 8
     },
 }
-JOBS = 4
+JOBS = 2
 # Of the main cohort. Those that compile are timed apart, beside the one that
 # does not, and on batches of one size, since another is compiled anew.
 VARIANTS = ('memory format', 'logging')
@@ -82,12 +81,12 @@ class Cost:
     """What a training step costs.
 
     Attributes:
-        multiply_adds (int): Of an image, in all branches, forward.
+        branches (int): Networks of the cohort.
         kernels (int): Operations of a step.
         bytes (float): Read and written by the operations of a step.
         batch_size (int): Images of a step.
     """
-    multiply_adds: int
+    branches: int
     kernels: int
     bytes: float
     batch_size: int
@@ -153,40 +152,35 @@ def count(cfg):
         with KernelCounter() as counter:
             model.train_step(batch, optim_wrapper)
         found.append(counter)
-    shape = 1, model.in_channels, *model.input_size
     small, large = found
     slope = (large.bytes - small.bytes) / (SIZES[1] - SIZES[0])
     return Cost(
-        multiply_adds=sum(
-            count_flops(branch, shape) for branch in model.branches.values()),
+        branches=len(model.branches),
         kernels=large.kernels,
         bytes=large.bytes + slope * (batch_size - SIZES[1]),
         batch_size=batch_size)
 
 
-def bounds(cost, epochs, val_interval):
+def bounds(cost, epochs, val_interval, cuda_graphs=False):
     """Minutes of a run by each bound.
 
     Args:
         cost (Cost): A training step.
         epochs (int): Its epochs.
         val_interval (int): Epochs from one validation to the next.
+        cuda_graphs (bool): Whether its branches are replayed. Defaults to
+            False.
 
     Returns:
-        tuple[float, float, float, float]: The minutes by arithmetic, by
-        memory, and by launches at their least and their most.
+        tuple[float, float]: The minutes by the GPU's memory and by the host.
     """
     train, val = IMAGES
     # A validation is forward alone.
     images = epochs * train + epochs // val_interval * val / PASSES
     steps = images / cost.batch_size
-    seconds = (
-        images * PASSES * 2 * cost.multiply_adds / FLOPS,
-        steps * cost.bytes / BANDWIDTH,
-        steps * cost.kernels * LAUNCH[0],
-        steps * cost.kernels * LAUNCH[1],
-    )
-    return tuple(value / 60 for value in seconds)
+    host = (
+        cost.branches * REPLAY if cuda_graphs else cost.kernels * LAUNCH)
+    return steps * cost.bytes / BANDWIDTH / 60, steps * host / 60
 
 
 def span(minutes, runs=1, jobs=1):
@@ -204,10 +198,9 @@ def span(minutes, runs=1, jobs=1):
     Returns:
         tuple[float, float]: The minutes.
     """
-    arithmetic, memory, fast, slow = minutes
+    gpu, host = minutes
     rounds = math.ceil(runs / jobs)
-    return (max(runs * max(arithmetic, memory),
-                rounds * fast), runs * (arithmetic + memory) + rounds * slow)
+    return max(runs * gpu, rounds * host), runs * gpu + rounds * host
 
 
 def benchmark_minutes(contenders, rounds, compiled=0):
@@ -221,7 +214,9 @@ def benchmark_minutes(contenders, rounds, compiled=0):
     Returns:
         float: The minutes.
     """
-    seconds = contenders * (START + rounds * TURN) + compiled * COMPILE
+    # They begin together, and warm up in a turn of their own.
+    seconds = (
+        START + contenders * (rounds + 1) * TURN + compiled * COMPILE)
     return seconds / 60
 
 
@@ -250,11 +245,11 @@ def main():
                           for step, value in minutes.items()]
             cost = count(cfg)
             epochs = cfg.train_cfg.max_epochs
-            found = bounds(cost, epochs, cfg.train_cfg.val_interval)
+            found = bounds(cost, epochs, cfg.train_cfg.val_interval,
+                           uses_cuda_graphs(cfg.get('compile')))
             costs.append([
-                name, f'{cost.multiply_adds / 1e6:,.0f}', f'{cost.kernels:,}',
-                f'{cost.bytes / 1e9:.1f}', f'{epochs}',
-                *(f'{value:.1f}' for value in found)
+                name, f'{cost.kernels:,}', f'{cost.bytes / 1e9:.1f}',
+                f'{epochs}', *(f'{value:.1f}' for value in found)
             ])
             queue += [[
                 f'{name}: {step}', f'{runs}',
@@ -263,8 +258,7 @@ def main():
             ] for step, runs in steps.items()]
         print('A step, and minutes of a run by each bound:')
         print(
-            render(('study', 'M multiply-adds', 'kernels', 'GB', 'epochs',
-                    'arithmetic', 'memory', 'launches', 'slow launches'),
+            render(('study', 'kernels', 'GB', 'epochs', 'GPU', 'host'),
                    costs))
         print('The queue:')
         print(

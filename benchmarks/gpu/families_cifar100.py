@@ -13,6 +13,8 @@ config = '../../configs/mcod_alexnet_vgg_resnet_densenet_cifar100.py'
 amp = True
 settings = {
     'train_cfg.max_epochs': 80,
+    'compile': dict(mode='reduce-overhead'),
+    'train_dataloader.drop_last': True,
     'train_cfg.val_interval': 2,
     'val_evaluator.calibration_bins': 15,
 }

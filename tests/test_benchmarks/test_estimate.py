@@ -44,7 +44,7 @@ def test_kernels_of_a_convolution(estimate):
 
 
 def test_count(estimate, tiny_config):
-    """Bytes grow with the batch, kernels and multiply-adds do not."""
+    """Bytes grow with the batch, kernels do not."""
     costs = {}
     for batch_size in (8, 16, 32):
         cfg = tiny_config()
@@ -52,7 +52,7 @@ def test_count(estimate, tiny_config):
         costs[batch_size] = estimate['count'](cfg)
         assert costs[batch_size].batch_size == batch_size
     assert len({cost.kernels for cost in costs.values()}) == 1
-    assert len({cost.multiply_adds for cost in costs.values()}) == 1
+    assert {cost.branches for cost in costs.values()} == {2}
     small, middle, large = (costs[size].bytes for size in (8, 16, 32))
     assert large - middle == pytest.approx(2 * (middle - small))
     # Weights, gradients and momentum are read or written at least once.
@@ -60,30 +60,29 @@ def test_count(estimate, tiny_config):
 
 
 def test_bounds(estimate):
-    cost = estimate['Cost'](
-        multiply_adds=1000, kernels=7, bytes=5e6, batch_size=100)
+    cost = estimate['Cost'](branches=3, kernels=7, bytes=5e6, batch_size=100)
     # 500 steps an epoch; a validation counts as 10,000 / 3 images
-    images = 10 * 50_000 + 2 * 10_000 / 3
-    arithmetic, memory, fast, slow = estimate['bounds'](cost, 10, 5)
-    assert arithmetic == pytest.approx(images * 6000 / 200e12 / 60)
-    assert memory == pytest.approx(images / 100 * 5e6 / 2.5e12 / 60)
-    assert fast == pytest.approx(images / 100 * 7 * 6e-6 / 60)
-    assert slow == pytest.approx(images / 100 * 7 * 10e-6 / 60)
+    steps = (10 * 50_000 + 2 * 10_000 / 3) / 100
+    gpu, host = estimate['bounds'](cost, 10, 5)
+    assert gpu == pytest.approx(steps * 5e6 / 0.68e12 / 60)
+    assert host == pytest.approx(steps * 7 * 34e-6 / 60)
+    graphs = estimate['bounds'](cost, 10, 5, cuda_graphs=True)
+    assert graphs == pytest.approx((gpu, steps * 3 * 3.7e-3 / 60))
 
 
 def test_benchmark_minutes(estimate, monkeypatch):
     minutes = estimate['benchmark_minutes']
     for name, value in dict(START=10., TURN=2., COMPILE=60.).items():
         monkeypatch.setitem(minutes.__globals__, name, value)
-    # 3 that begin, 5 turns each, and 2 that compile
-    assert minutes(3, 5) == pytest.approx((30 + 3 * 5 * 2) / 60)
-    assert minutes(3, 5, 2) == pytest.approx((30 + 3 * 5 * 2 + 120) / 60)
+    # 3 that begin at once, 5 turns each and one to warm up, 2 that compile
+    assert minutes(3, 5) == pytest.approx((10 + 3 * 6 * 2) / 60)
+    assert minutes(3, 5, 2) == pytest.approx((10 + 3 * 6 * 2 + 120) / 60)
 
 
 def test_span(estimate):
     span = estimate['span']
-    assert span((1., 2., 5., 8.)) == (5., 11.)
-    assert span((1., 9., 5., 8.)) == (9., 18.)
-    assert span((1., 2., 5., 8.), runs=6) == (30., 66.)
+    assert span((2., 5.)) == (5., 7.)
+    assert span((9., 5.)) == (9., 14.)
+    assert span((2., 5.), runs=6) == (30., 42.)
     # four at a time, then two: the GPU works as long as before
-    assert span((1., 2., 5., 8.), runs=6, jobs=4) == (12., 34.)
+    assert span((2., 5.), runs=6, jobs=4) == (12., 22.)
