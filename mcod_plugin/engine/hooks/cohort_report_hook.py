@@ -198,7 +198,8 @@ def result_table(last: Dict[str, float],
         str: A table in percent.
     """
     rows = []
-    for name, accuracy in top1(last).items():
+    accuracies = top1(last)
+    for name, accuracy in accuracies.items():
         row = [name, f'{accuracy:.2f}']
         if f'{name}/top5' in last:
             row.append(f'{last[f"{name}/top5"]:.2f}')
@@ -211,7 +212,8 @@ def result_table(last: Dict[str, float],
     if best:
         header.append('best top-1 %')
     table = render(header, rows)
-    if 'diversity/disagreement' in last:
+    # A lone branch, whose ensemble it is, has none to differ from.
+    if 'diversity/disagreement' in last and len(accuracies) > 2:
         share = 100 * last['diversity/disagreement']
         table += f'\nThe branches disagree on {share:.1f} % of the images.'
     return table

@@ -176,5 +176,8 @@ def test_tables_of_metrics():
     assert cells(table) == [['', 'top-1 %', 'top-5 %', 'best top-1 %'],
                             ['a', '40.00', '70.00', '45.00 (epoch 3)'],
                             ['ensemble', '50.00', '80.00', '50.00 (epoch 4)']]
+    assert 'disagree' not in table
+    last['b/top1'] = 30.
+    table = result_table(last)
     assert table.endswith('The branches disagree on 25.0 % of the images.')
     assert torch.is_grad_enabled()

@@ -9,7 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mcod_plugin.engine.hooks import cohort_runtime_info_hook
+from mcod_plugin.engine.hooks import (CohortRuntimeInfoHook,
+                                      cohort_runtime_info_hook)
 from mcod_plugin.engine.hooks.cohort_runtime_info_hook import extend, to_host
 
 
@@ -74,6 +75,17 @@ def test_same_as_the_hook_of_mmengine(tiny_runner, tmp_path, changes):
         } for line in logged(tmp_path / folder)]
 
     assert common('ours') == common('theirs')
+
+
+def test_what_waits_keeps_no_step_alive(tiny_runner):
+    runner = tiny_runner()
+    hook = next(hook for hook in runner.hooks
+                if isinstance(hook, CohortRuntimeInfoHook))
+    loss = (2 * torch.ones(1, requires_grad=True)).sum()
+    hook.after_train_iter(runner, 0, outputs=dict(loss=loss))
+    [(key, value)] = hook.waiting
+    assert key == 'train/loss' and value.item() == 2
+    assert value.grad_fn is None
 
 
 class Distances(Hook):
