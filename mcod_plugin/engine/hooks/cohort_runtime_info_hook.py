@@ -29,6 +29,10 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
     to log the last ones from before. Here they are 0 in gaps, as nothing is
     added to the loss.
 
+    A step that logs now waits for what the device has left of all the steps
+    before it, so ``time`` is the mean of the steps since the last log instead
+    of the last ten, unless the log processor's ``custom_cfg`` has a ``time``.
+
     Examples:
         >>> default_hooks = dict(runtime_info=dict(
         ...     type='mcod_plugin.CohortRuntimeInfoHook'))
@@ -40,9 +44,20 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         self.gap: Dict[str, float] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Look which branches were distilled before the run was resumed."""
+        """Look which branches were distilled before the run was resumed, and
+        have ``time`` averaged from one log to the next."""
         super().before_train(runner)
         self._note_distilled(runner.message_hub.log_scalars)
+        settings = runner.log_processor.custom_cfg
+        intervals = log_intervals(runner)
+        if intervals and all(
+                setting.get('log_name', setting['data_src']) != 'time'
+                for setting in settings):
+            settings.append(
+                dict(
+                    data_src='time',
+                    method_name='mean',
+                    window_size=max(intervals)))
 
     def before_train_iter(self,
                           runner: Runner,
@@ -66,13 +81,9 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
             if isinstance(value, torch.Tensor):
                 value = value.detach().reshape(())
             self.waiting.append((key, value))
-        intervals = [
-            hook.interval for hook in runner.hooks
-            if isinstance(hook, LoggerHook)
-        ]
         if self.end_of_epoch(runner.train_dataloader, batch_idx) or any(
                 self.every_n_inner_iters(batch_idx, interval)
-                for interval in (MAX_STEPS, *intervals)):
+                for interval in (MAX_STEPS, *log_intervals(runner))):
             self.hand_over(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -104,6 +115,13 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         for key, (first, *others) in histories.items():
             runner.message_hub.update_scalar(key, first)
             extend(runner.message_hub.get_scalar(key), others)
+
+
+def log_intervals(runner: Runner) -> List[int]:
+    """Iterations from one log to the next, of each logger of a runner."""
+    return [
+        hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)
+    ]
 
 
 def extend(history: HistoryBuffer, numbers: Sequence[float]) -> None:

@@ -88,6 +88,31 @@ def test_what_waits_keeps_no_step_alive(tiny_runner):
     assert value.grad_fn is None
 
 
+@pytest.mark.parametrize('own', [True, False])
+def test_time_since_the_last_log(tiny_runner, tmp_path, own):
+    """A device works off what was left to it when a step logs."""
+    mine = dict(data_src='time', method_name='max', window_size=2)
+    runner = tiny_runner(
+        'times', **{
+            'default_hooks.logger.interval': 15,
+            'log_processor': dict(by_epoch=False, custom_cfg=[mine] * own),
+            'train_cfg': dict(
+                by_epoch=False, max_iters=30, val_interval=30, _delete_=True),
+            'default_hooks.checkpoint.by_epoch': False,
+            'default_hooks.checkpoint.interval': 30,
+            'custom_hooks.0.by_epoch': False
+        })
+    runner.train()
+    times, _ = runner.message_hub.get_scalar('train/time').data
+    lines = next(tmp_path.rglob('scalars.json')).read_text().splitlines()
+    logs = [line for line in map(json.loads, lines) if 'lr' in line]
+    assert {15, 30} <= {line['iter'] for line in logs}
+    for line in logs:
+        window = times[:line['iter']][-15:]
+        assert line['time'] == pytest.approx(
+            window[-2:].max() if own else window.mean())
+
+
 class Distances(Hook):
     """Notes what the distillation adds to the loss of each step."""
 
