@@ -58,3 +58,11 @@ def test_small_networks():
     text = ' '.join((ROOT / 'README.md').read_text().split())
     assert ('gain {:.1f} and {:.1f} points by MCOD-style, and their '
             '*ensemble* loses {:.1f}:'.format(*gains[:2], -gains[2])) in text
+    phases = [
+        np.mean([
+            accuracies('on_off', name, 'small_cifar100') -
+            accuracies('always_on', name, 'small_cifar100') for name in names
+        ]) for names in (('resnet', 'vgg'), ('ensemble', ))
+    ]
+    assert 0 < phases[0] < 0.3
+    assert f'their ensemble is {phases[1]:.1f} points better' in text

@@ -138,7 +138,61 @@ def test_small_networks(small):
     assert stats.ttest_1samp(resnet, 0).confidence_interval().low < 0
     assert (f'the VGG {vgg.mean():.1f} points, in each of three seeds, the '
             f'ResNet {resnet.mean():.1f}') in small
-    assert f'it is {-ensemble.mean():.1f} points *worse*' in small
+    assert (f'it is {-ensemble.mean():.1f} points *worse*, in each '
+            'seed') in small
+
+
+def gain(method, *names):
+    """The mean of some networks' gains over solo, of three seeds."""
+    return np.mean([
+        last(method, f'{name}/top1') - last('solo', f'{name}/top1')
+        for name in names
+    ], 0)
+
+
+def test_methods_for_small_networks(small):
+    gains = {
+        method: gain(method, 'resnet', 'vgg').mean()
+        for method in ('on_off', 'mcod', 'always_on', 'ramp', 'kdcl_mean',
+                       'kdcl_min_logit', 'dml')
+    }
+    rounded = {key: f'{value:.1f}' for key, value in gains.items()}
+    assert rounded['always_on'] == rounded['ramp']
+    assert ('gains {on_off} points with gaps that stay (`on_off`), {mcod} by '
+            'MCOD-style, {always_on} always on or by a rising weight, '
+            '{kdcl_mean} and {kdcl_min_logit} by KDCL and {dml} by DML'
+            ).format(**rounded) in small
+    better = [
+        gains[method] - gains['always_on'] for method in ('on_off', 'mcod')
+    ]
+    assert {f'{value:.1f}' for value in better} == {'0.2'}
+    assert 'phases are 0.2 points better' in small
+
+
+def test_ensembles_of_small_networks(small):
+    losses = {
+        method: -gain(method, 'ensemble')
+        for method in ('on_off', 'mcod', 'always_on', 'ramp', 'kdcl_mean',
+                       'kdcl_min_logit', 'dml')
+    }
+    means = {method: loss.mean() for method, loss in losses.items()}
+    assert min(means.values()) == means['on_off'] > 0
+    assert max(means.values()) == means['dml']
+    share = {
+        method: 100 * last(method, 'diversity/disagreement').mean()
+        for method in losses
+    }
+    assert min(share, key=share.get) == 'dml'
+    assert (f'are most alike ({share["dml"]:.0f} %), loses '
+            f'{means["dml"]:.1f} points') in small
+    above = losses['always_on'] - losses['on_off']
+    assert (f'loses least, {means["on_off"]:.1f} points, and is '
+            f'{above.min():.1f} to {above.max():.1f} points above') in small
+    assert (f'disagree on {share["on_off"]:.0f} % of the images, those of '
+            f'always-on on {share["always_on"]:.0f} %') in small
+    above = losses['always_on'] - losses['mcod']
+    assert (f'it is {above.min() + 0:.1f} to {above.max():.1f} points above '
+            'always-on').replace('-0.0', '0.0') in small
 
 
 def test_small_networks_do_not_fit(small):
