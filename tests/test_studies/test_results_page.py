@@ -222,3 +222,31 @@ def test_small_networks_are_alike(small):
 def test_small_networks_are_calibrated(small):
     errors = [last(method, 'vgg/ece').mean() for method in ('solo', 'mcod')]
     assert 'falls from {:.1f} % to {:.1f} %'.format(*errors) in small
+
+
+def test_families():
+    prose = section('The four families')
+    found, above, half = {}, {}, {}
+    for method in ('solo', 'always_on', 'mcod'):
+        folder = ROOT / 'docs' / 'results' / 'small_families_cifar100'
+        record = json.loads((folder / f'{method}_seed0.json').read_text())
+        found[method] = np.array([
+            record['last'][f'{name}/top1']
+            for name in ('alexnet', 'vgg', 'resnet', 'densenet', 'ensemble')
+        ])
+        above[method] = found[method][4] - max(found[method][:4])
+        curves = record['curves']
+        half[method], end = (
+            100 *
+            curves['diversity/disagreement'][curves['epoch'].index(epoch)]
+            for epoch in (20, 40))
+        assert method == 'solo' or f'{end:.0f}' == '61'
+    for method in ('always_on', 'mcod'):
+        gains = found[method] - found['solo']
+        assert min(gains[:4]) > 0 > gains[4]
+        assert max(gains) == gains[0]
+    assert min(found['solo']) == found['solo'][0]
+    assert ('alone is {solo:.1f} points above the best of them, together '
+            '{always_on:.1f} to {mcod:.1f}'.format(**above)) in prose
+    assert ('({mcod:.0f} and {solo:.0f} % at epoch 20, {always_on:.0f} % '
+            'always on)'.format(**half)) in prose
