@@ -53,11 +53,12 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         if intervals and all(
                 setting.get('log_name', setting['data_src']) != 'time'
                 for setting in settings):
-            settings.append(
-                dict(
-                    data_src='time',
-                    method_name='mean',
-                    window_size=max(intervals)))
+            # A list of its own: theirs may be that of the config.
+            time = dict(
+                data_src='time',
+                method_name='mean',
+                window_size=max(intervals))
+            runner.log_processor.custom_cfg = [*settings, time]
 
     def before_train_iter(self,
                           runner: Runner,
