@@ -146,7 +146,8 @@ def test_bare_sees_its_own_images(tiny_config, tmp_path, course, monkeypatch):
 @pytest.mark.parametrize('weight', [0., 1.])
 def test_step(tiny_config, tmp_path, course, weight):
     course = course(turns=1, seconds=1e-9, folder=tmp_path)
-    _, (_, ready), (_, (_, steps)) = course.run(step, tiny_config(), weight)
+    cfg = tiny_config(**{'model.branches.resnet.backbone.width': 16})
+    _, (_, ready), (_, (_, steps)) = course.run(step, cfg, weight)
     assert ready['images'] == 16 and steps == 1
     assert ready['facts'] == dict(
         memory_formats=dict(resnet='channels_last', vit='contiguous_format'))

@@ -129,6 +129,7 @@ def test_resume_in_another_memory_format(tiny_runner, optimizer):
     """Only rounding tells the difference."""
     changes = {
         'custom_hooks.0.end': 4,
+        'model.branches.resnet.backbone.width': 16,
         'optim_wrapper.optimizer': dict(optimizer, _delete_=True)
     }
     first, then = ({

@@ -110,8 +110,9 @@ class MultiBackboneClassifier(BaseClassifier):
         memory_format (str): The order of the values of feature maps:
             ``'channels_last'``, which most convolutions are faster in,
             ``'contiguous'``, or ``'auto'`` for the first in all branches
-            that convolve. It changes speed, neither results (beyond
-            rounding) nor checkpoints. Defaults to ``'auto'``.
+            that convolve and whose gradients are right in it, see
+            :func:`choose_memory_format`. It changes speed, neither results
+            (beyond rounding) nor checkpoints. Defaults to ``'auto'``.
         train_cfg (dict, optional): Training settings. The key ``augments``
             holds batch augmentations such as Mixup. Defaults to None.
         data_preprocessor (dict | nn.Module, optional): The one preprocessor

@@ -1,8 +1,9 @@
 """The order in which the values of feature maps lie in memory."""
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 import torch.nn as nn
+from mmengine.device import get_device
 from torch import Tensor
 
 from mcod_plugin.errors import ConfigError
@@ -11,6 +12,12 @@ from mcod_plugin.utils.explain import one_line
 __all__ = ['MEMORY_FORMATS', 'choose_memory_format', 'match_state']
 
 MEMORY_FORMATS = ('auto', 'channels_last', 'contiguous')
+# On a CPU, oneDNN's backward of a 1x1 convolution in float32, channels_last
+# and with a stride writes out of bounds if it has fewer input channels than
+# this, see uxlfoundation/oneDNN#6035: the process crashes, or goes on with
+# wrong gradients. With AVX2 that was seen below 8 channels; the report says 16
+# with AVX-512.
+SAFE_CHANNELS = 16
 
 
 def choose_memory_format(setting: str, wanted: str, branch: nn.Module,
@@ -20,7 +27,9 @@ def choose_memory_format(setting: str, wanted: str, branch: nn.Module,
     Args:
         setting (str): The branch's setting, for error messages.
         wanted (str): ``'channels_last'``, ``'contiguous'`` (channels first),
-            or ``'auto'``: channels_last for a network that convolves.
+            or ``'auto'``: channels_last for a network that convolves, unless
+            its gradients could be wrong in it on a CPU. It does not ask what
+            the machine has, so that a run is the same on each.
         branch (nn.Module): The classifier.
         shape (tuple[int]): Shape ``(N, C, H, W)`` of a dummy batch to try it
             on.
@@ -37,12 +46,17 @@ def choose_memory_format(setting: str, wanted: str, branch: nn.Module,
     convolutions = sum(
         isinstance(part, nn.Conv2d) for part in branch.modules())
     reason = ''
+    narrow = _narrow_strided_convolution(branch)
     if convolutions < (2 if wanted == 'auto' else 1):
         reason = 'it has no 2-d convolution'
+    elif narrow and (wanted == 'auto' or get_device() == 'cpu'):
+        reason = (f'{narrow} is a 1x1 convolution with a stride and fewer '
+                  f'than {SAFE_CHANNELS} input channels, whose gradients on a '
+                  'CPU are wrong in it, or crash the process')
     else:
         try:
             branch.to(memory_format=torch.channels_last)
-            _run(branch, shape)
+            _try_step(branch, shape)
         except Exception as error:
             # Code that takes the order for granted, by view() mostly.
             branch.to(memory_format=torch.contiguous_format)
@@ -73,14 +87,31 @@ def match_state(optimizer: torch.optim.Optimizer) -> None:
                     parameter, dtype=value.dtype).copy_(value)
 
 
-@torch.no_grad()
-def _run(branch: nn.Module, shape: Tuple[int, ...]) -> None:
+def _narrow_strided_convolution(branch: nn.Module) -> Optional[str]:
+    """The name of a layer that :data:`SAFE_CHANNELS` is about, if any."""
+    for name, part in branch.named_modules():
+        if (isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1)
+                and max(part.stride) > 1
+                and part.in_channels // part.groups < SAFE_CHANNELS):
+            return name
+    return None
+
+
+@torch.enable_grad()
+def _try_step(branch: nn.Module, shape: Tuple[int, ...]) -> None:
+    """Run a branch forward and backward, and leave it as it was."""
     training = branch.training
+    # Statistics of batch norm stay as they are.
     branch.eval()
     try:
         dtype = next(branch.parameters()).dtype
-        branch(
-            torch.zeros(shape,
-                        dtype=dtype).to(memory_format=torch.channels_last))
+        images = torch.zeros(shape, dtype=dtype)
+        logits = branch(images.to(memory_format=torch.channels_last))
+        learning = [
+            parameter for parameter in branch.parameters()
+            if parameter.requires_grad
+        ]
+        if learning:
+            torch.autograd.grad(logits.sum(), learning, allow_unused=True)
     finally:
         branch.train(training)

@@ -1,4 +1,7 @@
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -7,7 +10,10 @@ from mmengine.model import BaseModule
 from mmpretrain.structures import DataSample
 
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.models.utils.memory_format import MEMORY_FORMATS, match_state
+from mcod_plugin.models.utils import memory_format
+from mcod_plugin.models.utils.memory_format import (MEMORY_FORMATS,
+                                                    choose_memory_format,
+                                                    match_state)
 from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample
 
@@ -25,6 +31,25 @@ class ViewBackbone(BaseModule):
 
     def forward(self, inputs):
         return (self.layers(inputs).view(len(inputs), -1), )
+
+
+@MODELS.register_module()
+class ReversingBackbone(ViewBackbone):
+    """Takes it for granted in its backward only."""
+
+    class Reverse(torch.autograd.Function):
+
+        @staticmethod
+        def forward(ctx, feats):
+            return feats * 1
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad.view(len(grad), -1).flip(1).view(grad.shape)
+
+    def forward(self, inputs):
+        feats = self.Reverse.apply(self.layers[:2](inputs))
+        return (self.layers[2](feats).flatten(1), )
 
 
 @MODELS.register_module()
@@ -68,7 +93,9 @@ def branch(type, **backbone):
 
 
 BRANCHES = dict(
-    resnet=branch('mcod_plugin.CifarResNet', depth=8, width=4),
+    resnet=branch('mcod_plugin.CifarResNet', depth=8, width=16),
+    # Its shortcuts are what oneDNN fails on.
+    narrow=branch('mcod_plugin.CifarResNet', depth=8, width=4),
     alexnet=branch('mcod_plugin.CifarAlexNet', width=4),
     vgg=branch('mcod_plugin.CifarVGG', depth=11, width=4),
     densenet=branch('mcod_plugin.CifarDenseNet', depth=10, growth=4),
@@ -86,17 +113,20 @@ BRANCHES = dict(
         depth=1,
         num_heads=2),
     view=branch('mcod_plugin.ViewBackbone'),
+    reversing=branch('mcod_plugin.ReversingBackbone'),
     linear=branch('mcod_plugin.LinearBackbone'))
 # Those that take part in either format.
 BOTH = ['resnet', 'alexnet', 'vgg', 'densenet', 'convnext', 'vit']
 AUTO = dict(
     resnet=LAST,
+    narrow=FIRST,
     alexnet=LAST,
     vgg=LAST,
     densenet=LAST,
     convnext=LAST,
     vit=FIRST,
     view=FIRST,
+    reversing=FIRST,
     linear=FIRST)
 
 
@@ -173,6 +203,9 @@ def test_contiguous_serves_all():
 
 @pytest.mark.parametrize('name, reason', [
     ('view', 'view size is not compatible with input tensor'),
+    ('reversing', 'view size is not compatible with input tensor'),
+    ('narrow', 'backbone.stages.1.0.downsample.0 is a 1x1 convolution with a '
+     'stride and fewer than 16 input channels'),
     ('linear', 'it has no 2-d convolution'),
 ])
 def test_branch_that_cannot(name, reason):
@@ -216,6 +249,83 @@ def test_trying_leaves_no_trace():
     assert counts and not any(counts)
 
 
+@pytest.mark.parametrize('layer, layout', [
+    ((32, 32, 1, 2), LAST),
+    ((32, 32, 1, 2, 0, 1, 2), LAST),
+    ((32, 32, 1, 2, 0, 1, 4), FIRST),
+    ((32, 32, 1, (1, 2)), LAST),
+    ((32, 32, 1, (1, 4), 0, 1, 32), FIRST),
+    ((32, 32, 1, 1, 0, 1, 32), LAST),
+    ((32, 32, 3, 2, 1, 1, 32), LAST),
+])
+def test_narrow_strided_convolution(layer, layout):
+    net = nn.Sequential(
+        nn.Conv2d(3, 32, 1), nn.Conv2d(*layer), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten())
+    assert choose_memory_format('net', 'auto', net, (2, 3, 8, 8)) is layout
+    assert_in_format(net, layout)
+
+
+def test_narrow_on_an_accelerator(monkeypatch):
+    """It may be asked for where oneDNN does not compute."""
+    monkeypatch.setattr(memory_format, 'get_device', lambda: 'cuda')
+    cohort = make_cohort(['narrow'], memory_format='channels_last')
+    assert cohort.memory_formats == dict(narrow=LAST)
+    # A run is the same on each machine.
+    assert make_cohort(['narrow']).memory_formats == dict(narrow=FIRST)
+
+
+STEP = """
+import sys
+import torch
+from mmpretrain.structures import DataSample
+from mcod_plugin.registry import MODELS
+
+
+def gradients(memory_format):
+    torch.manual_seed(0)
+    ours = dict(type='mcod_plugin.CifarResNet', depth=8, width=4)
+    theirs = dict(type='mmpretrain.ResNet_CIFAR', depth=18, base_channels=4,
+                  stem_channels=4)
+    cohort = MODELS.build(dict(
+        type='mcod_plugin.MultiBackboneClassifier',
+        memory_format=memory_format,
+        branches=dict(
+            (name, dict(backbone=backbone, head=dict(
+                type='mmpretrain.LinearClsHead', num_classes=5)))
+            for name, backbone in (('ours', ours), ('theirs', theirs)))))
+    cohort.init_weights()
+    samples = [DataSample().set_gt_label(i % 5) for i in range(16)]
+    for _ in range(3):
+        cohort.zero_grad()
+        losses = cohort(torch.randn(16, 3, 32, 32), samples, mode='loss')
+        cohort.parse_losses(losses)[0].backward()
+    return {key: value.grad for key, value in cohort.named_parameters()}
+
+
+torch.set_num_threads(int(sys.argv[1]))
+expected = gradients('contiguous')
+for key, value in gradients('auto').items():
+    torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=1e-5)
+"""
+
+
+@pytest.mark.parametrize('threads', [1, 2])
+@pytest.mark.parametrize('isa', ['AVX2', 'ALL'])
+def test_gradients_of_narrow_branches(isa, threads):
+    """By whatever instructions oneDNN computes, and in a process of its own,
+    since they have ended it."""
+    result = subprocess.run(
+        [sys.executable, '-c', STEP, str(threads)],
+        env={
+            **os.environ, 'ONEDNN_MAX_CPU_ISA': isa
+        },
+        capture_output=True,
+        text=True,
+        timeout=120)
+    assert result.returncode == 0, result.stderr
+
+
 # What it must not change
 
 
@@ -233,8 +343,8 @@ def test_first_weights(init):
 @pytest.mark.parametrize('setting', ['auto', 'channels_last'])
 def test_losses_and_gradients(setting, training):
     results = []
-    for memory_format in ('contiguous', setting):
-        cohort = make_cohort(memory_format=memory_format).double()
+    for wanted in ('contiguous', setting):
+        cohort = make_cohort(memory_format=wanted).double()
         cohort.train(training)
         cohort.kd_weight = 1.
         losses = cohort(*make_batch(), mode='loss')
