@@ -68,6 +68,13 @@ class Source:
         read."""
         from mmpretrain.registry import DATASETS
         dataset = self.dataset
+        if 'source' in dataset and (dataset.get('label', 'fine') != 'fine' or
+                                    dataset.get('classes') is not None):
+            # The names of the source are not those of a part of it.
+            chosen = dataset.get('classes')
+            named = isinstance(chosen, (list, tuple)) and all(
+                isinstance(name, str) for name in chosen)
+            return tuple(chosen) if named else None
         found = (dataset.get('metainfo') or {}).get('classes',
                                                     dataset.get('classes'))
         if found is None and self.dataset_type:
