@@ -13,7 +13,8 @@ from mcod_plugin.errors import ConfigError, nearest
 from mcod_plugin.utils.explain import one_line
 
 __all__ = [
-    'check_per_class', 'find_classes', 'select_images', 'select_per_class'
+    'are_names', 'check_per_class', 'find_classes', 'select_images',
+    'select_per_class'
 ]
 
 # The labels that a data set may have.
@@ -53,12 +54,12 @@ def select_images(
     if label == 'coarse':
         coarse, names = _coarse_labels(dataset)
         labels = coarse[labels]
-    if classes is not None:
-        if isinstance(classes, str):
-            classes = _read_names(classes)
-        if not names and _are_names(classes):
-            # Of data without names it gives them, as in the toolbox.
-            names = tuple(classes)
+    if isinstance(classes, str):
+        classes = _read_names(classes)
+    if not names and are_names(classes):
+        # Data without names get them, as in the toolbox.
+        names = tuple(classes)
+    elif classes is not None:
         size = max(len(names or ()), labels.max(initial=-1) + 1)
         chosen = find_classes(classes, names, size)
         table = np.full(size, -1)
@@ -116,7 +117,15 @@ def find_classes(classes: Sequence[Union[str, int]],
     return found
 
 
-def _are_names(classes: Any) -> bool:
+def are_names(classes: Any) -> bool:
+    """Whether classes are told by their names.
+
+    Args:
+        classes (Any): What was given.
+
+    Returns:
+        bool: Whether it is a list of texts, not empty.
+    """
     return bool(classes) and isinstance(classes, (list, tuple)) and all(
         isinstance(name, str) for name in classes)
 

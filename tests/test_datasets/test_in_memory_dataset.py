@@ -433,13 +433,16 @@ def test_parts_go_together(tiny_cifar):
 
 def test_classes_of_data_without_names():
     """Names are given to them as in the toolbox, numbers select."""
-    cfg = config('NamelessImages', num=6)
+    cfg = config('NamelessImages', num=7)
     dataset = DATASETS.build(dict(cfg, classes=[3, 5]))
     assert dataset.labels.tolist() == [1, 0, 0]
     assert dataset.CLASSES is None
     dataset = DATASETS.build(dict(cfg, classes=list('abcdefg')))
-    assert dataset.labels.tolist() == [5, 0, 3, 3, 1, 6]
+    assert dataset.labels.tolist() == [5, 0, 3, 3, 1, 6, 2]
     assert dataset.CLASSES == tuple('abcdefg')
+    # One too few is seen by whoever checks the labels.
+    dataset = DATASETS.build(dict(cfg, classes=list('abcdef')))
+    assert label_bounds(dataset) == (0, 6)
 
 
 @DATASETS.register_module()
@@ -455,8 +458,8 @@ class NamelessImages(MarkedImages):
      'beaver, ...; to rename them, set metainfo=dict(classes=...)'),
     (dict(classes=['pear'], label='coarse'),
      "has 'pear', which is no class of these data; there are mammals, fish"),
-    (dict(classes=['pear', 57]), "has class 57 (pear) twice; got ['pear', 57]"
-     ),
+    (dict(classes=['pear', 57]),
+     "has class 57 (pear) twice; got ['pear', 57]"),
     (dict(classes=[3, 100]),
      'has 100, which is no class of these data; there are the numbers 0 to '
      '99'),
