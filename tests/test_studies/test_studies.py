@@ -40,8 +40,9 @@ def test_study_can_be_run(path):
         if validation.split == training.split:
             # Nothing is tuned on images that were trained on.
             assert validation.per_class[0] >= training.per_class[1]
-            for key in ('label', 'classes'):
-                assert validation.get(key) == training.get(key)
+        for key in ('label', 'classes'):
+            for other in (validation, run.cfg.test_dataloader.dataset):
+                assert other.get(key) == training.get(key)
 
 
 @pytest.mark.parametrize('path', STUDIES)
