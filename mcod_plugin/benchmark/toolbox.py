@@ -1,7 +1,8 @@
 """One branch alone, as a user of the toolbox trains it."""
 import copy
 import inspect
-from typing import Any, Optional, Sequence, Tuple
+from functools import partial
+from typing import Any, Optional, Sequence, Tuple, Union
 
 from mmengine.config import Config
 from mmengine.device import is_cuda_available
@@ -12,8 +13,9 @@ from mmpretrain.registry import DATASETS as MMPRETRAIN_DATASETS
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 
 from mcod_plugin.cli import LOADERS
-from mcod_plugin.datasets.in_memory_dataset import OWN_KEYS
-from mcod_plugin.datasets.split import check_per_class, select_per_class
+from mcod_plugin.datasets.in_memory_dataset import (OWN_KEYS, PART_KEYS,
+                                                    is_part)
+from mcod_plugin.datasets.split import check_per_class, select_images
 from mcod_plugin.models.utils.branch_settings import BranchSettings
 from mcod_plugin.models.utils.input_size import (data_input_size,
                                                  guess_input_size)
@@ -130,13 +132,17 @@ def _restore_sources(value: Any) -> None:
     """Put the toolbox's data sets in the place of those in memory."""
     if isinstance(value, dict):
         if str(value.get('type')).endswith('InMemoryDataset'):
+            part = {
+                key: value[key]
+                for key in PART_KEYS if is_part(value) and key in value
+            }
             own = {key: value.pop(key, None) for key in OWN_KEYS}
             value['type'] = own['source']
-            if own['per_class'] is not None:
+            if part:
                 value.update(
+                    part,
                     type='mcod_plugin.select_source',
-                    source=own['source'],
-                    per_class=own['per_class'])
+                    source=own['source'])
         value = list(value.values())
     if isinstance(value, (list, tuple)):
         for child in value:
@@ -144,27 +150,40 @@ def _restore_sources(value: Any) -> None:
 
 
 @DATASETS.register_module()
-def select_source(source: str, per_class: Sequence[Optional[int]],
+def select_source(source: str,
+                  label: str = 'fine',
+                  classes: Union[str, Sequence[Union[str, int]], None] = None,
+                  per_class: Optional[Sequence[Optional[int]]] = None,
                   **settings) -> Any:
-    """The toolbox's data set with some images of each class.
+    """The toolbox's data set with a part of its images.
 
     As ``indices`` their numbers would stand in the config, which would take
     half a minute to print.
 
     Args:
         source (str): The ``type`` of the data set.
-        per_class (tuple[int, int | None]): See :class:`InMemoryDataset`.
+        label (str): See :class:`InMemoryDataset`, as for the next two.
+            Defaults to ``'fine'``.
+        classes (str | Sequence[str | int], optional): Defaults to None.
+        per_class (tuple[int, int | None], optional): Defaults to None.
         **settings: All other arguments of the data set.
 
     Returns:
         BaseDataset: The data set.
     """
-    check_per_class('per_class of InMemoryDataset', per_class)
+    if per_class is not None:
+        check_per_class('per_class of InMemoryDataset', per_class)
     dataset = MMPRETRAIN_DATASETS.build(dict(settings, type=source))
-    numbers = select_per_class(dataset.get_gt_labels(), *per_class,
-                               dataset.metainfo.get('classes', ()))
+    numbers, labels, names = select_images(dataset, dataset.get_gt_labels(),
+                                           label, classes, per_class)
     dataset.get_subset_(numbers.tolist())
+    if label != 'fine' or classes is not None:
+        dataset.pipeline.transforms.insert(0, partial(_relabel, labels))
     return dataset
+
+
+def _relabel(labels: Sequence[int], data: dict) -> dict:
+    return dict(data, gt_label=int(labels[data['sample_idx']]))
 
 
 def _resize_at_the_end(value: Any, size: Tuple[int, int]) -> None:

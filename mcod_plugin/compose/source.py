@@ -67,7 +67,14 @@ class Source:
         """The names of the classes, if they are known before the data are
         read."""
         from mmpretrain.registry import DATASETS
+
+        from mcod_plugin.datasets.split import are_names
         dataset = self.dataset
+        if 'source' in dataset and (dataset.get('label', 'fine') != 'fine'
+                                    or dataset.get('classes') is not None):
+            # The names of the source are not those of a part of it.
+            chosen = dataset.get('classes')
+            return tuple(chosen) if are_names(chosen) else None
         found = (dataset.get('metainfo') or {}).get('classes',
                                                     dataset.get('classes'))
         if found is None and self.dataset_type:

@@ -21,10 +21,12 @@ from mcod_plugin.structures import BatchDataSample
 from mcod_plugin.utils.explain import arguments, one_line
 from mcod_plugin.utils.memory import GIB, free_memory
 from .batch_transforms import crop, random_flip, random_windows, to_device
-from .split import check_per_class, select_per_class
+from .split import LABELS, check_per_class, select_images
 
-# What it takes and the toolbox's data sets do not.
-OWN_KEYS = ('source', 'device', 'max_gib', 'per_class')
+# What it takes and the toolbox's data sets do not, or for something else:
+# first the settings of a part.
+PART_KEYS = ('label', 'classes', 'per_class')
+OWN_KEYS = ('source', 'device', 'max_gib', *PART_KEYS)
 
 # What gives the same image every time is done once, at the start.
 FIXED_TRANSFORMS = (LoadImageFromFile, Resize, ResizeEdge, CenterCrop)
@@ -71,20 +73,33 @@ class InMemoryDataset(Dataset):
             images of CIFAR-100 into balanced ones for training and for
             validation. It does not go with ``indices``. Defaults to None,
             all images.
+        label (str): ``'fine'`` for the labels of the toolbox's data set,
+            ``'coarse'`` for the 20 superclasses of CIFAR-100, whose names are
+            those of the data. Defaults to ``'fine'``.
+        classes (str | Sequence[str | int], optional): Names or numbers of the
+            classes to take, by the ``label`` that is set, or a file with a
+            name in each line. Labels are renumbered from 0 in this order, and
+            ``per_class`` counts within them; ``num_classes`` of the heads and
+            of the preprocessor is their number. The toolbox's data sets
+            rename their classes by it: for that, set
+            ``metainfo=dict(classes=...)``. Data that know no names of their
+            classes get them by it, as in the toolbox. Defaults to None, all
+            classes.
         **kwargs: All other arguments of the toolbox's data set.
 
     Attributes:
         images (Tensor): The images ``(N, H, W, C)``, with the padding of
             ``RandomCrop`` if there is one.
         labels (Tensor): The labels ``(N, )``.
-        metainfo (dict): The meta information of the data set.
+        metainfo (dict): The meta information of the data set, with the names
+            of the classes that are taken.
         pipeline (Compose): What one image goes through at random; batches do
             without.
 
     Raises:
         ConfigError: If the pipeline holds something else, the images differ
-            in size, there is too little memory, or a class has fewer images
-            than ``per_class`` asks for.
+            in size, there is too little memory, there is no such label or
+            class, or a class has fewer images than ``per_class`` asks for.
 
     Examples:
         >>> train_dataloader = dict(
@@ -104,6 +119,8 @@ class InMemoryDataset(Dataset):
                  device: str = 'auto',
                  max_gib: float = 4,
                  per_class: Optional[Sequence[Optional[int]]] = None,
+                 label: str = 'fine',
+                 classes: Union[str, Sequence[Union[str, int]], None] = None,
                  **kwargs) -> None:
         check_choice('device of InMemoryDataset', device,
                      ('auto', 'cpu', 'cuda'))
@@ -117,6 +134,7 @@ class InMemoryDataset(Dataset):
                 raise ConfigError(
                     'InMemoryDataset takes per_class or indices, not both; '
                     f'got {per_class!r} and {kwargs["indices"]!r}')
+        check_choice('label of InMemoryDataset', label, LABELS)
         settings = dict(kwargs, type=source, pipeline=pipeline)
         if 'serialize_data' in arguments(MMPRETRAIN_DATASETS.get(source)):
             # Its own copy of the data is read once and then dropped, so that
@@ -134,10 +152,12 @@ class InMemoryDataset(Dataset):
         self.metainfo = dataset.metainfo
         self.source = source
         self._max_gib = max_gib
-        numbers = range(len(dataset))
-        if per_class is not None:
-            numbers = self._select(dataset, per_class)
-        images, labels = self._read(dataset, fixed, numbers)
+        part = dict(label=label, classes=classes, per_class=per_class)
+        if is_part(part):
+            numbers, labels = self._select(dataset, part)
+            images, _ = self._read(dataset, fixed, numbers)
+        else:
+            images, labels = self._read(dataset, fixed, range(len(dataset)))
         place = self._place(device, images.numel())
         self.images, self.labels = images.to(place), labels.to(place)
         if self._crop is None:
@@ -151,18 +171,19 @@ class InMemoryDataset(Dataset):
                     'padding')
         print_log(f'{source}: {self} in memory', logger='current')
 
-    def _select(self, dataset: Any,
-                per_class: Sequence[Optional[int]]) -> List[int]:
-        """The numbers of the images that ``per_class`` takes."""
+    def _select(self, dataset: Any, part: dict) -> Tuple[List[int], Tensor]:
+        """The numbers of the images of a part, and their labels there."""
         labels = np.array([
             self._label(dataset.get_data_info(index), index)
             for index in range(len(dataset))
         ], np.int64)
         try:
-            return select_per_class(labels, *per_class,
-                                    self.metainfo.get('classes', ())).tolist()
+            numbers, labels, names = select_images(dataset, labels, **part)
         except ConfigError as error:
             raise ConfigError(f'{self.source}: {error}') from error
+        if names is not None:
+            self.metainfo = dict(self.metainfo, classes=names)
+        return numbers.tolist(), torch.from_numpy(labels)
 
     def _read(self, dataset: Any, fixed: Sequence,
               numbers: Sequence[int]) -> Tuple[Tensor, Tensor]:
@@ -358,6 +379,19 @@ class InMemoryDataset(Dataset):
         return (f'{number:,} images of {height}x{width}, '
                 f'{self.images.numel() / GIB * 1024:.0f} MiB on '
                 f'{self.images.device}')
+
+
+def is_part(cfg: dict) -> bool:
+    """Whether labels or images are others than those of the source.
+
+    Args:
+        cfg (dict): The settings of an ``InMemoryDataset``.
+
+    Returns:
+        bool: Whether ``label``, ``classes`` or ``per_class`` asks for it.
+    """
+    return cfg.get('label', 'fine') != 'fine' or any(
+        cfg.get(key) is not None for key in ('classes', 'per_class'))
 
 
 def borders(

@@ -4,7 +4,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 from mmpretrain.models import ClsDataPreprocessor
 
-from mcod_plugin.datasets.in_memory_dataset import OWN_KEYS
+from mcod_plugin.datasets.in_memory_dataset import OWN_KEYS, is_part
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.dataset_layers import dataset_layers
 from mcod_plugin.utils.part_name import part_name
@@ -55,7 +55,8 @@ def toolbox_loader(loader: dict,
 
     Returns:
         dict: The config. A data set of this plugin's keeps its type, and so
-        does one in memory of which ``per_class`` selects a part.
+        does one in memory that has a part of its source only, or coarse
+        labels.
     """
     loader = plain('test_dataloader', loader)
     dataset = _without_memory(loader['dataset'])
@@ -110,7 +111,7 @@ def _without_memory(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if (value.get('type') == f'{PLUGIN}.InMemoryDataset'
-            and value.get('per_class') is None):
+            and not is_part(value)):
         kept = {k: v for k, v in value.items() if k not in OWN_KEYS}
         value = {**kept, 'type': value['source']}
     return {key: _without_memory(child) for key, child in value.items()}

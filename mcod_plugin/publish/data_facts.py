@@ -2,13 +2,14 @@
 from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
+from mcod_plugin.datasets import in_memory_dataset
 from mcod_plugin.utils.dataset_layers import innermost_dataset
 from mcod_plugin.utils.part_name import part_name
 
 __all__ = ['DataFacts', 'data_facts', 'data_part', 'data_split']
 
 # Settings by which a part of a data set is selected.
-PART_KEYS = ('indices', 'per_class', 'ann_file')
+PART_KEYS = ('indices', 'ann_file')
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,11 @@ def data_part(loader: Any) -> Dict[str, Any]:
         dict[str, Any]: Those that are set, pairs as lists.
     """
     dataset = innermost_dataset(loader)
-    found = {key: dataset.get(key) for key in PART_KEYS}
+    keys = PART_KEYS
+    if 'source' in dataset and in_memory_dataset.is_part(dataset):
+        # The toolbox's data sets give their classes other names by one.
+        keys += in_memory_dataset.PART_KEYS
+    found = {key: dataset.get(key) for key in keys}
     # The front matter of a card is YAML, which has no tuples.
     return {
         key: list(value) if isinstance(value, tuple) else value

@@ -195,9 +195,10 @@ class Publisher:
                 and in_memory(model.test_settings['test_dataloader'])):
             raise ConfigError(
                 f'model.branches.{model.name}.input_size: a branch with a '
-                'size of its own is not published with per_class of '
-                'InMemoryDataset, since what its config tests would differ '
-                'from what its card tells; take all images, or indices')
+                'size of its own is not published with per_class, classes '
+                'or label of InMemoryDataset, since what its config tests '
+                'would differ from what its card tells; take all images, or '
+                'indices')
 
     def _branch(self, model: BranchModel, logits: np.ndarray) -> Member:
         folder = osp.join(self.folder, model.name)

@@ -105,6 +105,27 @@ def test_solo_has_the_images_of_each_class(tiny_config, tmp_path, part):
             source.get_data_info(number)['img'])
 
 
+def test_solo_has_the_labels_of_its_classes(tiny_config):
+    cfg = tiny_config(
+        **{
+            'train_dataloader.dataset.classes': ['7', 2],
+            'train_dataloader.dataset.per_class': (3, 6),
+            'train_dataloader.dataset.indices': None
+        })
+    held = CohortRunner.build_dataloader(cfg.train_dataloader).dataset
+    found = CohortRunner.build_dataloader(
+        toolbox_loader(cfg.train_dataloader, 0)).dataset
+    assert type(found).__name__ == 'Digits'
+    assert len(found) == len(held) == 6
+    for index in range(6):
+        label = found[index]['data_samples'].gt_label.item()
+        assert label == held.get_data_info(index)['gt_label']
+        np.testing.assert_array_equal(
+            held.get_data_info(index)['img'],
+            found.get_data_info(index)['img'])
+    assert held.labels.unique().tolist() == [0, 1]
+
+
 @pytest.mark.parametrize('part, match', [
     (5, 'per_class of InMemoryDataset must be two whole numbers.* got 5'),
     ((0, 999), 'needs 999 images of each class'),

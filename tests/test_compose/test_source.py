@@ -101,6 +101,12 @@ def test_names_of_classes():
         assert make(train_dataloader=own).classes is None
     held = loader(type='mcod_plugin.InMemoryDataset', source='CIFAR100')
     assert len(make(train_dataloader=held).classes) == 100
+    held['dataset'].update(classes=['train', 'apple'])
+    assert make(train_dataloader=held).classes == ('train', 'apple')
+    # These are known when the data are read.
+    for changes in (dict(classes=[3, 5]), dict(classes=None, label='coarse')):
+        held['dataset'].update(changes)
+        assert make(train_dataloader=held).classes is None
     assert make(train_dataloader=held).dataset_type == 'CIFAR100'
 
 

@@ -1,5 +1,6 @@
 import gc
 import itertools
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import torch
 from mmcv.transforms import CenterCrop, RandomFlip
 from mmengine.config import Config
 from mmengine.registry import DATASETS as ROOT_DATASETS
-from mmpretrain.datasets import BaseDataset, PackInputs, RandomCrop
+from mmpretrain.datasets import CIFAR100, BaseDataset, PackInputs, RandomCrop
 from mmpretrain.registry import DATASETS as MMPRETRAIN_DATASETS
 from scipy.stats import binomtest, chi2_contingency, chisquare
 
 from mcod_plugin.datasets import (Digits, InMemoryDataset, batch_transforms,
                                   in_memory_dataset)
 from mcod_plugin.datasets.batch_transforms import to_device
+from mcod_plugin.engine.hooks.label_check_hook import label_bounds
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import DATASETS
 from mcod_plugin.structures import BatchDataSample
@@ -333,6 +335,181 @@ def test_other_images_are_not_loaded(tmp_path):
     assert DATASETS.build(cfg).labels.tolist() == [0, 1]
     with pytest.raises(ConfigError, match='CustomDataset: image 3, .*3.png'):
         DATASETS.build(dict(cfg, per_class=(1, 2)))
+
+
+# Some of the classes, and classes of classes
+
+
+@DATASETS.register_module()
+class FourClasses(CIFAR100):
+    """Files like those of CIFAR-100, written by ``tiny_cifar``."""
+
+    train_list, test_list = [['train', None]], [['test', None]]
+    meta = dict(filename='meta', key='fine_label_names', md5=None)
+
+
+@pytest.fixture
+def tiny_cifar(tmp_path):
+    """Four classes of CIFAR-100 and their superclasses; no image is like
+    another."""
+    folder = tmp_path / 'cifar-100-python'
+    folder.mkdir()
+    # apple, aquarium_fish, flatfish and pear: numbers, and numbers above
+    coarse = {0: 4, 1: 1, 32: 1, 57: 4}
+    for split, number in (('train', 24), ('test', 8)):
+        fine = [(0, 57, 32, 1, 57)[index % 5] for index in range(number)]
+        data = np.arange(number, dtype=np.uint8)[:, None].repeat(3072, 1)
+        with open(folder / split, 'wb') as file:
+            pickle.dump(
+                dict(
+                    data=data,
+                    fine_labels=fine,
+                    coarse_labels=[coarse[label] for label in fine]), file)
+    with open(folder / 'meta', 'wb') as file:
+        pickle.dump(dict(coarse_label_names=COARSE), file)
+    cfg = config('FourClasses', data_root=str(tmp_path), split='train')
+    return cfg
+
+
+COARSE = ['mammals', 'fish', 'flowers', 'containers', 'fruit', 'devices']
+
+
+def contents(dataset):
+    """The numbers of the images and their labels."""
+    return dataset.images[:, 0, 0, 0].tolist(), dataset.labels.tolist()
+
+
+@pytest.mark.parametrize('classes', [['pear', 'apple'], (57, 'apple')])
+def test_classes_in_their_order(tiny_cifar, classes):
+    dataset = DATASETS.build(dict(tiny_cifar, classes=classes))
+    numbers = [n for n in range(24) if n % 5 in (0, 1, 4)]
+    assert contents(dataset) == (numbers, [int(n % 5 == 0) for n in numbers])
+    assert dataset.metainfo['classes'] == dataset.CLASSES == ('pear', 'apple')
+    assert dataset.get_data_info(0)['gt_label'] == 1
+    batch = dataset.__getitems__([0, 1])
+    assert batch['data_samples'].fields['gt_label'].tolist() == [1, 0]
+    assert label_bounds(dataset) == (0, 1)
+
+
+def test_classes_of_a_file(tiny_cifar, tmp_path):
+    file = tmp_path / 'classes.txt'
+    file.write_text('pear\napple\n')
+    dataset = DATASETS.build(dict(tiny_cifar, classes=str(file)))
+    assert dataset.CLASSES == ('pear', 'apple')
+
+
+@pytest.mark.parametrize('split, number', [('train', 24), ('test', 8)])
+def test_coarse_labels(tiny_cifar, split, number):
+    cfg = dict(tiny_cifar, split=split)
+    dataset = DATASETS.build(dict(cfg, label='coarse'))
+    assert contents(dataset) == (list(range(number)), [
+        (4, 4, 1, 1, 4)[n % 5] for n in range(number)
+    ])
+    assert dataset.CLASSES == tuple(COARSE)
+    fine = DATASETS.build(dict(cfg, label='fine', classes=None))
+    assert fine.labels.tolist() == DATASETS.build(cfg).labels.tolist()
+    assert fine.CLASSES == CIFAR100.METAINFO['classes']
+
+
+def test_parts_go_together(tiny_cifar):
+    """``per_class`` counts by the labels that are left."""
+    cfg = dict(tiny_cifar, label='coarse', classes=['fruit', 'fish'])
+    parts = [
+        contents(DATASETS.build(dict(cfg, per_class=pair)))
+        for pair in ((0, 3), (3, None))
+    ]
+    # two images of fish after every three of fruit
+    assert parts[0] == ([0, 1, 2, 3, 4, 7], [0, 0, 1, 1, 0, 1])
+    assert sorted(parts[0][0] + parts[1][0]) == list(range(24))
+    # The source is cut first.
+    few = DATASETS.build(dict(cfg, classes=['fish'], indices=[2, 5, 3]))
+    assert contents(few) == ([2, 3], [0, 0])
+    with pytest.raises(
+            ConfigError,
+            match=r"needs 9 images of .*, but there are 0 of class 'bear'"):
+        DATASETS.build(
+            dict(tiny_cifar, classes=['pear', 'bear'], per_class=(0, 9)))
+
+
+def test_classes_of_data_without_names():
+    """Names are given to them as in the toolbox, numbers select."""
+    cfg = config('NamelessImages', num=7)
+    dataset = DATASETS.build(dict(cfg, classes=[3, 5]))
+    assert dataset.labels.tolist() == [1, 0, 0]
+    assert dataset.CLASSES is None
+    dataset = DATASETS.build(dict(cfg, classes=list('abcdefg')))
+    assert dataset.labels.tolist() == [5, 0, 3, 3, 1, 6, 2]
+    assert dataset.CLASSES == tuple('abcdefg')
+    # One too few is seen by whoever checks the labels.
+    dataset = DATASETS.build(dict(cfg, classes=list('abcdef')))
+    assert label_bounds(dataset) == (0, 6)
+
+
+@DATASETS.register_module()
+class NamelessImages(MarkedImages):
+    METAINFO = {}
+
+
+@pytest.mark.parametrize('changes, words', [
+    (dict(classes=['perr', 'apple']),
+     "mcod_plugin.FourClasses: classes of InMemoryDataset has 'perr', which "
+     'is no class of these data; did you mean pear'),
+    (dict(classes=['xyz']), 'there are apple, aquarium_fish, baby, bear, '
+     'beaver, ...; to rename them, set metainfo=dict(classes=...)'),
+    (dict(classes=['pear'], label='coarse'),
+     "has 'pear', which is no class of these data; there are mammals, fish"),
+    (dict(classes=['pear', 57]),
+     "has class 57 (pear) twice; got ['pear', 57]"),
+    (dict(classes=[3, 100]),
+     'has 100, which is no class of these data; there are the numbers 0 to '
+     '99'),
+    (dict(classes=[True]), 'has True, which is no class'),
+    (dict(classes=[]), 'classes of InMemoryDataset must be a list of names or '
+     'numbers of classes; got []'),
+    (dict(classes='none.txt'), 'none.txt'),
+    (dict(classes=['bear']), 'mcod_plugin.FourClasses is empty'),
+    (dict(label='rough'), 'label of InMemoryDataset must be one of coarse, '
+     "fine; got 'rough'"),
+    (dict(label='coarse', source='mcod_plugin.Digits'),
+     "mcod_plugin.Digits: label of InMemoryDataset is 'coarse', but these "
+     "data have no coarse labels, as CIFAR100 has; use 'fine'"),
+])
+def test_mistakes_in_classes(tiny_cifar, changes, words):
+    if 'source' in changes:
+        del tiny_cifar['data_root']
+    with pytest.raises(ConfigError) as info:
+        DATASETS.build({**tiny_cifar, **changes})
+    assert words in str(info.value) and '\n' not in str(info.value)
+
+
+def test_damaged_names(tiny_cifar, monkeypatch):
+    """No file is opened that is not the one that it should be."""
+    monkeypatch.setattr(FourClasses, 'meta',
+                        dict(FourClasses.meta, md5='0' * 32))
+    assert len(DATASETS.build(tiny_cifar)) == 24
+    with pytest.raises(ConfigError, match='meta is missing or damaged$'):
+        DATASETS.build(dict(tiny_cifar, label='coarse'))
+
+
+@pytest.mark.skipif(not (CIFAR / 'train').exists(), reason='needs CIFAR-100')
+def test_superclasses_of_cifar100():
+    cfg = dict(
+        config(split='test', data_root=str(CIFAR.parent), download=False),
+        source='CIFAR100')
+    dataset = DATASETS.build(dict(cfg, label='coarse'))
+    fine = DATASETS.build(dict(cfg, classes=['rocket', 'tank', 'lawn_mower']))
+    with open(CIFAR / 'test', 'rb') as file:
+        labels = pickle.load(file, encoding='latin1')['coarse_labels']
+    assert dataset.labels.tolist() == labels
+    assert dataset.labels.bincount().tolist() == [500] * 20
+    assert dataset.CLASSES[19] == 'vehicles_2'
+    # as the page of the data has them
+    vehicles = DATASETS.build(
+        dict(cfg, label='coarse', classes=['vehicles_2'])).images
+    assert len(vehicles) == 500
+    known = {image.numpy().tobytes() for image in vehicles}
+    assert len(fine) == 300
+    assert all(image.numpy().tobytes() in known for image in fine.images)
 
 
 # They are drawn as the toolbox does

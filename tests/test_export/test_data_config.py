@@ -29,6 +29,8 @@ def memory(**changes):
             source='CIFAR10',
             device='cpu',
             max_gib=2,
+            label='fine',
+            classes=None,
             data_root='data',
             split='test',
             pipeline=[dict(type='PackInputs')]), **changes)
@@ -66,8 +68,13 @@ def test_data_in_memory_become_the_toolboxs():
     assert loader.dataset.type == 'mcod_plugin.InMemoryDataset'
 
 
-def test_part_of_a_data_set_stays_in_memory():
-    dataset = memory(per_class=(0, 40))
+@pytest.mark.parametrize('part', [
+    dict(per_class=(0, 40)),
+    dict(classes=['cat', 'dog']),
+    dict(label='coarse'),
+])
+def test_part_of_a_data_set_stays_in_memory(part):
+    dataset = memory(**part)
     assert toolbox_loader(dict(dataset=dataset))['dataset'] == dataset
 
 

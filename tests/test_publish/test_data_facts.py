@@ -42,12 +42,17 @@ def test_a_part_of_the_data():
             dataset=dict(type='CIFAR10', indices=5, per_class=None)))
     assert data_part(loader) == dict(indices=5)
     assert data_part(dict(dataset=dict(type='CIFAR10'))) == {}
+    # Other names for the same classes are no part of them.
+    renamed = dict(type='CIFAR10', classes=list('abcdefghij'))
+    assert data_part(dict(dataset=renamed)) == {}
 
 
 def test_a_part_of_the_data_as_yaml():
     dataset = dict(
         type='mcod_plugin.InMemoryDataset',
         source='CIFAR10',
-        per_class=(400, None))
+        per_class=(400, None),
+        classes=('cat', 'dog'))
     part = data_part(dict(dataset=dataset))
-    assert yaml.safe_load(yaml.dump(part)) == dict(per_class=[400, None])
+    assert yaml.safe_load(yaml.dump(part)) == dict(
+        per_class=[400, None], classes=['cat', 'dog'])

@@ -13,7 +13,8 @@ from mcod_plugin.compare.study import read_study
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted(
     str(path.relative_to(ROOT))
-    for path in (ROOT / 'benchmarks').rglob('*_cifar100.py'))
+    for pattern in ('*_cifar100.py', 'balance_*.py')
+    for path in (ROOT / 'benchmarks').rglob(pattern))
 
 
 def results_of(study):
@@ -39,6 +40,9 @@ def test_study_can_be_run(path):
         if validation.split == training.split:
             # Nothing is tuned on images that were trained on.
             assert validation.per_class[0] >= training.per_class[1]
+        for key in ('label', 'classes'):
+            for other in (validation, run.cfg.test_dataloader.dataset):
+                assert other.get(key) == training.get(key)
 
 
 @pytest.mark.parametrize('path', STUDIES)

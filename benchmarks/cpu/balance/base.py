@@ -1,0 +1,30 @@
+"""When is distillation too strong? What the studies of this folder have in
+common: they differ in the number of classes and in how much there is to
+learn from.
+
+- few: the networks take few steps;
+- poor: about as many, on a few images of each class;
+- long: the images of few, two to three times the steps.
+
+Validated on training images that no run is trained on; no test image is
+looked at. All in single precision.
+
+    for study in benchmarks/cpu/balance/balance_*.py
+    do python tools/compare.py $study --jobs 2; done
+"""
+config = '../../../configs/mcod_small_cifar100.py'
+settings = {
+    'val_dataloader.dataset.split': 'train',
+    'val_evaluator.calibration_bins': 15,
+}
+methods = dict(
+    solo='solo',
+    mcod='mcod',
+    always_on='always_on',
+    on_w05=dict(
+        method='always_on', settings={'custom_hooks.0.weight': (0.5, 0.5)}),
+    mcod_w05=dict(
+        method='mcod', settings={'custom_hooks.0.weight': (0.5, 0.5)}),
+    mcod_w0_1=dict(
+        method='mcod', settings={'custom_hooks.0.weight': (0.0, 1.0)}))
+seeds = [0, 1, 2]
