@@ -13,7 +13,8 @@ An export lies in OUT/<branch>/<format>:
   from 0 to 255, any N; normalisation is inside. Output: logits.
 
 Each is opened in a fresh process and compared with the branch in its cohort;
-unless all are the same, nothing is left on disk.
+unless all are the same, nothing is left on disk. Of --branch all those are
+kept that are, and the report tells why the others are not.
 """
 import logging
 

@@ -1,12 +1,15 @@
 """Taking branches out of a cohort."""
 import os
 import os.path as osp
-from typing import Any, Dict, List, NamedTuple, Sequence
+import shutil
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 from mcod_plugin.errors import ConfigError, nearest
 from mcod_plugin.models.utils.input_size import (data_input_size,
                                                  parse_input_size)
 from mcod_plugin.utils.checkpoint import read_checkpoint
+from mcod_plugin.utils.explain import one_line
+from mcod_plugin.utils.leftovers import remove_empty
 from mcod_plugin.utils.new_folder import new_folder
 from mcod_plugin.utils.packages import require_packages
 from .cohort import branch_logits, branch_model, load_cohort
@@ -71,12 +74,15 @@ class Exports(NamedTuple):
         metrics (dict[str, dict]): Those of the branches in the cohort.
         images (str): What they were compared on.
         averaged (bool): Whether the weights are averages over the run.
+        left_out (dict[tuple[str, str], str]): By branch and format, why an
+            export of ``'all'`` could not be had.
     """
 
     items: List[Export]
     metrics: Dict[str, Dict[str, float]]
     images: str
     averaged: bool
+    left_out: Dict[Tuple[str, str], str] = {}
 
 
 def export_branches(cfg: Any,
@@ -92,6 +98,7 @@ def export_branches(cfg: Any,
     cannot be imported unless a part of the branch is its own, and must give
     the logits that the branch has in its cohort: on validation images, on
     random ones if there are none. Unless all of them do, nothing is written.
+    Of ``'all'`` branches those exports are written that can be had.
 
     Args:
         cfg (Config): The cohort's config.
@@ -108,7 +115,8 @@ def export_branches(cfg: Any,
         Exports: What was written.
 
     Raises:
-        ConfigError: If it cannot be done, or an export is not its branch.
+        ConfigError: If it cannot be done, or an export is not its branch; of
+            ``'all'`` branches, if that is so of every export.
     """
     formats = list(dict.fromkeys(formats))
     for format in formats:
@@ -124,16 +132,33 @@ def export_branches(cfg: Any,
         classes = class_names(content, images)
         source = origin(cfg, checkpoint, content)
         models, places = {}, {}
+        # None if what fails is to be raised.
+        faults = {} if _all_are_meant(cfg, branches) else None
         for name in names:
-            model = branch_model(cfg, cohort, name, images, classes, source)
-            if metrics[name]:
-                model.metrics = dict(metrics[name], images=images.source)
-            models[name] = model
             for format in formats:
-                place = places[name, format] = osp.join(folder, name, format)
+                place = osp.join(folder, name, format)
                 os.makedirs(place)
-                WRITERS[format](model, place)
-        found = reopen(cohort, models, places, images.pixels, wanted, folder)
+                try:
+                    if name not in models:
+                        models[name] = branch_model(cfg, cohort, name, images,
+                                                    classes, source)
+                        if metrics[name]:
+                            models[name].metrics = dict(
+                                metrics[name], images=images.source)
+                    WRITERS[format](models[name], place)
+                except ConfigError as error:
+                    if faults is None:
+                        raise
+                    faults[name, format] = error
+                else:
+                    places[name, format] = place
+        found = reopen(cohort, models, places, images.pixels, wanted, folder,
+                       faults)
+        left_out = _remove(faults or {}, folder)
+        if not found:
+            raise ConfigError('no branch can be exported: ' + '; '.join(
+                f'{name} as {format}: {reason}'
+                for (name, format), reason in left_out.items()))
         items = [
             Export(name, format,
                    file_sizes(places[name, format]), reopened.difference,
@@ -143,7 +168,22 @@ def export_branches(cfg: Any,
             for (name, format), reopened in found.items()
         ]
     items.sort(key=lambda item: -item.metrics.get('top1', 0))
-    return Exports(items, metrics, images.source, 'ema_state_dict' in content)
+    return Exports(items, metrics, images.source, 'ema_state_dict' in content,
+                   left_out)
+
+
+def _all_are_meant(cfg: Any, given: Sequence[str]) -> bool:
+    """Whether ``'all'`` stands for all branches, instead of one so named."""
+    return 'all' in given and 'all' not in cfg.model.branches
+
+
+def _remove(faults: Dict[Tuple[str, str], ConfigError],
+            folder: str) -> Dict[Tuple[str, str], str]:
+    """Remove exports that are of no use; return the reasons."""
+    for name, format in faults:
+        shutil.rmtree(osp.join(folder, name, format))
+        remove_empty([osp.join(folder, name)])
+    return {key: one_line(error) for key, error in faults.items()}
 
 
 def _branch_names(cfg: Any, given: Sequence[str]) -> List[str]:
@@ -152,7 +192,7 @@ def _branch_names(cfg: Any, given: Sequence[str]) -> List[str]:
     if not isinstance(known, dict) or not known:
         raise ConfigError('the config holds no cohort: model.branches is '
                           'missing')
-    if 'all' in given and 'all' not in known:
+    if _all_are_meant(cfg, given):
         return list(known)
     for name in given:
         if name not in known:

@@ -2,6 +2,8 @@
 import os.path as osp
 from typing import Any, Dict, List, Optional
 
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.utils.label_names import name_faults, trained_names
 from mcod_plugin.utils.machine import describe_machine
 from .images import Images
 
@@ -18,9 +20,18 @@ def class_names(content: dict, images: Images) -> Optional[List[str]]:
     Returns:
         list[str] | None: The names that the training has noted, else those of
         the data set; None if neither has any.
+
+    Raises:
+        ConfigError: If they differ. Labels are their numbers, so what the
+            images say of the accuracy would be wrong.
     """
-    meta = content.get('meta') or {}
-    found = (meta.get('dataset_meta') or {}).get('classes') or images.classes
+    trained = trained_names(content)
+    faults = name_faults(images.classes, trained)
+    if faults:
+        raise ConfigError(f'{images.source}: the data must have the classes '
+                          f'of the checkpoint ({len(trained)}) in the same '
+                          f'order; of {len(images.classes)} it {faults}')
+    found = trained or images.classes
     return [str(name) for name in found] if found else None
 
 

@@ -1,11 +1,12 @@
 """Opening again what was written, and comparing it with its branch."""
 import os.path as osp
 import tempfile
-from typing import Dict, Mapping, NamedTuple, Tuple
+from typing import Dict, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch.nn as nn
 
+from mcod_plugin.errors import ConfigError
 from .branch_model import BranchModel
 from .cohort import branch_pixels
 from .verify import Job, check_logits, reload_logits
@@ -33,7 +34,9 @@ class Reopened(NamedTuple):
 def reopen(cohort: nn.Module, models: Mapping[str, BranchModel],
            places: Mapping[Tuple[str, str], str], pixels: np.ndarray,
            wanted: Mapping[str, np.ndarray],
-           folder: str) -> Dict[Tuple[str, str], Reopened]:
+           folder: str,
+           faults: Optional[Dict[Tuple[str, str], ConfigError]] = None
+           ) -> Dict[Tuple[str, str], Reopened]:
     """Open exports in fresh processes, and compare them with their branches.
 
     Args:
@@ -46,12 +49,17 @@ def reopen(cohort: nn.Module, models: Mapping[str, BranchModel],
         wanted (Mapping[str, np.ndarray]): Logits ``(N, num_classes)`` of the
             branches in the cohort, by name.
         folder (str): A folder with room for the images. Nothing stays there.
+        faults (dict[tuple[str, str], ConfigError], optional): It gets what
+            is wrong with which of them. Defaults to None: whatever is wrong
+            is raised.
 
     Returns:
-        dict[tuple[str, str], Reopened]: By branch and format, as given.
+        dict[tuple[str, str], Reopened]: By branch and format, as given; those
+        with faults are left out.
 
     Raises:
-        ConfigError: If one cannot be opened, or gives other logits.
+        ConfigError: If one cannot be opened, or gives other logits, and there
+            is no room for faults.
     """
     # With and without this plugin.
     jobs: Dict[bool, Dict[Tuple[str, str], Job]] = {False: {}, True: {}}
@@ -77,7 +85,16 @@ def reopen(cohort: nn.Module, models: Mapping[str, BranchModel],
         for plugin, group in jobs.items():
             logits = reload_logits(list(group.values()), len(pixels), plugin)
             for (name, format), values in zip(group, logits):
-                difference = check_logits(name, format, values, wanted[name])
+                try:
+                    if isinstance(values, ConfigError):
+                        raise values
+                    difference = check_logits(name, format, values,
+                                              wanted[name])
+                except ConfigError as error:
+                    if faults is None:
+                        raise
+                    faults[name, format] = error
+                    continue
                 found[name, format] = Reopened(
                     values, difference, plugin and models[name].needs_plugin)
-    return {key: found[key] for key in places}
+    return {key: found[key] for key in places if key in found}

@@ -46,6 +46,9 @@ def report(exports: Exports) -> str:
          _names(exports.items, 'own_packages'))):
         if names:
             lines.append(f'{", ".join(names)}: {text}.')
+    for (name, format), reason in exports.left_out.items():
+        reason = reason.partition(f'--format {format}: ')[2] or reason
+        lines.append(f'{name} as {format} is not exported: {reason}.')
     return '\n'.join(lines)
 
 

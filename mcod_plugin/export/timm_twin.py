@@ -8,12 +8,10 @@ from mmpretrain.models import TIMMBackbone, TimmClassifier
 from mmpretrain.models.heads import LinearClsHead
 from torch import Tensor
 
-__all__ = ['TimmTwin', 'timm_twin']
+from mcod_plugin.models.utils.timm_network import (model_name,
+                                                   network_settings)
 
-# Arguments of the toolbox's wrappers that are none of timm's.
-WRAPPER_KEYS = ('type', '_scope_', 'model_name', 'features_only',
-                'out_indices', 'num_classes', 'in_channels', 'loss', 'with_cp',
-                'train_cfg', 'init_cfg', 'data_preprocessor')
+__all__ = ['TimmTwin', 'timm_twin']
 
 
 class TimmTwin(NamedTuple):
@@ -57,8 +55,8 @@ def timm_twin(cfg: dict, classifier: nn.Module, num_classes: int,
     else:
         return None
     import timm
-    architecture = settings['model_name'].rpartition(':')[2].partition('.')[0]
-    model_args = {k: v for k, v in settings.items() if k not in WRAPPER_KEYS}
+    architecture = model_name(settings).partition('.')[0]
+    model_args = network_settings(settings)
     if shape[1] != 3:
         model_args.setdefault('in_chans', shape[1])
     try:

@@ -3,7 +3,7 @@ import json
 import os.path as osp
 import subprocess
 import sys
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def batches(number: int) -> List[Tuple[int, int]]:
 
 
 def reload_logits(jobs: List[Job], number: int,
-                  plugin: bool) -> List[np.ndarray]:
+                  plugin: bool) -> List[Union[np.ndarray, ConfigError]]:
     """Open exports in a fresh process, and have it compute logits.
 
     Args:
@@ -63,10 +63,8 @@ def reload_logits(jobs: List[Job], number: int,
         plugin (bool): Whether the process may import this plugin.
 
     Returns:
-        list[np.ndarray]: Logits ``(N, num_classes)`` of each.
-
-    Raises:
-        ConfigError: If one cannot be opened.
+        list[np.ndarray | ConfigError]: Logits ``(N, num_classes)`` of each, or
+        why it cannot be opened.
     """
     if not jobs:
         return []
@@ -81,12 +79,13 @@ def reload_logits(jobs: List[Job], number: int,
                           text=True)
     found = []
     for job in jobs:
-        if not osp.isfile(job.logits):
-            reason = _reason(job, done)
-            raise ConfigError(
-                f'the export as {job.format} was withdrawn: it cannot be '
-                f'opened in a fresh process: {reason}')
-        found.append(np.load(job.logits))
+        if osp.isfile(job.logits):
+            found.append(np.load(job.logits))
+        else:
+            found.append(
+                ConfigError(
+                    f'the export as {job.format} was withdrawn: it cannot be '
+                    f'opened in a fresh process: {_reason(job, done)}'))
     return found
 
 

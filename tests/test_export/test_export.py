@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 import torchvision.transforms.functional as TF
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mcod_plugin.cli import read_config
 from mcod_plugin.errors import ConfigError
@@ -317,6 +317,55 @@ def test_packages_of_the_users_own(run, tmp_path, monkeypatch, imports):
     only = exports._replace(
         items=[item for item in exports.items if item.format == 'onnx'])
     assert 'own_parts' not in report(only)
+
+
+def test_all_that_can_be_had(exported):
+    """Of all branches those that are timm's, and why the others are not."""
+    assert exported.others.left_out == {}
+    left_out = exported.timm.left_out
+    assert list(left_out) == [(name, 'timm')
+                              for name in ('cnn', 'toolbox_vit', 'cifar')]
+    assert left_out['cnn', 'timm'] == (
+        '--format timm: no classifier of timm gives the logits of branch cnn; '
+        'mmpretrain, safetensors and onnx take it')
+    lines = report(exported.timm).splitlines()
+    assert lines[-1] == (
+        'cifar as timm is not exported: no classifier of timm gives the '
+        'logits of branch cifar; mmpretrain, safetensors and onnx take it.')
+
+
+def test_all_but_what_is_withdrawn(run, tmp_path, monkeypatch):
+    """One that is wrong, one that cannot be written and one that cannot be
+    opened keep nobody from the others."""
+    write = export_module.WRITERS['safetensors']
+
+    def write_some(model, folder):
+        if model.name == 'cnn':
+            raise ConfigError('--format safetensors: not this one')
+        write(model, folder)
+        path = Path(folder, 'model.safetensors')
+        if model.name == 'vit':
+            path.write_bytes(b'nonsense')
+        if model.name == 'vit2':
+            weights = load_file(path)
+            weights['head.fc.bias' if 'head.fc.bias' in
+                    weights else 'head.bias'] += 1
+            save_file(weights, path)
+
+    monkeypatch.setitem(export_module.WRITERS, 'safetensors', write_some)
+    exports = export_branches(
+        read_config(run.config), run.checkpoint, ['all'], ['safetensors'],
+        str(tmp_path / 'out'))
+    assert list(exports.left_out) == [('cnn', 'safetensors'),
+                                      ('vit', 'safetensors'),
+                                      ('vit2', 'safetensors')]
+    reasons = list(exports.left_out.values())
+    assert reasons[0] == '--format safetensors: not this one'
+    assert 'cannot be opened in a fresh process' in reasons[1]
+    assert 'its logits differ' in reasons[2]
+    rest = set(BRANCHES) - {'cnn', 'vit', 'vit2'}
+    assert {item.branch for item in exports.items} == rest
+    assert set(os.listdir(tmp_path / 'out')) == rest
 
 
 @pytest.fixture

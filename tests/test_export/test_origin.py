@@ -4,13 +4,15 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mcod_plugin.errors import ConfigError
 from mcod_plugin.export.origin import class_names, origin
 
 NAMED = {'meta': {'dataset_meta': {'classes': ('cat', 'dog')}}}
 
 
 @pytest.mark.parametrize('content, classes, expected', [
-    (NAMED, ['a', 'b'], ['cat', 'dog']),
+    (NAMED, ['cat', 'dog'], ['cat', 'dog']),
+    (NAMED, None, ['cat', 'dog']),
     ({
         'meta': {}
     }, ('a', 'b'), ['a', 'b']),
@@ -26,6 +28,15 @@ NAMED = {'meta': {'dataset_meta': {'classes': ('cat', 'dog')}}}
 ])
 def test_class_names(content, classes, expected):
     assert class_names(content, SimpleNamespace(classes=classes)) == expected
+
+
+def test_images_of_other_classes():
+    images = SimpleNamespace(classes=['dog', 'cat'], source='9 images of val')
+    match = (r'9 images of val: the data must have the classes of the '
+             r'checkpoint \(2\) in the same order; of 2 it has them in another '
+             r'order \(label 0 is dog, not cat, 1 is cat, not dog\)')
+    with pytest.raises(ConfigError, match=match):
+        class_names(NAMED, images)
 
 
 def test_origin(tmp_path):

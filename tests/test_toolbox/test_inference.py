@@ -96,6 +96,25 @@ def test_inference_model_by_name(monkeypatch, cohort, images):
         result['pred_scores'], scores, rtol=1e-4, atol=1e-6)
 
 
+def test_config_that_leaves_the_size_to_its_networks(tiny_config, images):
+    """The transformer takes images of 16 pixels and no others, and here are
+    no data to say so."""
+    cfg = tiny_config(epochs=1, **{'model.input_size': None})
+    cfg.model.pop('input_size')
+    path = f'{cfg.work_dir}_cohort.py'
+    cfg.dump(path)
+    RUNNERS.build(cfg).train()
+    model = get_model(path, f'{cfg.work_dir}/epoch_1.pth')
+    assert model.input_size == (16, 16)
+    inferencer = ImageClassificationInferencer(model)
+    scores = probabilities(model, images)['ensemble']
+    np.testing.assert_allclose(
+        [result['pred_scores'] for result in inferencer(images)],
+        scores,
+        rtol=1e-4,
+        atol=1e-6)
+
+
 def test_checkpoint_of_another_cohort(cohort, tmp_path):
     checkpoint = torch.load(cohort[1], weights_only=True)
     state = checkpoint['state_dict']

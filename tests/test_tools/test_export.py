@@ -59,6 +59,8 @@ def test_the_toolbox_tests_it(export, run_tool, tiny, trained):
     (['--branch', 'all'], ['--format']),
     (['--branch', 'vgg', '--format', 'timm'
       ], ['--format timm', 'vgg', 'mmpretrain, safetensors and onnx take it']),
+    (['--branch', 'all', '--format', 'timm'
+      ], ['no branch can be exported: resnet as timm: ', '; vgg as timm: ']),
     (['--branch', 'vgg', '--format', 'onnx', '--images', '0'
       ], ['--images', 'at least 1', '0']),
     (['--branch', 'vgg', '--format', 'onnx', '--launcher', 'mpi'

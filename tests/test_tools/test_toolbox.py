@@ -202,6 +202,22 @@ def test_flops(toolbox, trained, tiny):
     assert sum(parts.values()) == pytest.approx(float(total), abs=2e-3)
 
 
+def test_flops_of_a_network_for_one_size(toolbox, tiny):
+    """Its config says the size, and without data nothing else does."""
+    with open(tiny / 'tiny.py', 'a') as file:
+        file.write("""
+model['branches']['vit'] = dict(
+    backbone=dict(
+        type='TIMMBackbone', model_name='vit_tiny_patch16_224', img_size=64,
+        embed_dim=16, depth=1, num_heads=2),
+    head=dict(type='LinearClsHead', num_classes=10))
+""")
+    done = toolbox(
+        'analysis_tools/get_flops.py', 'tiny.py', '--shape', '64', cwd=tiny)
+    assert 'Input shape: (3, 64, 64)' in done.out
+    assert re.search(r'branches\.vit', done.out)
+
+
 def test_schedule_of_the_learning_rate(toolbox, tiny):
     args = ('tiny.py', '--not-show', '-s', 'lr.png')
     toolbox(

@@ -1,4 +1,4 @@
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 import numpy as np
 from mmengine.hooks import Hook
@@ -7,25 +7,58 @@ from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import HOOKS
+from mcod_plugin.utils.label_names import (LabelNames, label_names,
+                                           name_faults, trained_names)
 
 # Reading the labels of a larger data set takes longer than is fair before the
 # first step; its number of classes has to do.
 MAX_SAMPLES = 200_000
 
+CHECKPOINT = 'the checkpoint'
+
 
 @HOOKS.register_module()
 class LabelCheckHook(Hook):
-    """Refuse data whose labels the model has no class for.
+    """Refuse data whose labels the model has no class for, or does not mean
+    what the data mean.
+
+    A label is a number; what it stands for is its name. Where names are
+    known, validation and test data must have those of the training data, in
+    the same order. If the run is resumed or only evaluated, so must the data
+    and the checkpoint. Weights that a training starts from (``load_from``)
+    may have learned other classes; the log tells it.
 
     Examples:
         >>> default_hooks = dict(label_check=dict(
         ...     type='mcod_plugin.LabelCheckHook'))
     """
 
+    # The names that labels must have, and what has them.
+    _wanted: Optional[Tuple[LabelNames, str]] = None
+    _trains = False
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Note the classes that the checkpoint was trained with."""
+        classes = trained_names(checkpoint)
+        if classes is not None:
+            self._wanted = LabelNames(classes), CHECKPOINT
+
     def before_train(self, runner: Runner) -> None:
         """Check the training data, and the validation data if any."""
+        self._trains = True
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None:
+            if runner.iter > 0:
+                self._wanted = wanted
+            else:
+                self._tell_other_classes(runner, wanted[0].classes)
         self._check(runner, 'train_dataloader', runner.train_dataloader)
         if runner.val_loop is not None:
+            self._check(runner, 'val_dataloader', runner.val_dataloader)
+
+    def before_val(self, runner: Runner) -> None:
+        """Check the validation data, unless they are a training's."""
+        if not self._trains:
             self._check(runner, 'val_dataloader', runner.val_dataloader)
 
     def before_test(self, runner: Runner) -> None:
@@ -33,16 +66,63 @@ class LabelCheckHook(Hook):
         self._check(runner, 'test_dataloader', runner.test_dataloader)
 
     def _check(self, runner: Runner, setting: str, loader: Any) -> None:
+        """Check data; the first that have names set those of all others."""
+        setting = f'{setting}.dataset'
         num_classes = getattr(get_ori_model(runner.model), 'num_classes', None)
         bounds = label_bounds(loader.dataset)
-        if num_classes is None or bounds is None:
-            return
-        lowest, highest = bounds
-        if lowest < 0 or highest >= num_classes:
+        if None not in (num_classes, bounds):
+            lowest, highest = bounds
+            if lowest < 0 or highest >= num_classes:
+                raise ConfigError(
+                    f'{setting} has labels from {lowest} to {highest}, but '
+                    f'num_classes of the branches is {num_classes} (labels 0 '
+                    f'to {num_classes - 1})')
+        for names in label_names(loader.dataset):
+            if self._wanted is not None:
+                check_names(setting, names, *self._wanted)
+            if self._wanted is None or self._wanted[1] == CHECKPOINT:
+                self._wanted = names, setting
+                number = len(names.classes or names.folders)
+                if num_classes not in (None, number):
+                    runner.logger.warning(
+                        f'{setting} has {number} classes, but num_classes of '
+                        f'the branches is {num_classes}.')
+
+    def _tell_other_classes(self, runner: Runner,
+                            classes: Tuple[str, ...]) -> None:
+        for names in label_names(runner.train_dataloader.dataset):
+            faults = name_faults(names.classes, classes)
+            if faults:
+                runner.logger.warning(
+                    'The weights to start from were trained on other classes '
+                    f'({len(classes)}): train_dataloader.dataset '
+                    f'({len(names.classes)}) {faults}.')
+                return
+
+
+def check_names(setting: str, names: LabelNames, wanted: LabelNames,
+                owner: str) -> None:
+    """Raise unless labels have the same names.
+
+    Args:
+        setting (str): The setting of the data, for the message.
+        names (LabelNames): Their names.
+        wanted (LabelNames): What they should be.
+        owner (str): What has those.
+
+    Raises:
+        ConfigError: If they differ. The message tells by which.
+    """
+    for kind in LabelNames._fields:
+        given, other = getattr(names, kind), getattr(wanted, kind)
+        faults = name_faults(given, other)
+        if faults:
             raise ConfigError(
-                f'{setting}.dataset has labels from {lowest} to {highest}, '
-                f'but num_classes of the branches is {num_classes} (labels 0 '
-                f'to {num_classes - 1})')
+                f'{setting} must have the {kind} of {owner} ({len(other)}) in '
+                f'the same order, because labels are their numbers; of '
+                f'{len(given)} it {faults}' +
+                ('; a class without images needs its folder too'
+                 if names.folders and len(given) < len(other) else ''))
 
 
 def label_bounds(dataset: Any) -> Optional[tuple]:

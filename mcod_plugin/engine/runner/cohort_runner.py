@@ -51,7 +51,8 @@ class CohortRunner(Runner):
       looked for.
     - What cannot begin leaves the work directory as it was. The config there
       is that of the training: a run that only evaluates writes none.
-    - The model's ``input_size``, if left out, is that of the data pipeline.
+    - The model's ``input_size``, if left out, is that of the data pipeline;
+      the config in the work directory states it.
     - On a CPU, memory that a step has freed is kept for the next one, unless
       the config says ``env_cfg.keep_freed_memory=False``.
     - The optimizer is fused if it can be, and honours ``lr_mult`` and
@@ -154,7 +155,15 @@ class CohortRunner(Runner):
                      self._train_dataloader))
             if size is not None:
                 model = type(model)(model, input_size=size)
-        return super().build_model(model)
+        built = super().build_model(model)
+        config = self.cfg.get('model')
+        if isinstance(config, dict) and 'branches' in config:
+            # What is written into the work directory and into checkpoints
+            # makes the model without the data.
+            height, width = built.input_size
+            config['input_size'] = height if height == width else (height,
+                                                                   width)
+        return built
 
     @staticmethod
     def build_dataloader(dataloader: Union[DataLoader, dict],

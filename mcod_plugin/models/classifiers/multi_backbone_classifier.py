@@ -104,9 +104,10 @@ class MultiBackboneClassifier(BaseClassifier):
             Defaults to ``dict(type='mcod_plugin.DiscontinuousKDLoss')``.
         input_size (int | tuple[int, int], optional): Size in pixels (one
             side, or height and width) of the images that the data give. With
-            a dummy image of it the shapes are worked out. Defaults to 32 if a
-            CIFAR-sized network is among the branches, else 224. The runner
-            sets it from the data.
+            a dummy image of it the shapes are worked out. Defaults to that
+            of a network which is made for one size (``img_size``), else to
+            32 if a CIFAR-sized network is among the branches, else to 224.
+            The runner sets it from the data.
         memory_format (str): The order of the values of feature maps:
             ``'channels_last'``, which most convolutions are faster in,
             ``'contiguous'``, or ``'auto'`` for the first in all branches

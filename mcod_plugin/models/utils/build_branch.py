@@ -1,12 +1,14 @@
 """From a branch's config to a classifier that fits its cohort."""
 import copy
 import inspect
+import logging
 from contextlib import nullcontext
 from textwrap import shorten
 from typing import Any, Optional, Tuple
 
 import torch
 import torch.nn as nn
+from mmengine.logging import print_log
 from mmengine.utils import is_method_overridden
 from mmpretrain.models.classifiers import BaseClassifier, ImageClassifier
 from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
@@ -15,10 +17,13 @@ from torch import Tensor
 
 from mcod_plugin.errors import ConfigError, nearest
 from mcod_plugin.utils.explain import one_line
+from mcod_plugin.utils.part_name import part_name
 from .branch_loss import loss_owner
 from .feature_layout import FeatureLayout, feature_layout
 from .nested_keys import name_keys_in_place
 from .pretrained import complete_timm_weights, keep_weights
+from .timm_network import (classifier_lines, is_buildable,
+                           layers_after_pooling, recorded_features)
 
 __all__ = ['build_branch']
 
@@ -95,9 +100,15 @@ def _complete(setting: str, cfg: dict, shape: Tuple[int, ...]) -> None:
         # ImageClassifier would put it into the backbone's config.
         cfg['init_cfg'] = dict(
             type='Pretrained', checkpoint=cfg.pop('pretrained'))
-    backbone = _build(f'{setting}.backbone', cfg['backbone'])
-    feats = _run(f'{setting}.backbone', backbone, torch.zeros(shape))
+    given, images = cfg['backbone'], torch.zeros(shape)
+    backbone = _build_backbone(setting, given, cfg['head'])
+    with recorded_features(backbone) as inner:
+        feats = _run(f'{setting}.backbone', backbone, images)
     layout = feature_layout(backbone, _last(feats))
+    if (inner and _is_a(given, 'TIMMBackbone')
+            and _is_a(cfg['head'], 'LinearClsHead')
+            and ('neck' not in cfg or _averages(cfg['neck']))):
+        _tell_left_out(setting, given, cfg['head'], inner[-1], images)
     if 'neck' not in cfg:
         cfg['neck'] = _pooling(layout)
     neck = cfg['neck']
@@ -122,6 +133,42 @@ def _complete(setting: str, cfg: dict, shape: Tuple[int, ...]) -> None:
                 f'{setting}.head.in_channels is {given}, but the features '
                 f'that reach the head have {layout.channels} channels')
     cfg['head'] = _build(f'{setting}.head', head)
+
+
+def _build_backbone(setting: str, cfg: Any, head: Any) -> nn.Module:
+    try:
+        return _build(f'{setting}.backbone', cfg)
+    except ConfigError as error:
+        if not (_is_a(cfg, 'TIMMBackbone') and isinstance(head, dict)
+                and is_buildable(cfg)):
+            raise
+        # Some of timm's networks do not let go of their pooling.
+        raise ConfigError(
+            f'{error}; timm builds it with its own classifier: write '
+            f'{classifier_lines(_name(setting), cfg, head)}') from error
+
+
+def _tell_left_out(setting: str, backbone: dict, head: dict, features: Any,
+                   images: Tensor) -> None:
+    """Warn of a branch that is not the network of timm that it seems."""
+    layers = layers_after_pooling(backbone, features, images)
+    if layers:
+        print_log(
+            f"{setting} is not timm's {backbone['model_name']}, but pools and "
+            'classifies its features by itself; timm has further layers after '
+            f'the pooling: {", ".join(layers)}. Weights of its head do not '
+            'fit, and it cannot be exported as timm. The network of timm is\n'
+            f'{classifier_lines(_name(setting), backbone, head)}',
+            logger='current',
+            level=logging.WARNING)
+
+
+def _is_a(cfg: Any, name: str) -> bool:
+    return isinstance(cfg, dict) and part_name(cfg) == name
+
+
+def _name(setting: str) -> str:
+    return setting.rpartition('.')[2]
 
 
 def _pooling(layout: Optional[FeatureLayout]) -> Optional[dict]:

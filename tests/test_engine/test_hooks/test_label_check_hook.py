@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import pytest
 from mmengine.dataset import ConcatDataset, RepeatDataset
@@ -36,6 +38,93 @@ def test_validation_and_test_data(tiny_runner):
 
 def test_good_labels_pass(tiny_runner):
     tiny_runner(epochs=1).train()
+
+
+def named(loader, names):
+    return {f'{loader}_dataloader.dataset.metainfo': dict(classes=names)}
+
+
+SWAPPED = tuple('0132456789')
+SWAP = (r'in the same order, because labels are their numbers; of 10 it has '
+        r'them in another order \(label 2 is 3, not 2, 3 is 2, not 3\)')
+
+
+@pytest.mark.parametrize('in_memory', [True, False])
+def test_validation_data_of_another_order(tiny_runner, tmp_path, in_memory):
+    runner = tiny_runner(in_memory=in_memory, **named('val', SWAPPED))
+    with pytest.raises(
+            ConfigError,
+            match='val_dataloader.dataset must have the classes of '
+            r'train_dataloader.dataset \(10\) ' + SWAP):
+        runner.train()
+    assert not list(tmp_path.rglob('*.pth'))
+
+
+def test_test_data_after_training(tiny_runner):
+    runner = tiny_runner(epochs=1, **named('test', SWAPPED))
+    runner.train()
+    with pytest.raises(
+            ConfigError, match='test_dataloader.dataset must have the classes '
+            'of train_dataloader.dataset'):
+        runner.test()
+
+
+def test_classes_of_the_checkpoint(tiny_runner, tmp_path):
+    """Refused are a run that goes on and one that only evaluates; weights to
+    start from may have learned anything."""
+    tiny_runner('first', epochs=1).train()
+    checkpoint = str(tmp_path / 'first' / 'epoch_1.pth')
+    both = {**named('train', SWAPPED), **named('val', SWAPPED)}
+    other = dict(both, load_from=checkpoint)
+    for name, how in (('val', both), ('test', named('test', SWAPPED))):
+        runner = tiny_runner(name, **how, load_from=checkpoint)
+        match = f'{name}_dataloader.dataset must have the classes of the ' \
+            r'checkpoint \(10\) ' + SWAP
+        with pytest.raises(ConfigError, match=match):
+            getattr(runner, name)()
+    runner = tiny_runner('resumed', resume=True, **other)
+    match = ('train_dataloader.dataset must have the classes of the '
+             r'checkpoint \(10\) ' + SWAP)
+    with pytest.raises(ConfigError, match=match):
+        runner.train()
+    assert not list((tmp_path / 'resumed').rglob('*.pth'))
+
+
+def test_weights_to_start_from_may_know_other_classes(tiny_runner, tmp_path):
+    tiny_runner('first', epochs=1).train()
+    checkpoint = str(tmp_path / 'first' / 'epoch_1.pth')
+    both = {**named('train', SWAPPED), **named('val', SWAPPED)}
+    runner = tiny_runner('other', epochs=1, load_from=checkpoint, **both)
+    told = warnings_of(runner)
+    runner.train()
+    (line, ) = (line for line in told if 'start from' in line)
+    assert line == (
+        'The weights to start from were trained on other classes (10): '
+        'train_dataloader.dataset (10) has them in another order (label 2 is '
+        '3, not 2, 3 is 2, not 3).')
+    # The same classes are nothing to speak of, and neither are none.
+    runner = tiny_runner('same', epochs=1, load_from=checkpoint)
+    told = warnings_of(runner)
+    runner.train()
+    assert not [line for line in told if 'classes' in line]
+
+
+def warnings_of(runner):
+    lines = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(record.getMessage())
+    runner.logger.addHandler(handler)
+    return lines
+
+
+def test_more_classes_than_the_data(tiny_runner):
+    runner = tiny_runner(epochs=1, **heads(12))
+    told = warnings_of(runner)
+    runner.train()
+    assert [line for line in told if 'classes' in line] == [
+        'train_dataloader.dataset has 10 classes, but num_classes of the '
+        'branches is 12.'
+    ]
 
 
 class Labels:

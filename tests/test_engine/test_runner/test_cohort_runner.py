@@ -1,6 +1,10 @@
+from pathlib import Path
+
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
+from mmpretrain import get_model
 
 from mcod_plugin.engine.hooks import BranchCheckpointHook
 from mcod_plugin.errors import ConfigError
@@ -15,7 +19,37 @@ def test_input_size_is_that_of_the_data(tiny_runner):
     # transformer insists on; it is no size that the model would guess.
     runner = tiny_runner(**{'model.input_size': None})
     assert runner.model.input_size == (16, 16)
-    assert runner.cfg.model.input_size is None
+
+
+@pytest.mark.parametrize('size, expected', [((24, 24), 24),
+                                            ((24, 32), (24, 32))])
+def test_config_in_the_work_directory_states_the_size(tiny_runner, size,
+                                                      expected):
+    """So it makes the model, also without the data."""
+    pipeline = [
+        dict(type='CenterCrop', crop_size=size[::-1]),
+        dict(type='PackInputs')
+    ]
+    runner = tiny_runner(
+        epochs=1,
+        **{
+            'model.input_size': None,
+            'model.branches.vit.backbone.dynamic_img_size': True,
+            **{
+                f'{name}_dataloader.dataset.{key}': value
+                for name in ('train', 'val', 'test') for key, value in (
+                    ('size', 32), ('pipeline', pipeline))
+            }
+        })
+    runner.train()
+    (path, ) = Path(runner.work_dir).glob('*.py')
+    cfg = Config.fromfile(path)
+    assert cfg.model.input_size == expected
+    checkpoint = torch.load(
+        f'{runner.work_dir}/epoch_1.pth', weights_only=True)
+    saved = Config.fromstring(checkpoint['meta']['cfg'], '.py')
+    assert saved.model == cfg.model
+    assert get_model(cfg).input_size == size
 
 
 def test_checkpoint_of_another_cohort(tiny_runner):
