@@ -65,6 +65,10 @@ CHANGES = [
     {
         'optim_wrapper.accumulative_counts': 2
     },
+    # A teacher with parameters.
+    {
+        'model.teacher': dict(type='mcod_plugin.GatedTeacher')
+    },
     # Branches that differ.
     {
         'model.branches.resnet.input_size': 20,
@@ -188,7 +192,7 @@ def optimizer_state(runner):
 SCHEDULERS = [
     dict(type='CosineAnnealingLR', end=4, eta_min=1e-3),
     dict(type='LinearLR', start_factor=0.5, end=3),
-    dict(type='MultiStepLR', milestones=[3], gamma=0.3)
+    dict(type='MultiStepLR', milestones=[3], gamma=0.3, end=4)
 ]
 
 
@@ -210,8 +214,8 @@ SCHEDULERS = [
         'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.)
     }),
     ({}, {
-        'model.teacher': dict(type='mcod_plugin.GatedTeacher'),
-        'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper'
+        'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper',
+        'optim_wrapper.dtype': 'bfloat16'
     }),
 ])
 def test_branches_in_another_order(tiny_runner, settings, changes):
@@ -323,6 +327,13 @@ ADAMW = dict(type='AdamW', lr=1e-3, _delete_=True)
         **cohort(p=RESNET, q=dict(VIT, frozen=True))
     }, None, {}, 'the state of its optimizer is of other parameters: it lacks '
      r'branches\.q \(\d+ keys such as branches\.q'),
+    ({
+        'model.teacher': dict(type='mcod_plugin.GatedTeacher')
+    }, None, {
+        'model.teacher': dict(type='mcod_plugin.GatedTeacher'),
+        **cohort(q=VIT, p=RESNET)
+    }, 'model.teacher.type GatedTeacher takes the branches in their order, '
+     'so model.branches must be in that of the checkpoint, p, q; got q, p'),
     ({}, None, {
         'param_scheduler': SCHEDULERS
     }, 'its run has 1 schedulers, unlike param_scheduler, which has 3'),

@@ -337,6 +337,7 @@ class CohortRunner(Runner):
         model = self.model.module if is_model_wrapper(
             self.model) else self.model
         try:
+            _check_order(model, checkpoint)
             if self._resumes:
                 self._check_state(model, checkpoint)
             checkpoint = _load_checkpoint_to_model(
@@ -479,6 +480,21 @@ class CohortRunner(Runner):
         part = f'{filename}.part'
         super().save_checkpoint(out_dir, part, *args, **kwargs)
         os.replace(osp.join(out_dir, part), osp.join(out_dir, filename))
+
+
+def _check_order(model: nn.Module, checkpoint: dict) -> None:
+    """Raise if the teacher's weights are for the branches in another order,
+    which is that of the keys."""
+    teacher = getattr(model, 'teacher', None)
+    saved = dict.fromkeys(
+        key.split('.')[1] for key in checkpoint.get('state_dict', ())
+        if key.startswith('branches.'))
+    if getattr(teacher, 'ordered', False) and saved.keys() == set(
+            model.branches) and list(saved) != list(model.branches):
+        raise ConfigError(
+            f'model.teacher.type {type(teacher).__name__} takes the branches '
+            'in their order, so model.branches must be in that of the '
+            f'checkpoint, {", ".join(saved)}; got {", ".join(model.branches)}')
 
 
 def _is_in_memory(dataset: Any) -> bool:
