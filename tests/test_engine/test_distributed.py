@@ -88,8 +88,7 @@ def test_branches_in_another_order(two_processes, tmp_path):
         name for group in checkpoint['optimizer']['param_groups']
         for name in group['param_names']
     ]
-    assert sorted(names) == sorted(
-        key for key in whole if '/' not in key)
+    assert sorted(names) == sorted(key for key in whole if '/' not in key)
     assert len(whole) > 2 * len(names)
 
 

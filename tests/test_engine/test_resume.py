@@ -179,7 +179,8 @@ def optimizer_state(runner):
             key: group[key]
             for key in ('lr', 'initial_lr', 'weight_decay')
         }
-        for group in optimizer.param_groups for value in group['params']
+        for group in optimizer.param_groups
+        for value in group['params']
     }
     state = {
         f'{names[parameter]}.{key}': value
@@ -196,28 +197,31 @@ SCHEDULERS = [
 ]
 
 
-@pytest.mark.parametrize('settings, changes', [
-    ({}, {}),
-    (dict(lr_mult=0.25, decay_mult=2.), {
-        'param_scheduler': SCHEDULERS
-    }),
-    # A group for each parameter, and another optimizer.
-    ({}, {
-        'param_scheduler': SCHEDULERS,
-        'optim_wrapper.paramwise_cfg': dict(
-            norm_decay_mult=0., custom_keys={'.head': dict(lr_mult=3.)}),
-        'optim_wrapper.optimizer': dict(
-            type='AdamW', lr=1e-3, weight_decay=0.1, _delete_=True)
-    }),
-    # No group at all for one of the branches.
-    (dict(frozen=True), {
-        'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.)
-    }),
-    ({}, {
-        'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper',
-        'optim_wrapper.dtype': 'bfloat16'
-    }),
-])
+@pytest.mark.parametrize(
+    'settings, changes',
+    [
+        ({}, {}),
+        (dict(lr_mult=0.25, decay_mult=2.), {
+            'param_scheduler': SCHEDULERS
+        }),
+        # A group for each parameter, and another optimizer.
+        ({}, {
+            'param_scheduler':
+            SCHEDULERS,
+            'optim_wrapper.paramwise_cfg':
+            dict(norm_decay_mult=0., custom_keys={'.head': dict(lr_mult=3.)}),
+            'optim_wrapper.optimizer':
+            dict(type='AdamW', lr=1e-3, weight_decay=0.1, _delete_=True)
+        }),
+        # No group at all for one of the branches.
+        (dict(frozen=True), {
+            'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.)
+        }),
+        ({}, {
+            'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper',
+            'optim_wrapper.dtype': 'bfloat16'
+        }),
+    ])
 def test_branches_in_another_order(tiny_runner, settings, changes):
     changes = {
         'custom_hooks.0.end': 4,
@@ -297,60 +301,71 @@ def test_without_names_by_position(tiny_runner, tiny_config):
 ADAMW = dict(type='AdamW', lr=1e-3, _delete_=True)
 
 
-@pytest.mark.parametrize('first, revise, then, words', [
-    ({}, without_names, cohort(q=VIT, p=RESNET),
-     r'the state of its optimizer does not fit: momentum_buffer of '
-     r'branches\.q\.\S+ is of shape \(.*\) instead of \(.*\)'),
-    ({}, without_names, cohort(q=dict(VIT, lr_mult=.5), p=RESNET),
-     'the state of its optimizer names no parameters, and by position it does '
-     r'not fit: group 0 has \d+ parameters instead of \d+'),
-    ({}, None, {
-        'optim_wrapper.optimizer': ADAMW
-    }, 'it was saved by the optimizer SGD, not by '
-     r'optim_wrapper\.optimizer\.type, AdamW'),
-    ({}, without_class, {
-        'optim_wrapper.optimizer': ADAMW
-    }, r'saved by another optimizer than optim_wrapper\.optimizer\.type, '
-     'AdamW: it lacks amsgrad, betas, eps'),
-    ({
-        'optim_wrapper.optimizer': ADAMW
-    }, without_names, {}, 'another optimizer than .*, SGD: it lacks dampening'
-     ', momentum, nesterov'),
-    ({}, None, cohort(p=RESNET, renamed=VIT), r'not of this cohort \(p, '
-     r'renamed\): it lacks branches\.renamed .*adds branches\.q '),
-    ({}, None, cohort(p=RESNET), r'not of this cohort .*adds branches\.q '),
-    ({}, None, cohort(p=RESNET, q=VIT, r=VIT),
-     r'not of this cohort .*lacks branches\.r '),
-    # The weights are all there.
-    ({
-        'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.),
-        **cohort(p=RESNET, q=dict(VIT, frozen=True))
-    }, None, {}, 'the state of its optimizer is of other parameters: it lacks '
-     r'branches\.q \(\d+ keys such as branches\.q'),
-    ({
-        'model.teacher': dict(type='mcod_plugin.GatedTeacher')
-    }, None, {
-        'model.teacher': dict(type='mcod_plugin.GatedTeacher'),
-        **cohort(q=VIT, p=RESNET)
-    }, 'model.teacher.type GatedTeacher takes the branches in their order, '
-     'so model.branches must be in that of the checkpoint, p, q; got q, p'),
-    ({}, None, {
-        'param_scheduler': SCHEDULERS
-    }, 'its run has 1 schedulers, unlike param_scheduler, which has 3'),
-    ({}, None, {
-        'param_scheduler': SCHEDULERS[-1:]
-    }, r'another one than param_scheduler\[0\]\.type, MultiStepLR'),
-])
+@pytest.mark.parametrize(
+    'first, revise, then, words',
+    [
+        ({}, without_names, cohort(q=VIT, p=RESNET),
+         r'the state of its optimizer does not fit: momentum_buffer of '
+         r'branches\.q\.\S+ is of shape \(.*\) instead of \(.*\)'),
+        ({}, without_names, cohort(q=dict(VIT, lr_mult=.5), p=RESNET),
+         'the state of its optimizer names no parameters, and by position it does '
+         r'not fit: group 0 has \d+ parameters instead of \d+'),
+        ({}, None, {
+            'optim_wrapper.optimizer': ADAMW
+        }, 'it was saved by the optimizer SGD, not by '
+         r'optim_wrapper\.optimizer\.type, AdamW'),
+        ({}, without_class, {
+            'optim_wrapper.optimizer': ADAMW
+        }, r'saved by another optimizer than optim_wrapper\.optimizer\.type, '
+         'AdamW: it lacks amsgrad, betas, eps'),
+        ({
+            'optim_wrapper.optimizer': ADAMW
+        }, without_names, {},
+         'another optimizer than .*, SGD: it lacks dampening'
+         ', momentum, nesterov'),
+        ({}, None, cohort(p=RESNET, renamed=VIT), r'not of this cohort \(p, '
+         r'renamed\): it lacks branches\.renamed .*adds branches\.q '),
+        ({}, None, cohort(p=RESNET),
+         r'not of this cohort .*adds branches\.q '),
+        ({}, None, cohort(p=RESNET, q=VIT,
+                          r=VIT), r'not of this cohort .*lacks branches\.r '),
+        # The weights are all there.
+        ({
+            'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.),
+            **cohort(p=RESNET, q=dict(VIT, frozen=True))
+        }, None, {},
+         'the state of its optimizer is of other parameters: it lacks '
+         r'branches\.q \(\d+ keys such as branches\.q'),
+        ({
+            'model.teacher': dict(type='mcod_plugin.GatedTeacher')
+        }, None, {
+            'model.teacher': dict(type='mcod_plugin.GatedTeacher'),
+            **cohort(q=VIT, p=RESNET)
+        },
+         'model.teacher.type GatedTeacher takes the branches in their order, '
+         'so model.branches must be in that of the checkpoint, p, q; got q, p'
+         ),
+        ({}, None, {
+            'param_scheduler': SCHEDULERS
+        }, 'its run has 1 schedulers, unlike param_scheduler, which has 3'),
+        ({}, None, {
+            'param_scheduler': SCHEDULERS[-1:]
+        }, r'another one than param_scheduler\[0\]\.type, MultiStepLR'),
+    ])
 def test_what_does_not_fit_is_refused(tiny_runner, tiny_config, first, revise,
                                       then, words):
     first = {'optim_wrapper.optimizer.weight_decay': 1e-3, **first}
     whole = cohort(p=RESNET, q=VIT)
     path = broken(tiny_runner, tiny_config, revise, **{**whole, **first})
-    resumed = tiny_runner('broken', 3, resume=True, **{
-        'optim_wrapper.optimizer.weight_decay': 1e-3,
-        **whole,
-        **then
-    })
+    resumed = tiny_runner(
+        'broken',
+        3,
+        resume=True,
+        **{
+            'optim_wrapper.optimizer.weight_decay': 1e-3,
+            **whole,
+            **then
+        })
     with pytest.raises(ConfigError, match=f'^{re.escape(path)}: .*{words}'):
         resumed.train()
     # Nothing was loaded.

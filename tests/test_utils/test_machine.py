@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcod_plugin.utils.machine import (LIBRARIES, cpu_flags,
-                                       cpu_has_bfloat16, describe_machine)
+from mcod_plugin.utils.machine import (LIBRARIES, cpu_flags, cpu_has_bfloat16,
+                                       describe_machine)
 from mcod_plugin.version import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -83,25 +83,27 @@ def cpu(monkeypatch):
     return become
 
 
-@pytest.mark.parametrize('told, takes, expected', [
-    (ON, True, True),
-    # Emulated by oneDNN, or not even that.
-    (OFF, True, False),
-    (OFF, False, False),
-    (ON, False, False),
-    (dict(OFF, amx_bf16=True), True, True),
-    (dict(OFF, avx_ne_convert=True), True, True),
-    (ARM, True, True),
-    (dict(ARM, bf16=False), False, False),
-    (ZEN4, True, True),
-    (ZEN3, False, False),
-    (CASCADE_LAKE, True, False),
-    (NEOVERSE_V1, True, True),
-    (NEOVERSE_N1, False, False),
-    # All that is known is what oneDNN says.
-    (None, True, True),
-    (None, False, False),
-])
+@pytest.mark.parametrize(
+    'told, takes, expected',
+    [
+        (ON, True, True),
+        # Emulated by oneDNN, or not even that.
+        (OFF, True, False),
+        (OFF, False, False),
+        (ON, False, False),
+        (dict(OFF, amx_bf16=True), True, True),
+        (dict(OFF, avx_ne_convert=True), True, True),
+        (ARM, True, True),
+        (dict(ARM, bf16=False), False, False),
+        (ZEN4, True, True),
+        (ZEN3, False, False),
+        (CASCADE_LAKE, True, False),
+        (NEOVERSE_V1, True, True),
+        (NEOVERSE_N1, False, False),
+        # All that is known is what oneDNN says.
+        (None, True, True),
+        (None, False, False),
+    ])
 def test_bfloat16_of_a_cpu(cpu, told, takes, expected):
     cpu(told, takes)
     assert cpu_has_bfloat16() is expected

@@ -72,10 +72,10 @@ def match_parameters(optimizer: Optimizer,
     """
     _check_kind(optimizer, saved['param_groups'], kind)
     own, given = optimizer.param_groups, saved['param_groups']
-    found = [[(name, value, group)
-              for name, value in zip(
-                  group.get(NAMES, repeat('')), group['params'])]
-             for group in own]
+    found = [[
+        (name, value, group)
+        for name, value in zip(group.get(NAMES, repeat('')), group['params'])
+    ] for group in own]
     by_name = _are_named(own) and _are_named(given)
     if by_name:
         parameters = {entry[0]: entry for entry in chain(*found)}

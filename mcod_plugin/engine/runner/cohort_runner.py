@@ -32,7 +32,7 @@ from mcod_plugin.utils.explain import unknown_type
 from mcod_plugin.utils.leftovers import missing_folders, remove_empty
 from mcod_plugin.utils.missing_data import explain_missing_data
 from mcod_plugin.utils.workers import default_workers
-from ..optim_wrapper import (arrange_parameters, changed_options,
+from ..optim_wrapper import (arrange_parameters, changed_options, has_bfloat16,
                              match_parameters, name_parameters, precision,
                              prefer_fused, with_branch_constructor)
 from .compile_settings import compile_settings, uses_cuda_graphs
@@ -210,6 +210,25 @@ class CohortRunner(Runner):
             loop['type'] = ('EpochBasedTrainLoop'
                             if by_epoch else 'IterBasedTrainLoop')
         return super().build_train_loop(loop)
+
+    def build_val_loop(self, loop: Any) -> BaseLoop:
+        """Build the loop of validation."""
+        self._tell_emulated('val_cfg.fp16', loop)
+        return super().build_val_loop(loop)
+
+    def build_test_loop(self, loop: Any) -> BaseLoop:
+        """Build the loop of a test."""
+        self._tell_emulated('test_cfg.fp16', loop)
+        return super().build_test_loop(loop)
+
+    def _tell_emulated(self, setting: str, loop: Any) -> None:
+        """Warn of an evaluation in bfloat16 that takes long."""
+        if (isinstance(loop, dict) and loop.get('fp16')
+                and get_device() == 'cpu' and not has_bfloat16()):
+            self.logger.warning(
+                f'{setting} (--amp): this CPU has no instructions for '
+                'bfloat16, so it is emulated, up to 10 times as slow as '
+                'float32.')
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build the optimizer and its wrapper.

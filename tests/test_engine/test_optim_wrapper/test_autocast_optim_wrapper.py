@@ -108,6 +108,17 @@ def test_emulated_where_it_is_asked_for(no_bfloat16, capsys):
         'optim_wrapper.dtype asks for') == 1
 
 
+@pytest.mark.parametrize('fp16', [True, False])
+def test_evaluation_that_is_emulated_is_told(tiny_runner, no_bfloat16, fp16,
+                                             capsys):
+    runner = tiny_runner(**{'test_cfg.fp16': fp16, 'val_cfg.fp16': fp16})
+    runner.test()
+    runner.val()
+    out = capsys.readouterr().out
+    for setting in ('test_cfg.fp16', 'val_cfg.fp16'):
+        assert out.count(f'{setting} (--amp): this CPU has no instr') == fp16
+
+
 def test_another_precision_than_the_run_was_begun_in(tiny_runner, no_bfloat16,
                                                      capsys):
     first = {'optim_wrapper.type': NAME, 'optim_wrapper.dtype': 'bfloat16'}

@@ -44,8 +44,8 @@ def make(order, optimizer=SGD, grouped=False, lr=.1, **kwargs):
 
 def step(model, wrapper, seed):
     for name, value in model.named_parameters():
-        generator = torch.Generator().manual_seed(
-            100 * seed + sum(name.encode()) % 97)
+        generator = torch.Generator().manual_seed(100 * seed +
+                                                  sum(name.encode()) % 97)
         value.grad = torch.randn(
             value.shape, generator=generator, dtype=torch.float64).to(value)
     wrapper.step()
@@ -66,8 +66,8 @@ def schedule(wrapper):
 
 
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
-@pytest.mark.parametrize('grouped, now_grouped', [(False, False),
-                                                  (True, True), (True, False),
+@pytest.mark.parametrize('grouped, now_grouped', [(False, False), (True, True),
+                                                  (True, False),
                                                   (False, True)])
 def test_restored_in_another_order(optimizer, grouped, now_grouped):
     model, wrapper = make('pqr', optimizer, grouped)
@@ -100,8 +100,11 @@ def test_restored_in_another_order(optimizer, grouped, now_grouped):
 
 def test_names_are_those_of_the_model():
     model, wrapper = make('qp', grouped=True)
-    assert [group['param_names'] for group in wrapper.optimizer.param_groups
-            ] == [['q.weight'], ['q.bias'], ['p.weight'], ['p.bias']]
+    assert [group['param_names']
+            for group in wrapper.optimizer.param_groups] == [['q.weight'],
+                                                             ['q.bias'],
+                                                             ['p.weight'],
+                                                             ['p.bias']]
 
 
 def test_parameters_of_something_else_have_no_names():
@@ -158,9 +161,8 @@ def test_other_shapes(optimizer):
     if 'fused' not in optimizer[0]([torch.ones(1)], lr=1.).defaults:
         pytest.skip('this PyTorch does not fuse it')
     state = saved(optimizer=optimizer)
-    key = next(
-        key for key, value in state['state'][0].items()
-        if value is not None and value.ndim)
+    key = next(key for key, value in state['state'][0].items()
+               if value is not None and value.ndim)
     state['state'][0][key] = torch.ones(1)
     _, wrapper = make('qp', optimizer)
     with pytest.raises(
