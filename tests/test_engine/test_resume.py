@@ -197,43 +197,41 @@ SCHEDULERS = [
 ]
 
 
-@pytest.mark.parametrize(
-    'settings, changes',
-    [
-        ({}, {}),
-        (dict(lr_mult=0.25, decay_mult=2.), {
-            'param_scheduler': SCHEDULERS
-        }),
-        # A group for each parameter, and another optimizer.
-        ({}, {
-            'param_scheduler':
-            SCHEDULERS,
-            'optim_wrapper.paramwise_cfg':
-            dict(norm_decay_mult=0., custom_keys={'.head': dict(lr_mult=3.)}),
-            'optim_wrapper.optimizer':
-            dict(type='AdamW', lr=1e-3, weight_decay=0.1, _delete_=True)
-        }),
-        # No group at all for one of the branches.
-        (dict(frozen=True), {
-            'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.)
-        }),
-        ({}, {
-            'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper',
-            'optim_wrapper.dtype': 'bfloat16'
-        }),
-    ])
-def test_branches_in_another_order(tiny_runner, settings, changes):
+@pytest.mark.parametrize('other, changes', [
+    # They fit in any order.
+    (RESNET, {}),
+    (dict(VIT, lr_mult=0.25, decay_mult=2.), {
+        'param_scheduler': SCHEDULERS
+    }),
+    # A group for each parameter, and another optimizer.
+    (VIT, {
+        'param_scheduler':
+        SCHEDULERS,
+        'optim_wrapper.paramwise_cfg':
+        dict(norm_decay_mult=0., custom_keys={'.head': dict(lr_mult=3.)}),
+        'optim_wrapper.optimizer':
+        dict(type='AdamW', lr=1e-3, weight_decay=0.1, _delete_=True)
+    }),
+    # No group at all for one of the branches.
+    (dict(VIT, frozen=True), {
+        'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.)
+    }),
+    (VIT, {
+        'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper',
+        'optim_wrapper.dtype': 'bfloat16'
+    }),
+])
+def test_branches_in_another_order(tiny_runner, other, changes):
     changes = {
         'custom_hooks.0.end': 4,
         'optim_wrapper.optimizer.weight_decay': 1e-3,
         **changes
     }
-    one, other = RESNET, dict(VIT, **settings)
-    whole = tiny_runner('whole', 4, **changes, **cohort(p=one, q=other))
+    whole = tiny_runner('whole', 4, **changes, **cohort(p=RESNET, q=other))
     _, expected = run(whole)
-    run(tiny_runner('broken', 2, **changes, **cohort(p=one, q=other)))
+    run(tiny_runner('broken', 2, **changes, **cohort(p=RESNET, q=other)))
     resumed = tiny_runner(
-        'broken', 4, resume=True, **changes, **cohort(q=other, p=one))
+        'broken', 4, resume=True, **changes, **cohort(q=other, p=RESNET))
     _, weights = run(resumed)
     assert list(resumed.model.branches) == ['q', 'p']
     assert set(weights) == set(expected)
