@@ -318,7 +318,8 @@ def _check_work_dir(work_dir: str) -> None:
 
 def use_amp(cfg: Any) -> None:
     """Have a config train in mixed precision: in bfloat16, or on a GPU
-    without it in float16 with a scaled loss.
+    without it in float16 with a scaled loss. A CPU without it trains in
+    float32, and says so.
 
     Args:
         cfg (Config): The config, which is changed. One that asks for float16
@@ -346,7 +347,8 @@ def use_amp(cfg: Any) -> None:
     if dtype in ('None', 'bfloat16'):
         # Whatever the device has.
         wrapper.pop('dtype', None)
-    if has_bfloat16() and not half:
+    # Whether a CPU has it is told where it is used, maybe on another machine.
+    if (get_device() == 'cpu' or has_bfloat16()) and not half:
         wrapper.type = 'mcod_plugin.AutocastOptimWrapper'
         # Settings of AmpOptimWrapper, for the scaling that is not needed.
         wrapper.pop('loss_scale', None)

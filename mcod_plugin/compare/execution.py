@@ -1,11 +1,12 @@
 """The runs of a study, each in a process of its own."""
 import math
+import os.path as osp
 import time
 from typing import Dict, List, Optional, Sequence
 
 from .plan import Run
 from .progress import StudyProgress
-from .state import checkpoints, state
+from .state import check_precision, checkpoints, state
 from .training import Training
 
 __all__ = ['execute']
@@ -39,8 +40,12 @@ def execute(runs: Sequence[Run],
         list[str]: One line for each run that failed or could not begin.
 
     Raises:
-        ConfigError: If a setting keeps a run from beginning.
+        ConfigError: If a setting keeps a run from beginning, or this machine
+            does not train in the precision in which the study was begun.
     """
+    if not all(osp.isfile(run.result) for run in chosen):
+        # Before another machine's config is told to be another one.
+        check_precision(runs)
     waiting = [run for run in chosen if state(run) != 'done']
     if not waiting:
         return []

@@ -3,12 +3,16 @@ import json
 import os
 import os.path as osp
 import re
-from typing import Dict, Optional
+from typing import Dict, Optional, Sequence
 
+from mcod_plugin.engine.optim_wrapper import precision
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.utils.checkpoint import read_checkpoint
 from .plan import Run
 
-__all__ = ['checkpoints', 'hash_file', 'latest_checkpoint', 'state']
+__all__ = [
+    'check_precision', 'checkpoints', 'hash_file', 'latest_checkpoint', 'state'
+]
 
 
 def state(run: Run) -> str:
@@ -46,6 +50,49 @@ def _check_hash(run: Run, place: str, given: Optional[str]) -> None:
             f'{place} was made by another config than the one that the study '
             f'now has for {run.name} (hash {given}, not {run.config_hash}); '
             'move it away, or let the study write elsewhere')
+
+
+def check_precision(runs: Sequence[Run]) -> None:
+    """Raise if the runs of a study would not all be in one precision each,
+    because another machine has begun it.
+
+    Args:
+        runs (Sequence[Run]): The runs, those that are done or begun and
+            those that are still to be trained here.
+
+    Raises:
+        ConfigError: If one was trained in another precision than this machine
+            would train it in.
+    """
+    for run in runs:
+        used = _used_precision(run)
+        own = precision(run.cfg.get('optim_wrapper') or {})
+        if used not in (None, own):
+            raise ConfigError(
+                f'{run.name} was trained in {used}, but here it would be in '
+                f'{own}, so that the study would mix them; go on with it on a '
+                f'machine that trains in {used}, or move its results '
+                f'({osp.dirname(run.result)}) and work directories '
+                f'({osp.dirname(run.work_dir)}) away to begin anew in {own}')
+
+
+def _used_precision(run: Run) -> Optional[str]:
+    """What a run has been trained in, None if it is not known."""
+    if osp.isfile(run.result):
+        try:
+            with open(run.result) as file:
+                return json.load(file).get('precision')
+        except ValueError:
+            return None  # Whoever needs it will tell.
+    path = latest_checkpoint(run)
+    if path is None:
+        return None
+    try:
+        checkpoint = read_checkpoint(path)
+    except ConfigError:
+        return None
+    hub = checkpoint.get('message_hub') or {}
+    return hub.get('runtime_info', {}).get('precision')
 
 
 def hash_file(run: Run) -> str:

@@ -1,21 +1,30 @@
 """What a measurement was made on."""
 import datetime
+import os
 import os.path as osp
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Set, Tuple
 
 import torch
 
 from mcod_plugin.version import __version__
 
-__all__ = ['cpu_name', 'describe_machine']
+__all__ = ['cpu_flags', 'cpu_has_bfloat16', 'cpu_name', 'describe_machine']
 
 LIBRARIES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmpretrain')
 PACKAGE = osp.dirname(osp.dirname(osp.abspath(__file__)))
 # What numbers come from; reports that were just written make no other code.
 CODE = ('mcod_plugin', 'configs', 'tools', 'benchmarks', 'setup.py')
+
+# The instructions for bfloat16 of x86 and of ARM, as PyTorch and Linux call
+# them.
+BFLOAT16 = {
+    'avx512_bf16', 'amx_bf16', 'avx_ne_convert', 'bf16', 'sve_bf16', 'svebf16'
+}
+# What oneDNN may be told to stay below, with AVX-512 and without bfloat16.
+LIMITS = ('AVX512_CORE', 'AVX512_CORE_VNNI')
 
 
 def describe_machine() -> Dict[str, Any]:
@@ -53,6 +62,47 @@ def cpu_name() -> str:
     except OSError:
         pass  # Only Linux has it.
     return platform.processor() or platform.machine()
+
+
+def cpu_flags() -> Set[str]:
+    """What the processor can do.
+
+    Returns:
+        set[str]: Its sets of instructions, as PyTorch calls them or, where it
+        does not tell, Linux; empty if neither does.
+    """
+    capabilities = getattr(torch.cpu, 'get_capabilities', None)
+    if capabilities is not None:
+        return {name for name, has in capabilities().items() if has is True}
+    try:
+        with open('/proc/cpuinfo') as file:
+            for line in file:
+                # On x86, and on ARM.
+                if line.startswith(('flags', 'Features')):
+                    return set(line.partition(':')[2].split())
+    except OSError:
+        pass  # Only Linux has it.
+    return set()
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor computes in bfloat16 by itself, so that it is
+    faster than float32.
+
+    Where it does not, PyTorch's own loops or the emulation of oneDNN, which
+    also serves with AVX-512 alone, take several times as long as float32.
+
+    Returns:
+        bool: True if oneDNN takes bfloat16 here, which heeds
+        ``ONEDNN_MAX_CPU_ISA``, and the processor has instructions for it.
+    """
+    takes = getattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported', None)
+    limit = os.environ.get('ONEDNN_MAX_CPU_ISA',
+                           os.environ.get('DNNL_MAX_CPU_ISA', ''))
+    if takes is None or not takes() or limit.upper() in LIMITS:
+        return False
+    flags = cpu_flags()
+    return not flags or not BFLOAT16.isdisjoint(flags)
 
 
 def _device() -> str:

@@ -9,10 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from mcod_plugin.compare.execution import execute
 from mcod_plugin.compare.state import state
 from mcod_plugin.errors import ConfigError
+
+BFLOAT16 = dict(
+    type='mcod_plugin.AutocastOptimWrapper', dtype='bfloat16', optimizer={})
 
 
 def diary(tmp_path):
@@ -68,6 +72,36 @@ def test_run_stopped_after_its_last_checkpoint(trainer, make_run, tmp_path):
         (folder / f'epoch_{epoch}.pth').touch()
     execute([run], [run], trainer)
     assert diary(tmp_path)[0][:2] == ['a_seed0', 2]
+
+
+@pytest.mark.parametrize('begun', [False, True])
+def test_study_of_another_precision(trainer, make_run, tmp_path, begun):
+    """Half of it in bfloat16, the rest would be in float32."""
+    done, other = make_run('a'), make_run('b')
+    if begun:
+        Path(done.work_dir).mkdir(parents=True)
+        info = dict(runtime_info=dict(precision='bfloat16'))
+        torch.save(dict(message_hub=info), f'{done.work_dir}/epoch_1.pth')
+    else:
+        Path(done.result).parent.mkdir()
+        record = dict(config_hash=done.config_hash, precision='bfloat16')
+        Path(done.result).write_text(json.dumps(record))
+    runs = [done, other]
+    for chosen in ([other], runs):
+        with pytest.raises(
+                ConfigError,
+                match='^a_seed0 was trained in bfloat16, but here it would be '
+                'in float32, .* go on .* on a machine that trains in bfloat16,'
+                ' or move its results .*results.* away'):
+            execute(runs, chosen, trainer)
+    assert names(tmp_path) == []
+    if not begun:
+        # There is nothing left to mix it with.
+        assert execute(runs, [done], trainer) == []
+    # As on a machine that has it.
+    same = make_run('a', optim_wrapper=BFLOAT16)
+    assert execute([same, other], [same, other], trainer) == []
+    assert names(tmp_path) == (['a_seed0'] if begun else []) + ['b_seed0']
 
 
 def test_jobs_share_the_machine(trainer, make_run, tmp_path, monkeypatch,

@@ -1,10 +1,14 @@
 """A run that is stopped and resumed must equal one that is not."""
 import glob
+import re
 
 import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
+
+from mcod_plugin.errors import ConfigError
+from ..conftest import HEAD, TRANSFORMER
 
 
 class Tape(Hook):
@@ -60,6 +64,10 @@ CHANGES = [
     # It divides the four iterations of an epoch.
     {
         'optim_wrapper.accumulative_counts': 2
+    },
+    # A teacher with parameters.
+    {
+        'model.teacher': dict(type='mcod_plugin.GatedTeacher')
     },
     # Branches that differ.
     {
@@ -150,3 +158,239 @@ def test_epochs_differ_and_seeds_matter(tiny_runner):
         torch.equal(one, another) for one in tape.images[:4]
         for another in tape.images[4:])
     assert np.isfinite(tape.weights).all()
+
+
+RESNET = dict(
+    backbone=dict(type='mcod_plugin.CifarResNet', depth=8, width=4), head=HEAD)
+# Dropout would draw its numbers in the order of the branches.
+VIT = dict(backbone=dict(TRANSFORMER, proj_drop_rate=0.), head=HEAD)
+
+
+def cohort(**branches):
+    return {'model.branches': dict(_delete_=True, **branches)}
+
+
+def optimizer_state(runner):
+    """Values and options of the optimizer by name of the parameter."""
+    names = {value: name for name, value in runner.model.named_parameters()}
+    optimizer = runner.optim_wrapper.optimizer
+    options = {
+        names[value]: {
+            key: group[key]
+            for key in ('lr', 'initial_lr', 'weight_decay')
+        }
+        for group in optimizer.param_groups
+        for value in group['params']
+    }
+    state = {
+        f'{names[parameter]}.{key}': value
+        for parameter, values in optimizer.state.items()
+        for key, value in values.items()
+    }
+    return options, state
+
+
+SCHEDULERS = [
+    dict(type='CosineAnnealingLR', end=4, eta_min=1e-3),
+    dict(type='LinearLR', start_factor=0.5, end=3),
+    dict(type='MultiStepLR', milestones=[3], gamma=0.3, end=4)
+]
+
+
+@pytest.mark.parametrize('other, changes', [
+    # They fit in any order.
+    (RESNET, {}),
+    (dict(VIT, lr_mult=0.25, decay_mult=2.), {
+        'param_scheduler': SCHEDULERS
+    }),
+    # A group for each parameter, and another optimizer.
+    (VIT, {
+        'param_scheduler':
+        SCHEDULERS,
+        'optim_wrapper.paramwise_cfg':
+        dict(norm_decay_mult=0., custom_keys={'.head': dict(lr_mult=3.)}),
+        'optim_wrapper.optimizer':
+        dict(type='AdamW', lr=1e-3, weight_decay=0.1, _delete_=True)
+    }),
+    # No group at all for one of the branches.
+    (dict(VIT, frozen=True), {
+        'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.)
+    }),
+    (VIT, {
+        'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper',
+        'optim_wrapper.dtype': 'bfloat16'
+    }),
+])
+def test_branches_in_another_order(tiny_runner, other, changes):
+    changes = {
+        'custom_hooks.0.end': 4,
+        'optim_wrapper.optimizer.weight_decay': 1e-3,
+        **changes
+    }
+    whole = tiny_runner('whole', 4, **changes, **cohort(p=RESNET, q=other))
+    _, expected = run(whole)
+    run(tiny_runner('broken', 2, **changes, **cohort(p=RESNET, q=other)))
+    resumed = tiny_runner(
+        'broken', 4, resume=True, **changes, **cohort(q=other, p=RESNET))
+    _, weights = run(resumed)
+    assert list(resumed.model.branches) == ['q', 'p']
+    assert set(weights) == set(expected)
+    for key, value in expected.items():
+        assert torch.equal(weights[key], value), key
+    (options, state), (their_options, theirs) = map(optimizer_state,
+                                                    (resumed, whole))
+    assert options == their_options and len(state) > 0
+    assert equal(state, theirs)
+
+
+def broken(tiny_runner, tiny_config, revise=None, **changes):
+    """Train one epoch; the path of the checkpoint, which is revised."""
+    run(tiny_runner('broken', 1, **changes))
+    path = tiny_config('broken').work_dir + '/epoch_1.pth'
+    if revise is not None:
+        checkpoint = torch.load(path, weights_only=True)
+        revise(checkpoint)
+        torch.save(checkpoint, path)
+    return path
+
+
+def without_names(checkpoint):
+    """As checkpoints were before they held names."""
+    for group in checkpoint['optimizer']['param_groups']:
+        del group['param_names']
+    without_class(checkpoint)
+
+
+def without_class(checkpoint):
+    del checkpoint['message_hub']['runtime_info']['optimizer']
+
+
+def test_names_are_in_the_checkpoint(tiny_runner, tiny_config):
+    path = broken(tiny_runner, tiny_config, **cohort(p=RESNET, q=VIT))
+    checkpoint = torch.load(path, weights_only=True)
+    model = tiny_runner(**cohort(p=RESNET, q=VIT)).model
+    group, = checkpoint['optimizer']['param_groups']
+    assert group['param_names'] == [
+        name for name, _ in model.named_parameters()
+    ]
+    # It is PyTorch's own format.
+    plain = torch.optim.SGD(model.parameters(), lr=1.)
+    plain.load_state_dict(checkpoint['optimizer'])
+    for name, value in model.named_parameters():
+        number = group['param_names'].index(name)
+        assert torch.equal(
+            plain.state[value]['momentum_buffer'],
+            checkpoint['optimizer']['state'][number]['momentum_buffer'])
+
+
+def test_without_names_by_position(tiny_runner, tiny_config):
+    changes = {'custom_hooks.0.end': 3}
+    whole = tiny_runner('whole', 3, **changes)
+    _, expected = run(whole)
+    broken(tiny_runner, tiny_config, without_names, **changes)
+    resumed = tiny_runner('broken', 3, resume=True, **changes)
+    _, weights = run(resumed)
+    assert equal(weights, expected)
+    # From here on there are names.
+    group, = resumed.optim_wrapper.optimizer.param_groups
+    assert len(group['param_names']) == len(group['params'])
+
+
+ADAMW = dict(type='AdamW', lr=1e-3, _delete_=True)
+
+
+@pytest.mark.parametrize(
+    'first, revise, then, words',
+    [
+        ({}, without_names, cohort(q=VIT, p=RESNET),
+         r'the state of its optimizer does not fit: momentum_buffer of '
+         r'branches\.q\.\S+ is of shape \(.*\) instead of \(.*\)'),
+        ({}, without_names, cohort(q=dict(VIT, lr_mult=.5), p=RESNET),
+         'the state of its optimizer names no parameters, and by position it does '
+         r'not fit: group 0 has \d+ parameters instead of \d+'),
+        ({}, None, {
+            'optim_wrapper.optimizer': ADAMW
+        }, 'it was saved by the optimizer SGD, not by '
+         r'optim_wrapper\.optimizer\.type, AdamW'),
+        ({}, without_class, {
+            'optim_wrapper.optimizer': ADAMW
+        }, r'saved by another optimizer than optim_wrapper\.optimizer\.type, '
+         'AdamW: it lacks amsgrad, betas, eps'),
+        ({
+            'optim_wrapper.optimizer': ADAMW
+        }, without_names, {},
+         'another optimizer than .*, SGD: it lacks dampening'
+         ', momentum, nesterov'),
+        ({}, None, cohort(p=RESNET, renamed=VIT), r'not of this cohort \(p, '
+         r'renamed\): it lacks branches\.renamed .*adds branches\.q '),
+        ({}, None, cohort(p=RESNET),
+         r'not of this cohort .*adds branches\.q '),
+        ({}, None, cohort(p=RESNET, q=VIT,
+                          r=VIT), r'not of this cohort .*lacks branches\.r '),
+        # The weights are all there.
+        ({
+            'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.),
+            **cohort(p=RESNET, q=dict(VIT, frozen=True))
+        }, None, {},
+         'the state of its optimizer is of other parameters: it lacks '
+         r'branches\.q \(\d+ keys such as branches\.q'),
+        ({
+            'model.teacher': dict(type='mcod_plugin.GatedTeacher')
+        }, None, {
+            'model.teacher': dict(type='mcod_plugin.GatedTeacher'),
+            **cohort(q=VIT, p=RESNET)
+        },
+         'model.teacher.type GatedTeacher takes the branches in their order, '
+         'so model.branches must be in that of the checkpoint, p, q; got q, p'
+         ),
+        ({}, None, {
+            'param_scheduler': SCHEDULERS
+        }, 'its run has 1 schedulers, unlike param_scheduler, which has 3'),
+        ({}, None, {
+            'param_scheduler': SCHEDULERS[-1:]
+        }, r'another one than param_scheduler\[0\]\.type, MultiStepLR'),
+    ])
+def test_what_does_not_fit_is_refused(tiny_runner, tiny_config, first, revise,
+                                      then, words):
+    first = {'optim_wrapper.optimizer.weight_decay': 1e-3, **first}
+    whole = cohort(p=RESNET, q=VIT)
+    path = broken(tiny_runner, tiny_config, revise, **{**whole, **first})
+    resumed = tiny_runner(
+        'broken',
+        3,
+        resume=True,
+        **{
+            'optim_wrapper.optimizer.weight_decay': 1e-3,
+            **whole,
+            **then
+        })
+    with pytest.raises(ConfigError, match=f'^{re.escape(path)}: .*{words}'):
+        resumed.train()
+    # Nothing was loaded.
+    assert resumed.iter == resumed.epoch == 0
+    assert not resumed.optim_wrapper.optimizer.state
+    saved = torch.load(path, weights_only=True)['state_dict']
+    key = 'branches.p.head.fc.weight'
+    assert not torch.equal(resumed.model.state_dict()[key], saved[key])
+
+
+def test_other_settings_of_the_optimizer_are_told(tiny_runner, capsys):
+    changes = {'optim_wrapper.optimizer.weight_decay': 1e-3}
+    run(tiny_runner('broken', 1, **changes, **cohort(p=RESNET, q=VIT)))
+    capsys.readouterr()
+    resumed = tiny_runner(
+        'broken',
+        2,
+        resume=True,
+        **changes,
+        **cohort(q=dict(VIT, lr_mult=.5), p=RESNET))
+    run(resumed)
+    line, = [
+        line for line in capsys.readouterr().out.split('\n')
+        if 'its own settings of the optimizer' in line
+    ]
+    assert re.search(
+        r'not those of the config: lr 0\.05 instead of 0\.025 \(\d+ '
+        r'parameters such as branches\.q\.\S+\)\.$', line)
+    options, _ = optimizer_state(resumed)
+    assert {values['initial_lr'] for values in options.values()} == {.05}

@@ -213,6 +213,23 @@ def test_results_by_another_config(compared, run_tool, tmp_path, arguments):
     assert done.code == 2 and 'dml_seed0' in done.err
 
 
+def test_study_of_a_machine_with_another_precision(compared, run_tool,
+                                                   tmp_path):
+    folder = tmp_path / 'copy'
+    shutil.copytree(compared.folder, folder)
+    path = folder / 'study' / 'dml_seed0.json'
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(record, precision='float16')))
+    done = run_tool('compare', 'study.py', cwd=folder)
+    assert done.code == 0, done.err
+    (folder / 'study' / 'solo_seed1.json').unlink()
+    done = run_tool('compare', 'study.py', cwd=folder)
+    assert done.code == 2 and 'begins' not in done.out
+    line, = done.err.splitlines()
+    assert 'dml_seed0 was trained in float16, but here it would be in' in line
+    assert not (folder / 'study' / 'solo_seed1.json').exists()
+
+
 def test_report_needs_no_data(compared, run_tool, tmp_path):
     folder = tmp_path / 'copy'
     shutil.copytree(compared.folder, folder)

@@ -1,3 +1,5 @@
+import json
+import platform
 import re
 from pathlib import Path
 
@@ -5,6 +7,8 @@ import mmpretrain
 import pytest
 import torch
 from mmengine.config import Config
+
+from mcod_plugin.utils.machine import cpu_has_bfloat16
 
 NAMES = ('resnet', 'vgg', 'ensemble')
 # The toolbox's own tools come with its package.
@@ -189,8 +193,37 @@ def test_amp(run_tool, trained, tiny):
     assert done.code == 0 and done.err == ''
     assert re.search('(Autocast|Amp)OptimWrapper', done.out)
     (mixed, ), single = losses(done.out), losses(trained.out)[0]
-    assert mixed['loss'] != single['loss']
+    has = torch.cuda.is_available() or cpu_has_bfloat16()
+    assert (mixed['loss'] != single['loss']) == has
+    assert done.out.count('no instructions for bfloat16') == (not has)
     assert float(mixed['loss']) == pytest.approx(float(single['loss']), abs=.2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='has a GPU')
+@pytest.mark.skipif(
+    platform.machine() not in ('x86_64', 'AMD64'), reason='of x86')
+def test_amp_on_a_cpu_without_bfloat16(run_tool, tiny):
+    (tiny / 'amp.py').write_text("""\
+_base_ = ['tiny.py']
+custom_hooks = [dict(type='mcod_plugin.RunRecordHook')]
+""")
+    done = run_tool(
+        'train',
+        'amp.py',
+        '--amp',
+        '--no-validate',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        'model.memory_format=contiguous',
+        cwd=tiny,
+        env=dict(ONEDNN_MAX_CPU_ISA='AVX2'),
+        fresh=True)
+    assert done.code == 0 and done.err == ''
+    line, = [line for line in done.out.splitlines() if 'bfloat16, so' in line]
+    assert 'WARNING' in line and 'so training is in float32' in line
+    record = json.loads((tiny / 'work_dirs' / 'amp' /
+                         'record.json').read_text())
+    assert record['precision'] == 'float32'
 
 
 def test_auto_scale_lr(run_tool, tiny):

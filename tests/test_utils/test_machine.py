@@ -1,5 +1,10 @@
+import builtins
 import datetime
+import io
 import json
+import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcod_plugin.utils.machine import LIBRARIES, describe_machine
+from mcod_plugin.utils.machine import (LIBRARIES, cpu_flags, cpu_has_bfloat16,
+                                       describe_machine)
 from mcod_plugin.version import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +38,123 @@ def test_versions_and_date():
     assert found['device']
     if torch.cuda.is_available():
         assert found['device'] == torch.cuda.get_device_name()
+
+
+# As Linux tells of them: some AMD EPYC and a Xeon, and machines without.
+ZEN4 = 'flags\t\t: fpu avx avx2 fma avx512f avx512_bf16 avx512_vnni\n'
+ZEN3 = 'flags\t\t: fpu avx avx2 fma\n'
+CASCADE_LAKE = 'flags\t\t: fpu avx avx2 fma avx512f avx512_vnni\n'
+NEOVERSE_V1 = 'Features\t: fp asimd sve svebf16 bf16\n'
+NEOVERSE_N1 = 'Features\t: fp asimd asimddp\n'
+# As PyTorch does.
+ON = dict(architecture='x86_64', avx2=True, avx512_f=True, avx512_bf16=True)
+OFF = dict(ON, avx512_bf16=False, amx_bf16=False)
+ARM = dict(architecture='arm64', neon=True, bf16=True, sve_max_length=32)
+
+
+@pytest.fixture
+def cpu(monkeypatch):
+    """Puts another processor into the machine."""
+
+    def become(told, takes=True):
+        """What PyTorch tells of it, or what Linux does where PyTorch is too
+        old for it, and whether oneDNN takes bfloat16 there."""
+        for name in ('ONEDNN_MAX_CPU_ISA', 'DNNL_MAX_CPU_ISA'):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(
+            torch.ops.mkldnn,
+            '_is_mkldnn_bf16_supported',
+            lambda: takes,
+            raising=False)
+        if isinstance(told, dict):
+            monkeypatch.setattr(
+                torch.cpu, 'get_capabilities', lambda: told, raising=False)
+            return
+        monkeypatch.delattr(torch.cpu, 'get_capabilities', raising=False)
+
+        def read(path, *args, **kwargs):
+            assert path == '/proc/cpuinfo'
+            if told is None:
+                raise FileNotFoundError(path)
+            return io.StringIO(f'processor\t: 0\nmodel name\t: x\n{told}')
+
+        monkeypatch.setattr(builtins, 'open', read)
+
+    return become
+
+
+@pytest.mark.parametrize(
+    'told, takes, expected',
+    [
+        (ON, True, True),
+        # Emulated by oneDNN, or not even that.
+        (OFF, True, False),
+        (OFF, False, False),
+        (ON, False, False),
+        (dict(OFF, amx_bf16=True), True, True),
+        (dict(OFF, avx_ne_convert=True), True, True),
+        (ARM, True, True),
+        (dict(ARM, bf16=False), False, False),
+        (ZEN4, True, True),
+        (ZEN3, False, False),
+        (CASCADE_LAKE, True, False),
+        (NEOVERSE_V1, True, True),
+        (NEOVERSE_N1, False, False),
+        # All that is known is what oneDNN says.
+        (None, True, True),
+        (None, False, False),
+    ])
+def test_bfloat16_of_a_cpu(cpu, told, takes, expected):
+    cpu(told, takes)
+    assert cpu_has_bfloat16() is expected
+
+
+def test_pytorch_without_onednn(cpu, monkeypatch):
+    cpu(ON)
+    monkeypatch.delattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported')
+    monkeypatch.setattr(
+        type(torch.ops.mkldnn), '__getattr__',
+        lambda self, name: object.__getattribute__(self, name))
+    assert not cpu_has_bfloat16()
+
+
+@pytest.mark.parametrize('name', ['ONEDNN_MAX_CPU_ISA', 'DNNL_MAX_CPU_ISA'])
+def test_instructions_that_are_left_out(cpu, monkeypatch, name):
+    cpu(ON)
+    for limit, expected in (('avx512_core', False), ('AVX512_CORE_VNNI',
+                                                     False), ('ALL', True)):
+        monkeypatch.setenv(name, limit)
+        assert cpu_has_bfloat16() is expected
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ('x86_64', 'AMD64'), reason='of x86')
+@pytest.mark.parametrize('limit', ['AVX2', 'AVX512_CORE'])
+def test_bfloat16_of_this_cpu_without_it(limit):
+    done = subprocess.run([
+        sys.executable, '-c',
+        'from mcod_plugin.utils.machine import cpu_has_bfloat16; '
+        'print(cpu_has_bfloat16())'
+    ],
+                          env=dict(os.environ, ONEDNN_MAX_CPU_ISA=limit),
+                          cwd=ROOT,
+                          capture_output=True,
+                          check=True,
+                          text=True)
+    assert done.stdout == 'False\n'
+
+
+@pytest.mark.skipif(
+    not Path('/proc/cpuinfo').is_file(), reason='only Linux has it')
+def test_this_cpu():
+    """Both sources tell the same."""
+    words = set(re.split(r'[\s:]+', Path('/proc/cpuinfo').read_text()))
+    known = words & {'avx2', 'avx512_bf16', 'amx_bf16', 'bf16'}
+    assert known and known <= cpu_flags()
+    if 'avx2' in words:
+        # Of oneDNN a user may have left something out.
+        assert cpu_has_bfloat16() <= bool(
+            words & {'avx512_bf16', 'amx_bf16', 'avx_ne_convert'})
 
 
 @pytest.mark.skipif(

@@ -54,7 +54,9 @@ class RunRecordHook(Hook):
                           otherwise resident memory; of rank 0
     ``device`` etc.       see :func:`describe_machine`, at the start
     ``threads``           of PyTorch on a CPU; None on a GPU
-    ``precision``         ``'float32'``, ``'bfloat16'`` or ``'float16'``
+    ``precision``         that was used, ``'float32'``, ``'bfloat16'`` or
+                          ``'float16'``; of a run that went on in another
+                          one both, as ``'bfloat16, float32'``
     ``curves``            ``epoch``, the numbers of epochs that were finished
                           at each validation, and the metrics by name
     ``kd_weight``         of each epoch; of its last iteration, if the
@@ -293,7 +295,9 @@ class RunRecordHook(Hook):
             **self._machine,
             threads=(None if torch.cuda.is_available() else
                      torch.get_num_threads()),
-            precision=precision(runner.optim_wrapper),
+            # Of a runner that is not ours what it is now.
+            precision=runner.message_hub.runtime_info.get(
+                'precision', precision(runner.optim_wrapper)),
             curves=columns(rows),
             kd_weight=state['kd_weight'],
             train_loss=state['train_loss'],

@@ -2,9 +2,13 @@ from .autocast_optim_wrapper import AutocastOptimWrapper, has_bfloat16
 from .branch_optim_wrapper_constructor import (BranchOptimWrapperConstructor,
                                                with_branch_constructor)
 from .fused import prefer_fused
+from .optimizer_state import (arrange_parameters, changed_options,
+                              match_parameters, name_parameters)
 from .precision import precision
 
 __all__ = [
-    'AutocastOptimWrapper', 'BranchOptimWrapperConstructor', 'has_bfloat16',
-    'precision', 'prefer_fused', 'with_branch_constructor'
+    'AutocastOptimWrapper', 'BranchOptimWrapperConstructor',
+    'arrange_parameters', 'changed_options', 'has_bfloat16',
+    'match_parameters', 'name_parameters', 'precision', 'prefer_fused',
+    'with_branch_constructor'
 ]

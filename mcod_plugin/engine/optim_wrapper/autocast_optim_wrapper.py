@@ -1,3 +1,4 @@
+import logging
 from contextlib import contextmanager
 from inspect import signature
 from typing import Iterator, Union
@@ -5,10 +6,12 @@ from typing import Iterator, Union
 import torch
 import torch.nn as nn
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import OPTIM_WRAPPERS
+from mcod_plugin.utils.machine import cpu_has_bfloat16
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -20,10 +23,19 @@ class AutocastOptimWrapper(OptimWrapper):
     have the range of float32, so the loss is not scaled, and a step differs
     in nothing else from one in single precision.
 
+    A CPU without instructions for bfloat16 would take many times as long for
+    a step as in single precision, which it therefore keeps to; a line of the
+    log says so.
+
     Args:
-        dtype (str | torch.dtype): What autocast computes in; only
-            ``'bfloat16'`` is allowed. Defaults to ``'bfloat16'``.
+        dtype (str | torch.dtype): What autocast computes in: ``'bfloat16'``,
+            or ``'auto'``, which is bfloat16 except on such a CPU.
+            Defaults to ``'auto'``.
         **kwargs: See :class:`mmengine.optim.OptimWrapper`.
+
+    Attributes:
+        cast_dtype (torch.dtype): What it does compute in, bfloat16 or
+            float32.
 
     Raises:
         ConfigError: If ``dtype`` is another one, or the GPU does not compute
@@ -36,17 +48,31 @@ class AutocastOptimWrapper(OptimWrapper):
     """
 
     def __init__(self,
-                 dtype: Union[str, torch.dtype] = 'bfloat16',
+                 dtype: Union[str, torch.dtype] = 'auto',
                  **kwargs) -> None:
-        if dtype not in ('bfloat16', torch.bfloat16):
+        if dtype not in ('auto', 'bfloat16', torch.bfloat16):
             raise ConfigError(
-                f'optim_wrapper.dtype must be bfloat16; got {dtype!r} (for '
+                f'optim_wrapper.dtype must be bfloat16; got {dtype!r} (or '
+                'auto, which is float32 on a CPU without bfloat16; for '
                 'float16 use AmpOptimWrapper, which scales the loss)')
+        self.cast_dtype = torch.bfloat16
         if not has_bfloat16():
-            raise ConfigError(
-                'optim_wrapper.type mcod_plugin.AutocastOptimWrapper computes '
-                f'in bfloat16, which this {get_device()} device does not '
-                'support; use AmpOptimWrapper')
+            if get_device() != 'cpu':
+                raise ConfigError(
+                    'optim_wrapper.type mcod_plugin.AutocastOptimWrapper '
+                    f'computes in bfloat16, which this {get_device()} device '
+                    'does not support; use AmpOptimWrapper')
+            way = ("it is emulated, as optim_wrapper.dtype asks for; 'auto' "
+                   'is float32 here')
+            if dtype == 'auto':
+                self.cast_dtype = torch.float32
+                way = ("training is in float32; optim_wrapper.dtype='bfloat16'"
+                       ' would have it emulated, up to 10 times as slow')
+            print_log(
+                'Mixed precision (--amp, mcod_plugin.AutocastOptimWrapper): '
+                f'this CPU has no instructions for bfloat16, so {way}.',
+                logger='current',
+                level=logging.WARNING)
         super().__init__(**kwargs)
 
     @contextmanager
@@ -58,7 +84,9 @@ class AutocastOptimWrapper(OptimWrapper):
                 while they are accumulated.
         """
         with super().optim_context(model), torch.autocast(
-                get_device(), dtype=torch.bfloat16):
+                get_device(),
+                dtype=torch.bfloat16,
+                enabled=self.cast_dtype == torch.bfloat16):
             yield
 
 
@@ -66,7 +94,7 @@ def has_bfloat16() -> bool:
     """Whether autocast to bfloat16 serves on the current device.
 
     Returns:
-        bool: True for CPUs, and for GPUs that compute in it by themselves.
+        bool: True for CPUs and GPUs that compute in it by themselves.
     """
     device = get_device()
     if device == 'cuda':
@@ -75,4 +103,4 @@ def has_bfloat16() -> bool:
         if 'including_emulation' in signature(supported).parameters:
             return supported(including_emulation=False)
         return supported()
-    return device in ('cpu', 'mps')
+    return cpu_has_bfloat16() if device == 'cpu' else device == 'mps'

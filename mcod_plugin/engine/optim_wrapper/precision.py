@@ -1,8 +1,10 @@
 from typing import Any, Mapping
 
+from .autocast_optim_wrapper import has_bfloat16
+
 
 def precision(optim_wrapper: Any) -> str:
-    """What a network computes in while it is trained.
+    """What a network computes in while it is trained on this machine.
 
     Args:
         optim_wrapper (OptimWrapper | dict): What updates it, or the config
@@ -18,9 +20,9 @@ def precision(optim_wrapper: Any) -> str:
     else:
         kind = type(optim_wrapper).__name__
         dtype = getattr(optim_wrapper, 'cast_dtype', None)
-    if kind.endswith('AutocastOptimWrapper'):
-        return 'bfloat16'
-    if kind.endswith('AmpOptimWrapper'):
+    if kind.endswith('AutocastOptimWrapper') and dtype in (None, 'auto'):
+        return 'bfloat16' if has_bfloat16() else 'float32'
+    if kind.endswith(('AutocastOptimWrapper', 'AmpOptimWrapper')):
         # MMEngine casts to it unless it is told otherwise.
         return str(dtype or 'float16').rpartition('.')[2]
     return 'float32'

@@ -24,6 +24,7 @@ from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.evaluation import CohortEvaluator
 from mcod_plugin.models.utils.input_size import data_input_size
 from mcod_plugin.models.utils.memory_format import match_state
+from mcod_plugin.models.utils.state_faults import state_faults
 from mcod_plugin.registry import RUNNERS
 from mcod_plugin.utils.allocator import keep_freed_memory
 from mcod_plugin.utils.checkpoint import read_checkpoint
@@ -31,7 +32,9 @@ from mcod_plugin.utils.explain import unknown_type
 from mcod_plugin.utils.leftovers import missing_folders, remove_empty
 from mcod_plugin.utils.missing_data import explain_missing_data
 from mcod_plugin.utils.workers import default_workers
-from ..optim_wrapper import prefer_fused, with_branch_constructor
+from ..optim_wrapper import (arrange_parameters, changed_options, has_bfloat16,
+                             match_parameters, name_parameters, precision,
+                             prefer_fused, with_branch_constructor)
 from .compile_settings import compile_settings, uses_cuda_graphs
 
 # Settings of a data loader that PyTorch refuses without workers.
@@ -55,6 +58,8 @@ class CohortRunner(Runner):
       the config in the work directory states it.
     - On a CPU, memory that a step has freed is kept for the next one, unless
       the config says ``env_cfg.keep_freed_memory=False``.
+    - A run that is resumed gives each parameter its own state of the
+      optimizer, by name, in whatever order the branches are written.
     - The optimizer is fused if it can be, and honours ``lr_mult`` and
       ``decay_mult`` of the branches; ``compile`` compiles each branch of a
       cohort by itself.
@@ -69,6 +74,8 @@ class CohortRunner(Runner):
 
     started = False
     _trains = False
+    # What a resumed run takes from its checkpoint besides weights.
+    _resumes = _resumes_schedulers = False
     _log_dir = None
 
     def __init__(self, model: Union[nn.Module, dict], work_dir: str, *args,
@@ -99,6 +106,7 @@ class CohortRunner(Runner):
             # Not earlier: what is compiled cannot be traced any more, as for
             # the count of FLOPs.
             self._compile_branches()
+            self._note_training()
             self._trains = True
         if not self.started and fn_name in ('before_train_epoch',
                                             'before_val_epoch',
@@ -212,6 +220,25 @@ class CohortRunner(Runner):
                             if by_epoch else 'IterBasedTrainLoop')
         return super().build_train_loop(loop)
 
+    def build_val_loop(self, loop: Any) -> BaseLoop:
+        """Build the loop of validation."""
+        self._tell_emulated('val_cfg.fp16', loop)
+        return super().build_val_loop(loop)
+
+    def build_test_loop(self, loop: Any) -> BaseLoop:
+        """Build the loop of a test."""
+        self._tell_emulated('test_cfg.fp16', loop)
+        return super().build_test_loop(loop)
+
+    def _tell_emulated(self, setting: str, loop: Any) -> None:
+        """Warn of an evaluation in bfloat16 that takes long."""
+        if (isinstance(loop, dict) and loop.get('fp16')
+                and get_device() == 'cpu' and not has_bfloat16()):
+            self.logger.warning(
+                f'{setting} (--amp): this CPU has no instructions for '
+                'bfloat16, so it is emulated, up to 10 times as slow as '
+                'float32.')
+
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build the optimizer and its wrapper.
 
@@ -261,7 +288,10 @@ class CohortRunner(Runner):
                     'optim_wrapper.clip_grad clips by the norm over all '
                     'branches, so each depends on the others even if it is '
                     'never distilled.')
-        return super().build_optim_wrapper(optim_wrapper)
+        built = super().build_optim_wrapper(optim_wrapper)
+        if isinstance(built, OptimWrapper):
+            name_parameters(built.optimizer, get_ori_model(self.model))
+        return built
 
     def _maybe_compile(self, target: str) -> None:
         """Compile a model that is no cohort."""
@@ -335,8 +365,13 @@ class CohortRunner(Runner):
         model = self.model.module if is_model_wrapper(
             self.model) else self.model
         try:
+            _check_order(model, checkpoint)
+            if self._resumes:
+                self._check_state(model, checkpoint)
             checkpoint = _load_checkpoint_to_model(
                 model, checkpoint, strict, revise_keys=revise_keys)
+            if self._resumes:
+                self._arrange_optimizer(filename, checkpoint)
         except (ConfigError, RuntimeError) as error:
             reason = ' '.join(str(error).split())
             raise ConfigError(f'{filename}: {reason}') from error
@@ -344,16 +379,107 @@ class CohortRunner(Runner):
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
-    def resume(self, filename: str, *args, **kwargs) -> None:
+    def _check_state(self, model: nn.Module, checkpoint: dict) -> None:
+        """Raise unless the states of optimizer and schedulers fit, before
+        anything is loaded."""
+        try:
+            self._match_optimizer(checkpoint)
+        except ConfigError:
+            # Of other weights the model itself tells more.
+            if not state_faults(model.state_dict(),
+                                checkpoint.get('state_dict', {})):
+                raise
+        if not self._resumes_schedulers:
+            return
+        own, saved = self.param_schedulers, checkpoint.get('param_schedulers')
+        if isinstance(own, list) and isinstance(saved, list):
+            if len(own) != len(saved):
+                raise ConfigError(
+                    f'its run has {len(saved)} schedulers, unlike '
+                    f'param_scheduler, which has {len(own)}')
+            for number, (scheduler, state) in enumerate(zip(own, saved)):
+                keys = scheduler.state_dict().keys()
+                if keys - state.keys() and state.keys() - keys:
+                    raise ConfigError(
+                        f'its scheduler {number} is another one than '
+                        f'param_scheduler[{number}].type, '
+                        f'{type(scheduler).__name__}')
+
+    def _match_optimizer(self, checkpoint: dict) -> Optional[list]:
+        if 'optimizer' not in checkpoint or not isinstance(
+                self.optim_wrapper, OptimWrapper):
+            return None
+        info = checkpoint.get('message_hub', {}).get('runtime_info', {})
+        return match_parameters(self.optim_wrapper.optimizer,
+                                checkpoint['optimizer'], info.get('optimizer'))
+
+    def _arrange_optimizer(self, filename: str, checkpoint: dict) -> None:
+        """Have the optimizer take its state by the names of parameters."""
+        found = self._match_optimizer(checkpoint)
+        if found is None:
+            return
+        saved = checkpoint['optimizer']
+        changes = changed_options(saved, found)
+        if changes:
+            self.logger.warning(
+                f'The run of {filename} goes on with its own settings of the '
+                f'optimizer, not those of the config: {"; ".join(changes)}.')
+        arrange_parameters(self.optim_wrapper, saved, found)
+
+    def _note_training(self) -> None:
+        """Have checkpoints tell by what the run is trained."""
+        own = precision(self.optim_wrapper)
+        if self.iter > 0:
+            used = self.message_hub.runtime_info.get('precision', own)
+            own = ', '.join(dict.fromkeys([*used.split(', '), own]))
+        self.message_hub.update_info('precision', own)
+        if isinstance(self.optim_wrapper, OptimWrapper):
+            self.message_hub.update_info(
+                'optimizer',
+                type(self.optim_wrapper.optimizer).__name__)
+
+    def resume(self,
+               filename: str,
+               resume_optimizer: bool = True,
+               resume_param_scheduler: bool = True,
+               *args,
+               **kwargs) -> None:
         """Go on with the run of a checkpoint.
 
+        Args:
+            filename (str): The checkpoint.
+            resume_optimizer (bool): Whether to restore the optimizer's state,
+                by the names of the parameters. Defaults to True.
+            resume_param_scheduler (bool): Whether to restore the states of
+                schedulers. Defaults to True.
+            *args, **kwargs: See :meth:`mmengine.runner.Runner.resume`.
+
         Raises:
-            ConfigError: If the checkpoint holds weights only, or its run is
-                already over.
+            ConfigError: If the checkpoint holds weights only or does not fit,
+                or its run is already over.
         """
-        super().resume(filename, *args, **kwargs)
+        # They are looked at before anything is loaded.
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        if self.param_schedulers is not None:
+            self.param_schedulers = self.build_param_scheduler(
+                self.param_schedulers)
+        self._resumes = resume_optimizer
+        self._resumes_schedulers = resume_param_scheduler
+        try:
+            super().resume(filename, resume_optimizer, resume_param_scheduler,
+                           *args, **kwargs)
+        finally:
+            self._resumes = False
         if isinstance(self.optim_wrapper, OptimWrapper):
-            match_state(self.optim_wrapper.optimizer)
+            optimizer = self.optim_wrapper.optimizer
+            # An older checkpoint has none.
+            name_parameters(optimizer, get_ori_model(self.model))
+            match_state(optimizer)
+        own = precision(self.optim_wrapper)
+        used = self.message_hub.runtime_info.get('precision', own)
+        if used != own:
+            self.logger.warning(f'The run of {filename} was trained in {used} '
+                                f'so far and goes on in {own}.')
         if isinstance(self.train_loop, IterBasedTrainLoop):
             # To MMEngine the whole run is one epoch.
             unit, setting = 'iteration', 'max_iters'
@@ -382,6 +508,21 @@ class CohortRunner(Runner):
         part = f'{filename}.part'
         super().save_checkpoint(out_dir, part, *args, **kwargs)
         os.replace(osp.join(out_dir, part), osp.join(out_dir, filename))
+
+
+def _check_order(model: nn.Module, checkpoint: dict) -> None:
+    """Raise if the teacher's weights are for the branches in another order,
+    which is that of the keys."""
+    teacher = getattr(model, 'teacher', None)
+    saved = dict.fromkeys(
+        key.split('.')[1] for key in checkpoint.get('state_dict', ())
+        if key.startswith('branches.'))
+    if getattr(teacher, 'ordered', False) and saved.keys() == set(
+            model.branches) and list(saved) != list(model.branches):
+        raise ConfigError(
+            f'model.teacher.type {type(teacher).__name__} takes the branches '
+            'in their order, so model.branches must be in that of the '
+            f'checkpoint, {", ".join(saved)}; got {", ".join(model.branches)}')
 
 
 def _is_in_memory(dataset: Any) -> bool:

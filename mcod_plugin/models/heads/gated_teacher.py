@@ -31,7 +31,13 @@ class GatedTeacher(nn.Module):
     The gate starts with zeros, which makes the ensemble the mean of the
     logits, and takes no random numbers: the branches start from the same
     weights as with any other teacher.
+
+    Attributes:
+        ordered (bool): That its weights go by the order of the branches, so
+            that a checkpoint fits a cohort of that order only.
     """
+
+    ordered = True
 
     def setup(self, names: Sequence[str], num_classes: int) -> None:
         """Make the gate; the cohort calls this once it is built.

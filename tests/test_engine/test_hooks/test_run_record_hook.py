@@ -344,13 +344,28 @@ def test_without_validation(make, tmp_path):
         val_cfg=None,
         val_dataloader=None,
         val_evaluator=None,
-        **{'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper'})
+        **{
+            'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper',
+            'optim_wrapper.dtype': 'bfloat16'
+        })
     train(runner)
     record = json.loads(out.read_text())
     assert record['curves'] == dict(epoch=[])
     assert record['last'] == record['best'] == {}
     assert len(record['train_loss']['vit']) == 1
     assert record['precision'] == 'bfloat16'
+
+
+def test_run_that_went_on_in_another_precision(make, tmp_path):
+    hooks = recorded(out=str(tmp_path / 'it.json'))
+    bfloat16 = {
+        'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper',
+        'optim_wrapper.dtype': 'bfloat16'
+    }
+    train(make('run', 1, custom_hooks=hooks, **bfloat16))
+    train(make('run', 2, custom_hooks=hooks, resume=True))
+    record = json.loads((tmp_path / 'it.json').read_text())
+    assert record['precision'] == 'bfloat16, float32'
 
 
 def test_validation_alone_is_not_recorded(make):

@@ -1,0 +1,211 @@
+"""The state of an optimizer, put where the names of its parameters say.
+
+PyTorch restores it by position, which is another one once the branches of a
+cohort are written in another order.
+"""
+from itertools import chain, repeat, zip_longest
+from typing import Dict, List, Optional, Tuple
+
+import torch.nn as nn
+from mmengine.optim import OptimWrapper
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.models.utils.state_faults import state_faults
+from .fused import WAYS
+
+__all__ = [
+    'arrange_parameters', 'changed_options', 'match_parameters',
+    'name_parameters'
+]
+
+# For each group of a state its parameters: name, value and present group.
+Match = List[List[Tuple[str, nn.Parameter, dict]]]
+
+# Where PyTorch itself keeps the names of a group's parameters.
+NAMES = 'param_names'
+# Options that a state may lack, since PyTorch has added them over time.
+ADDED = {*WAYS, 'maximize', 'decoupled_weight_decay'}
+# Options that a config may give to each parameter.
+OPTIONS = ('lr', 'weight_decay')
+
+
+def name_parameters(optimizer: Optimizer, model: nn.Module) -> None:
+    """Write the names of an optimizer's parameters into its groups, whence
+    its ``state_dict()`` has them.
+
+    They are PyTorch's ``param_names``, as of an optimizer that was made of
+    ``named_parameters()``.
+
+    Args:
+        optimizer (Optimizer): The optimizer. One with parameters that are not
+            the model's is left as it is.
+        model (nn.Module): The model, out of any wrapper.
+    """
+    names = {value: name for name, value in model.named_parameters()}
+    groups = optimizer.param_groups
+    if all(value in names for group in groups for value in group['params']):
+        for group in groups:
+            group[NAMES] = [names[value] for value in group['params']]
+
+
+def match_parameters(optimizer: Optimizer,
+                     saved: dict,
+                     kind: Optional[str] = None) -> Match:
+    """Find the parameters of a saved state; nothing is changed.
+
+    Args:
+        optimizer (Optimizer): The optimizer that is to have the state.
+        saved (dict): The state, in PyTorch's format. Without names it has to
+            fit by position.
+        kind (str, optional): The class of optimizer that it was saved by, if
+            it is known. Defaults to None.
+
+    Returns:
+        list[list[tuple]]: For each group of the state its parameters, each by
+        name, value and the group in which the optimizer has it now.
+
+    Raises:
+        ConfigError: If the state is of another class of optimizer or of other
+            parameters, or has other shapes than they.
+    """
+    _check_kind(optimizer, saved['param_groups'], kind)
+    own, given = optimizer.param_groups, saved['param_groups']
+    found = [[
+        (name, value, group)
+        for name, value in zip(group.get(NAMES, repeat('')), group['params'])
+    ] for group in own]
+    by_name = _are_named(own) and _are_named(given)
+    if by_name:
+        parameters = {entry[0]: entry for entry in chain(*found)}
+        names = [group[NAMES] for group in given]
+        faults = state_faults(
+            dict.fromkeys(parameters), dict.fromkeys(chain(*names)))
+        if faults:
+            raise ConfigError('the state of its optimizer is of other '
+                              'parameters: it ' + '; it '.join(faults))
+        found = [[parameters[name] for name in group] for group in names]
+    else:
+        _check_sizes(own, given)
+    _check_shapes(optimizer, saved, found, by_name)
+    return found
+
+
+def arrange_parameters(optim_wrapper: OptimWrapper, saved: dict,
+                       found: Match) -> None:
+    """Give an optimizer the groups of a saved state, so that its
+    ``load_state_dict()`` puts each value where it belongs.
+
+    What goes by group, as learning rates and the states of schedulers, is
+    then of the same parameters as when it was saved.
+
+    Args:
+        optim_wrapper (OptimWrapper): The optimizer in its wrapper, which is
+            changed.
+        saved (dict): The state, which is changed: how an update is computed,
+            such as ``fused``, is a matter of this machine.
+        found (list[list[tuple]]): What :func:`match_parameters` has found.
+    """
+    optimizer = optim_wrapper.optimizer
+    optimizer.param_groups[:] = [
+        dict(params=[value for _, value, _ in entries]) for entries in found
+    ]
+    if 'base_param_settings' not in saved:
+        # MMEngine has it for several groups only.
+        optim_wrapper.base_param_settings = None
+    for group in saved['param_groups']:
+        group.update({
+            way: optimizer.defaults[way]
+            for way in WAYS if way in optimizer.defaults
+        })
+
+
+def changed_options(saved: dict, found: Match) -> List[str]:
+    """What a saved state says of its parameters unlike their optimizer.
+
+    Args:
+        saved (dict): The state.
+        found (list[list[tuple]]): What :func:`match_parameters` has found.
+
+    Returns:
+        list[str]: Phrases such as ``'lr 0.05 instead of 0.1 (10 parameters
+        such as branches.vgg.head.fc.bias)'``. A learning rate is that before
+        any schedule.
+    """
+    changes: Dict[tuple, List[str]] = {}
+    for group, entries in zip(saved['param_groups'], found):
+        for name, _, own in entries:
+            for key in OPTIONS:
+                if key in group and key in own:
+                    then, now = (
+                        float(part.get(f'initial_{key}', part[key]))
+                        for part in (group, own))
+                    if then != now:
+                        changes.setdefault((key, then, now), []).append(name)
+    return [
+        f'{key} {then:g} instead of {now:g} ({len(names)} parameters such as '
+        f'{names[0]})' for (key, then, now), names in changes.items()
+    ]
+
+
+def _are_named(groups: List[dict]) -> bool:
+    """Whether each parameter of some groups has a name of its own."""
+    names = [group.get(NAMES) or [] for group in groups]
+    return len(set(chain(*names))) == sum(map(len, names)) and all(
+        len(group['params']) == len(part)
+        for group, part in zip(groups, names))
+
+
+def _check_kind(optimizer: Optimizer, groups: List[dict],
+                kind: Optional[str]) -> None:
+    own = type(optimizer).__name__
+    setting = f'optim_wrapper.optimizer.type, {own}'
+    if kind is not None:
+        if kind != own:
+            raise ConfigError(f'it was saved by the optimizer {kind}, not by '
+                              f'{setting}')
+        return
+    for group in groups:
+        lacks = optimizer.defaults.keys() - group.keys() - ADDED
+        key = 'decoupled_weight_decay'
+        if key in group and group[key] != optimizer.defaults.get(
+                key, group[key]):
+            # All that tells AdamW from Adam.
+            lacks.add(f'{key} {optimizer.defaults[key]}')
+        if lacks:
+            raise ConfigError('it was saved by another optimizer than '
+                              f'{setting}: it lacks '
+                              f'{", ".join(sorted(lacks))}')
+
+
+def _check_shapes(optimizer: Optimizer, saved: dict, found: Match,
+                  by_name: bool) -> None:
+    """Raise where values are not as many as those of their parameter."""
+    # A kernel that is fused takes their number for granted. Others may keep
+    # what they like for a parameter, which only its name can tell then.
+    elementwise = 'fused' in optimizer.defaults
+    if by_name and not elementwise:
+        return
+    for group, entries in zip(saved['param_groups'], found):
+        for number, (name, parameter, _) in zip(group['params'], entries):
+            for key, value in saved['state'].get(number, {}).items():
+                if (isinstance(value, Tensor) and key != 'step'
+                        and (elementwise or value.ndim)
+                        and value.shape != parameter.shape):
+                    raise ConfigError(
+                        f'the state of its optimizer does not fit: {key} of '
+                        f'{name or f"parameter {number}"} is of shape '
+                        f'{tuple(value.shape)} instead of '
+                        f'{tuple(parameter.shape)}')
+
+
+def _check_sizes(own: List[dict], given: List[dict]) -> None:
+    """Raise unless groups have as many parameters as others."""
+    sizes = [[len(group['params']) for group in part] for part in (own, given)]
+    for number, (wanted, size) in enumerate(zip_longest(*sizes, fillvalue=0)):
+        if wanted != size:
+            raise ConfigError(
+                'the state of its optimizer names no parameters, and by '
+                f'position it does not fit: group {number} has {size} '
+                f'parameters instead of {wanted}')
