@@ -2,11 +2,14 @@
 # What takes seconds to import is imported where it is used: ``--help`` and a
 # mistyped file name need none of it.
 import argparse
+import math
 import os
 import os.path as osp
+import shlex
 import signal
 import sys
 import tempfile
+import time
 import warnings
 from contextlib import contextmanager
 from traceback import walk_tb
@@ -18,7 +21,7 @@ from mcod_plugin.utils.part_name import part_name
 __all__ = [
     'ToolParser', 'add_config_arguments', 'check_out', 'load_config',
     'merge_options', 'merge_settings', 'orderly_end', 'read_config',
-    'run_config', 'use_amp', 'user_errors'
+    'run_config', 'train', 'use_amp', 'user_errors'
 ]
 
 # Top-level keys that a config need not hold for them to be set.
@@ -35,6 +38,9 @@ RUNNER_KEYS = {
 }
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+# Seconds for a tool that is stopped to clean up.
+PATIENCE = 10
 
 # The variable by which a launcher tells each process its number.
 LAUNCHERS = {
@@ -297,12 +303,14 @@ def run_config(cfg: Any, action: Callable[[Any], Any]) -> Any:
     try:
         runner = RUNNERS.build(cfg)
         return action(runner)
-    except Exception as error:
+    except BaseException as error:
         # Of a runner that is not ours it is not known.
         if getattr(runner, 'started', runner is not None):
             raise
         if runner is not None:
             runner.undo()
+        if stop_code(error) is not None or not isinstance(error, Exception):
+            raise
         raise explain(cfg, error) from error
 
 
@@ -356,16 +364,129 @@ def use_amp(cfg: Any) -> None:
         wrapper.setdefault('loss_scale', 'dynamic')
 
 
+class Stopped(SystemExit):
+    """The end of a run that was stopped.
+
+    Args:
+        code (int): The exit code.
+        standing (str): Where the run stands, and how to go on.
+    """
+
+    def __init__(self, code: int, standing: str) -> None:
+        super().__init__(code)
+        self.standing = standing
+
+
 @contextmanager
-def orderly_end() -> Iterator[None]:
-    """Let the block clean up and end the process without a word if it is
-    stopped, by SIGTERM or by Ctrl-C: nothing half-written stays, and no
-    process of its own. The exit code is 128 and the signal's number."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+def orderly_end(trains: bool = False) -> Iterator[None]:
+    """Let the block clean up and end the process if it is stopped, by SIGTERM
+    or by Ctrl-C: there is no traceback, nothing half-written stays, and no
+    process of its own. The exit code is 128 and the signal's number.
+
+    Args:
+        trains (bool): Whether one line on stderr tells where the run stands,
+            and how to go on. Defaults to False.
+    """
+    owner = os.getpid()
+    heard = -math.inf
+
+    def stop(number: int, _: Any) -> None:
+        nonlocal heard
+        if os.getpid() != owner:
+            # A worker of a data loader. Its owner, which hears of it as well,
+            # would take another exit code for a fault.
+            if number == signal.SIGTERM:
+                os._exit(0)
+            return
+        # Launchers repeat it, but the block should clean up only once.
+        if time.monotonic() - heard > PATIENCE:
+            heard = time.monotonic()
+            # PyTorch would report workers that were stopped as well.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            sys.exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A process in the background may be told to ignore it.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
     try:
         yield
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except BaseException as error:
+        code = stop_code(error)
+        if code is None:
+            raise
+        if trains and os.environ.get('RANK', '0') == '0':
+            standing = getattr(error, 'standing',
+                               f'before it began; {_command(sys.argv)}')
+            print(
+                f'stopped by {signal.Signals(code - 128).name} {standing}',
+                file=sys.stderr)
+        sys.exit(code)
+
+
+def stop_code(error: Optional[BaseException]) -> Optional[int]:
+    """The exit code of a process that was stopped.
+
+    Args:
+        error (BaseException): What ended it. What the stop itself has broken,
+            such as the workers of a data loader, may have raised it.
+
+    Returns:
+        int | None: None if it was not stopped.
+    """
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return 130
+        if isinstance(error, SystemExit) and error.code in (130, 143):
+            return error.code
+        error = error.__context__
+    return None
+
+
+def train(runner: Any) -> None:
+    """Train.
+
+    Args:
+        runner (Runner): The runner.
+
+    Raises:
+        Stopped: If it is stopped, see :func:`orderly_end`.
+    """
+    try:
+        runner.train()
+    except BaseException as error:
+        code = stop_code(error)
+        if code is None:
+            raise
+        raise Stopped(code, _standing(runner)) from error
+
+
+def _standing(runner: Any) -> str:
+    """Where a run that was stopped stands, and how to go on."""
+    from mcod_plugin.engine.hooks.cohort_report_hook import progress
+    if not getattr(runner, 'started', True):
+        return f'before the first epoch; {_command(sys.argv)}'
+    unit, done = progress(runner)
+    total = runner.max_iters if unit == 'iteration' else runner.max_epochs
+    place = f'after {done} of {total} {unit}s'
+    for hook in runner.hooks:
+        last = getattr(hook, 'last_ckpt', None)
+        if last is not None:
+            # Whatever it was resumed from.
+            argv = [
+                arg for arg, before in zip(sys.argv, ['', *sys.argv])
+                if not (arg.startswith('--resume')
+                        or before == '--resume' and not arg.startswith('-'))
+            ]
+            return (f'{place}; the last checkpoint is {last}; '
+                    f'{_command([*argv, "--resume"])}')
+    return f'{place} and before its first checkpoint; {_command(sys.argv)}'
+
+
+def _command(argv: Sequence[str]) -> str:
+    """How to go on. Of several processes, only the launcher's user knows."""
+    begin = '' if 'RANK' not in os.environ else 'by the same launcher '
+    return f'go on {begin}with: {shlex.join(["python", *argv])}'
 
 
 @contextmanager
@@ -377,7 +498,7 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        if os.environ.get('MCOD_DEBUG'):
+        if os.environ.get('MCOD_DEBUG') or stop_code(error) is not None:
             raise
         if os.environ.get('RANK', '0') == '0':
             print('error:', ' '.join(str(error).split()), file=sys.stderr)

@@ -96,9 +96,11 @@ def test_clip_grad_is_warned_of(tiny_runner, tmp_path, clip, frozen, told):
     assert log_of(tmp_path).count(CLIPPED) == told
 
 
-def test_resume_with_nothing_there(tiny_runner):
-    with pytest.raises(ConfigError, match='nothing to resume from in'):
-        tiny_runner(resume=True).train()
+def test_resume_with_nothing_there(tiny_runner, tmp_path):
+    runner = tiny_runner(epochs=1, resume=True)
+    runner.train()
+    assert runner.epoch == 1
+    assert f'Nothing to resume from in {runner.work_dir}: ' in log_of(tmp_path)
 
 
 def test_longer_run_is_warned_of(tiny_runner, tmp_path):
