@@ -4,6 +4,7 @@ from typing import Any, Dict, Optional, Tuple
 from mmengine.dist import is_main_process
 from mmengine.fileio import join_path
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
@@ -69,7 +70,7 @@ class BranchCheckpointHook(CheckpointHook):
         if runner._resume and self._loaded is not None:
             self._take_over(runner, self._loaded)
         super().before_train(runner)
-        self.file_backend = _Postponing(self.file_backend, self._info)
+        self.file_backend = _Postponing(self.file_backend, runner.message_hub)
         if is_main_process():
             for folder in {runner.work_dir, self.out_dir}:
                 sweep(folder)
@@ -123,9 +124,9 @@ class BranchCheckpointHook(CheckpointHook):
             runner (Runner): The runner, all of whose hooks are done.
         """
         if self._saved is not None and self._saved[1]['iter'] == runner.iter:
-            self._info[ENDED] = True
+            runner.message_hub.update_info(ENDED, True)
             self._save_checkpoint_with_step(runner, *self._saved)
-            del self._info[ENDED]
+            runner.message_hub.pop_info(ENDED)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int,
                                    meta: dict) -> None:
@@ -238,19 +239,20 @@ class _Postponing:
 
     Args:
         backend (BaseStorageBackend): The backend.
-        info (dict): Gets the names of the files.
+        hub (MessageHub): Gets the names of the files.
     """
 
-    def __init__(self, backend: Any, info: dict) -> None:
+    def __init__(self, backend: Any, hub: MessageHub) -> None:
         self.backend = backend
-        self._info = info
+        self._hub = hub
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.backend, name)
 
     def remove(self, path: str) -> None:
         """Note the name of a file."""
-        self._info.setdefault(OBSOLETE, []).append(osp.basename(path))
+        names = self._hub.get_info(OBSOLETE, [])
+        self._hub.update_info(OBSOLETE, [*names, osp.basename(path)])
 
 
 def _without_functions(states: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Optional, Tuple, Union
 import torch
 import torch.nn as nn
 from mmengine.device import get_device
-from mmengine.dist import master_only
+from mmengine.dist import is_main_process, master_only
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
@@ -30,7 +30,7 @@ from mcod_plugin.utils.checkpoint import (DamagedCheckpoint, last_checkpoint,
                                           read_checkpoint,
                                           resumable_checkpoints)
 from mcod_plugin.utils.explain import unknown_type
-from mcod_plugin.utils.files import new_file, write_text
+from mcod_plugin.utils.files import new_file, sweep, write_text
 from mcod_plugin.utils.leftovers import missing_folders, remove_empty
 from mcod_plugin.utils.missing_data import explain_missing_data
 from mcod_plugin.utils.workers import default_workers
@@ -331,6 +331,9 @@ class CohortRunner(Runner):
             if isinstance(hook, CheckpointHook):
                 folder = checkpoint_folder(hook, self.work_dir)
                 template = hook.filename_tmpl
+        if is_main_process():
+            # Also if there turns out to be nothing left to do.
+            sweep(folder)
         damaged = []
         for path in resumable_checkpoints(folder,
                                           last_checkpoint(self.work_dir),
@@ -377,6 +380,10 @@ class CohortRunner(Runner):
                                        or done == total):
             self.logger.info(f'The validation after {done} '
                              f'{self._progress()[0]}s is made up for.')
+            # Checkpoints that are saved now tell what they would have told.
+            self.message_hub.update_info('iter', self.iter - 1)
+            if isinstance(loop, EpochBasedTrainLoop):
+                self.message_hub.update_info('epoch', self.epoch - 1)
             self.val_loop.run()
 
     def load_checkpoint(self,
