@@ -23,7 +23,7 @@ first = 0
 if '--resume' in sys.argv:
     first = max(
         int(name[6:-4]) for name in os.listdir(work_dir)
-        if name.startswith('epoch_'))
+        if name.endswith('.pth'))
 with open(os.path.join(cfg.diary), 'a') as file:
     threads = os.environ.get('OMP_NUM_THREADS')
     print(json.dumps([cfg.name, first, threads, cfg.teacher]), file=file)
