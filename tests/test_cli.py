@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 
 from mcod_plugin import cli
-from mcod_plugin.cli import check_out, use_amp, user_errors
+from mcod_plugin.cli import check_out, stop_code, use_amp, user_errors
 from mcod_plugin.engine.optim_wrapper import autocast_optim_wrapper
 from mcod_plugin.errors import ConfigError
 
@@ -201,3 +201,31 @@ def test_user_errors_end_with_one_line(capsys, monkeypatch):
         raise ConfigError('seen')
     with pytest.raises(KeyError), user_errors():
         raise KeyError('not a mistake of the user')
+
+
+@pytest.mark.parametrize('first, second, expected', [
+    (SystemExit(143), None, 143),
+    (KeyboardInterrupt(), None, 130),
+    (SystemExit(130), RuntimeError('a worker was killed'), 130),
+    (SystemExit(2), None, None),
+    (RuntimeError(), RuntimeError(), None),
+])
+def test_stop_code(first, second, expected):
+    """What a stop breaks is no fault of its own."""
+    try:
+        try:
+            raise first
+        finally:
+            if second is not None:
+                raise second
+    except BaseException as error:
+        assert stop_code(error) == expected
+
+
+def test_what_a_stop_breaks_is_not_told():
+    with pytest.raises(ConfigError):
+        with user_errors():
+            try:
+                sys.exit(143)
+            except SystemExit:
+                raise ConfigError('a worker was killed')

@@ -1,7 +1,10 @@
+import hashlib
 import os.path as osp
+import pickle
 from typing import Any, Dict, Optional, Tuple
 
-from mmengine.dist import is_main_process
+import torch
+from mmengine.dist import is_main_process, master_only
 from mmengine.fileio import join_path
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MessageHub
@@ -9,7 +12,8 @@ from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.registry import HOOKS
-from mcod_plugin.utils.files import sweep, write_text
+from mcod_plugin.utils.checkpoint import read_checkpoint
+from mcod_plugin.utils.files import new_file, sweep, write_text
 from mcod_plugin.utils.machine import describe_machine
 from mcod_plugin.utils.plain import from_plain, to_plain
 from mcod_plugin.version import __version__
@@ -173,6 +177,23 @@ class BranchCheckpointHook(CheckpointHook):
             path = backend.join_path(self.out_dir, name)
             if backend.isfile(path):
                 backend.remove(path)
+
+    @master_only
+    def _publish_model(self, runner: Runner, ckpt_path: Optional[str]) -> None:
+        """Write the ``published_keys`` of a checkpoint into a file that is
+        named after its hash."""
+        if ckpt_path is None:
+            return
+        content = {
+            key: value
+            for key, value in read_checkpoint(str(ckpt_path)).items()
+            if key in self.published_keys
+        }
+        code = hashlib.sha256(pickle.dumps(content)).hexdigest()[:8]
+        path = f'{osp.splitext(ckpt_path)[0]}-{code}.pth'
+        with new_file(path) as part:
+            torch.save(content, part)
+        runner.logger.info(f'{ckpt_path} is published as {path}.')
 
     def before_save_checkpoint(self, runner: Runner,
                                checkpoint: dict) -> None:

@@ -303,3 +303,14 @@ def test_what_was_left_to_remove_is_removed(tiny_runner, monkeypatch, whole,
     assert len(names(runner.work_dir)) > len(whole)
     tiny_runner('a', 3, resume=True, **KEEP).train()
     assert names(runner.work_dir) == whole
+
+
+def test_published_files_hold_what_was_asked_for(tiny_runner):
+    runner = tiny_runner(
+        **{'default_hooks.checkpoint.published_keys': ['state_dict']})
+    runner.train()
+    found = glob.glob(f'{runner.work_dir}/*-????????.pth')
+    # The last one, and the best of two branches and of the ensemble.
+    assert len(found) == 4
+    for path in found:
+        assert torch.load(path, weights_only=True).keys() == {'state_dict'}
