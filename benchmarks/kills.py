@@ -211,7 +211,9 @@ def kill(folder, moment, counts, seconds, *args):
         event, delay = MOMENTS[moment]
         number = random.randint(1, counts[event])
         pid = start(
-            folder, *args, watch=Watch(event, number, random.uniform(0, delay)))
+            folder,
+            *args,
+            watch=Watch(event, number, random.uniform(0, delay)))
     if ended(pid) != -signal.SIGKILL:
         return None
     run = folder / 'run'
@@ -275,8 +277,10 @@ def main():
         if same:
             shutil.rmtree(folder)
         else:
-            print(f'{folder}: exit code {code}, differs in '
-                  f'{", ".join(differs)}; left {left}', flush=True)
+            print(
+                f'{folder}: exit code {code}, differs in '
+                f'{", ".join(differs)}; left {left}',
+                flush=True)
 
     print('| killed | kills | left an incomplete file | ended as the unbroken '
           'run |\n|---|---|---|---|')
@@ -285,8 +289,10 @@ def main():
               f'{equal[moment]} |')
     print(f'| together | {sum(kills.values())} | {sum(parts.values())} | '
           f'{sum(equal.values())} |\n')
-    print('Incomplete files:', ', '.join(
-        f'{number} of {name}' for name, number in sorted(victims.items())))
+    print(
+        'Incomplete files:',
+        ', '.join(f'{number} of {name}'
+                  for name, number in sorted(victims.items())))
     if equal != kills:
         sys.exit(1)
     shutil.rmtree(place)

@@ -78,9 +78,9 @@ def read_checkpoint(filename: str,
         # Bytes at random make the reader fail in any way. Of its text the
         # first sentence tells how; advice follows.
         reason = str(error).partition('. ')[0] or type(error).__name__
-        raise DamagedCheckpoint(f'checkpoint {filename} is truncated, damaged '
-                                f'or no checkpoint at all ({reason})'
-                                ) from error
+        raise DamagedCheckpoint(
+            f'checkpoint {filename} is truncated, damaged '
+            f'or no checkpoint at all ({reason})') from error
     if not isinstance(checkpoint, dict):
         raise ConfigError(f'checkpoint {filename} must hold a dict; got a '
                           f'{type(checkpoint).__name__}')

@@ -40,7 +40,8 @@ def new_folder(out: str) -> Iterator[str]:
     try:
         os.makedirs(parent, exist_ok=True)
         name = f'.{osp.basename(out)}.'
-        for part in glob(osp.join(escape(parent), f'{escape(name)}????????.part')):
+        for part in glob(
+                osp.join(escape(parent), f'{escape(name)}????????.part')):
             remove_dead(part)
         folder = tempfile.mkdtemp('.part', name, parent)
         with hold(folder):

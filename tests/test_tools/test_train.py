@@ -197,8 +197,8 @@ def test_stopped_and_resumed(tiny):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143
     found = re.fullmatch(
-        r'stopped by SIGTERM after (\d+) of 100 epochs; the last checkpoint is '
-        rf'{work_dir}/epoch_(\d+).pth; go on with: python (\S+/train.py '
+        r'stopped by SIGTERM after (\d+) of 100 epochs; the last checkpoint '
+        rf'is {work_dir}/epoch_(\d+).pth; go on with: python (\S+/train.py '
         r'workers.py --cfg-options custom_hooks.0.on=2 --resume)\n', err)
     assert found and not list(work_dir.glob('*.part'))
     done = int(found[2])

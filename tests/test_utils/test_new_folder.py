@@ -1,4 +1,3 @@
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,15 +35,18 @@ def test_only_what_dead_writers_left_is_removed(tmp_path):
     out = str(tmp_path / 'out')
     other = tmp_path / '.out.own.part'
     other.mkdir()
-    with subprocess.Popen([sys.executable, '-c', WRITER, out],
-                          stdout=subprocess.PIPE,
-                          text=True) as writer:
+    writer = subprocess.Popen([sys.executable, '-c', WRITER, out],
+                              stdout=subprocess.PIPE,
+                              text=True)
+    try:
         part = Path(writer.stdout.readline().strip())
         with pytest.raises(KeyError):
             with new_folder(out):
                 raise KeyError
         assert (part / 'half').exists()
-        writer.send_signal(signal.SIGKILL)
+    finally:
+        writer.kill()
+        writer.communicate()
     assert (part / 'half').exists()
     with new_folder(out):
         pass

@@ -13,8 +13,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIMIZERS
-from mmengine.runner import (BaseLoop, EpochBasedTrainLoop,
-                             IterBasedTrainLoop, Runner)
+from mmengine.runner import (BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop,
+                             Runner)
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from mmpretrain.utils import get_ori_model
 from torch.utils.data import DataLoader
@@ -136,8 +136,7 @@ class CohortRunner(Runner):
         if self.started and self._trains:
             name = osp.basename(self.cfg.filename or f'{self.timestamp}.py')
             if name.endswith('.py'):
-                write_text(
-                    osp.join(self.work_dir, name), self.cfg.pretty_text)
+                write_text(osp.join(self.work_dir, name), self.cfg.pretty_text)
             else:
                 super().dump_config()
 
@@ -370,8 +369,9 @@ class CohortRunner(Runner):
         since the checkpoint is saved before."""
         loop = self.train_loop
         _, done, total = self._progress()
-        if (self.val_loop is None or done == 0 or not isinstance(
-                loop, (EpochBasedTrainLoop, IterBasedTrainLoop))
+        if (self.val_loop is None or done == 0
+                or not isinstance(loop,
+                                  (EpochBasedTrainLoop, IterBasedTrainLoop))
                 or self.message_hub.runtime_info.get(VALIDATED) == done):
             return
         # As the loop does.

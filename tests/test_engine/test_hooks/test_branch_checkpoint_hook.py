@@ -248,7 +248,11 @@ def test_run_from_the_checkpoint_of_another_folder(tiny_runner, stopped,
     for name in own:
         (other / name).touch()
     runner = tiny_runner(
-        'other', 3, resume=True, load_from=str(stopped / 'epoch_2.pth'), **KEEP)
+        'other',
+        3,
+        resume=True,
+        load_from=str(stopped / 'epoch_2.pth'),
+        **KEEP)
     runner.train()
     assert content(stopped) == before
     assert {'epoch_3.pth', *own} <= set(names(other))

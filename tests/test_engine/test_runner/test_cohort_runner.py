@@ -176,7 +176,8 @@ def test_validation_that_was_cut_off(tiny_runner, tmp_path, by_epoch, last):
         return tiny_runner(name, 3, **changes, **kwargs)
 
     def files(runner):
-        return sorted(path.name for path in Path(runner.work_dir).glob('*.pth'))
+        return sorted(
+            path.name for path in Path(runner.work_dir).glob('*.pth'))
 
     whole = make('whole')
     whole.train()
