@@ -2,17 +2,15 @@
 # What takes seconds to import is imported where it is used: ``--help`` and a
 # mistyped file name need none of it.
 import argparse
-import math
 import os
 import os.path as osp
 import shlex
 import signal
 import sys
 import tempfile
-import time
 import warnings
 from contextlib import contextmanager
-from traceback import walk_tb
+from traceback import walk_stack, walk_tb
 from typing import Any, Callable, Dict, Iterator, NoReturn, Optional, Sequence
 
 from mcod_plugin.errors import ConfigError, nearest
@@ -38,9 +36,6 @@ RUNNER_KEYS = {
 }
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-
-# Seconds for a tool that is stopped to clean up.
-PATIENCE = 10
 
 # The variable by which a launcher tells each process its number.
 LAUNCHERS = {
@@ -387,41 +382,49 @@ def orderly_end(trains: bool = False) -> Iterator[None]:
         trains (bool): Whether one line on stderr tells where the run stands,
             and how to go on. Defaults to False.
     """
-    owner = os.getpid()
-    heard = -math.inf
+    owner, code = os.getpid(), 0
 
-    def stop(number: int, _: Any) -> None:
-        nonlocal heard
+    def stop(number: int, frame: Any) -> None:
+        nonlocal code
         if os.getpid() != owner:
             # A worker of a data loader. Its owner, which hears of it as well,
             # would take another exit code for a fault.
             if number == signal.SIGTERM:
                 os._exit(0)
             return
-        # Launchers repeat it, but the block should clean up only once.
-        if time.monotonic() - heard > PATIENCE:
-            heard = time.monotonic()
-            # PyTorch would report workers that were stopped as well.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            sys.exit(128 + number)
+        if stop_code(sys.exc_info()[1]) is not None:
+            return  # Launchers repeat it, while the block cleans up.
+        if number != signal.SIGALRM:
+            code = 128 + number
+        # PyTorch would report workers that were stopped as well.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # What is raised within a destructor is printed and lost: once more.
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        if all(frame.f_code.co_name != '__del__'
+               for frame, _ in walk_stack(frame)):
+            sys.exit(code)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         # A process in the background may be told to ignore it.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
     try:
         yield
     except BaseException as error:
-        code = stop_code(error)
-        if code is None:
+        found = stop_code(error)
+        if found is None:
             raise
+        signal.setitimer(signal.ITIMER_REAL, 0)
         if trains and os.environ.get('RANK', '0') == '0':
             standing = getattr(error, 'standing',
                                f'before it began; {_command(sys.argv)}')
             print(
-                f'stopped by {signal.Signals(code - 128).name} {standing}',
+                f'stopped by {signal.Signals(found - 128).name} {standing}',
                 file=sys.stderr)
-        sys.exit(code)
+        # Nothing is left to clean up that must not be stopped.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        sys.exit(found)
 
 
 def stop_code(error: Optional[BaseException]) -> Optional[int]:

@@ -236,6 +236,9 @@ def test_copied_run_goes_on_by_itself(tiny_runner, stopped, whole):
     runner.train()
     assert names(runner.work_dir) == whole
     assert content(stopped) == before
+    log = ''.join(
+        path.read_text() for path in Path(runner.work_dir).rglob('*.log'))
+    assert f'latest checkpoint {runner.work_dir}/epoch_2.pth' in log
 
 
 def test_run_from_the_checkpoint_of_another_folder(tiny_runner, stopped,
