@@ -4,12 +4,13 @@
 import argparse
 import os
 import os.path as osp
+import shlex
 import signal
 import sys
 import tempfile
 import warnings
 from contextlib import contextmanager
-from traceback import walk_tb
+from traceback import walk_stack, walk_tb
 from typing import Any, Callable, Dict, Iterator, NoReturn, Optional, Sequence
 
 from mcod_plugin.errors import ConfigError, nearest
@@ -18,7 +19,7 @@ from mcod_plugin.utils.part_name import part_name
 __all__ = [
     'ToolParser', 'add_config_arguments', 'check_out', 'load_config',
     'merge_options', 'merge_settings', 'orderly_end', 'read_config',
-    'run_config', 'use_amp', 'user_errors'
+    'run_config', 'train', 'use_amp', 'user_errors'
 ]
 
 # Top-level keys that a config need not hold for them to be set.
@@ -297,12 +298,14 @@ def run_config(cfg: Any, action: Callable[[Any], Any]) -> Any:
     try:
         runner = RUNNERS.build(cfg)
         return action(runner)
-    except Exception as error:
+    except BaseException as error:
         # Of a runner that is not ours it is not known.
         if getattr(runner, 'started', runner is not None):
             raise
         if runner is not None:
             runner.undo()
+        if stop_code(error) is not None or not isinstance(error, Exception):
+            raise
         raise explain(cfg, error) from error
 
 
@@ -358,16 +361,137 @@ def use_amp(cfg: Any) -> None:
         wrapper.setdefault('loss_scale', 'dynamic')
 
 
+class Stopped(SystemExit):
+    """The end of a run that was stopped.
+
+    Args:
+        code (int): The exit code.
+        standing (str): Where the run stands, and how to go on.
+    """
+
+    def __init__(self, code: int, standing: str) -> None:
+        super().__init__(code)
+        self.standing = standing
+
+
 @contextmanager
-def orderly_end() -> Iterator[None]:
-    """Let the block clean up and end the process without a word if it is
-    stopped, by SIGTERM or by Ctrl-C: nothing half-written stays, and no
-    process of its own. The exit code is 128 and the signal's number."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+def orderly_end(trains: bool = False) -> Iterator[None]:
+    """Let the block clean up and end the process if it is stopped, by SIGTERM
+    or by Ctrl-C: there is no traceback, nothing half-written stays, and no
+    process of its own. The exit code is 128 and the signal's number.
+
+    Args:
+        trains (bool): Whether one line on stderr tells where the run stands,
+            and how to go on. Defaults to False.
+    """
+    owner, code = os.getpid(), 0
+
+    def stop(number: int, frame: Any) -> None:
+        nonlocal code
+        if os.getpid() != owner:
+            # A worker of a data loader. Its owner, which hears of it as well,
+            # would take another exit code for a fault.
+            if number == signal.SIGTERM:
+                os._exit(0)
+            return
+        if stop_code(sys.exc_info()[1]) is not None:
+            return  # Launchers repeat it, while the block cleans up.
+        if number != signal.SIGALRM:
+            code = 128 + number
+        # PyTorch would report workers that were stopped as well.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # What is raised within a destructor is printed and lost: once more.
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        if all(frame.f_code.co_name != '__del__'
+               for frame, _ in walk_stack(frame)):
+            sys.exit(code)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        # A process in the background may be told to ignore it.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
     try:
         yield
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except BaseException as error:
+        found = stop_code(error)
+        if found is None:
+            raise
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if trains and os.environ.get('RANK', '0') == '0':
+            standing = getattr(error, 'standing',
+                               f'before it began; {_command(sys.argv)}')
+            print(
+                f'stopped by {signal.Signals(found - 128).name} {standing}',
+                file=sys.stderr)
+        # Nothing is left to clean up that must not be stopped.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        sys.exit(found)
+
+
+def stop_code(error: Optional[BaseException]) -> Optional[int]:
+    """The exit code of a process that was stopped.
+
+    Args:
+        error (BaseException): What ended it. What the stop itself has broken,
+            such as the workers of a data loader, may have raised it.
+
+    Returns:
+        int | None: None if it was not stopped.
+    """
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return 130
+        if isinstance(error, SystemExit) and error.code in (130, 143):
+            return error.code
+        error = error.__context__
+    return None
+
+
+def train(runner: Any) -> None:
+    """Train.
+
+    Args:
+        runner (Runner): The runner.
+
+    Raises:
+        Stopped: If it is stopped, see :func:`orderly_end`.
+    """
+    try:
+        runner.train()
+    except BaseException as error:
+        code = stop_code(error)
+        if code is None:
+            raise
+        raise Stopped(code, _standing(runner)) from error
+
+
+def _standing(runner: Any) -> str:
+    """Where a run that was stopped stands, and how to go on."""
+    from mcod_plugin.engine.hooks.cohort_report_hook import progress
+    if not getattr(runner, 'started', True):
+        return f'before the first epoch; {_command(sys.argv)}'
+    unit, done = progress(runner)
+    total = runner.max_iters if unit == 'iteration' else runner.max_epochs
+    place = f'after {done} of {total} {unit}s'
+    for hook in runner.hooks:
+        last = getattr(hook, 'last_ckpt', None)
+        if last is not None:
+            # Whatever it was resumed from.
+            argv = [
+                arg for arg, before in zip(sys.argv, ['', *sys.argv])
+                if not (arg.startswith('--resume')
+                        or before == '--resume' and not arg.startswith('-'))
+            ]
+            return (f'{place}; the last checkpoint is {last}; '
+                    f'{_command([*argv, "--resume"])}')
+    return f'{place} and before its first checkpoint; {_command(sys.argv)}'
+
+
+def _command(argv: Sequence[str]) -> str:
+    """How to go on. Of several processes, only the launcher's user knows."""
+    begin = '' if 'RANK' not in os.environ else 'by the same launcher '
+    return f'go on {begin}with: {shlex.join(["python", *argv])}'
 
 
 @contextmanager
@@ -379,7 +503,7 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        if os.environ.get('MCOD_DEBUG'):
+        if os.environ.get('MCOD_DEBUG') or stop_code(error) is not None:
             raise
         if os.environ.get('RANK', '0') == '0':
             print('error:', ' '.join(str(error).split()), file=sys.stderr)

@@ -1,6 +1,8 @@
 import argparse
 import os
+import signal
 import sys
+import time
 
 import mmengine.device
 import pytest
@@ -9,7 +11,8 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 
 from mcod_plugin import cli
-from mcod_plugin.cli import check_out, use_amp, user_errors
+from mcod_plugin.cli import (check_out, orderly_end, stop_code, use_amp,
+                             user_errors)
 from mcod_plugin.engine.optim_wrapper import autocast_optim_wrapper
 from mcod_plugin.errors import ConfigError
 
@@ -201,3 +204,75 @@ def test_user_errors_end_with_one_line(capsys, monkeypatch):
         raise ConfigError('seen')
     with pytest.raises(KeyError), user_errors():
         raise KeyError('not a mistake of the user')
+
+
+@pytest.mark.parametrize('first, second, expected', [
+    (SystemExit(143), None, 143),
+    (KeyboardInterrupt(), None, 130),
+    (SystemExit(130), RuntimeError('a worker was killed'), 130),
+    (SystemExit(2), None, None),
+    (RuntimeError(), RuntimeError(), None),
+])
+def test_stop_code(first, second, expected):
+    """What a stop breaks is no fault of its own."""
+    try:
+        try:
+            raise first
+        finally:
+            if second is not None:
+                raise second
+    except BaseException as error:
+        assert stop_code(error) == expected
+
+
+def test_what_a_stop_breaks_is_not_told():
+    with pytest.raises(ConfigError):
+        with user_errors():
+            try:
+                sys.exit(143)
+            except SystemExit:
+                raise ConfigError('a worker was killed')
+
+
+@pytest.fixture
+def handlers():
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD)
+    before = {number: signal.getsignal(number) for number in numbers}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_cleaning_up_is_not_stopped(handlers, number):
+    cleaned = []
+    with pytest.raises(SystemExit) as info:
+        with orderly_end():
+            try:
+                os.kill(os.getpid(), number)
+            finally:
+                for again in (signal.SIGINT, signal.SIGTERM):
+                    os.kill(os.getpid(), again)
+                time.sleep(1.2)
+                cleaned.append(True)
+    assert info.value.code == 128 + number and cleaned
+
+
+def test_stop_within_a_destructor(handlers):
+    """Where what is raised is printed, and lost."""
+    ended = []
+
+    class Frail:
+
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            ended.append(True)
+
+    end = time.monotonic() + 20
+    with pytest.raises(SystemExit) as info:
+        with orderly_end():
+            Frail()
+            while time.monotonic() < end:
+                time.sleep(0.01)
+    assert info.value.code == 143 and time.monotonic() < end and ended

@@ -3,7 +3,7 @@
     python tools/test.py configs/mcod_quickstart.py CHECKPOINT
 """
 from mcod_plugin.cli import (ToolParser, add_config_arguments, check_out,
-                             load_config, run_config, user_errors)
+                             load_config, orderly_end, run_config, user_errors)
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.files import new_file
 
@@ -68,6 +68,7 @@ def write_metrics(metrics, path):
             dump(plain(metrics), part, file_format=path.rpartition('.')[2])
 
 
+@orderly_end()
 def main():
     args = parse_args()
     with user_errors():

@@ -1,9 +1,12 @@
 """Train a cohort (or any classifier of the toolbox) from a config.
 
     python tools/train.py configs/mcod_resnet_vgg_cifar100.py
+
+Stopped at any moment, it goes on with --resume and ends as if it was not.
 """
 from mcod_plugin.cli import (LOADERS, ToolParser, add_config_arguments,
-                             load_config, run_config, use_amp, user_errors)
+                             load_config, orderly_end, run_config, train,
+                             use_amp, user_errors)
 from mcod_plugin.errors import ConfigError
 
 NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -18,8 +21,8 @@ def parse_args():
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from a checkpoint, or without one from the latest in the '
-        'work directory')
+        help='go on from a checkpoint, or without one from the newest intact '
+        'one in the work directory; if there is none, start')
     parser.add_argument(
         '--amp', action='store_true', help='train in mixed precision')
     parser.add_argument(
@@ -58,12 +61,13 @@ def merge_args(cfg, args):
                 cfg[name].persistent_workers = False
 
 
+@orderly_end(trains=True)
 def main():
     args = parse_args()
     with user_errors():
         cfg = load_config(args, NEEDS)
         merge_args(cfg, args)
-        run_config(cfg, lambda runner: runner.train())
+        run_config(cfg, train)
 
 
 if __name__ == '__main__':

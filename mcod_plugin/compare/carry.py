@@ -155,11 +155,13 @@ def unpack(study: str,
                 with open(part, 'wb') as copy:
                     shutil.copyfileobj(file, copy)
                 if kind == 'checkpoints':
-                    begun.append(run)
+                    begun.append((run, target))
         # Before the checkpoints take their places, since it tells by which
         # config they were made.
-        for run in begun:
+        for run, _ in begun:
             write_text(hash_file(run), f'{run.config_hash}\n')
+    for run, target in begun:
+        write_text(osp.join(run.work_dir, 'last_checkpoint'), target)
 
 
 def check_target(folder: str) -> None:

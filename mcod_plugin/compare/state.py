@@ -134,11 +134,5 @@ def latest_checkpoint(run: Run) -> Optional[str]:
     Returns:
         str | None: Its path, None if there is none.
     """
-    # From that of the last epoch there is nowhere to go, but the validation
-    # after it may be missing.
-    found = {
-        epoch: path
-        for epoch, path in checkpoints(run).items()
-        if epoch < run.cfg.train_cfg.max_epochs
-    }
+    found = checkpoints(run)
     return found[max(found)] if found else None

@@ -71,10 +71,9 @@ class Training:
         run = self.run
         config = osp.join(run.work_dir, 'config.py')
         command = [*self._trainer, config, '--work-dir', run.work_dir]
-        checkpoint = latest_checkpoint(run)
-        if checkpoint is not None:
-            command += ['--resume', checkpoint]
-        self._config().dump(config)
+        if latest_checkpoint(run) is not None:
+            command.append('--resume')
+        write_text(config, self._config().pretty_text)
         write_text(hash_file(run), f'{run.config_hash}\n')
         with suppress(FileNotFoundError):
             os.remove(self._progress_file)

@@ -10,7 +10,7 @@ from mcod_plugin.cli import read_config
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.export.classifier_config import is_pretrained
 from mcod_plugin.schedule import DiscontinuousSchedule
-from mcod_plugin.utils.checkpoint import read_checkpoint
+from mcod_plugin.utils.checkpoint import last_checkpoint, read_checkpoint
 from mcod_plugin.utils.part_name import part_name
 
 __all__ = ['EndedRun', 'read_curves', 'read_run']
@@ -261,14 +261,9 @@ def read_run(setting: str,
 
 
 def _last_checkpoint(setting: str, work_dir: str) -> str:
-    try:
-        with open(osp.join(work_dir, 'last_checkpoint')) as file:
-            name = osp.basename(file.read().strip())
-    except OSError:
-        name = ''
-    # The folder may have been moved since.
-    path = osp.join(work_dir, name)
-    if not name or not osp.isfile(path):
+    name = last_checkpoint(work_dir)
+    path = osp.join(work_dir, name or '')
+    if name is None or not osp.isfile(path):
         raise ConfigError(f'{setting} {work_dir} holds no checkpoint; train '
                           'the cohort first, or name one with --checkpoint')
     return path
@@ -322,7 +317,9 @@ def read_curves(work_dir: str,
                 step = epoch or entry['step']
                 part.setdefault(step, {}).update(entry, step=step)
         if part:
+            # Of its first step it may have done no more than the validation.
             begin = min(part)
-            rows = {step: row for step, row in rows.items() if step < begin}
+            rows = {step: row for step, row in rows.items() if step <= begin}
+            part[begin] = {**rows.get(begin, {}), **part[begin]}
             rows.update(part)
     return [rows[step] for step in sorted(rows)]

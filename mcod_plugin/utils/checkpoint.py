@@ -1,21 +1,35 @@
 """Reading checkpoints as data."""
 import os
+import os.path as osp
 import pickle
+import re
 import warnings
+import zipfile
 from http.client import HTTPException
-from typing import Callable, Union
+from typing import Callable, List, Optional, Union
+from urllib.parse import urlparse
 
 import torch
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.explain import one_line
 
-__all__ = ['read_checkpoint']
+__all__ = [
+    'DamagedCheckpoint', 'last_checkpoint', 'read_checkpoint',
+    'resumable_checkpoints'
+]
+
+
+class DamagedCheckpoint(ConfigError):
+    """A checkpoint that is incomplete or has changed since it was written."""
 
 
 def read_checkpoint(filename: str,
                     map_location: Union[str, Callable] = 'cpu') -> dict:
     """Open a checkpoint without running any code that it may hold.
+
+    The checksums of all that it holds are compared, which PyTorch does not
+    do; files of the format before PyTorch 1.6 have none.
 
     Args:
         filename (str): A local path or an ``http(s)`` address.
@@ -26,8 +40,10 @@ def read_checkpoint(filename: str,
         dict: The checkpoint.
 
     Raises:
-        ConfigError: If the file is missing, cannot be fetched, is
-            incomplete, no checkpoint, or holds more than data.
+        DamagedCheckpoint: If it is incomplete, has changed since it was
+            written, or is no checkpoint at all.
+        ConfigError: If the file is missing, cannot be fetched, or holds more
+            than data.
     """
     remote = filename.startswith(('http://', 'https://'))
     if not remote and not os.path.isfile(filename):
@@ -39,7 +55,11 @@ def read_checkpoint(filename: str,
             if remote:
                 checkpoint = torch.hub.load_state_dict_from_url(
                     filename, map_location=map_location, weights_only=True)
+                _check_sums(
+                    osp.join(torch.hub.get_dir(), 'checkpoints',
+                             osp.basename(urlparse(filename).path)))
             else:
+                _check_sums(filename)
                 checkpoint = torch.load(
                     filename, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -58,9 +78,67 @@ def read_checkpoint(filename: str,
         # Bytes at random make the reader fail in any way. Of its text the
         # first sentence tells how; advice follows.
         reason = str(error).partition('. ')[0] or type(error).__name__
-        raise ConfigError(f'checkpoint {filename} is truncated or no '
-                          f'checkpoint at all ({reason})') from error
+        raise DamagedCheckpoint(
+            f'checkpoint {filename} is truncated, damaged '
+            f'or no checkpoint at all ({reason})') from error
     if not isinstance(checkpoint, dict):
         raise ConfigError(f'checkpoint {filename} must hold a dict; got a '
                           f'{type(checkpoint).__name__}')
     return checkpoint
+
+
+def _check_sums(path: str) -> None:
+    """Raise unless all that an archive holds is as it was written."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f'the checksum of {damaged} is wrong')
+
+
+def last_checkpoint(work_dir: str) -> Optional[str]:
+    """The name of the checkpoint that was saved last.
+
+    Args:
+        work_dir (str): The work directory of a run. It may have been moved
+            since, so that only the name counts of the path that it holds.
+
+    Returns:
+        str | None: The name; None if there is no record of one.
+    """
+    try:
+        with open(osp.join(work_dir, 'last_checkpoint')) as file:
+            return osp.basename(file.read().strip()) or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def resumable_checkpoints(folder: str, last: Optional[str],
+                          template: str) -> List[str]:
+    """The checkpoints that a run can go on from.
+
+    Args:
+        folder (str): Where they are.
+        last (str, optional): The name of the one that was saved last.
+        template (str): How their names are made of the number of epochs or
+            iterations, such as ``'epoch_{}.pth'``.
+
+    Returns:
+        list[str]: Their paths, in the order in which to try them: the last
+        one, if it is there, those before it from the newest on, and what may
+        have been saved after it.
+    """
+    before, after = re.split(r'\{[^}]*\}', template, maxsplit=1)
+    pattern = re.compile(rf'{re.escape(before)}(\d+){re.escape(after)}')
+    numbers = {}
+    for name in os.listdir(folder) if osp.isdir(folder) else ():
+        match = pattern.fullmatch(name)
+        if match:
+            numbers[name] = int(match.group(1))
+    match = pattern.fullmatch(last or '')
+    most = int(match.group(1)) if match else float('inf')
+    names = sorted(
+        numbers, key=lambda name: (numbers[name] > most, -numbers[name]))
+    if last is not None and osp.isfile(osp.join(folder, last)):
+        names = [last, *(name for name in names if name != last)]
+    return [osp.join(folder, name) for name in names]

@@ -1,30 +1,53 @@
-"""Writing files."""
+"""Writing files so that whoever reads one finds all of it.
+
+What is written lies beside its place until it is complete and on the disk;
+then it is renamed. The writer holds a lock on it, which ends with the process
+however that ends, so that what killed processes have left is told from what
+others are still at.
+"""
+import fcntl
 import os
+import os.path as osp
+import re
+import shutil
 import uuid
 from contextlib import contextmanager, suppress
+from glob import escape, glob
 from typing import Iterator
 
-__all__ = ['new_file', 'write_text']
+__all__ = ['hold', 'new_file', 'remove_dead', 'sweep', 'sync', 'write_text']
+
+# What ``new_file`` makes, and the checkpoints of earlier versions.
+PART = re.compile(r'\.[0-9a-f]{32}\.part$|(^|_)(epoch|iter)_\d+\.pth\.part$')
 
 
 @contextmanager
 def new_file(path: str) -> Iterator[str]:
     """A file to write into, which takes its place at the end of the block, or
     is gone if that fails: whoever reads it finds all of it, or what was there
-    before.
+    before, also if the process is killed or the machine stops.
+
+    What killed writers of the same file have left is removed.
 
     Args:
         path (str): Its place. A file that is there is replaced.
 
     Yields:
-        str: Where to write it, beside its place. No other process has the
-        same name, so that of two that write one file the last one wins.
+        str: An empty file beside its place, to be written to. No other
+        process has the same name, so that of two that write one file the last
+        one wins.
     """
-    # Opened by whoever writes it, it gets the permissions of any new file.
+    for part in glob(f'{escape(path)}.*.part'):
+        if PART.search(part):
+            remove_dead(part)
     part = f'{path}.{uuid.uuid4().hex}.part'
     try:
-        yield part
-        os.replace(part, path)
+        # It gets the permissions of any new file.
+        with hold(part):
+            yield part
+            sync(part)
+            os.replace(part, path)
+        sync(osp.dirname(osp.abspath(path)))
     finally:
         with suppress(OSError):
             os.remove(part)
@@ -39,3 +62,81 @@ def write_text(path: str, text: str) -> None:
     """
     with new_file(path) as part, open(part, 'w', encoding='utf-8') as file:
         file.write(text)
+
+
+def sweep(folder: str) -> None:
+    """Remove the incomplete files in a folder whose writers were killed.
+
+    Args:
+        folder (str): The folder; folders in it are left alone. Need not
+            exist.
+    """
+    if osp.isdir(folder):
+        for name in os.listdir(folder):
+            if PART.search(name):
+                remove_dead(osp.join(folder, name))
+
+
+@contextmanager
+def hold(path: str) -> Iterator[None]:
+    """Show others that a file or folder is being written, until the block or
+    the process ends.
+
+    Args:
+        path (str): The file, which is made if it is not there, or a folder.
+    """
+    while True:
+        handle = _open(path, os.O_CREAT)
+        try:
+            # Some file systems have no locks; nothing is removed there.
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            # It may have been taken for a dead one before it was locked.
+            if osp.lexists(path) and osp.samestat(
+                    os.fstat(handle), os.stat(path)):
+                yield
+                return
+        finally:
+            os.close(handle)
+
+
+def remove_dead(path: str) -> None:
+    """Remove an incomplete file or folder unless its writer still lives.
+
+    Args:
+        path (str): The file or folder, see :func:`hold`.
+    """
+    with suppress(OSError):
+        handle = _open(path)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if osp.isdir(path):
+                shutil.rmtree(path)
+            else:
+                os.remove(path)
+        finally:
+            os.close(handle)
+
+
+def sync(path: str) -> None:
+    """Have the disk take what was written.
+
+    Args:
+        path (str): A file, or a folder for the names in it.
+    """
+    handle = _open(path)
+    try:
+        os.fsync(handle)
+    except OSError:
+        # Some file systems do not know it of folders.
+        if not osp.isdir(path):
+            raise
+    finally:
+        os.close(handle)
+
+
+def _open(path: str, flags: int = 0) -> int:
+    if osp.isdir(path):
+        return os.open(path, os.O_RDONLY)
+    # A network's file system locks only what may be written to.
+    return os.open(path, os.O_RDWR | flags, 0o666)

@@ -21,8 +21,9 @@ cfg = Config.fromfile(sys.argv[1])
 work_dir = sys.argv[sys.argv.index('--work-dir') + 1]
 first = 0
 if '--resume' in sys.argv:
-    path = sys.argv[sys.argv.index('--resume') + 1]
-    first = int(path.rpartition('_')[2][:-4])
+    first = max(
+        int(name[6:-4]) for name in os.listdir(work_dir)
+        if name.endswith('.pth'))
 with open(os.path.join(cfg.diary), 'a') as file:
     threads = os.environ.get('OMP_NUM_THREADS')
     print(json.dumps([cfg.name, first, threads, cfg.teacher]), file=file)

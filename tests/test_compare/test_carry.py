@@ -87,6 +87,11 @@ def test_everything_that_is_needed_arrives(packed, there, tmp_path):
     assert [state(run) for run in there] == ['to do'] * 4
     unpack('study', there, [str(packed)])
     assert [state(run) for run in there] == ['done', 'done', 'to do', 'begun']
+    # What is gone on from, whatever was there before.
+    for name, epoch in (('dml', 10), ('taught', 20)):
+        last = tmp_path / 'there' / f'work/{name}_seed0/last_checkpoint'
+        assert last.read_text().endswith(f'{name}_seed0/epoch_{epoch}.pth')
+        last.unlink()
     assert files(tmp_path / 'there') == [
         'results/solo_seed0.json', 'results/taught_seed0.json',
         'work/dml_seed0/config_hash', 'work/dml_seed0/epoch_10.pth',

@@ -64,14 +64,14 @@ def test_begun_run_goes_on(trainer, make_run, tmp_path):
 
 
 def test_run_stopped_after_its_last_checkpoint(trainer, make_run, tmp_path):
-    """Its last validation is missing, so it goes on from the one before."""
+    """Its last validation or its record is missing."""
     run = make_run('a')
     folder = Path(run.work_dir)
     folder.mkdir(parents=True)
-    for epoch in (2, 3):
-        (folder / f'epoch_{epoch}.pth').touch()
+    (folder / 'epoch_3.pth').touch()
+    assert state(run) == 'begun'
     execute([run], [run], trainer)
-    assert diary(tmp_path)[0][:2] == ['a_seed0', 2]
+    assert diary(tmp_path)[0][:2] == ['a_seed0', 3]
 
 
 @pytest.mark.parametrize('begun', [False, True])

@@ -1,6 +1,11 @@
 import json
+import os
 import platform
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import mmpretrain
@@ -9,6 +14,7 @@ import torch
 from mmengine.config import Config
 
 from mcod_plugin.utils.machine import cpu_has_bfloat16
+from .conftest import ENVIRON, ROOT
 
 NAMES = ('resnet', 'vgg', 'ensemble')
 # The toolbox's own tools come with its package.
@@ -110,6 +116,105 @@ def test_resume_goes_on(run_tool, trained, tiny):
     assert validations(done.out) == validations(trained.out)[1:]
     assert final_table(done.out) == final_table(trained.out)
     assert 'Epoch(train) [1]' not in done.out
+
+
+# Images one by one, from two processes.
+WORKERS = """\
+_base_ = ['tiny.py']
+train_dataloader = dict(num_workers=2, dataset=dict(
+    _delete_=True, type='mcod_plugin.Digits', split='train', size=32,
+    pipeline=[dict(type='PackInputs')]))
+train_cfg = dict(max_epochs=100)
+default_hooks = dict(logger=dict(interval=1))
+"""
+
+
+def begin(folder, *args):
+    """Start a training as from a terminal, in a session of its own."""
+    return subprocess.Popen(
+        [
+            sys.executable,
+            str(ROOT / 'tools' / 'train.py'), 'workers.py', *args
+        ],
+        cwd=folder,
+        env={
+            **ENVIRON, 'PYTHONUNBUFFERED': '1'
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Whatever the tests were started with.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.
+                                         default_int_handler))
+
+
+def members(session):
+    """The processes of a session."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*'):
+        try:
+            stat = (path / 'stat').read_text().rpartition(')')[2].split()
+        except OSError:
+            continue
+        if stat[3] == str(session) and stat[0] != 'Z':
+            found.append(int(path.name))
+    return found
+
+
+@pytest.mark.parametrize('number, whole', [(signal.SIGTERM, False),
+                                           (signal.SIGTERM, True),
+                                           (signal.SIGINT, True)])
+def test_stopped(tiny, number, whole):
+    """By ``kill``, by what ends all its processes, and by Ctrl-C."""
+    (tiny / 'workers.py').write_text(WORKERS)
+    process = begin(tiny)
+    for line in process.stdout:
+        if 'Epoch(train)' in line:
+            break
+    assert len(members(process.pid)) == 3
+    if whole:
+        os.killpg(process.pid, number)
+        # Launchers repeat it.
+        process.send_signal(number)
+    else:
+        process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert err == (
+        f'stopped by {number.name} after 0 of 100 epochs and before its first '
+        f'checkpoint; go on with: python {ROOT}/tools/train.py workers.py\n')
+    assert members(process.pid) == []
+    assert not list(tiny.rglob('*.part'))
+
+
+def test_stopped_and_resumed(tiny):
+    """As the line says that it tells."""
+    (tiny / 'workers.py').write_text(WORKERS)
+    process = begin(tiny, '--resume', '--cfg-options', 'custom_hooks.0.on=2')
+    work_dir = tiny / 'work_dirs' / 'workers'
+    while not (work_dir / 'last_checkpoint').exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    found = re.fullmatch(
+        r'stopped by SIGTERM after (\d+) of 100 epochs; the last checkpoint '
+        rf'is {work_dir}/epoch_(\d+).pth; go on with: python (\S+/train.py '
+        r'workers.py --cfg-options custom_hooks.0.on=2 --resume)\n', err)
+    assert found and not list(work_dir.glob('*.part'))
+    done = int(found[2])
+    assert int(found[1]) in (done, done - 1)
+    done = subprocess.run([
+        sys.executable, *found[3].split(' '), '--cfg-options',
+        f'train_cfg.max_epochs={done}'
+    ],
+                          cwd=tiny,
+                          env=ENVIRON,
+                          capture_output=True,
+                          text=True)
+    assert done.returncode == 0 and done.stderr == ''
 
 
 def test_solo(run_tool, tiny):

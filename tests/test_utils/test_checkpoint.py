@@ -1,11 +1,15 @@
 import pickle
+import random
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.utils.checkpoint import read_checkpoint
+from mcod_plugin.utils.checkpoint import (DamagedCheckpoint, last_checkpoint,
+                                          read_checkpoint,
+                                          resumable_checkpoints)
 
 
 class Payload:
@@ -64,6 +68,41 @@ def test_truncated(tmp_path, legacy):
         read_checkpoint(str(path))
 
 
+def test_flipped_bits(tmp_path):
+    """PyTorch itself opens most of them."""
+    path = tmp_path / 'flipped.pth'
+    weights = torch.arange(2000.)
+    torch.save(dict(x=weights), path)
+    content = path.read_bytes()
+    draw = random.Random(0)
+    silent = 0
+    for _ in range(60):
+        flipped = bytearray(content)
+        flipped[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        path.write_bytes(flipped)
+        try:
+            found = torch.load(path, weights_only=True)['x']
+            silent += not torch.equal(found, weights)
+        except Exception:
+            pass
+        try:
+            found = read_checkpoint(str(path))['x']
+        except ConfigError as error:
+            assert isinstance(error, DamagedCheckpoint)
+            assert '\n' not in str(error)
+        else:
+            # It is in the padding.
+            assert torch.equal(found, weights)
+    assert silent > 40
+
+
+def test_format_before_checksums(tmp_path):
+    path = tmp_path / 'old.pth'
+    torch.save(
+        dict(x=torch.arange(3.)), path, _use_new_zipfile_serialization=False)
+    assert read_checkpoint(str(path))['x'].tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize('value', [[1], torch.zeros(2), 'text', None])
 def test_no_dict(tmp_path, value):
     torch.save(value, tmp_path / 'other.pth')
@@ -101,3 +140,34 @@ def test_what_mmengine_writes_itself(tmp_path):
     assert command.startswith('torch.save(')
     exec(command, dict(torch=torch, FILE=path, NEW_FILE=copy))
     assert read_checkpoint(str(copy)).keys() == {'a'}
+
+
+@pytest.mark.parametrize('text, name', [
+    ('/was/here/epoch_2.pth', 'epoch_2.pth'),
+    ('epoch_2.pth\n', 'epoch_2.pth'),
+    ('', None),
+    (None, None),
+])
+def test_last_checkpoint(tmp_path, text, name):
+    if text is not None:
+        (tmp_path / 'last_checkpoint').write_text(text)
+    assert last_checkpoint(str(tmp_path)) == name
+
+
+@pytest.mark.parametrize('last, numbers', [
+    ('epoch_9.pth', [9, 2, 1, 10]),
+    ('epoch_4.pth', [2, 1, 10, 9]),
+    (None, [10, 9, 2, 1]),
+    ('mine.pth', [None, 10, 9, 2, 1]),
+    ('lost.pth', [10, 9, 2, 1]),
+])
+def test_resumable_checkpoints(tmp_path, last, numbers):
+    for name in ('epoch_1.pth', 'epoch_2.pth', 'epoch_9.pth', 'epoch_10.pth',
+                 'best_vit_top1_epoch_3.pth', 'epoch_7.pth.part', 'mine.pth'):
+        (tmp_path / name).touch()
+    found = resumable_checkpoints(str(tmp_path), last, 'epoch_{}.pth')
+    assert [Path(path).name for path in found] == [
+        'mine.pth' if number is None else f'epoch_{number}.pth'
+        for number in numbers
+    ]
+    assert resumable_checkpoints(str(tmp_path / 'no'), last, '{}.pth') == []

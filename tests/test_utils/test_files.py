@@ -1,9 +1,21 @@
 import os
+import signal
 import stat
+import subprocess
+import sys
 
 import pytest
 
-from mcod_plugin.utils.files import new_file, write_text
+from mcod_plugin.utils.files import new_file, sweep, write_text
+
+WRITER = """\
+import sys, time
+from mcod_plugin.utils.files import new_file
+with new_file(sys.argv[1]) as part, open(part, 'w') as file:
+    print('half', file=file, flush=True)
+    print(part, flush=True)
+    time.sleep(600)
+"""
 
 
 def test_write_text(tmp_path):
@@ -43,3 +55,66 @@ def test_permissions_are_those_of_any_file(tmp_path, mask, mode):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / 'it.json').stat().st_mode) == mode
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """A process that is writing a file."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', WRITER,
+         str(tmp_path / 'it.json')],
+        stdout=subprocess.PIPE,
+        text=True)
+    process.part = process.stdout.readline().strip()
+    assert os.path.isfile(process.part)
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+@pytest.mark.parametrize('clean', [
+    lambda folder: sweep(str(folder)),
+    lambda folder: write_text(str(folder / 'it.json'), 'whole')
+])
+def test_only_what_dead_writers_left_is_removed(tmp_path, writer, clean):
+    others = [tmp_path / 'movie.part', tmp_path / 'it.json.old.part']
+    for path in others:
+        path.touch()
+    clean(tmp_path)
+    assert os.path.isfile(writer.part)
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    assert os.path.isfile(writer.part)
+    clean(tmp_path)
+    assert not os.path.exists(writer.part)
+    assert {*tmp_path.iterdir()} - {tmp_path / 'it.json'} == {*others}
+
+
+def test_what_earlier_versions_left_is_removed(tmp_path):
+    for name in ('epoch_3.pth.part', 'best_vit_top1_epoch_3.pth.part'):
+        (tmp_path / name).touch()
+    sweep(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+    sweep(str(tmp_path / 'nowhere'))
+
+
+def test_on_the_disk_before_it_is_in_its_place(tmp_path, monkeypatch):
+    done = []
+
+    def spy(name):
+        call = getattr(os, name)
+
+        def noted(*args):
+            call(*args)
+            kind = 'file' if name == 'replace' or os.path.isfile(
+                f'/proc/self/fd/{args[0]}') else 'folder'
+            done.append((name, kind))
+
+        monkeypatch.setattr(os, name, noted)
+
+    spy('fsync')
+    spy('replace')
+    write_text(str(tmp_path / 'it.json'), 'text')
+    assert done == [('fsync', 'file'), ('replace', 'file'),
+                    ('fsync', 'folder')]

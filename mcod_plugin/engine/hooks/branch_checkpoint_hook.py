@@ -1,19 +1,38 @@
-from typing import Any, Dict, Tuple
+import hashlib
+import os.path as osp
+import pickle
+from typing import Any, Dict, Optional, Tuple
 
+import torch
+from mmengine.dist import is_main_process, master_only
+from mmengine.fileio import join_path
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.registry import HOOKS
+from mcod_plugin.utils.checkpoint import read_checkpoint
+from mcod_plugin.utils.files import new_file, sweep, write_text
 from mcod_plugin.utils.machine import describe_machine
 from mcod_plugin.utils.plain import from_plain, to_plain
 from mcod_plugin.version import __version__
 
+# Where the message hub keeps the names of the files that are to be removed,
+# and in the last checkpoint that its run has ended.
+OBSOLETE = 'obsolete_ckpts'
+ENDED = 'ended'
+
 
 @HOOKS.register_module()
 class BranchCheckpointHook(CheckpointHook):
-    """Keep the best checkpoint of every branch and of the ensemble, and write
-    checkpoints that hold data, never code.
+    """Keep the best checkpoint of every branch and of the ensemble, write
+    checkpoints that hold data, never code, and lose none.
+
+    A file is removed only when what takes its place is written, and when the
+    last checkpoint tells so: a run that is killed at any moment goes on, and
+    then removes what it still has to. Nothing is removed but in the run's own
+    folder, also if it goes on from the checkpoint of another one.
 
     What MMEngine puts into a checkpoint besides tensors is turned into plain
     containers, and back when one is loaded, so that ``torch.load`` with
@@ -33,6 +52,10 @@ class BranchCheckpointHook(CheckpointHook):
     # The metrics that were not asked for, which a validation may lack.
     _chosen: Tuple[str, ...] = ()
     _told = False
+    # The message hub's, in training.
+    _info: Dict[str, Any] = {}
+    # What the checkpoint that was loaded tells of itself.
+    _loaded: Optional[dict] = None
 
     def before_train(self, runner: Runner) -> None:
         """Name the metrics by which the best checkpoints are told, and look
@@ -46,7 +69,41 @@ class BranchCheckpointHook(CheckpointHook):
             self._init_rule(['greater'], self.save_best)
             self._chosen = tuple(self.save_best)
         self._machine = describe_machine()
+        self._info = runner.message_hub.runtime_info
+        self._saved: Optional[Tuple[int, dict]] = None
+        if runner._resume and self._loaded is not None:
+            self._take_over(runner, self._loaded)
         super().before_train(runner)
+        self.file_backend = _Postponing(self.file_backend, runner.message_hub)
+        if is_main_process():
+            for folder in {runner.work_dir, self.out_dir}:
+                sweep(folder)
+        self._remove_obsolete()
+
+    def _take_over(self, runner: Runner, meta: dict) -> None:
+        """Adapt what the checkpoint tells of the files beside it, whose folder
+        may have been moved or copied, or is another than that of the run."""
+        info = self._info
+        folder = checkpoint_folder(self, runner.work_dir)
+        best = [key for key in info if key.startswith('best_ckpt')]
+        # None is one that the runner has found in the folder of the run.
+        named = runner._load_from
+        if named is None or osp.realpath(
+                osp.dirname(named)) == osp.realpath(folder):
+            for key in (*best, 'last_ckpt'):
+                if info.get(key) is not None:
+                    info[key] = join_path(folder, osp.basename(info[key]))
+            self.last_ckpt = info.get('last_ckpt')
+            step = meta['epoch'] if self.by_epoch else meta['iter']
+            self._saved = step, dict(epoch=meta['epoch'], iter=meta['iter'])
+            return
+        names = [osp.basename(info.pop(key)) for key in best]
+        for key in ('keep_ckpt_ids', OBSOLETE):
+            info.pop(key, None)
+        if names:
+            runner.logger.warning(
+                f'The best checkpoints so far, {", ".join(names)}, stay in '
+                f'{osp.dirname(named)}; {folder} gets those that are better.')
 
     def after_val_epoch(self, runner: Runner, metrics: Dict[str,
                                                             float]) -> None:
@@ -61,6 +118,82 @@ class BranchCheckpointHook(CheckpointHook):
                 'the checkpoint hook.')
         # MMEngine passes over what is None.
         super().after_val_epoch(runner, {**dict.fromkeys(missing), **metrics})
+        self._remove_obsolete()
+
+    def note_end(self, runner: Runner) -> None:
+        """Have the last checkpoint tell that its run has ended, so that it is
+        not resumed again.
+
+        Args:
+            runner (Runner): The runner, all of whose hooks are done.
+        """
+        if self._saved is not None and self._saved[1]['iter'] == runner.iter:
+            runner.message_hub.update_info(ENDED, True)
+            self._save_checkpoint_with_step(runner, *self._saved)
+            runner.message_hub.pop_info(ENDED)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int,
+                                   meta: dict) -> None:
+        """Write the checkpoint, record it, then delete what it replaces."""
+        # The runner adds to it.
+        self._saved = step, dict(meta)
+        name = self.filename_tmpl.format(step)
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                oldest = self.filename_tmpl.format(self.keep_ckpt_ids[0])
+                self.file_backend.remove(oldest)
+            self.keep_ckpt_ids.append(step)
+            runner.message_hub.update_info('keep_ckpt_ids',
+                                           list(self.keep_ckpt_ids))
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args)
+        if is_main_process():
+            write_text(
+                osp.join(runner.work_dir, 'last_checkpoint'), self.last_ckpt)
+        self._remove_obsolete()
+
+    def _remove_obsolete(self) -> None:
+        """Remove the files that others have taken the place of."""
+        names = self._info.pop(OBSOLETE, [])
+        if not names or not is_main_process():
+            return
+        backend = self.file_backend.backend
+        used = {
+            osp.basename(path)
+            for key, path in self._info.items()
+            if key.startswith('best_ckpt') and path or key == 'last_ckpt'
+        }
+        for name in set(names) - used:
+            path = backend.join_path(self.out_dir, name)
+            if backend.isfile(path):
+                backend.remove(path)
+
+    @master_only
+    def _publish_model(self, runner: Runner, ckpt_path: Optional[str]) -> None:
+        """Write the ``published_keys`` of a checkpoint into a file that is
+        named after its hash."""
+        if ckpt_path is None:
+            return
+        content = {
+            key: value
+            for key, value in read_checkpoint(str(ckpt_path)).items()
+            if key in self.published_keys
+        }
+        code = hashlib.sha256(pickle.dumps(content)).hexdigest()[:8]
+        path = f'{osp.splitext(ckpt_path)[0]}-{code}.pth'
+        with new_file(path) as part:
+            torch.save(content, part)
+        runner.logger.info(f'{ckpt_path} is published as {path}.')
 
     def before_save_checkpoint(self, runner: Runner,
                                checkpoint: dict) -> None:
@@ -100,8 +233,47 @@ class BranchCheckpointHook(CheckpointHook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Turn plain containers back into MMEngine's objects."""
+        self._loaded = checkpoint.get('meta')
         if 'message_hub' in checkpoint:
             checkpoint['message_hub'] = from_plain(checkpoint['message_hub'])
+
+
+def checkpoint_folder(hook: CheckpointHook, work_dir: str) -> str:
+    """Where a hook saves the checkpoints of a run that has not begun.
+
+    Args:
+        hook (CheckpointHook): The hook.
+        work_dir (str): The work directory of the run.
+
+    Returns:
+        str: The work directory, or the folder of its name in the hook's
+        ``out_dir``.
+    """
+    if hook.out_dir in (None, work_dir):
+        return work_dir
+    return join_path(hook.out_dir, osp.basename(work_dir.rstrip(osp.sep)))
+
+
+class _Postponing:
+    """A file backend that notes what it should remove, for MMEngine removes a
+    file before it writes the next one.
+
+    Args:
+        backend (BaseStorageBackend): The backend.
+        hub (MessageHub): Gets the names of the files.
+    """
+
+    def __init__(self, backend: Any, hub: MessageHub) -> None:
+        self.backend = backend
+        self._hub = hub
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    def remove(self, path: str) -> None:
+        """Note the name of a file."""
+        names = self._hub.get_info(OBSOLETE, [])
+        self._hub.update_info(OBSOLETE, [*names, osp.basename(path)])
 
 
 def _without_functions(states: Any) -> Any:

@@ -75,8 +75,7 @@ class RunRecordHook(Hook):
 
     What is known so far goes into each checkpoint, so that a run which was
     stopped and resumed leaves the record of an unbroken one, times and memory
-    apart. The checkpoint of an epoch is written before its validation; if
-    that was cut off, a resumed run makes up for it before it goes on.
+    apart.
 
     Args:
         out (str, optional): The file, whose name ends with ``.json``. An old
@@ -98,9 +97,7 @@ class RunRecordHook(Hook):
         ... ]
     """
 
-    # Before an epoch's seeds are drawn, because a validation that was missed
-    # draws random numbers; after an epoch and a validation before a
-    # checkpoint is saved.
+    # After an epoch and a validation before a checkpoint is saved.
     priority = 'HIGHEST'
 
     def __init__(self,
@@ -137,7 +134,7 @@ class RunRecordHook(Hook):
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             raise ConfigError('RunRecordHook counts in epochs, so '
                               'train_cfg.by_epoch must be True; got False')
-        self.path = self.out or osp.join(runner.work_dir, 'record.json')
+        self.path = self._path(runner)
         check_out('out of RunRecordHook', self.path)
         if runner.iter > 0 and self._loaded is None:
             raise ConfigError(
@@ -154,6 +151,18 @@ class RunRecordHook(Hook):
         self._machine = describe_machine()
         self._begun = False
         self._start = self._told = time.perf_counter()
+
+    def is_missing(self, runner: Runner) -> bool:
+        """Whether a run that has ended lacks its record."""
+        return not osp.isfile(self._path(runner))
+
+    def _path(self, runner: Runner) -> str:
+        return self.out or osp.join(runner.work_dir, 'record.json')
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Begin, if a resumed run makes up for a validation."""
+        if self._state is not None:
+            self._begin(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Begin, and start the clock of the epoch."""
@@ -200,8 +209,11 @@ class RunRecordHook(Hook):
                         metrics: Optional[Dict[str, float]] = None) -> None:
         """Note the metrics of the epoch that was finished."""
         if self._state is not None:
-            self._state['rows'].append(
-                dict(epoch=runner.epoch, **numbers(metrics or {})))
+            # A validation may be repeated when a run is resumed.
+            self._state['rows'] = [
+                row for row in self._state['rows']
+                if row['epoch'] < runner.epoch
+            ] + [dict(epoch=runner.epoch, **numbers(metrics or {}))]
             self._write_curves(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -217,11 +229,13 @@ class RunRecordHook(Hook):
                                for key, value in self._record(runner).items())
             write_text(self.path, f'{{\n{lines}\n}}\n')
             runner.logger.info('Record of the run: %s', self.path)
+
+    def after_run(self, runner: Runner) -> None:
+        """Forget the run, of which no checkpoint is saved any more."""
         self._state = None
 
     def _begin(self, runner: Runner) -> None:
-        """Remove what is left of an earlier run, and make up for a validation
-        that was cut off."""
+        """Remove what is left of an earlier run."""
         if self._begun:
             return
         self._begun = True
@@ -229,17 +243,6 @@ class RunRecordHook(Hook):
             with suppress(FileNotFoundError):
                 os.remove(self.path)
         self._write_curves(runner)
-        rows, epoch = self._state['rows'], runner.epoch
-        if runner.val_loop is None or (rows and rows[-1]['epoch'] == epoch):
-            return
-        # As the loop does after each epoch.
-        runner.train_loop._decide_current_val_interval()
-        if epoch > 0 and epoch >= runner.val_begin and (
-                epoch % runner.val_interval == 0
-                or epoch == runner.max_epochs):
-            runner.logger.info('The validation after epoch %d is made up for.',
-                               epoch)
-            runner.val_loop.run()
 
     def _note_peak(self, runner: Runner, batch_idx: int,
                    loader: DataLoader) -> None:

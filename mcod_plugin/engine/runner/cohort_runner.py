@@ -2,19 +2,19 @@ import os
 import os.path as osp
 import shutil
 from inspect import signature
-from typing import Any, Callable, Dict, Optional, Union
+from typing import Any, Callable, Dict, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
 from mmengine.device import get_device
-from mmengine.dist import master_only
+from mmengine.dist import is_main_process, master_only
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIMIZERS
-from mmengine.runner import (BaseLoop, IterBasedTrainLoop, Runner,
-                             find_latest_checkpoint)
+from mmengine.runner import (BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop,
+                             Runner)
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from mmpretrain.utils import get_ori_model
 from torch.utils.data import DataLoader
@@ -27,11 +27,17 @@ from mcod_plugin.models.utils.memory_format import match_state
 from mcod_plugin.models.utils.state_faults import state_faults
 from mcod_plugin.registry import RUNNERS
 from mcod_plugin.utils.allocator import keep_freed_memory
-from mcod_plugin.utils.checkpoint import read_checkpoint
+from mcod_plugin.utils.checkpoint import (DamagedCheckpoint, last_checkpoint,
+                                          read_checkpoint,
+                                          resumable_checkpoints)
 from mcod_plugin.utils.explain import unknown_type
+from mcod_plugin.utils.files import new_file, sweep, write_text
 from mcod_plugin.utils.leftovers import missing_folders, remove_empty
 from mcod_plugin.utils.missing_data import explain_missing_data
 from mcod_plugin.utils.workers import default_workers
+from ..hooks.branch_checkpoint_hook import (ENDED, BranchCheckpointHook,
+                                            checkpoint_folder)
+from ..hooks.run_record_hook import RunRecordHook
 from ..optim_wrapper import (arrange_parameters, changed_options, has_bfloat16,
                              match_parameters, name_parameters, precision,
                              prefer_fused, with_branch_constructor)
@@ -39,6 +45,9 @@ from .compile_settings import compile_settings, uses_cuda_graphs
 
 # Settings of a data loader that PyTorch refuses without workers.
 WORKER_SETTINGS = ('prefetch_factor', 'timeout', 'multiprocessing_context')
+# Where the message hub keeps after how many epochs or iterations the last
+# validation was.
+VALIDATED = 'validated'
 
 
 @RUNNERS.register_module()
@@ -50,6 +59,9 @@ class CohortRunner(Runner):
     - A checkpoint is written beside its place and then renamed, so that a run
       that is killed leaves none half-written. MMEngine's own checkpoint hook
       is replaced by :class:`BranchCheckpointHook`, whose files hold data only.
+    - A run that was killed at any moment and is resumed ends as an unbroken
+      one: it goes on from the newest checkpoint that is intact, and makes up
+      for a validation that was cut off.
     - A data set that cannot be used is reported with the place where it was
       looked for.
     - What cannot begin leaves the work directory as it was. The config there
@@ -83,7 +95,7 @@ class CohortRunner(Runner):
         self._made = missing_folders(work_dir)
         try:
             super().__init__(model, work_dir, *args, **kwargs)
-        except Exception:
+        except BaseException:
             self.undo()
             raise
 
@@ -101,6 +113,9 @@ class CohortRunner(Runner):
 
     def call_hook(self, fn_name: str, **kwargs) -> None:
         """Call all hooks, and note the beginning of the first epoch."""
+        if fn_name == 'after_val_epoch' and self._trains:
+            # The checkpoints that are saved then tell it.
+            self.message_hub.update_info(VALIDATED, self._progress()[1])
         super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_train':
             # Not earlier: what is compiled cannot be traced any more, as for
@@ -108,12 +123,18 @@ class CohortRunner(Runner):
             self._compile_branches()
             self._note_training()
             self._trains = True
+            self._make_up_for_validation()
+        if fn_name == 'after_train':
+            for hook in self.hooks:
+                if isinstance(hook, BranchCheckpointHook):
+                    hook.note_end(self)
         if not self.started and fn_name in ('before_train_epoch',
                                             'before_val_epoch',
                                             'before_test_epoch'):
             self.started = True
             self.dump_config()
 
+    @master_only
     def dump_config(self) -> None:
         """Write the config into the work directory, once a training begins.
 
@@ -122,7 +143,11 @@ class CohortRunner(Runner):
         ``vis_data``.
         """
         if self.started and self._trains:
-            super().dump_config()
+            name = osp.basename(self.cfg.filename or f'{self.timestamp}.py')
+            if name.endswith('.py'):
+                write_text(osp.join(self.work_dir, name), self.cfg.pretty_text)
+            else:
+                super().dump_config()
 
     def register_default_hooks(self,
                                hooks: Optional[Dict[str, Any]] = None) -> None:
@@ -326,17 +351,79 @@ class CohortRunner(Runner):
         """Load or resume, as the config asks for.
 
         Raises:
-            ConfigError: If there is nothing to resume from.
+            ConfigError: If none of the checkpoints to resume from is intact.
         """
-        if (self._resume and self._load_from is None and not self._has_loaded
-                and find_latest_checkpoint(self.work_dir) is None):
-            raise ConfigError(
-                f'nothing to resume from in {self.work_dir}: it holds no '
-                'checkpoint; start without --resume, or name a checkpoint')
-        super().load_or_resume()
+        if self._resume and self._load_from is None and not self._has_loaded:
+            self._resume_latest()
+        else:
+            super().load_or_resume()
         if self._load_from is not None and not self._resume:
             # Checkpoints tell it, also once the run was resumed.
             self.message_hub.update_info('load_from', self._load_from)
+
+    def _resume_latest(self) -> None:
+        """Go on from the newest intact checkpoint of the run, or start anew
+        if it has none."""
+        folder, template = self.work_dir, 'epoch_{}.pth'
+        for hook in self.hooks:
+            if isinstance(hook, CheckpointHook):
+                folder = checkpoint_folder(hook, self.work_dir)
+                template = hook.filename_tmpl
+        if is_main_process():
+            # Also if there turns out to be nothing left to do.
+            sweep(folder)
+        damaged = []
+        for path in resumable_checkpoints(folder,
+                                          last_checkpoint(self.work_dir),
+                                          template):
+            try:
+                self.resume(path)
+            except DamagedCheckpoint as error:
+                damaged.append(str(error))
+                continue
+            for text in damaged:
+                self.logger.warning(f'Passed over: {text}.')
+            self.logger.info(
+                f'Auto resumed from the latest checkpoint {path}.')
+            return
+        if damaged:
+            raise ConfigError(
+                f'nothing to resume from: no checkpoint in {folder} is '
+                f'intact: {"; ".join(damaged)}; start without --resume, or '
+                'name another checkpoint')
+        self._resume = False
+        self.logger.warning(f'Nothing to resume from in {folder}: it holds no '
+                            'checkpoint. The run starts anew.')
+
+    def _progress(self) -> Tuple[str, int, int]:
+        """What training counts in, how many of them are done, and of how
+        many."""
+        if isinstance(self.train_loop, IterBasedTrainLoop):
+            # To MMEngine the whole run is one epoch.
+            return 'iteration', self.iter, self.max_iters
+        return 'epoch', self.epoch, self.max_epochs
+
+    def _make_up_for_validation(self) -> None:
+        """Do the validation that is due if the run was cut off before its end,
+        since the checkpoint is saved before."""
+        loop = self.train_loop
+        _, done, total = self._progress()
+        if (self.val_loop is None or done == 0
+                or not isinstance(loop,
+                                  (EpochBasedTrainLoop, IterBasedTrainLoop))
+                or self.message_hub.runtime_info.get(VALIDATED) == done):
+            return
+        # As the loop does.
+        loop._decide_current_val_interval()
+        if done >= loop.val_begin and (done % loop.val_interval == 0
+                                       or done == total):
+            self.logger.info(f'The validation after {done} '
+                             f'{self._progress()[0]}s is made up for.')
+            # Checkpoints that are saved now tell what they would have told.
+            self.message_hub.update_info('iter', self.iter - 1)
+            if isinstance(loop, EpochBasedTrainLoop):
+                self.message_hub.update_info('epoch', self.epoch - 1)
+            self.val_loop.run()
 
     def load_checkpoint(self,
                         filename: str,
@@ -444,7 +531,7 @@ class CohortRunner(Runner):
                resume_param_scheduler: bool = True,
                *args,
                **kwargs) -> None:
-        """Go on with the run of a checkpoint.
+        """Go on with the run of a checkpoint, or do what is left of its end.
 
         Args:
             filename (str): The checkpoint.
@@ -456,7 +543,7 @@ class CohortRunner(Runner):
 
         Raises:
             ConfigError: If the checkpoint holds weights only or does not fit,
-                or its run is already over.
+                or its run has ended.
         """
         # They are looked at before anything is loaded.
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
@@ -480,18 +567,22 @@ class CohortRunner(Runner):
         if used != own:
             self.logger.warning(f'The run of {filename} was trained in {used} '
                                 f'so far and goes on in {own}.')
-        if isinstance(self.train_loop, IterBasedTrainLoop):
-            # To MMEngine the whole run is one epoch.
-            unit, setting = 'iteration', 'max_iters'
-            done, total = self.iter, self.max_iters
-        else:
-            unit, setting = 'epoch', 'max_epochs'
-            done, total = self.epoch, self.max_epochs
-        if done >= total:
+        info = self.message_hub.runtime_info
+        unit, done, total = self._progress()
+        setting = f'max_{"iters" if unit == "iteration" else "epochs"}'
+        ended = info.pop(ENDED, False) and not any(
+            isinstance(hook, RunRecordHook) and hook.is_missing(self)
+            for hook in self.hooks)
+        if done > total or done == total and ended:
             raise ConfigError(
                 f'nothing to resume: {filename} is at {unit} {done} of '
                 f'{total}; raise train_cfg.{setting} to go on')
-        length = self.message_hub.runtime_info.get(setting)
+        if done == total:
+            self.logger.info(f'{filename} is at {unit} {done} of {total}. '
+                             'What its run has not done any more is done now.')
+            # The table at the end is of its last validation.
+            info.pop(VALIDATED, None)
+        length = info.get(setting)
         if length is not None and length != total:
             self.logger.warning(
                 f'The run of {filename} was to last {length} {unit}s, this '
@@ -505,9 +596,10 @@ class CohortRunner(Runner):
         if '://' in out_dir:
             super().save_checkpoint(out_dir, filename, *args, **kwargs)
             return
-        part = f'{filename}.part'
-        super().save_checkpoint(out_dir, part, *args, **kwargs)
-        os.replace(osp.join(out_dir, part), osp.join(out_dir, filename))
+        os.makedirs(out_dir, exist_ok=True)
+        with new_file(osp.join(out_dir, filename)) as part:
+            super().save_checkpoint(out_dir, osp.basename(part), *args,
+                                    **kwargs)
 
 
 def _check_order(model: nn.Module, checkpoint: dict) -> None:

@@ -1,11 +1,15 @@
 import glob
 import os.path as osp
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.hooks import Hook
 
 import mcod_plugin
+from mcod_plugin.engine.hooks.branch_checkpoint_hook import (
+    OBSOLETE, BranchCheckpointHook)
 from mcod_plugin.registry import RUNNERS
 from mcod_plugin.utils.machine import describe_machine
 
@@ -168,3 +172,152 @@ def test_interrupted_save_leaves_the_old_checkpoint(tiny_runner, monkeypatch):
         runner.save_checkpoint(runner.work_dir, 'epoch_1.pth')
     with open(file, 'rb') as stream:
         assert stream.read() == before
+
+
+def content(folder):
+    """Name and bytes of each file."""
+    return {
+        path.name: path.read_bytes()
+        for path in Path(folder).iterdir() if path.is_file()
+    }
+
+
+KEEP = {'default_hooks.checkpoint.max_keep_ckpts': 1}
+
+
+class Stop(Hook):
+    """Breaks a run off before its third epoch."""
+
+    priority = 'VERY_HIGH'
+
+    def before_train_epoch(self, runner):
+        if runner.epoch == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def stopped(tiny_runner):
+    """The work directory of a run that was stopped after two of three
+    epochs."""
+    runner = tiny_runner('a', 3, **KEEP)
+    runner.register_hook(Stop())
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert 'epoch_2.pth' in names(runner.work_dir)
+    return Path(runner.work_dir)
+
+
+@pytest.fixture
+def whole(tiny_runner):
+    """The names of the checkpoints of an unbroken run."""
+    runner = tiny_runner('whole', 3, **KEEP)
+    runner.train()
+    # So that there is something to replace at the end.
+    found = names(runner.work_dir)
+    assert any(name.endswith('epoch_3.pth') and 'best' in name
+               for name in found)
+    return found
+
+
+def test_moved_run_goes_on(tiny_runner, stopped, whole):
+    moved = stopped.with_name('moved')
+    stopped.rename(moved)
+    runner = tiny_runner('moved', 3, resume=True, **KEEP)
+    runner.train()
+    assert names(moved) == whole and not stopped.exists()
+    assert (moved / 'last_checkpoint').read_text() == str(
+        moved / 'epoch_3.pth')
+
+
+def test_copied_run_goes_on_by_itself(tiny_runner, stopped, whole):
+    shutil.copytree(stopped, stopped.with_name('copy'))
+    before = content(stopped)
+    runner = tiny_runner('copy', 3, resume=True, **KEEP)
+    runner.train()
+    assert names(runner.work_dir) == whole
+    assert content(stopped) == before
+    log = ''.join(
+        path.read_text() for path in Path(runner.work_dir).rglob('*.log'))
+    assert f'latest checkpoint {runner.work_dir}/epoch_2.pth' in log
+
+
+def test_run_from_the_checkpoint_of_another_folder(tiny_runner, stopped,
+                                                   tmp_path):
+    before = content(stopped)
+    other = tmp_path / 'other'
+    other.mkdir()
+    # Of another run that was there.
+    own = ['epoch_2.pth', 'best_vit_top1_epoch_1.pth', 'epoch_1.pth']
+    for name in own:
+        (other / name).touch()
+    runner = tiny_runner(
+        'other',
+        3,
+        resume=True,
+        load_from=str(stopped / 'epoch_2.pth'),
+        **KEEP)
+    runner.train()
+    assert content(stopped) == before
+    assert {'epoch_3.pth', *own} <= set(names(other))
+    best = runner.message_hub.get_info('best_score_ensemble/top1')
+    assert best == max(
+        torch.load(path, weights_only=True)['message_hub']['runtime_info']
+        ['best_score_ensemble/top1'] for folder in (stopped, other)
+        for path in folder.glob('best_ensemble*'))
+
+
+@pytest.mark.parametrize('best', [False, True])
+def test_failed_write_loses_nothing(tiny_runner, monkeypatch, best):
+    """Nothing is removed before what replaces it is there."""
+    save = torch.save
+
+    def fail(checkpoint, *args, **kwargs):
+        if checkpoint['meta']['epoch'] == 2 and best == ('optimizer'
+                                                         not in checkpoint):
+            raise OSError('disk full')
+        save(checkpoint, *args, **kwargs)
+
+    monkeypatch.setattr(torch, 'save', fail)
+    runner = tiny_runner('a', 3, **KEEP)
+    with pytest.raises(OSError, match='disk full'):
+        runner.train()
+    assert names(runner.work_dir) == [
+        'best_ensemble_top1_epoch_1.pth', 'best_resnet_top1_epoch_1.pth',
+        'best_vit_top1_epoch_1.pth', f'epoch_{2 if best else 1}.pth'
+    ]
+    assert not glob.glob(f'{runner.work_dir}/*.part')
+
+
+@pytest.mark.parametrize('number', [1, 2])
+def test_what_was_left_to_remove_is_removed(tiny_runner, monkeypatch, whole,
+                                            number):
+    """The run is killed when the last checkpoint tells what to remove."""
+    runner = tiny_runner('a', 3, **KEEP)
+    times = 0
+
+    def die(hook):
+        nonlocal times
+        times += OBSOLETE in runner.message_hub.runtime_info
+        if times == number:
+            raise KeyboardInterrupt
+        remove(hook)
+
+    remove = BranchCheckpointHook._remove_obsolete
+    with monkeypatch.context() as patch:
+        patch.setattr(BranchCheckpointHook, '_remove_obsolete', die)
+        with pytest.raises(KeyboardInterrupt):
+            runner.train()
+    assert len(names(runner.work_dir)) > len(whole)
+    tiny_runner('a', 3, resume=True, **KEEP).train()
+    assert names(runner.work_dir) == whole
+
+
+def test_published_files_hold_what_was_asked_for(tiny_runner):
+    runner = tiny_runner(
+        **{'default_hooks.checkpoint.published_keys': ['state_dict']})
+    runner.train()
+    found = glob.glob(f'{runner.work_dir}/*-????????.pth')
+    # The last one, and the best of two branches and of the ensemble.
+    assert len(found) == 4
+    for path in found:
+        assert torch.load(path, weights_only=True).keys() == {'state_dict'}

@@ -1,9 +1,10 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from mmpretrain import get_model
 
 from mcod_plugin.engine.hooks import BranchCheckpointHook
@@ -130,9 +131,126 @@ def test_clip_grad_is_warned_of(tiny_runner, tmp_path, clip, frozen, told):
     assert log_of(tmp_path).count(CLIPPED) == told
 
 
-def test_resume_with_nothing_there(tiny_runner):
-    with pytest.raises(ConfigError, match='nothing to resume from in'):
-        tiny_runner(resume=True).train()
+def test_resume_with_nothing_there(tiny_runner, tmp_path):
+    runner = tiny_runner(epochs=1, resume=True)
+    runner.train()
+    assert runner.epoch == 1
+    assert f'Nothing to resume from in {runner.work_dir}: ' in log_of(tmp_path)
+
+
+@pytest.mark.parametrize('size', [0, 1000])
+def test_newest_intact_checkpoint(tiny_runner, tmp_path, size):
+    runner = tiny_runner('a', 2)
+    runner.train()
+    expected = runner.model.state_dict()
+    folder = Path(runner.work_dir)
+    before = (folder / 'epoch_2.pth').read_bytes()
+    (folder / 'epoch_2.pth').write_bytes(before[:size])
+    runner = tiny_runner('a', 2, resume=True)
+    runner.train()
+    for key, value in runner.model.state_dict().items():
+        assert torch.equal(value, expected[key])
+    log = log_of(tmp_path)
+    assert f'Passed over: checkpoint {folder}/epoch_2.pth is trunc' in log
+    assert f'latest checkpoint {folder}/epoch_1.pth' in log
+    runner.load_checkpoint(str(folder / 'epoch_2.pth'))
+
+    # None is.
+    for number in (1, 2):
+        (folder / f'epoch_{number}.pth').write_bytes(before[:size])
+    with pytest.raises(ConfigError) as info:
+        tiny_runner('a', 2, resume=True).train()
+    text = str(info.value)
+    assert 'nothing to resume from: no checkpoint in ' in text
+    assert text.index('epoch_2.pth') < text.index('epoch_1.pth')
+    assert '\n' not in text
+
+
+def test_checkpoint_that_is_refused_is_not_passed_over(tiny_runner):
+    runner = tiny_runner('a', 2)
+    runner.train()
+    path = Path(runner.work_dir) / 'epoch_2.pth'
+    torch.save(dict(state_dict={}, meta=Path), path)
+    with pytest.raises(ConfigError, match='epoch_2.pth .* was refused'):
+        tiny_runner('a', 3, resume=True).train()
+
+
+class Stop(Hook):
+    """Breaks a run off in a validation."""
+
+    def __init__(self, done):
+        self.done = done
+
+    def before_val_epoch(self, runner):
+        if self.done in (runner.iter, runner.epoch):
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+@pytest.mark.parametrize('last', [True, False])
+def test_validation_that_was_cut_off(tiny_runner, tmp_path, by_epoch, last):
+    """No hook of the config need ask for it to be made up for."""
+
+    def make(name, **kwargs):
+        changes = {'default_hooks.checkpoint.max_keep_ckpts': 1}
+        if not by_epoch:
+            changes.update({
+                'train_cfg':
+                dict(
+                    by_epoch=False,
+                    max_iters=6,
+                    val_interval=2,
+                    _delete_=True),
+                'custom_hooks.0.by_epoch': False,
+                'default_hooks.checkpoint.by_epoch': False,
+                'default_hooks.checkpoint.interval': 2,
+            })
+        return tiny_runner(name, 3, **changes, **kwargs)
+
+    def files(runner):
+        return sorted(
+            path.name for path in Path(runner.work_dir).glob('*.pth'))
+
+    whole = make('whole')
+    whole.train()
+    broken = make('broken')
+    step = (3 if last else 2) * (1 if by_epoch else 2)
+    broken.register_hook(Stop(step))
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    before = log_of(tmp_path)
+    resumed = make('broken', resume=True)
+    resumed.train()
+    assert (f'The validation after {step} ' in log_of(tmp_path)
+            and f'The validation after {step} ' not in before)
+    assert log_of(tmp_path / 'broken').count('Result after ') == 1
+    if last or by_epoch:
+        # Iterations are not resumed exactly.
+        assert files(resumed) == files(whole)
+        for key in ('cohort_best', 'best_score_vit/top1', 'validated'):
+            assert resumed.message_hub.get_info(
+                key) == whole.message_hub.get_info(key)
+    with pytest.raises(ConfigError, match='nothing to resume'):
+        make('broken', resume=True).train()
+
+
+def test_run_that_ended_without_its_record(tiny_runner):
+    """It is only made anew."""
+    hooks = [
+        dict(type='mcod_plugin.DiscontinuousKDHook'),
+        dict(type='mcod_plugin.RunRecordHook')
+    ]
+    runner = tiny_runner('a', 2, custom_hooks=hooks)
+    runner.train()
+    record = Path(runner.work_dir) / 'record.json'
+    before = json.loads(record.read_text())
+    with pytest.raises(ConfigError, match='nothing to resume'):
+        tiny_runner('a', 2, resume=True, custom_hooks=hooks).train()
+    record.unlink()
+    tiny_runner('a', 2, resume=True, custom_hooks=hooks).train()
+    after = json.loads(record.read_text())
+    for key in ('curves', 'best', 'last', 'train_loss', 'kd_weight'):
+        assert after[key] == before[key]
 
 
 def test_longer_run_is_warned_of(tiny_runner, tmp_path):
