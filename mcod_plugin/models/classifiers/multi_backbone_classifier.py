@@ -60,8 +60,10 @@ class MultiBackboneClassifier(BaseClassifier):
     branches which have a target, as ``distill(logits, targets)``. The logits
     are ``(B, N, C)``; so are the targets, or ``(N, C)`` if all have the same
     tensor. If it has ``per_peer = True``, as its teacher must have then, the
-    targets are ``(B, P, N, C)``, or ``(P, N, C)``. It gives the losses of the
-    branches ``(B, )``; their weight :math:`w(t)` is not its business.
+    targets are ``(B, P, N, C)``, or ``(P, N, C)``. With ``needs_labels =
+    True`` it is called with ``labels=`` as well, the labels as probabilities
+    ``(N, C)``. It gives the losses of the branches ``(B, )``; their weight
+    :math:`w(t)` is not its business.
 
     Args:
         branches (dict[str, dict | nn.Module]): The cohort by name. Each value
@@ -371,11 +373,14 @@ class MultiBackboneClassifier(BaseClassifier):
     def _kd_losses(self, logits: Dict[str, Tensor],
                    data_samples: Sequence[DataSample]) -> Dict[str, Tensor]:
         """``<branch>.loss_kd`` of each branch that learns from a target."""
-        if getattr(self.teacher, 'needs_labels', False):
-            labels = soft_labels(data_samples, next(iter(logits.values())))
-            targets = self.teacher(logits, labels)
-        else:
-            targets = self.teacher(logits)
+        needs = [
+            getattr(part, 'needs_labels', False)
+            for part in (self.teacher, self.distill)
+        ]
+        labels = soft_labels(data_samples, next(iter(
+            logits.values()))) if any(needs) else None
+        targets = self.teacher(logits, labels) if needs[0] else self.teacher(
+            logits)
         names = [
             name for name in logits
             if name in targets and name not in self.frozen
@@ -387,7 +392,8 @@ class MultiBackboneClassifier(BaseClassifier):
             target = torch.stack([targets[name] for name in names])
         # All branches at once: what they share is computed once.
         distances = self.distill(
-            torch.stack([logits[name] for name in names]), target)
+            torch.stack([logits[name] for name in names]), target,
+            **(dict(labels=labels) if needs[1] else {}))
         got = tuple(distances.shape) if isinstance(
             distances, Tensor) else type(distances).__name__
         if got != (len(names), ):

@@ -484,6 +484,36 @@ def test_teachers_that_need_labels(fusion, mixed):
         cohort(inputs), sum(logits.values()) / 3)
 
 
+@pytest.mark.parametrize('mixed', [False, True])
+@pytest.mark.parametrize('fusion', ['mean', 'min_logit'])
+def test_losses_that_need_labels(fusion, mixed):
+    """They get them as probabilities, single and mixed ones."""
+    cohort = make_cohort(
+        teacher=dict(type='mcod_plugin.EnsembleTeacher', fusion=fusion),
+        distill=dict(type='mcod_plugin.DiscontinuousKDLoss', where='surer'))
+    cohort.double().eval()
+    cohort.kd_weight = .3
+    inputs = make_batch(16)[0].double()
+    fields = make_fields(16)
+    labels = fields['gt_score'].double() if mixed else torch.eye(
+        5, dtype=torch.double)[fields['gt_label']]
+    if not mixed:
+        del fields['gt_score']
+    logits = cohort.branch_logits(inputs)
+    targets = cohort.teacher(logits,
+                             *([] if fusion == 'mean' else [labels]))
+    losses = cohort(inputs, BatchDataSample(**fields), mode='loss')
+    for name, value in logits.items():
+        shares = [(labels * score.softmax(1)).sum(1)
+                  for score in (value, targets[name])]
+        counts = (shares[1] > shares[0]).nonzero().flatten()
+        assert 0 < len(counts) < (17 if fusion == 'min_logit' else 16)
+        expected = .3 * len(counts) / 16 * kl_by_loop(
+            value[counts], targets[name][counts], 3.)
+        assert losses[f'{name}.loss_kd'].item() == pytest.approx(
+            expected, rel=1e-9)
+
+
 @pytest.mark.parametrize('fusion', ['min_logit', 'confidence'])
 def test_mixup_with_labels(fusion):
     cohort = make_cohort(
