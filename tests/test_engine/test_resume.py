@@ -61,6 +61,12 @@ CHANGES = [
     {
         'optim_wrapper.accumulative_counts': 2
     },
+    # A weight in units of the labels' pull, whose average goes on over gaps.
+    {
+        'model.distill': dict(type='mcod_plugin.BalancedKDLoss'),
+        'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper',
+        'optim_wrapper.accumulative_counts': 2
+    },
     # Branches that differ.
     {
         'model.branches.resnet.input_size': 20,

@@ -12,11 +12,12 @@ from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample
 from ..utils.branch_images import BranchImages
-from ..utils.branch_loss import branch_loss
+from ..utils.branch_loss import branch_loss, total_loss
 from ..utils.branch_settings import BranchSettings
 from ..utils.build_branch import build_branch
 from ..utils.frozen import freeze
 from ..utils.input_size import guess_input_size, parse_input_size
+from ..utils.logit_gradients import logit_gradients
 from ..utils.memory_format import MEMORY_FORMATS, choose_memory_format
 from ..utils.pretrained import load_pretrained, take_pretrained
 from ..utils.soft_labels import soft_labels
@@ -62,7 +63,11 @@ class MultiBackboneClassifier(BaseClassifier):
     tensor. If it has ``per_peer = True``, as its teacher must have then, the
     targets are ``(B, P, N, C)``, or ``(P, N, C)``. With ``needs_labels =
     True`` it is called with ``labels=`` as well, the labels as probabilities
-    ``(N, C)``. It gives the losses of the branches ``(B, )``; their weight
+    ``(N, C)``; with ``needs_own_grad = True`` with ``names=``, those of the B
+    branches, and ``own_grad=``, the gradients ``(B, N, C)`` of their own
+    losses at the logits, or None where no gradient is computed. It may have
+    ``setup(names, num_classes, feat_shapes)``, called once when the cohort is
+    built. It gives the losses of the branches ``(B, )``; their weight
     :math:`w(t)` is not its business.
 
     Args:
@@ -223,6 +228,8 @@ class MultiBackboneClassifier(BaseClassifier):
         _check_pair(teacher, distill)
         if hasattr(teacher, 'setup'):
             teacher.setup(list(self.branches), self.num_classes)
+        if hasattr(distill, 'setup'):
+            distill.setup(list(self.branches), self.num_classes, None)
         self.teacher = teacher
         self.distill = distill
         self.kd_weight = 0.0
@@ -351,12 +358,12 @@ class MultiBackboneClassifier(BaseClassifier):
             ``kd_weight``.
         """
         logits = self.branch_logits(inputs)
-        losses = {}
+        losses, own = {}, {}
         for name, branch in self.branches.items():
             if name in self.frozen:
                 continue
-            own = branch_loss(branch, logits[name], data_samples)
-            for key, value in own.items():
+            own[name] = branch_loss(branch, logits[name], data_samples)
+            for key, value in own[name].items():
                 if 'loss' in key:
                     value = self._weighted(name, value)
                 key = 'loss_ce' if key == 'loss' else key
@@ -366,12 +373,13 @@ class MultiBackboneClassifier(BaseClassifier):
             for key, value in self.teacher.loss(logits, labels).items():
                 losses[f'teacher.{key}'] = value
         if self.kd_weight > 0:
-            losses.update(self._kd_losses(logits, data_samples))
+            losses.update(self._kd_losses(logits, data_samples, own))
         losses['kd_weight'] = torch.tensor(float(self.kd_weight))
         return losses
 
     def _kd_losses(self, logits: Dict[str, Tensor],
-                   data_samples: Sequence[DataSample]) -> Dict[str, Tensor]:
+                   data_samples: Sequence[DataSample],
+                   own: Dict[str, Dict[str, Any]]) -> Dict[str, Tensor]:
         """``<branch>.loss_kd`` of each branch that learns from a target."""
         needs = [
             getattr(part, 'needs_labels', False)
@@ -391,9 +399,15 @@ class MultiBackboneClassifier(BaseClassifier):
         if any(targets[name] is not target for name in names):
             target = torch.stack([targets[name] for name in names])
         # All branches at once: what they share is computed once.
-        distances = self.distill(
-            torch.stack([logits[name] for name in names]), target,
-            **(dict(labels=labels) if needs[1] else {}))
+        stacked = torch.stack([logits[name] for name in names])
+        needed = dict(labels=labels) if needs[1] else {}
+        if getattr(self.distill, 'needs_own_grad', False):
+            own_grad = logit_gradients(
+                [total_loss(own[name]) for name in names],
+                [logits[name] for name in names]
+            ) if stacked.requires_grad else None
+            needed.update(names=names, own_grad=own_grad)
+        distances = self.distill(stacked, target, **needed)
         got = tuple(distances.shape) if isinstance(
             distances, Tensor) else type(distances).__name__
         if got != (len(names), ):
