@@ -17,7 +17,7 @@ from ..utils.branch_settings import BranchSettings
 from ..utils.build_branch import build_branch
 from ..utils.frozen import freeze
 from ..utils.input_size import guess_input_size, parse_input_size
-from ..utils.logit_gradients import logit_gradients
+from ..utils.logit_gradients import gradient_ratio, logit_gradients
 from ..utils.memory_format import MEMORY_FORMATS, choose_memory_format
 from ..utils.pretrained import load_pretrained, take_pretrained
 from ..utils.soft_labels import soft_labels
@@ -143,6 +143,9 @@ class MultiBackboneClassifier(BaseClassifier):
         in_channels (int): Number of channels of the images.
         num_classes (int): Number of classes of every branch.
         kd_weight (float): Current weight of the distillation term.
+        ratio_due (bool): Whether the next step that distils is to give
+            ``<branch>.kd_ratio``; it then sets this to False. A hook such as
+            :class:`CohortRuntimeInfoHook` sets it to True.
 
     Raises:
         ConfigError: If there is no branch to train, a name cannot be used, a
@@ -233,6 +236,7 @@ class MultiBackboneClassifier(BaseClassifier):
         self.teacher = teacher
         self.distill = distill
         self.kd_weight = 0.0
+        self.ratio_due = False
         self._register_load_state_dict_pre_hook(
             _check_state_dict, with_module=True)
 
@@ -355,7 +359,10 @@ class MultiBackboneClassifier(BaseClassifier):
             dict[str, Tensor]: ``<branch>.loss_ce`` for each branch that is
             trained, in on-phases ``<branch>.loss_kd`` as well, both weighted,
             ``teacher.<key>`` if the teacher has losses of its own, and
-            ``kd_weight``.
+            ``kd_weight``. If :attr:`ratio_due`, ``<branch>.kd_ratio``: how
+            hard the distillation pulls at the branch's logits, against its
+            own loss. It is the ratio of the norms of both gradients there, as
+            they are weighted.
         """
         logits = self.branch_logits(inputs)
         losses, own = {}, {}
@@ -380,7 +387,8 @@ class MultiBackboneClassifier(BaseClassifier):
     def _kd_losses(self, logits: Dict[str, Tensor],
                    data_samples: Sequence[DataSample],
                    own: Dict[str, Dict[str, Any]]) -> Dict[str, Tensor]:
-        """``<branch>.loss_kd`` of each branch that learns from a target."""
+        """``<branch>.loss_kd`` of each branch that learns from a target, and
+        ``<branch>.kd_ratio`` if it is due."""
         needs = [
             getattr(part, 'needs_labels', False)
             for part in (self.teacher, self.distill)
@@ -401,11 +409,14 @@ class MultiBackboneClassifier(BaseClassifier):
         # All branches at once: what they share is computed once.
         stacked = torch.stack([logits[name] for name in names])
         needed = dict(labels=labels) if needs[1] else {}
-        if getattr(self.distill, 'needs_own_grad', False):
+        balanced = getattr(self.distill, 'needs_own_grad', False)
+        ratio_due = self.ratio_due and stacked.requires_grad
+        own_grad = None
+        if stacked.requires_grad and (balanced or ratio_due):
             own_grad = logit_gradients(
                 [total_loss(own[name]) for name in names],
-                [logits[name] for name in names]
-            ) if stacked.requires_grad else None
+                [logits[name] for name in names])
+        if balanced:
             needed.update(names=names, own_grad=own_grad)
         distances = self.distill(stacked, target, **needed)
         got = tuple(distances.shape) if isinstance(
@@ -415,10 +426,20 @@ class MultiBackboneClassifier(BaseClassifier):
                 f'model.distill.type {type(self.distill).__name__} must give '
                 f'a tensor of one loss for each branch, ({len(names)},); got '
                 f'{got}')
-        return {
+        losses = {
             f'{name}.loss_kd': self._weighted(name, value)
             for name, value in zip(names, self.kd_weight * distances)
         }
+        if ratio_due:
+            self.ratio_due = False
+            # A branch's loss_weight is in both.
+            kd_grad, = logit_gradients([distances.sum()], [stacked])
+            ratios = self.kd_weight * gradient_ratio(kd_grad, own_grad)
+            losses.update({
+                f'{name}.kd_ratio': ratio
+                for name, ratio in zip(names, ratios)
+            })
+        return losses
 
     def _weighted(self, name: str, loss: Tensor) -> Tensor:
         """A loss of a branch with the branch's ``loss_weight``."""
