@@ -62,7 +62,7 @@ def draw(results: Results, baseline: str, folder: str) -> List[str]:
     ``diversity.png``  disagreement of the branches by epoch, and at the end
                        against accuracy
     ``schedule.png``   weight of the distillation loss by epoch
-    ``kd_ratio.png``   how hard the distillation pulls at each branch against
+    ``pull.png``       how hard the distillation pulls at each branch against
                        its own loss, in the epochs that distil
     ================== =====================================================
 
@@ -93,7 +93,7 @@ def draw(results: Results, baseline: str, folder: str) -> List[str]:
             gain=_gain(results, baseline, looks),
             diversity=_diversity(results, looks),
             schedule=_schedule(results, looks),
-            kd_ratio=_kd_ratio(results, looks))
+            pull=_pull(results, looks))
         os.makedirs(folder, exist_ok=True)
         for name, figure in figures.items():
             if figure is not None:
@@ -369,7 +369,7 @@ def _schedule(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
     return figure
 
 
-def _kd_ratio(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
+def _pull(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
     names = all_runs(results)[0]['branches']
     points = {
         name: {

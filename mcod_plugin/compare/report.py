@@ -77,7 +77,7 @@ class Report:
             self._accuracy(),
             self._gain(),
             self._top5(),
-            self._kd_ratio(),
+            self._pull(),
             self._best()
         ]
         parts = [self._heading()]
@@ -236,7 +236,7 @@ class Report:
         return self._table(
             '**Top-5 accuracy** after the last epoch, in percent', columns)
 
-    def _kd_ratio(self) -> Optional[tuple]:
+    def _pull(self) -> Optional[tuple]:
         columns = {}
         for name in self.names[:-1]:
             texts = {

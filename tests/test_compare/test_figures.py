@@ -104,8 +104,8 @@ def test_ratios(tmp_path, branches):
             course = [0., .02, 0., .1 * (1 + 20 * seed), .5]
             run['kd_ratio'] = {} if method == 'solo' else dict.fromkeys(
                 run['branches'], course)
-    assert draw(results, 'solo', str(tmp_path)) == [*ALL, 'kd_ratio.png']
-    path = tmp_path / 'kd_ratio.png'
+    assert draw(results, 'solo', str(tmp_path)) == [*ALL, 'pull.png']
+    path = tmp_path / 'pull.png'
     assert len(pixels(path, VERMILION)) > 20
     before = path.read_bytes()
     # A gap has no point, and whoever is not distilled no line.

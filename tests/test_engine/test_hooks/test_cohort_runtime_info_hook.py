@@ -131,18 +131,18 @@ GAPS = dict(
     type='mcod_plugin.DiscontinuousKDHook', on=1, gap=(1, 1), weight=(1., 2.))
 
 
-class Ratios(Hook):
-    """Notes what is measured in each step, of which it asks all in one
-    run and none in another."""
-
-    priority = 'LOWEST'
-
-    def __init__(self, all_steps=False):
-        self.all_steps, self.steps = all_steps, []
+class Ask(Hook):
+    """Has the ratios of every step measured."""
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if self.all_steps:
-            runner.model.ratio_due = True
+        runner.model.ratio_due = True
+
+
+class Ratios(Hook):
+    """Notes what is measured in each step."""
+
+    def __init__(self):
+        self.steps = []
 
     def after_train_iter(self, runner, batch_idx, data_batch, outputs):
         value = outputs.get('vit.kd_ratio')
@@ -158,8 +158,9 @@ def test_logged_ratio_is_that_of_the_step(tiny_runner, tmp_path, by_epoch):
         'default_hooks.logger.interval': 3
     }
     every = tiny_runner('every', 4, **copy.deepcopy(changes))
-    truth = Ratios(all_steps=True)
+    truth = Ratios()
     every.register_hook(truth)
+    every.register_hook(Ask())
     every.train()
     assert None in truth.steps and max(filter(None, truth.steps)) > 0
 
@@ -260,16 +261,27 @@ class Count(Hook):
         self.mode.__exit__(None, None, None)
 
 
-@pytest.mark.parametrize('name, free', [('mcod_plugin.CohortRuntimeInfoHook',
-                                         True), ('RuntimeInfoHook', False)])
-def test_no_step_waits_for_the_device(tiny_runner, name, free):
+BALANCED = dict(
+    type='mcod_plugin.BalancedKDLoss',
+    loss=dict(type='mcod_plugin.DiscontinuousKDLoss', standardize=True))
+
+
+@pytest.mark.parametrize('name, distill, free', [
+    ('mcod_plugin.CohortRuntimeInfoHook', None, True),
+    ('mcod_plugin.CohortRuntimeInfoHook', BALANCED, True),
+    ('RuntimeInfoHook', None, False),
+])
+def test_no_step_waits_for_the_device(tiny_runner, name, distill, free):
     runner = tiny_runner(
         epochs=1, **{
+            'model.distill': distill,
             'default_hooks.runtime_info.type': name,
             'default_hooks.logger.interval': 50
         })
     count = Count()
     runner.register_hook(count)
+    if free:
+        runner.register_hook(Ask())
     runner.train()
     # Each branch has two losses; there is their sum, and the weight. Before
     # the first step the data loader draws a number.
