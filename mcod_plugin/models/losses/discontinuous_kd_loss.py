@@ -97,13 +97,14 @@ def discontinuous_kd_loss(student_logits: Tensor,
 
 @torch.no_grad()
 def selected_samples(student_logits: Tensor, teacher_logits: Tensor,
-                     labels: Tensor, where: str) -> Tensor:
+                     labels: Optional[Tensor], where: str) -> Tensor:
     """The samples in which a teacher has something to say.
 
     Args:
         student_logits (Tensor): Logits of shape ``(N, C)`` or ``(B, N, C)``.
         teacher_logits (Tensor): Logits of the same shape or ``(N, C)``.
-        labels (Tensor): The labels as probabilities ``(N, C)``.
+        labels (Tensor, optional): The labels as probabilities ``(N, C)``;
+            None only for ``'all'``.
         where (str): The rule:
 
             - ``'all'``: all samples.
@@ -116,10 +117,16 @@ def selected_samples(student_logits: Tensor, teacher_logits: Tensor,
 
     Returns:
         Tensor: Whether each counts, ``(N, )`` or ``(B, N)``.
+
+    Raises:
+        ConfigError: If there is no such rule.
+        ValueError: If labels are needed and not given.
     """
     check_choice('where', where, WHERE)
     if where == 'all':
         return torch.ones_like(student_logits[..., 0], dtype=torch.bool)
+    if labels is None:
+        raise ValueError(f'where={where!r} needs labels')
     if where == 'correct':
         best = teacher_logits.argmax(-1, keepdim=True)
         shares = labels.expand_as(teacher_logits)

@@ -175,6 +175,12 @@ def test_logged_ratio_is_that_of_the_step(tiny_runner, tmp_path, by_epoch):
     assert [step for step, _ in steps] == (
         [0, 2, 3, 8, 10, 11] if by_epoch else [0, 2, 4, 6, 8, 10, 12, 14])
     assert all(value == truth.steps[step] for step, value in steps)
+    # What was measured, and 0 for each step of a gap.
+    history = runner.message_hub.get_scalar('train/vit.kd_ratio').data[0]
+    assert history.tolist() == pytest.approx([
+        found or 0. for found, value in zip(seen.steps, truth.steps)
+        if found or not value
+    ])
     lines = [
         line for line in logged(tmp_path / 'some') if 'vit.kd_ratio' in line
     ]

@@ -226,6 +226,18 @@ def test_schedule_by_iteration(make):
     assert read(runner)['kd_weight'] == pytest.approx([.5 + 1.5 * 3 / 7, 2.])
 
 
+def test_distilled_late(make):
+    hooks = recorded()
+    hooks[0] = dict(KD, gap=(0, 0), begin=2)
+    runner = make(epochs=3, custom_hooks=hooks)
+    train(runner)
+    record = read(runner)
+    assert record['kd_weight'] == [0, 0, .5]
+    for course in record['kd_ratio'].values():
+        assert course[:2] == [0, 0] and course[2] > 0 and len(course) == 3
+    assert list(record['kd_ratio']) == ['resnet', 'vit']
+
+
 @pytest.mark.parametrize('changes, events', [
     ({}, [
         Stop('before_train_epoch', 2),

@@ -514,6 +514,14 @@ def test_refuses_settings(settings, message):
         DiscontinuousKDLoss(**settings)
 
 
+def test_labels_that_are_missing():
+    student, teacher = make_logits()
+    with pytest.raises(ValueError, match="^where='surer' needs labels$"):
+        discontinuous_kd_loss(student, teacher, 3., 'surer')
+    with pytest.raises(ConfigError, match='^where must be one of all, .*sure'):
+        discontinuous_kd_loss(student, teacher, 3., 'sure')
+
+
 def test_inputs_are_kept():
     student, teacher = make_logits()
     copies = student.clone(), teacher.clone()
