@@ -4,7 +4,8 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from numbers import Integral
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from .errors import ConfigError, check_choice, check_integer, check_number
 
@@ -40,6 +41,30 @@ def _check_pair(name: str, value: Any) -> Sequence:
     return value
 
 
+def _check_steps(name: str, value: Any, minimum: int) -> None:
+    """Raise unless a value is a number of steps or a share of the run."""
+    share = isinstance(value, float) and 0 < value < 1
+    steps = (
+        isinstance(value, Integral) and not isinstance(value, bool)
+        and value >= minimum)
+    if not (share or steps):
+        raise ConfigError(
+            f'KD schedule: {name} must be an integer of at least {minimum} '
+            '(steps) or a number between 0 and 1 (a share of the run); got '
+            f'{value!r}')
+
+
+def _plain_steps(value: Any) -> Any:
+    return value if value is None or isinstance(value, float) else int(value)
+
+
+def _to_steps(value: Any, total: int) -> Any:
+    """The number of steps that a share of a run is."""
+    if not isinstance(value, float):
+        return value
+    return math.floor(value * total + 0.5)
+
+
 @dataclass(frozen=True, init=False, repr=False)
 class DiscontinuousSchedule:
     r"""The weight of the distillation loss as a pure function of time.
@@ -62,6 +87,10 @@ class DiscontinuousSchedule:
     - The gap's progress is that of the start of its cycle, between ``begin``
       and ``end - 1``. A gap is rounded to the nearest number of steps, and a
       half is rounded up.
+    - With a ``ramp`` of :math:`r` steps, the progress of both is
+      :math:`\min((t - \text{begin}) / r, 1)` instead, :math:`t` being the
+      step or the start of the cycle: they have reached their last values
+      after :math:`r` steps, and keep them.
 
     The curves are
 
@@ -81,23 +110,34 @@ class DiscontinuousSchedule:
             Defaults to ``(1.0, 1.0)``.
         curve (str): ``'linear'``, ``'cosine'``, ``'exp'`` or ``'step'``.
             Defaults to ``'linear'``.
-        begin (int): The first step of the first on-phase. Defaults to 0.
-        end (int, optional): The step before which the schedule ends. None is
-            the end of the run, which :meth:`resolve` puts in.
+        begin (int | float): The first step of the first on-phase. As for
+            ``end`` and ``ramp``, an integer is a number of steps, and a float
+            between 0 and 1 a share of the run: :meth:`resolve` makes
+            ``floor(share * total + 0.5)`` steps of it. Defaults to 0.
+        end (int | float, optional): The step before which the schedule ends.
+            None is the end of the run, which :meth:`resolve` puts in.
+            Defaults to None.
+        ramp (int | float, optional): How many steps after ``begin`` gap and
+            weight have their last values. A share of the run is at least one
+            step. None is as described above, over the whole schedule.
             Defaults to None.
 
     Examples:
         >>> schedule = DiscontinuousSchedule(gap=(2, 0), weight=(0.25, 1))
         >>> schedule.resolve(6).table()
         [(0, 0.25), (1, 0.0), (2, 0.0), (3, 0.7), (4, 0.0), (5, 1.0)]
+        >>> rising = DiscontinuousSchedule(gap=(0, 0), weight=(0, 1), ramp=0.5)
+        >>> rising.resolve(6).table()[:4]
+        [(0, 0.0), (1, 0.3333333333333333), (2, 0.6666666666666666), (3, 1.0)]
     """
 
     on: int
     gap: Tuple[int, int]
     weights: Tuple[float, float]
     curve: str
-    begin: int
-    end: Optional[int]
+    begin: Union[int, float]
+    end: Optional[Union[int, float]]
+    ramp: Optional[Union[int, float]]
 
     # Written out since the argument ``weight`` has the name of the method.
     def __init__(self,
@@ -105,48 +145,64 @@ class DiscontinuousSchedule:
                  gap: Sequence[int] = (1, 0),
                  weight: Sequence[float] = (1.0, 1.0),
                  curve: str = 'linear',
-                 begin: int = 0,
-                 end: Optional[int] = None) -> None:
+                 begin: Union[int, float] = 0,
+                 end: Optional[Union[int, float]] = None,
+                 ramp: Optional[Union[int, float]] = None) -> None:
         check_integer('KD schedule: on', on)
         for i, length in enumerate(_check_pair('gap', gap)):
             check_integer(f'KD schedule: gap[{i}]', length, minimum=0)
         for i, value in enumerate(_check_pair('weight', weight)):
             check_number(f'KD schedule: weight[{i}]', value, minimum=0)
         check_choice('KD schedule: curve', curve, CURVES)
-        check_integer('KD schedule: begin', begin, minimum=0)
+        _check_steps('begin', begin, minimum=0)
         if end is not None:
-            check_integer('KD schedule: end', end, minimum=0)
-            if end <= begin:
+            _check_steps('end', end, minimum=0)
+            # A share and a number of steps compare once they are resolved.
+            if isinstance(begin, float) == isinstance(end,
+                                                      float) and end <= begin:
                 raise ConfigError('KD schedule: end must be greater than '
                                   f'begin, {begin}, or None; got {end}')
+        if ramp is not None:
+            _check_steps('ramp', ramp, minimum=1)
         vars(self).update(
             on=int(on),
             gap=tuple(map(int, gap)),
             weights=tuple(map(float, weight)),
             curve=curve,
-            begin=int(begin),
-            end=None if end is None else int(end))
+            begin=_plain_steps(begin),
+            end=_plain_steps(end),
+            ramp=_plain_steps(ramp))
 
     def resolve(self, total: int) -> 'DiscontinuousSchedule':
-        """Put in the end of the run.
+        """Put in the end of the run, and steps for shares of it.
 
         Args:
             total (int): Number of steps of the run.
 
         Returns:
-            DiscontinuousSchedule: This schedule if it has an ``end``, else
-            the one that ends with the run.
+            DiscontinuousSchedule: The schedule in steps, which ends with the
+            run unless it has an ``end``; this one if it is so already.
 
         Raises:
-            ConfigError: If the run ends before the schedule begins.
+            ConfigError: If the run, or the schedule, ends before the schedule
+                begins.
         """
-        if self.begin >= total:
+        begin = _to_steps(self.begin, total)
+        if begin >= total:
             raise ConfigError('KD schedule: begin must be less than the '
                               f'{total} steps of the run; got {self.begin}')
-        if self.end is not None:
+        end = total if self.end is None else _to_steps(self.end, total)
+        if end <= begin:
+            raise ConfigError(
+                f'KD schedule: in a run of {total} steps, end must be after '
+                f'begin, {self.begin}; got {self.end}, which is step {end}')
+        ramp = _to_steps(self.ramp, total)
+        if ramp is not None:
+            ramp = max(ramp, 1)
+        if (begin, end, ramp) == (self.begin, self.end, self.ramp):
             return self
         return DiscontinuousSchedule(self.on, self.gap, self.weights,
-                                     self.curve, self.begin, total)
+                                     self.curve, begin, end, ramp)
 
     @cached_property
     def phases(self) -> List[Tuple[int, int]]:
@@ -195,17 +251,26 @@ class DiscontinuousSchedule:
         weight."""
         return [(t, self.weight(t)) for t in self._steps()]
 
+    @property
+    def _depends_on_run(self) -> bool:
+        """Whether it is told by the run how long it is."""
+        return self.end is None or any(
+            isinstance(value, float)
+            for value in (self.begin, self.end, self.ramp))
+
     def _steps(self) -> range:
-        if self.end is None:
-            raise ValueError('This schedule ends with the run: call '
-                             'resolve(total) with the number of steps first')
+        if self._depends_on_run:
+            raise ValueError('This schedule depends on the length of the run: '
+                             'call resolve(total) with its number of steps '
+                             'first')
         return range(self.begin, self.end)
 
     def _between(self, ends: Sequence[float], t: int, last: int) -> float:
         """The value at ``t`` on the way from ``ends[0]`` at ``begin`` to
-        ``ends[1]`` at ``last``."""
+        ``ends[1]`` at ``last``, or at the end of the ramp."""
         # If the first step is also the last one, there is no way to go.
-        progress = (t - self.begin) / max(last - self.begin, 1)
+        way = self.ramp or max(last - self.begin, 1)
+        progress = min((t - self.begin) / way, 1)
         fraction = CURVES[self.curve](progress)
         # The sum below may miss the last value by a rounding error.
         if fraction == 1:
@@ -215,11 +280,11 @@ class DiscontinuousSchedule:
     def __repr__(self) -> str:
         return (f'{type(self).__name__}(on={self.on}, gap={self.gap}, '
                 f'weight={self.weights}, curve={self.curve!r}, '
-                f'begin={self.begin}, end={self.end})')
+                f'begin={self.begin}, end={self.end}, ramp={self.ramp})')
 
     def __str__(self) -> str:
         """A table of the phases, and how many steps are on."""
-        if self.end is None:
+        if self._depends_on_run:
             return f'{self!r}, to be resolved'
         steps = self._steps()
         num_on = sum(map(self.is_on, steps))
@@ -228,14 +293,16 @@ class DiscontinuousSchedule:
         return '\n'.join([*self._rows(), summary]) if num_on else summary
 
     def _rows(self) -> List[str]:
-        """The header and a row for consecutive cycles of equal lengths."""
+        """The header and a row for consecutive cycles of equal lengths, all
+        of them within the ramp or beyond it."""
         next_starts = [start for start, _ in self.phases[1:]] + [self.end]
         phases = zip(self.phases, next_starts)
-        cycles = [(start, stop - start, next_start - stop)
+        top = math.inf if self.ramp is None else self.begin + self.ramp
+        cycles = [(start, stop - start, next_start - stop, start < top)
                   for (start, stop), next_start in phases]
         rows = []
-        for (on, off), group in groupby(cycles, lambda cycle: cycle[1:]):
-            starts = [start for start, _, _ in group]
+        for (on, off, _), group in groupby(cycles, lambda cycle: cycle[1:]):
+            starts = [start for start, *_ in group]
             first, last = starts[0], starts[-1] + on - 1
             rows.append(
                 (f'{first}-{last + off}', str(on), str(off), str(len(starts)),

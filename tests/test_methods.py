@@ -35,6 +35,8 @@ EXPECTED = dict(
     kdcl_min_logit=('EnsembleTeacher', dict(fusion='min_logit'), 4, (0, 0),
                     (.5, .5)),
     one=('GatedTeacher', {}, 3, (0, 0), (1, 1)),
+    standardized=('EnsembleTeacher', dict(fusion='mean'), 2, (0, 0), (1, 1)),
+    balanced=('EnsembleTeacher', dict(fusion='mean'), 3, (0, 0), (.3, .3)),
     kd=('EnsembleTeacher', dict(fusion='mean', members=['vgg']), 3, (0, 0),
         (1, 1)))
 
@@ -107,9 +109,13 @@ def test_builds(networks, path, name):
     assert type(model.teacher).__name__ == kind
     for key, value in settings.items():
         assert getattr(model.teacher, key) == value
-    assert type(model.distill).__name__ == (
-        'MutualKDLoss' if name == 'dml' else 'DiscontinuousKDLoss')
-    assert model.distill.temperature == temperature
+    distill = model.distill
+    assert (type(distill).__name__ == 'BalancedKDLoss') == (name == 'balanced')
+    distill = getattr(distill, 'loss', distill)
+    assert type(distill).__name__ == ('MutualKDLoss' if name == 'dml' else
+                                      'DiscontinuousKDLoss')
+    assert distill.temperature == temperature
+    assert getattr(distill, 'standardize', False) == (name == 'standardized')
     assert model.frozen == (['vgg'] if name == 'kd' else [])
     if name == 'one':
         number = len(model.branches)
@@ -196,7 +202,10 @@ def test_trains(tiny_config, beginning, name):
     distilled = set() if name == 'solo' else {
         f'{branch}.loss_kd' for branch in learning
     }
-    assert on.keys() == off.keys() | distilled
+    # The first step of an epoch that distils measures how hard it pulls.
+    ratios = {key.replace('loss_kd', 'kd_ratio') for key in distilled}
+    assert on.keys() == off.keys() | distilled | ratios
+    assert all(on[key] > 0 for key in ratios)
     assert all(on[key] > 0 for key in distilled)
     assert on['loss'] == pytest.approx(
         sum(on[key] for key in own | distilled), rel=1e-5)
@@ -205,7 +214,8 @@ def test_trains(tiny_config, beginning, name):
         key: value
         for key, value in tape.weights.items() if key.startswith('branches.')
     }
-    assert len(tape.weights) - len(weights) == (2 if name == 'one' else 0)
+    assert len(tape.weights) - len(weights) == dict(
+        one=2, balanced=1).get(name, 0)
     beginning.setdefault('weights', weights)
     beginning.setdefault('images', tape.images)
     assert weights.keys() == beginning['weights'].keys()

@@ -24,7 +24,8 @@ def schedules(draw, **fixed):
         gap=tuple(draw(st.lists(st.integers(0, 9), min_size=2, max_size=2))),
         weight=tuple(draw(st.lists(WEIGHTS, min_size=2, max_size=2))),
         curve=draw(st.sampled_from(sorted(CURVES))),
-        begin=draw(st.integers(0, 20)))
+        begin=draw(st.integers(0, 20)),
+        ramp=draw(st.none() | st.integers(1, 150)))
     kwargs.update(fixed)
     kwargs.setdefault('end', kwargs['begin'] + draw(st.integers(1, 120)))
     return kwargs
@@ -42,13 +43,14 @@ def curve_oracle(curve, progress):
     return math.expm1(5 * (1 - remaining)) / math.expm1(5)
 
 
-def simulate(on, gap, weight, curve, begin, end):
+def simulate(on, gap, weight, curve, begin, end, ramp):
     """Walk through the steps one by one, and count down on and off."""
     on_steps = []
     on_left = off_left = 0
     for t in range(begin, end):
         if on_left == off_left == 0:
-            progress = Fraction(t - begin, max(end - 1 - begin, 1))
+            way = ramp or max(end - 1 - begin, 1)
+            progress = min(Fraction(t - begin, way), 1)
             length = gap[0] + (gap[1] - gap[0]) * curve_oracle(curve, progress)
             tie = Fraction(1, 2) if isinstance(length, Fraction) else .5 + 1e-9
             on_left, off_left = on, math.floor(length + tie)
@@ -57,11 +59,11 @@ def simulate(on, gap, weight, curve, begin, end):
             on_steps.append(t)
         else:
             off_left -= 1
-    way = max(on_steps[-1] - begin, 1)
+    way = ramp or max(on_steps[-1] - begin, 1)
     return {
         t:
         weight[0] + (weight[1] - weight[0]) *
-        float(curve_oracle(curve, Fraction(t - begin, way)))
+        float(curve_oracle(curve, min(Fraction(t - begin, way), 1)))
         for t in on_steps
     }
 
@@ -156,8 +158,16 @@ def test_weights(kwargs):
     schedule = DiscontinuousSchedule(**kwargs)
     first, last = kwargs['weight']
     values = [schedule.weight(t) for t in on_steps_of(schedule)]
+    ramp, length = kwargs['ramp'], kwargs['end'] - kwargs['begin']
     assert values[0] == first
-    assert values[-1] == (last if len(values) > 1 else first)
+    if ramp is None:
+        assert values[-1] == (last if len(values) > 1 else first)
+    else:
+        beyond = [
+            t for t in on_steps_of(schedule) if t >= kwargs['begin'] + ramp
+        ]
+        assert all(schedule.weight(t) == last for t in beyond)
+        assert beyond or length <= ramp + kwargs['on'] + max(kwargs['gap'])
     assert all(min(first, last) <= v <= max(first, last) for v in values)
     steps = list(zip(values, values[1:]))
     if first <= last:
@@ -214,6 +224,73 @@ def test_resolve(kwargs, rest):
     assert schedule.end is None
 
 
+def test_ramp_by_hand():
+    # The gap shrinks from 2 to 0 in four steps: cycles start at 1, where the
+    # gap is 2, at 4, where it is 2 - 2 * 3/4, rounded up, and at 6.
+    schedule = DiscontinuousSchedule(
+        gap=(2, 0), weight=(0.2, 1.), begin=1, end=10, ramp=4)
+    assert schedule.phases == [(1, 2), (4, 5), (6, 7), (7, 8), (8, 9), (9, 10)]
+    assert [schedule.weight(t) for t in range(11)] == pytest.approx(
+        [0, .2, 0, 0, .2 + .8 * 3 / 4, 0, 1, 1, 1, 1, 0])
+    # A step of weight 0 is off, also the first of a rise from 0.
+    rise = DiscontinuousSchedule(gap=(0, 0), weight=(0, 1), end=4, ramp=2)
+    assert rise.table() == [(0, 0), (1, .5), (2, 1), (3, 1)]
+    assert [rise.is_on(t) for t in range(4)] == [False, True, True, True]
+    # It may be longer than the schedule.
+    half = DiscontinuousSchedule(gap=(0, 0), weight=(0, 1), end=4, ramp=8)
+    assert [w for _, w in half.table()] == [0, 1 / 8, 2 / 8, 3 / 8]
+
+
+@no_deadline
+@given(
+    st.integers(1, 500), *3 *
+    [st.floats(0, 1, exclude_min=True, exclude_max=True)
+     | st.integers(1, 20)])
+def test_shares_of_the_run(total, begin, end, ramp):
+
+    def steps(value):
+        return math.floor(value * total +
+                          .5) if isinstance(value, float) else value
+
+    try:
+        schedule = DiscontinuousSchedule(begin=begin, end=end, ramp=ramp)
+    except ConfigError:
+        assert type(begin) is type(end) and begin >= end
+        return
+    try:
+        resolved = schedule.resolve(total)
+    except ConfigError as error:
+        assert steps(begin) >= min(total, steps(end))
+        assert '\n' not in str(error)
+        assert str(begin) in str(error)
+        return
+    assert (resolved.begin, resolved.end) == (steps(begin), steps(end))
+    assert resolved.ramp == max(steps(ramp), 1)
+    # As if they had been given in steps.
+    assert resolved == DiscontinuousSchedule(
+        begin=steps(begin), end=steps(end), ramp=resolved.ramp)
+    assert resolved.resolve(total) is resolved
+
+
+def test_a_share_that_is_half_a_step():
+    # 0.25 * 10 + 0.5 = 3, 0.5 * 5 + 0.5 = 3, and 0.1 * 4 is not half a step
+    for share, total, expected in ((.25, 10, 3), (.5, 5, 3), (.1, 4, 0)):
+        found = DiscontinuousSchedule(begin=share).resolve(total)
+        assert (found.begin, found.end) == (expected, total)
+    ramp = DiscontinuousSchedule(weight=(0, 1), gap=(0, 0), ramp=.1)
+    assert ramp.resolve(4).table()[:2] == [(0, 0), (1, 1)]
+
+
+def test_end_before_begin_once_resolved():
+    schedule = DiscontinuousSchedule(begin=4, end=.2)
+    schedule.resolve(100)
+    with pytest.raises(
+            ConfigError,
+            match='^KD schedule: in a run of 20 steps, end must be after '
+            'begin, 4; got 0.2, which is step 4$'):
+        schedule.resolve(20)
+
+
 def test_resolve_keeps_end():
     schedule = DiscontinuousSchedule(begin=3, end=9)
     assert schedule.resolve(100) is schedule
@@ -228,15 +305,24 @@ def test_resolve_refuses_run_that_ends_before(end):
         schedule.resolve(20)
 
 
+@pytest.mark.parametrize('settings', [
+    {},
+    dict(begin=.1, end=9),
+    dict(end=.9),
+    dict(end=9, ramp=.5),
+])
 @pytest.mark.parametrize('use', [
     lambda schedule: schedule.weight(0),
     lambda schedule: schedule.weight(-1),
     lambda schedule: schedule.is_on(0),
     lambda schedule: schedule.table(),
 ])
-def test_unresolved(use):
+def test_unresolved(use, settings):
+    schedule = DiscontinuousSchedule(**settings)
     with pytest.raises(ValueError, match=r'call resolve\(total\)'):
-        use(DiscontinuousSchedule())
+        use(schedule)
+    assert str(schedule) == f'{schedule!r}, to be resolved'
+    use(schedule.resolve(10))
 
 
 def test_lists_as_from_the_command_line():
@@ -251,8 +337,11 @@ def test_lists_as_from_the_command_line():
 
 def test_repr_builds_it_again():
     schedule = DiscontinuousSchedule(
-        on=2, gap=(5, 1), weight=(1, 0.1), curve='exp', begin=3, end=70)
+        on=2, gap=(5, 1), weight=(1, 0.1), curve='exp', begin=3, end=.7)
     assert eval(repr(schedule)) == schedule
+    schedule = DiscontinuousSchedule(begin=.1, ramp=.5)
+    assert eval(repr(schedule)) == schedule
+    assert schedule != DiscontinuousSchedule(begin=.1)
 
 
 def test_frozen():
@@ -292,10 +381,19 @@ def test_has_no_state():
     (dict(curve='sine'),
      r"curve must be one of cosine, exp, linear, step; got 'sine'"),
     (dict(curve=None), r'curve must be one of .*; got None'),
-    (dict(begin=-1), r'begin must be an integer of at least 0; got -1'),
-    (dict(begin=None), r'begin must be an integer of at least 0; got None'),
-    (dict(end=2.5), r'end must be an integer of at least 0; got 2\.5'),
+    (dict(begin=-1), r'begin must be an integer of at least 0 \(steps\) or '
+     r'a number between 0 and 1 \(a share of the run\); got -1'),
+    (dict(begin=None), r'begin must be .*; got None'),
+    (dict(begin=False), r'begin must be .*; got False'),
+    (dict(begin=1.), r'begin must be .*; got 1\.0'),
+    (dict(end=2.5), r'end must be .* a number between 0 and 1 .*; got 2\.5'),
+    (dict(end='0.5'), r"end must be .*; got '0\.5'"),
+    (dict(end=math.nan), r'end must be .*; got nan'),
+    (dict(ramp=0), r'ramp must be an integer of at least 1 .*; got 0'),
+    (dict(ramp=0.), r'ramp must be .*; got 0\.0'),
+    (dict(ramp=True), r'ramp must be .*; got True'),
     (dict(end=0), r'end must be greater than begin, 0, or None; got 0'),
+    (dict(begin=.5, end=.5), r'end must be .* begin, 0\.5, .*; got 0\.5'),
     (dict(begin=9, end=9), r'end must be .* begin, 9, or None; got 9'),
 ])
 def test_refuses(kwargs, message):
@@ -325,6 +423,17 @@ def test_str_of_special_schedules():
         '0 of the 4 steps from 5 to 8 are on'
     assert str(DiscontinuousSchedule()) == \
         f'{DiscontinuousSchedule()!r}, to be resolved'
+
+
+def test_str_of_a_ramp():
+    schedule = DiscontinuousSchedule(
+        gap=(0, 0), weight=(0, 1), begin=2, end=12, ramp=4)
+    assert str(schedule) == '\n'.join([
+        'steps  on  off  phases     weight',
+        '  2-5   1    0       4  0 to 0.75',
+        ' 6-11   1    0       6     1 to 1',
+        '9 of the 10 steps from 2 to 11 are on',
+    ])
 
 
 @no_deadline
@@ -378,11 +487,12 @@ def test_weight_does_not_search_all_phases(kwargs, monkeypatch):
     st.integers(1, 3), st.tuples(st.integers(0, 2), st.integers(0, 2)),
     st.tuples(st.integers(0, 2), st.integers(0, 2)),
     st.sampled_from(sorted(CURVES)), st.integers(0, 1),
-    st.sampled_from([None, 5]))
-def test_is_constant(on, gap, weight, curve, begin, end):
-    schedule = DiscontinuousSchedule(on, gap, weight, curve, begin, end)
+    st.sampled_from([None, 5]), st.sampled_from([None, 2]))
+def test_is_constant(on, gap, weight, curve, begin, end, ramp):
+    schedule = DiscontinuousSchedule(on, gap, weight, curve, begin, end, ramp)
     seen = {
         schedule.resolve(total).weight(t)
-        for total in (10, 40) for t in range(total)
+        for total in (10, 40)
+        for t in range(total)
     }
     assert schedule.is_constant == (len(seen) == 1)

@@ -8,7 +8,8 @@ import numpy as np
 
 from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.utils.files import new_file
-from .results import Results, all_runs, frozen_branches, last, trained_branches
+from .results import (Results, all_runs, frozen_branches, kd_ratios, last,
+                      trained_branches)
 from .statistics import Estimate, estimate, paired_difference
 
 __all__ = ['draw']
@@ -61,6 +62,8 @@ def draw(results: Results, baseline: str, folder: str) -> List[str]:
     ``diversity.png``  disagreement of the branches by epoch, and at the end
                        against accuracy
     ``schedule.png``   weight of the distillation loss by epoch
+    ``pull.png``       how hard the distillation pulls at each branch against
+                       its own loss, in the epochs that distil
     ================== =====================================================
 
     A figure is left out if no run has what it shows. Equal results give
@@ -89,7 +92,8 @@ def draw(results: Results, baseline: str, folder: str) -> List[str]:
             curves=_curves(results, looks),
             gain=_gain(results, baseline, looks),
             diversity=_diversity(results, looks),
-            schedule=_schedule(results, looks))
+            schedule=_schedule(results, looks),
+            pull=_pull(results, looks))
         os.makedirs(folder, exist_ok=True)
         for name, figure in figures.items():
             if figure is not None:
@@ -186,8 +190,19 @@ def _plot_by_epoch(panel: Any,
         skip (float): The share of the epochs to leave out, from the first
             on. Defaults to 0.
     """
-    for method, runs in results.items():
-        points = _by_epoch(runs, key, scale)
+    _plot_points(
+        panel, {
+            method: _by_epoch(runs, key, scale)
+            for method, runs in results.items()
+        }, looks, skip)
+
+
+def _plot_points(panel: Any,
+                 results: Dict[str, Dict[int, Estimate]],
+                 looks: Dict[str, Any],
+                 skip: float = 0.) -> None:
+    """Means by epoch, with a band of one standard deviation."""
+    for method, points in results.items():
         epochs = list(points)[int(skip * len(points)):]
         means = [points[epoch].mean for epoch in epochs]
         spreads = [points[epoch].sd for epoch in epochs]
@@ -212,10 +227,15 @@ def _by_epoch(runs: Sequence[Dict[str, Any]],
               key: str,
               scale: float = 1.) -> Dict[int, Estimate]:
     """A metric over seeds, by the epochs that all of them have."""
-    curves = [
+    return _over_seeds([
         dict(zip(run['curves']['epoch'], run['curves'][key])) for run in runs
         if key in run['curves']
-    ]
+    ], scale)
+
+
+def _over_seeds(curves: Sequence[Dict[int, float]],
+                scale: float = 1.) -> Dict[int, Estimate]:
+    """The epochs that all curves have."""
     return {
         epoch: estimate(scale * curve[epoch] for curve in curves)
         for epoch in (curves[0] if curves else ())
@@ -346,6 +366,43 @@ def _schedule(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
         panel.grid(axis='x', visible=False)
     panels.flat[-1].set_xlabel('epoch')
     figure.suptitle('weight of the distillation loss', fontsize=10)
+    return figure
+
+
+def _pull(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
+    names = all_runs(results)[0]['branches']
+    points = {
+        name: {
+            method: _over_seeds([kd_ratios(run, name) for run in runs])
+            for method, runs in results.items()
+            if all(kd_ratios(run, name) for run in runs)
+        }
+        for name in names
+    }
+    points = {name: found for name, found in points.items() if found}
+    if not points:
+        return None
+    figure = new_figure(3.6 * min(len(points), 3),
+                        2.7 * -(-len(points) // 3) + 0.6)
+    panels = list(
+        figure.subplots(
+            -(-len(points) // 3),
+            min(len(points), 3),
+            sharey=True,
+            squeeze=False).flat)
+    for panel, (name, found) in zip(panels, points.items()):
+        _plot_points(panel, found, looks)
+        panel.set(title=name, xlabel='epoch', yscale='log')
+    for panel in panels[::3]:
+        panel.set_ylabel('gradient of distillation / own loss')
+    for panel in panels[len(points):]:
+        panel.set_axis_off()
+    methods = {method for found in points.values() for method in found}
+    _legend(
+        figure, {
+            method: runs
+            for method, runs in results.items() if method in methods
+        }, looks)
     return figure
 
 

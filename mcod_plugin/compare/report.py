@@ -1,12 +1,13 @@
 """What a study found, as tables."""
 import re
 from collections import defaultdict
+from statistics import fmean
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
 
 from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.utils.table import render
 from .results import (Results, all_runs, best, differences, frozen_branches,
-                      last, of_other_configs, trained_branches)
+                      kd_ratios, last, of_other_configs, trained_branches)
 from .statistics import Estimate, estimate, paired_difference
 
 __all__ = ['Report', 'insert']
@@ -67,12 +68,18 @@ class Report:
 
         Returns:
             str: What was run and on what; tables of accuracy, of the gain
-            over the baseline, of top-5 accuracy, and of the best epoch with
-            the time of a run, without the methods that have no run yet; what
-            is missing, what was made by another config, and what was not the
+            over the baseline, of top-5 accuracy, of the pull of the
+            distillation, and of the best epoch with the time of a run,
+            without the methods that have no run yet; what is missing, what was made by another config, and what was not the
             same for all runs.
         """
-        tables = [self._accuracy(), self._gain(), self._top5(), self._best()]
+        tables = [
+            self._accuracy(),
+            self._gain(),
+            self._top5(),
+            self._pull(),
+            self._best()
+        ]
         parts = [self._heading()]
         for title, header, rows in filter(None, tables):
             parts += [title, _markdown(header, rows)]
@@ -229,6 +236,27 @@ class Report:
         return self._table(
             '**Top-5 accuracy** after the last epoch, in percent', columns)
 
+    def _pull(self) -> Optional[tuple]:
+        columns = {}
+        for name in self.names[:-1]:
+            texts = {
+                method: _course([kd_ratios(run, name) for run in runs])
+                for method, runs in self.results.items()
+            }
+            columns[name] = {
+                method: text
+                for method, text in texts.items() if text
+            }
+        methods = [
+            method for method in self.results
+            if any(method in column for column in columns.values())
+        ]
+        return self._table(
+            '**Pull of the distillation** (`kd_ratio`): the norm of its '
+            'gradient over that of the own loss, both at the logits of a '
+            'branch and as weighted; mean of the first and of the last third '
+            'of the epochs that distil', columns, methods) if methods else None
+
     def _best(self) -> tuple:
         columns = self._by_name(best)
         columns['minutes per run'] = _column(
@@ -341,6 +369,21 @@ def insert(text: str, name: str, block: str) -> str:
     if not found:
         raise ConfigError(f'{begin} must stand before {end}')
     return f'{head}{begin}\n\n{block}\n\n{end}{tail}'
+
+
+def _course(courses: Sequence[Dict[int, float]]) -> str:
+    """The first and the last third of what runs have by epoch; empty if there
+    is a run that has nothing."""
+    if not courses or not all(courses):
+        return ''
+    ends = []
+    for take in (slice(None, None), slice(None, None, -1)):
+        values = []
+        for course in courses:
+            ratios = list(course.values())[take]
+            values += [fmean(ratios[:-(-len(ratios) // 3)])]
+        ends.append(f'{fmean(values):.3g}')
+    return ' to '.join(ends)
 
 
 def _calibration_errors(runs: Sequence[Any]) -> Iterable[float]:

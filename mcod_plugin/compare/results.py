@@ -13,7 +13,7 @@ from mcod_plugin.errors import ConfigError
 
 __all__ = [
     'read_results', 'all_runs', 'differences', 'of_other_configs',
-    'trained_branches', 'frozen_branches', 'last', 'best'
+    'trained_branches', 'frozen_branches', 'last', 'best', 'kd_ratios'
 ]
 
 Run = Dict[str, Any]
@@ -195,6 +195,25 @@ def best(runs: Sequence[Run], *names: str) -> Dict[int, float]:
                   lambda run, name: run['best'].get(name, [None])[0])
 
 
+def kd_ratios(run: Run, name: str) -> Dict[int, float]:
+    """How hard the distillation pulled at a branch, against its own loss.
+
+    Args:
+        run (dict): A run.
+        name (str): The branch.
+
+    Returns:
+        dict[int, float]: ``kd_ratio`` by the number of epochs finished, of
+        those that distilled; empty if it was not measured.
+    """
+    course = run.get('kd_ratio', {}).get(name, [])
+    return {
+        epoch: ratio
+        for epoch, ratio in enumerate(course, 1)
+        if ratio > 0 and math.isfinite(ratio)
+    }
+
+
 def _means(
         runs: Sequence[Run], keys: Sequence[str],
         value_of: Callable[[Run, str], Optional[float]]) -> Dict[int, float]:
@@ -252,12 +271,18 @@ def _faults(run: Any) -> Iterator[str]:
                 and all(map(_is_number, pair))):
             yield (f"{name!r} in 'best' must be an accuracy and its epoch; "
                    f'got {pair!r}')
+    # Runs of older versions have no ratios.
+    ratios = run.get('kd_ratio', {})
+    if not isinstance(ratios, dict):
+        yield f"'kd_ratio' must be of type dict; got {ratios!r}"
     for key, values in dict(
             run['curves'],
             kd_weight=run['kd_weight'],
             **{
-                f'train_loss of {name}': values
-                for name, values in run['train_loss'].items()
+                f'{key} of {name}': values
+                for key, courses in (('train_loss', run['train_loss']),
+                                     ('kd_ratio', ratios))
+                for name, values in courses.items()
             }).items():
         if not isinstance(values, list) or not all(map(_is_number, values)):
             yield f'{key!r} must be a list of numbers'

@@ -1,3 +1,4 @@
+import math
 import os
 import sys
 
@@ -90,6 +91,35 @@ def test_more_methods_than_colors(tmp_path):
         solo=SOLO, **{f'method_{n}': MCOD
                       for n in range(20)})
     assert draw(results, 'solo', str(tmp_path)) == ALL
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('branches', (1, 2, 6))
+def test_ratios(tmp_path, branches):
+    """One panel for each branch that was distilled, on one scale."""
+    values = [tuple(40. + n for n in range(branches))] * 2
+    results = make_results(solo=values, mcod=values, dml=values)
+    for method, runs in results.items():
+        for seed, run in enumerate(runs):
+            course = [0., .02, 0., .1 * (1 + 20 * seed), .5]
+            run['kd_ratio'] = {} if method == 'solo' else dict.fromkeys(
+                run['branches'], course)
+    assert draw(results, 'solo', str(tmp_path)) == [*ALL, 'pull.png']
+    path = tmp_path / 'pull.png'
+    assert len(pixels(path, VERMILION)) > 20
+    before = path.read_bytes()
+    # A gap has no point, and whoever is not distilled no line.
+    for run in results['dml']:
+        run['kd_ratio'] = {
+            name: [x or math.nan for x in course]
+            for name, course in run['kd_ratio'].items()
+        }
+    draw(results, 'solo', str(tmp_path))
+    assert path.read_bytes() == before
+    for run in results['dml']:
+        run['kd_ratio'] = {}
+    draw(results, 'solo', str(tmp_path))
+    assert not len(pixels(path, VERMILION))
 
 
 def without(results, prefix):

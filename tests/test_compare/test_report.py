@@ -85,6 +85,25 @@ def test_top5_best_epoch_and_time(results):
     }
 
 
+def test_pull_of_the_distillation(results):
+    """Epochs 2, 4, 6 and so on distil; a third of seven is three."""
+    assert 'Pull of the distillation' not in Report(results,
+                                                    'solo').to_markdown()
+    course = [0., .1, 0., .2, 0., .3, 0., .4, 0., .5, 0., .6, 0., .7]
+    for seed, run in enumerate(results['mcod']):
+        run['kd_ratio'] = dict(a=[(1 + seed) * x for x in course], b=[0., .2])
+    for run in results['solo']:
+        run['kd_ratio'] = {}
+    found = tables(Report(results, 'solo').to_markdown())
+    # .2 and .6, times 1, 2 and 3
+    assert found['Pull of the distillation'] == dict(
+        mcod=dict(a='0.4 to 1.2', b='0.2 to 0.2'))
+    results['mcod'][1]['kd_ratio'] = dict(b=[.1])
+    found = tables(Report(results, 'solo').to_markdown())
+    assert found['Pull of the distillation'] == dict(
+        mcod=dict(a='-', b='0.167 to 0.167'))
+
+
 def test_heading(results):
     results['mcod'][0].update(threads=2, dirty=True, commit='fedcba9876')
     results['mcod'][1].update(device='a GPU', commit=None)

@@ -4,7 +4,7 @@ import math
 import pytest
 
 from mcod_plugin.compare.results import (all_runs, best, differences,
-                                         frozen_branches, last,
+                                         frozen_branches, kd_ratios, last,
                                          of_other_configs, read_results,
                                          trained_branches)
 from mcod_plugin.errors import ConfigError
@@ -77,6 +77,9 @@ def drop(*keys):
     (put('curves', 'a/top1', value=[1., None]), "must be a list of numbers"),
     (drop('curves', 'epoch'), "'curves' must hold 'epoch'"),
     (put('kd_weight', value=['1']), "'kd_weight' must be a list of numbers"),
+    (put('kd_ratio', value=[.1]), "'kd_ratio' must be of type dict; got "),
+    (put('kd_ratio', value=dict(a=['1'])),
+     "'kd_ratio of a' must be a list of numbers"),
     (put('train_loss', 'a', value=1.), "'train_loss of a' must be a list"),
     (put('seed', value=1), "holds method 'solo' and seed 1, unlike its name"),
     (put('method', value='x'), "holds method 'x' and seed 0, unlike its"),
@@ -166,3 +169,11 @@ def test_of_other_configs():
     results = make_results(solo=[(1, 2)] * 2, mcod=[(1, 2)])
     hashes = dict(solo_seed0='0', solo_seed1='1')
     assert of_other_configs(results, hashes) == ['solo_seed1', 'mcod_seed0']
+
+
+def test_kd_ratios():
+    """Of the epochs that distil, as far as they are numbers."""
+    assert kd_ratios(make_run(), 'a') == {}
+    run = make_run(kd_ratio=dict(a=[0., .5, math.nan, 2., math.inf]))
+    assert kd_ratios(run, 'a') == {2: .5, 4: 2.}
+    assert kd_ratios(run, 'b') == {}

@@ -69,6 +69,12 @@ CHANGES = [
     {
         'model.teacher': dict(type='mcod_plugin.GatedTeacher')
     },
+    # A weight in units of the labels' pull, whose average goes on over gaps.
+    {
+        'model.distill': dict(type='mcod_plugin.BalancedKDLoss'),
+        'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper',
+        'optim_wrapper.accumulative_counts': 2
+    },
     # Branches that differ.
     {
         'model.branches.resnet.input_size': 20,

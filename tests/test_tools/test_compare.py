@@ -90,7 +90,7 @@ def test_report(compared):
     assert text.startswith('<!-- study: study -->')
     figures = re.findall(r'!\[.*?\]\((.+?)\)', text)
     assert figures == [
-        'curves.png', 'gain.png', 'diversity.png', 'schedule.png'
+        'curves.png', 'gain.png', 'diversity.png', 'schedule.png', 'pull.png'
     ]
     for name in figures:
         assert (folder / name).stat().st_size > 5000

@@ -5,11 +5,15 @@ import torch
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
+from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.registry import HOOKS
 
 # The most steps whose values wait on the device.
 MAX_STEPS = 1000
+# Steps from one look at the pull of the distillation to the next, besides
+# those that are logged.
+RATIO_STEPS = 10
 
 
 @HOOKS.register_module()
@@ -25,9 +29,12 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
     would have held. A hook that reads ``train/...`` from it at another time
     sees the values of the last of these moments.
 
-    A gap leaves out the ``loss_kd`` of the branches, and MMEngine would go on
-    to log the last ones from before. Here they are 0 in gaps, as nothing is
-    added to the loss.
+    A gap leaves out ``loss_kd`` and ``kd_ratio`` of the branches, and MMEngine
+    would go on to log the last ones from before. Here they are 0 in gaps, as
+    nothing is added to the loss.
+
+    The ``kd_ratio`` of a cohort, how hard the distillation pulls, is asked for
+    in steps that are logged and once in ten others.
 
     A step that logs now waits for what the device has left of all the steps
     before it, so ``time`` is the mean of the steps since the last log instead
@@ -42,12 +49,14 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         self.waiting: List[Tuple[str, Any]] = []
         # What a gap leaves out, each with its value there.
         self.gap: Dict[str, float] = {}
+        self._model: Optional[torch.nn.Module] = None
 
     def before_train(self, runner: Runner) -> None:
         """Look which branches were distilled before the run was resumed, and
         have ``time`` averaged from one log to the next."""
         super().before_train(runner)
         self._note_distilled(runner.message_hub.log_scalars)
+        self._model = get_ori_model(runner.model)
         settings = runner.log_processor.custom_cfg
         intervals = log_intervals(runner)
         if intervals and all(
@@ -64,10 +73,15 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
                           runner: Runner,
                           batch_idx: int,
                           data_batch: Any = None) -> None:
-        """Note the iteration, and keep the learning rates."""
+        """Note the iteration, keep the learning rates, and ask for the
+        ratios."""
         runner.message_hub.update_info('iter', runner.iter)
         for key, value in runner.optim_wrapper.get_lr().items():
             self.waiting.append((f'train/{key}', value[0]))
+        if hasattr(self._model, 'ratio_due') and (
+                batch_idx % RATIO_STEPS == 0
+                or self._is_read(runner, batch_idx)):
+            self._model.ratio_due = True
 
     def after_train_iter(self,
                          runner: Runner,
@@ -78,13 +92,18 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         outputs = outputs or {}
         values = {f'train/{key}': value for key, value in outputs.items()}
         self._note_distilled(values)
-        for key, value in {**self.gap, **values}.items():
+        # A branch without a distillation loss is in a gap; one that has it may
+        # lack the ratio, which is not measured in every step.
+        gap = {
+            key: value
+            for key, value in self.gap.items()
+            if f'{key.rpartition(".")[0]}.loss_kd' not in values
+        }
+        for key, value in {**gap, **values}.items():
             if isinstance(value, torch.Tensor):
                 value = value.detach().reshape(())
             self.waiting.append((key, value))
-        if self.end_of_epoch(runner.train_dataloader, batch_idx) or any(
-                self.every_n_inner_iters(batch_idx, interval)
-                for interval in (MAX_STEPS, *log_intervals(runner))):
+        if self._is_read(runner, batch_idx):
             self.hand_over(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -99,8 +118,17 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
             for key in ('log_scalars', 'resumed_keys'):
                 checkpoint['message_hub'][key] = state[key]
 
+    def _is_read(self, runner: Runner, batch_idx: int) -> bool:
+        """Whether the values are read after this step."""
+        return self.end_of_epoch(runner.train_dataloader, batch_idx) or any(
+            self.every_n_inner_iters(batch_idx, interval)
+            for interval in (MAX_STEPS, *log_intervals(runner)))
+
     def _note_distilled(self, keys: Iterable[str]) -> None:
-        self.gap.update({key: 0. for key in keys if key.endswith('.loss_kd')})
+        self.gap.update({
+            key: 0.
+            for key in keys if key.endswith(('.loss_kd', '.kd_ratio'))
+        })
 
     def hand_over(self, runner: Runner) -> None:
         """Move all values that wait to the message hub.

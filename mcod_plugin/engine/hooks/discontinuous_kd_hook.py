@@ -1,4 +1,4 @@
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Union
 
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
@@ -26,10 +26,15 @@ class DiscontinuousKDHook(Hook):
             that is on. Defaults to (1.0, 1.0).
         curve (str): The way from the first to the last value: ``'linear'``,
             ``'cosine'``, ``'exp'`` or ``'step'``. Defaults to ``'linear'``.
-        begin (int): First epoch (or iteration) of the schedule, 0-based.
-            Defaults to 0.
-        end (int, optional): The epoch (or iteration) before which the
+        begin (int | float): First epoch (or iteration) of the schedule,
+            0-based. Here and for ``end`` and ``ramp``, an integer is a number
+            of epochs (or iterations), a float between 0 and 1 a share of the
+            run. Defaults to 0.
+        end (int | float, optional): The epoch (or iteration) before which the
             schedule ends, 0-based; None is the run's end. Defaults to None.
+        ramp (int | float, optional): How long gap and weight take, from
+            ``begin`` on, to reach their last values, which they keep then;
+            None is the whole schedule. Defaults to None.
         by_epoch (bool): Whether time counts in epochs; else in iterations.
             Where training counts iterations it must be False, unless the
             weight never changes. Defaults to True.
@@ -43,6 +48,7 @@ class DiscontinuousKDHook(Hook):
         ...          on=1, gap=(1, 0), weight=(1.0, 1.0), curve='linear')
         ... ]
         >>> # always on: gap=(0, 0); never, i.e. solo: weight=(0, 0)
+        >>> # from 0 to 1 in the first half: weight=(0, 1), ramp=0.5
     """
 
     priority = 'NORMAL'
@@ -52,11 +58,18 @@ class DiscontinuousKDHook(Hook):
                  gap: Sequence[int] = (1, 0),
                  weight: Sequence[float] = (1.0, 1.0),
                  curve: str = 'linear',
-                 begin: int = 0,
-                 end: Optional[int] = None,
-                 by_epoch: bool = True) -> None:
+                 begin: Union[int, float] = 0,
+                 end: Optional[Union[int, float]] = None,
+                 by_epoch: bool = True,
+                 ramp: Optional[Union[int, float]] = None) -> None:
         self.schedule = DiscontinuousSchedule(
-            on=on, gap=gap, weight=weight, curve=curve, begin=begin, end=end)
+            on=on,
+            gap=gap,
+            weight=weight,
+            curve=curve,
+            begin=begin,
+            end=end,
+            ramp=ramp)
         self.by_epoch = by_epoch
 
     def before_train(self, runner: Runner) -> None:

@@ -22,6 +22,7 @@ from mcod_plugin.utils.machine import describe_machine
 from mcod_plugin.utils.memory import peak_memory
 from ..optim_wrapper import precision
 from .cohort_report_hook import top1
+from .cohort_runtime_info_hook import to_host
 
 # Where a checkpoint keeps the record so far.
 STATE = 'run_record'
@@ -61,6 +62,10 @@ class RunRecordHook(Hook):
                           at each validation, and the metrics by name
     ``kd_weight``         of each epoch; of its last iteration, if the
                           schedule goes by iterations
+    ``kd_ratio``          by branch that is distilled how hard that pulls at
+                          its logits against its own loss, of each epoch: the
+                          mean over the steps in which ``<branch>.kd_ratio``
+                          was measured, on rank 0; 0 in gaps
     ``train_loss``        by branch that is trained the mean of
                           ``<branch>.loss_ce`` over the steps of each epoch,
                           on rank 0
@@ -144,6 +149,7 @@ class RunRecordHook(Hook):
         self._state = self._loaded if runner.iter > 0 else dict(
             rows=[],
             kd_weight=[],
+            kd_ratio={},
             train_loss={},
             train_seconds=0.,
             seconds=0.,
@@ -167,6 +173,7 @@ class RunRecordHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         """Begin, and start the clock of the epoch."""
         self._begin(runner)
+        self._ratios: Dict[str, List[Any]] = {}
         self._epoch_start = time.perf_counter()
 
     def after_train_iter(self,
@@ -174,7 +181,11 @@ class RunRecordHook(Hook):
                          batch_idx: int,
                          data_batch: Any = None,
                          outputs: Optional[dict] = None) -> None:
-        """Tell the progress once in a while."""
+        """Keep the ratios, and tell the progress once in a while."""
+        for key, value in (outputs or {}).items():
+            name, _, what = key.rpartition('.')
+            if what == 'kd_ratio':
+                self._ratios.setdefault(name, []).append(value)
         self._note_peak(runner, batch_idx, runner.train_dataloader)
         if time.perf_counter() - self._told >= PERIOD:
             self._tell(runner, runner.iter + 1)
@@ -196,6 +207,15 @@ class RunRecordHook(Hook):
         state = self._state
         state['train_seconds'] += time.perf_counter() - self._epoch_start
         state['kd_weight'].append(float(self.model.kd_weight))
+        # A branch may be distilled for the first time in a late epoch. The
+        # state of a run that was begun by an older version has no ratios.
+        epochs = len(state['kd_weight'])
+        ratios = state.setdefault('kd_ratio', {})
+        for name in {**ratios, **self._ratios}:
+            values = to_host(self._ratios.get(name, [0.]))
+            course = ratios.setdefault(name, [])
+            course += [0.] * (epochs - 1 - len(course))
+            course.append(math.fsum(values) / len(values))
         hub = runner.message_hub
         for name in self.model.branches:
             key = f'train/{name}.loss_ce'
@@ -303,6 +323,7 @@ class RunRecordHook(Hook):
                 'precision', precision(runner.optim_wrapper)),
             curves=columns(rows),
             kd_weight=state['kd_weight'],
+            kd_ratio=state.get('kd_ratio', {}),
             train_loss=state['train_loss'],
             last={
                 key: value

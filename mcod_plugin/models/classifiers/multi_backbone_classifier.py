@@ -12,11 +12,12 @@ from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample
 from ..utils.branch_images import BranchImages
-from ..utils.branch_loss import branch_loss
+from ..utils.branch_loss import branch_loss, total_loss
 from ..utils.branch_settings import BranchSettings
 from ..utils.build_branch import build_branch
 from ..utils.frozen import freeze
 from ..utils.input_size import guess_input_size, parse_input_size
+from ..utils.logit_gradients import gradient_ratio, logit_gradients
 from ..utils.memory_format import MEMORY_FORMATS, choose_memory_format
 from ..utils.pretrained import load_pretrained, take_pretrained
 from ..utils.soft_labels import soft_labels
@@ -60,8 +61,14 @@ class MultiBackboneClassifier(BaseClassifier):
     branches which have a target, as ``distill(logits, targets)``. The logits
     are ``(B, N, C)``; so are the targets, or ``(N, C)`` if all have the same
     tensor. If it has ``per_peer = True``, as its teacher must have then, the
-    targets are ``(B, P, N, C)``, or ``(P, N, C)``. It gives the losses of the
-    branches ``(B, )``; their weight :math:`w(t)` is not its business.
+    targets are ``(B, P, N, C)``, or ``(P, N, C)``. With ``needs_labels =
+    True`` it is called with ``labels=`` as well, the labels as probabilities
+    ``(N, C)``; with ``needs_own_grad = True`` with ``names=``, those of the B
+    branches, and ``own_grad=``, the gradients ``(B, N, C)`` of their own
+    losses at the logits, or None where no gradient is computed. It may have
+    ``setup(names, num_classes, feat_shapes)``, called once when the cohort is
+    built. It gives the losses of the branches ``(B, )``; their weight
+    :math:`w(t)` is not its business.
 
     Args:
         branches (dict[str, dict | nn.Module]): The cohort by name. Each value
@@ -138,6 +145,9 @@ class MultiBackboneClassifier(BaseClassifier):
         in_channels (int): Number of channels of the images.
         num_classes (int): Number of classes of every branch.
         kd_weight (float): Current weight of the distillation term.
+        ratio_due (bool): Whether the next step that distils is to give
+            ``<branch>.kd_ratio``; it then sets this to False. A hook such as
+            :class:`CohortRuntimeInfoHook` sets it to True.
 
     Raises:
         ConfigError: If there is no branch to train, a name cannot be used, a
@@ -223,9 +233,12 @@ class MultiBackboneClassifier(BaseClassifier):
         _check_pair(teacher, distill)
         if hasattr(teacher, 'setup'):
             teacher.setup(list(self.branches), self.num_classes)
+        if hasattr(distill, 'setup'):
+            distill.setup(list(self.branches), self.num_classes, None)
         self.teacher = teacher
         self.distill = distill
         self.kd_weight = 0.0
+        self.ratio_due = False
         self._register_load_state_dict_pre_hook(
             _check_state_dict, with_module=True)
 
@@ -348,15 +361,18 @@ class MultiBackboneClassifier(BaseClassifier):
             dict[str, Tensor]: ``<branch>.loss_ce`` for each branch that is
             trained, in on-phases ``<branch>.loss_kd`` as well, both weighted,
             ``teacher.<key>`` if the teacher has losses of its own, and
-            ``kd_weight``.
+            ``kd_weight``. If :attr:`ratio_due`, ``<branch>.kd_ratio``: how
+            hard the distillation pulls at the branch's logits, against its
+            own loss. It is the ratio of the norms of both gradients there, as
+            they are weighted.
         """
         logits = self.branch_logits(inputs)
-        losses = {}
+        losses, own = {}, {}
         for name, branch in self.branches.items():
             if name in self.frozen:
                 continue
-            own = branch_loss(branch, logits[name], data_samples)
-            for key, value in own.items():
+            own[name] = branch_loss(branch, logits[name], data_samples)
+            for key, value in own[name].items():
                 if 'loss' in key:
                     value = self._weighted(name, value)
                 key = 'loss_ce' if key == 'loss' else key
@@ -366,18 +382,23 @@ class MultiBackboneClassifier(BaseClassifier):
             for key, value in self.teacher.loss(logits, labels).items():
                 losses[f'teacher.{key}'] = value
         if self.kd_weight > 0:
-            losses.update(self._kd_losses(logits, data_samples))
+            losses.update(self._kd_losses(logits, data_samples, own))
         losses['kd_weight'] = torch.tensor(float(self.kd_weight))
         return losses
 
     def _kd_losses(self, logits: Dict[str, Tensor],
-                   data_samples: Sequence[DataSample]) -> Dict[str, Tensor]:
-        """``<branch>.loss_kd`` of each branch that learns from a target."""
-        if getattr(self.teacher, 'needs_labels', False):
-            labels = soft_labels(data_samples, next(iter(logits.values())))
-            targets = self.teacher(logits, labels)
-        else:
-            targets = self.teacher(logits)
+                   data_samples: Sequence[DataSample],
+                   own: Dict[str, Dict[str, Any]]) -> Dict[str, Tensor]:
+        """``<branch>.loss_kd`` of each branch that learns from a target, and
+        ``<branch>.kd_ratio`` if it is due."""
+        needs = [
+            getattr(part, 'needs_labels', False)
+            for part in (self.teacher, self.distill)
+        ]
+        labels = soft_labels(data_samples, next(iter(
+            logits.values()))) if any(needs) else None
+        targets = self.teacher(logits, labels) if needs[0] else self.teacher(
+            logits)
         names = [
             name for name in logits
             if name in targets and name not in self.frozen
@@ -388,8 +409,18 @@ class MultiBackboneClassifier(BaseClassifier):
         if any(targets[name] is not target for name in names):
             target = torch.stack([targets[name] for name in names])
         # All branches at once: what they share is computed once.
-        distances = self.distill(
-            torch.stack([logits[name] for name in names]), target)
+        stacked = torch.stack([logits[name] for name in names])
+        needed = dict(labels=labels) if needs[1] else {}
+        balanced = getattr(self.distill, 'needs_own_grad', False)
+        ratio_due = self.ratio_due and stacked.requires_grad
+        own_grad = None
+        if stacked.requires_grad and (balanced or ratio_due):
+            own_grad = logit_gradients(
+                [total_loss(own[name]) for name in names],
+                [logits[name] for name in names])
+        if balanced:
+            needed.update(names=names, own_grad=own_grad)
+        distances = self.distill(stacked, target, **needed)
         got = tuple(distances.shape) if isinstance(
             distances, Tensor) else type(distances).__name__
         if got != (len(names), ):
@@ -397,10 +428,20 @@ class MultiBackboneClassifier(BaseClassifier):
                 f'model.distill.type {type(self.distill).__name__} must give '
                 f'a tensor of one loss for each branch, ({len(names)},); got '
                 f'{got}')
-        return {
+        losses = {
             f'{name}.loss_kd': self._weighted(name, value)
             for name, value in zip(names, self.kd_weight * distances)
         }
+        if ratio_due:
+            self.ratio_due = False
+            # A branch's loss_weight is in both.
+            kd_grad, = logit_gradients([distances.sum()], [stacked])
+            ratios = self.kd_weight * gradient_ratio(kd_grad, own_grad)
+            losses.update({
+                f'{name}.kd_ratio': ratio
+                for name, ratio in zip(names, ratios)
+            })
+        return losses
 
     def _weighted(self, name: str, loss: Tensor) -> Tensor:
         """A loss of a branch with the branch's ``loss_weight``."""

@@ -1,7 +1,8 @@
+from .balanced_kd_loss import BalancedKDLoss
 from .discontinuous_kd_loss import DiscontinuousKDLoss, discontinuous_kd_loss
 from .mutual_kd_loss import MutualKDLoss, mutual_kd_loss
 
 __all__ = [
-    'DiscontinuousKDLoss', 'MutualKDLoss', 'discontinuous_kd_loss',
-    'mutual_kd_loss'
+    'BalancedKDLoss', 'DiscontinuousKDLoss', 'MutualKDLoss',
+    'discontinuous_kd_loss', 'mutual_kd_loss'
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mcod_plugin.structures import BatchDataSample
 
-__all__ = ['branch_loss', 'loss_owner']
+__all__ = ['branch_loss', 'loss_owner', 'total_loss']
 
 
 def loss_owner(branch: BaseClassifier) -> nn.Module:
@@ -46,3 +46,19 @@ def branch_loss(branch: BaseClassifier, logits: Tensor,
         loss = owner.loss_module(logits, target, avg_factor=logits.size(0))
         return dict(loss=loss)
     return owner._get_loss(logits, data_samples)
+
+
+def total_loss(losses: Dict[str, Any]) -> Tensor:
+    """What is minimised.
+
+    Args:
+        losses (dict[str, Tensor | list[Tensor]]): Losses, and what is only
+            logged, by name.
+
+    Returns:
+        Tensor: The sum of the losses' means, as MMEngine makes it.
+    """
+    values = [value for key, value in losses.items() if 'loss' in key]
+    return sum(
+        part.mean() for value in values
+        for part in (value if isinstance(value, list) else [value]))

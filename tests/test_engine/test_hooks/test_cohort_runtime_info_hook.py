@@ -60,6 +60,8 @@ def test_same_as_the_hook_of_mmengine(tiny_runner, tmp_path, changes):
     found = histories(ours.message_hub)
     expected = histories(theirs.message_hub)
     for name in ('resnet', 'vit'):
+        # There nothing asks for the ratios.
+        found.pop(f'train/{name}.kd_ratio')
         # There nothing is told of gaps.
         distances = found.pop(f'train/{name}.loss_kd')[0]
         assert len(distances) == ours.max_iters
@@ -71,7 +73,8 @@ def test_same_as_the_hook_of_mmengine(tiny_runner, tmp_path, changes):
     def common(folder):
         return [{
             key: value
-            for key, value in line.items() if not key.endswith('.loss_kd')
+            for key, value in line.items()
+            if not key.endswith(('.loss_kd', '.kd_ratio'))
         } for line in logged(tmp_path / folder)]
 
     assert common('ours') == common('theirs')
@@ -126,6 +129,66 @@ class Distances(Hook):
 
 GAPS = dict(
     type='mcod_plugin.DiscontinuousKDHook', on=1, gap=(1, 1), weight=(1., 2.))
+
+
+class Ask(Hook):
+    """Has the ratios of every step measured."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        runner.model.ratio_due = True
+
+
+class Ratios(Hook):
+    """Notes what is measured in each step."""
+
+    def __init__(self):
+        self.steps = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch, outputs):
+        value = outputs.get('vit.kd_ratio')
+        self.steps.append(value if value is None else value.item())
+
+
+# Each phase four iterations, or one.
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_logged_ratio_is_that_of_the_step(tiny_runner, tmp_path, by_epoch):
+    end = 4 if by_epoch else 16
+    changes = {
+        'custom_hooks': [dict(GAPS, end=end, by_epoch=by_epoch)],
+        'default_hooks.logger.interval': 3
+    }
+    every = tiny_runner('every', 4, **copy.deepcopy(changes))
+    truth = Ratios()
+    every.register_hook(truth)
+    every.register_hook(Ask())
+    every.train()
+    assert None in truth.steps and max(filter(None, truth.steps)) > 0
+
+    runner = tiny_runner('some', 4, **changes)
+    seen = Ratios()
+    runner.register_hook(seen)
+    runner.train()
+    # Of each epoch's four steps the first is asked for, the third is logged,
+    # and after the last all is read; what a gap leaves out comes after it.
+    steps = [(step, value) for step, value in enumerate(seen.steps)
+             if value is not None]
+    assert [step for step, _ in steps] == (
+        [0, 2, 3, 8, 10, 11] if by_epoch else [0, 2, 4, 6, 8, 10, 12, 14])
+    assert all(value == truth.steps[step] for step, value in steps)
+    # What was measured, and 0 for each step of a gap.
+    history = runner.message_hub.get_scalar('train/vit.kd_ratio').data[0]
+    assert history.tolist() == pytest.approx([
+        found or 0. for found, value in zip(seen.steps, truth.steps)
+        if found or not value
+    ])
+    lines = [
+        line for line in logged(tmp_path / 'some') if 'vit.kd_ratio' in line
+    ]
+    assert [line['step'] for line in lines] == [3, 7, 11, 15]
+    for line in lines:
+        expected = truth.steps[line['step'] - 1] or 0.
+        assert line['vit.kd_ratio'] == pytest.approx(expected)
+        assert (line['vit.kd_ratio'] > 0) == (line['kd_weight'] > 0)
 
 
 # Each phase four iterations, or one.
@@ -204,16 +267,27 @@ class Count(Hook):
         self.mode.__exit__(None, None, None)
 
 
-@pytest.mark.parametrize('name, free', [('mcod_plugin.CohortRuntimeInfoHook',
-                                         True), ('RuntimeInfoHook', False)])
-def test_no_step_waits_for_the_device(tiny_runner, name, free):
+BALANCED = dict(
+    type='mcod_plugin.BalancedKDLoss',
+    loss=dict(type='mcod_plugin.DiscontinuousKDLoss', standardize=True))
+
+
+@pytest.mark.parametrize('name, distill, free', [
+    ('mcod_plugin.CohortRuntimeInfoHook', None, True),
+    ('mcod_plugin.CohortRuntimeInfoHook', BALANCED, True),
+    ('RuntimeInfoHook', None, False),
+])
+def test_no_step_waits_for_the_device(tiny_runner, name, distill, free):
     runner = tiny_runner(
         epochs=1, **{
+            'model.distill': distill,
             'default_hooks.runtime_info.type': name,
             'default_hooks.logger.interval': 50
         })
     count = Count()
     runner.register_hook(count)
+    if free:
+        runner.register_hook(Ask())
     runner.train()
     # Each branch has two losses; there is their sum, and the weight. Before
     # the first step the data loader draws a number.

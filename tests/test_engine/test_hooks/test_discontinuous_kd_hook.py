@@ -14,8 +14,8 @@ class Probe(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch, outputs):
         distilled = 'resnet.loss_kd' in outputs
-        self.steps.append((runner.model.kd_weight, distilled,
-                           float(outputs['kd_weight'])))
+        self.steps.append(
+            (runner.model.kd_weight, distilled, float(outputs['kd_weight'])))
 
 
 def weights_of(runner):
@@ -41,6 +41,28 @@ def test_weight_follows_the_schedule(tiny_runner, by_epoch):
     times = [step // 4 if by_epoch else step for step in range(16)]
     assert weights == [schedule.weight(t) for t in times]
     assert 0 in weights and 2.0 in weights
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_shares_are_those_of_the_run(tiny_runner, tmp_path, by_epoch):
+    given = dict(gap=(0, 0), weight=(0., 1.))
+    hook = dict(
+        type='mcod_plugin.DiscontinuousKDHook',
+        by_epoch=by_epoch,
+        begin=.25,
+        end=.75,
+        ramp=.5,
+        **given)
+    weights = weights_of(tiny_runner(epochs=4, custom_hooks=[hook]))
+    total = 4 if by_epoch else 16
+    schedule = DiscontinuousSchedule(
+        begin=total // 4, end=3 * total // 4, ramp=total // 2, **given)
+    assert weights == [
+        schedule.weight(step // 4 if by_epoch else step) for step in range(16)
+    ]
+    assert max(weights) == (.5 if by_epoch else 7 / 8)
+    log = next(tmp_path.rglob('*.log')).read_text()
+    assert f'steps from {total // 4} to {3 * total // 4 - 1} are on' in log
 
 
 def test_solo_never_distils(tiny_runner):
@@ -124,6 +146,7 @@ def test_weight_that_never_changes_needs_no_unit(tiny_runner, setting, weight):
     (dict(weight=(0.1, float('nan'))), r'weight\[1\] must be'),
     (dict(curve='linaer'), 'curve must be one of cosine, exp, linear, step'),
     (dict(begin=5, end=5), 'end must be greater than begin'),
+    (dict(ramp=1.5), 'ramp must be an integer of at least 1'),
 ])
 def test_bad_settings_fail_at_build(setting, match):
     with pytest.raises(ConfigError, match=match):

@@ -26,14 +26,18 @@ class Tape(Hook):
 
     def __init__(self):
         self.epochs, self.losses, self.weights, self.told = [], [], [], []
-        self.metrics = []
+        self.metrics, self.ratios = [], []
 
     def before_train_epoch(self, runner):
         self.losses.append(dict(resnet=[], vit=[]))
+        self.ratios.append(dict(resnet=[], vit=[]))
 
     def after_train_iter(self, runner, batch_idx, data_batch, outputs):
         for name, values in self.losses[-1].items():
             values.append(outputs[f'{name}.loss_ce'].item())
+            if f'{name}.kd_ratio' in outputs:
+                self.ratios[-1][name].append(
+                    outputs[f'{name}.kd_ratio'].item())
         self.weight = runner.model.kd_weight
         path = Path(runner.work_dir) / 'progress.json'
         self.told.append(path.exists() and json.loads(path.read_text()))
@@ -170,6 +174,11 @@ def test_record_of_a_run(make):
     for name in ('resnet', 'vit'):
         expected = [np.mean(losses[name]) for losses in tape.losses]
         np.testing.assert_allclose(record['train_loss'][name], expected, 1e-6)
+        ratios = [ratio[name] for ratio in tape.ratios]
+        assert list(map(bool, ratios)) == [weight > 0
+                                           for weight in tape.weights]
+        np.testing.assert_allclose(record['kd_ratio'][name],
+                                   [np.mean(x or 0) for x in ratios], 1e-6)
     progress = read(runner, 'progress.json')
     assert progress.pop('seconds') < record['seconds']
     assert progress == dict(iter=9, max_iters=9)
@@ -215,6 +224,18 @@ def test_schedule_by_iteration(make):
     train(runner, tape)
     # from 0.5 to 2 in eight iterations, the fourth and the last of them
     assert read(runner)['kd_weight'] == pytest.approx([.5 + 1.5 * 3 / 7, 2.])
+
+
+def test_distilled_late(make):
+    hooks = recorded()
+    hooks[0] = dict(KD, gap=(0, 0), begin=2)
+    runner = make(epochs=3, custom_hooks=hooks)
+    train(runner)
+    record = read(runner)
+    assert record['kd_weight'] == [0, 0, .5]
+    for course in record['kd_ratio'].values():
+        assert course[:2] == [0, 0] and course[2] > 0 and len(course) == 3
+    assert list(record['kd_ratio']) == ['resnet', 'vit']
 
 
 @pytest.mark.parametrize('changes, events', [

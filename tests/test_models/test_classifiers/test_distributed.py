@@ -19,8 +19,8 @@ pytestmark = pytest.mark.skipif(
 WORLD_SIZE = 2
 # off, on, on harder
 KD_WEIGHTS = [0., .5, 2.]
-# a teacher with parameters, and one that is not trained
-KINDS = ['ensemble', 'gated', 'frozen']
+# a teacher with parameters, one that is not trained, and a loss with a state
+KINDS = ['ensemble', 'gated', 'frozen', 'balanced']
 
 
 def make_cohort(kind):
@@ -50,7 +50,9 @@ def make_cohort(kind):
             type='mcod_plugin.MultiBackboneClassifier',
             input_size=32,
             branches=branches,
-            teacher=teacher[kind]))
+            teacher=teacher.get(kind),
+            distill=dict(type='mcod_plugin.BalancedKDLoss')
+            if kind == 'balanced' else None))
     cohort.init_weights()
     return cohort.double()
 
@@ -123,7 +125,7 @@ def test_two_processes(results, kind):
         torch.testing.assert_close(first, value, rtol=1e-9, atol=1e-11)
         if key.startswith('branches.fixed.'):
             assert torch.equal(first, before[key])
-        elif key.endswith(('head.fc.weight', 'gate.weight')):
+        elif key.endswith(('head.fc.weight', 'gate.weight', 'squares')):
             assert not torch.equal(value, before[key])
 
 

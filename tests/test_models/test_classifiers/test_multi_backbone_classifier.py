@@ -43,6 +43,7 @@ SMOOTHED = dict(
         VIT['head'],
         loss=dict(
             type='LabelSmoothLoss', label_smooth_val=.2, mode='original')))
+TIMM = dict(type='TimmClassifier', model_name='test_resnet', num_classes=5)
 
 
 def make_config(*names, **kwargs):
@@ -484,6 +485,36 @@ def test_teachers_that_need_labels(fusion, mixed):
         cohort(inputs), sum(logits.values()) / 3)
 
 
+@pytest.mark.parametrize('mixed', [False, True])
+@pytest.mark.parametrize('fusion', ['mean', 'min_logit'])
+def test_losses_that_need_labels(fusion, mixed):
+    """They get them as probabilities, single and mixed ones."""
+    cohort = make_cohort(
+        teacher=dict(type='mcod_plugin.EnsembleTeacher', fusion=fusion),
+        distill=dict(type='mcod_plugin.DiscontinuousKDLoss', where='surer'))
+    cohort.double().eval()
+    cohort.kd_weight = .3
+    inputs = make_batch(16)[0].double()
+    fields = make_fields(16)
+    labels = fields['gt_score'].double() if mixed else torch.eye(
+        5, dtype=torch.double)[fields['gt_label']]
+    if not mixed:
+        del fields['gt_score']
+    logits = cohort.branch_logits(inputs)
+    targets = cohort.teacher(logits,
+                             *([] if fusion == 'mean' else [labels]))
+    losses = cohort(inputs, BatchDataSample(**fields), mode='loss')
+    for name, value in logits.items():
+        shares = [(labels * score.softmax(1)).sum(1)
+                  for score in (value, targets[name])]
+        counts = (shares[1] > shares[0]).nonzero().flatten()
+        assert 0 < len(counts) < (17 if fusion == 'min_logit' else 16)
+        expected = .3 * len(counts) / 16 * kl_by_loop(
+            value[counts], targets[name][counts], 3.)
+        assert losses[f'{name}.loss_kd'].item() == pytest.approx(
+            expected, rel=1e-9)
+
+
 @pytest.mark.parametrize('fusion', ['min_logit', 'confidence'])
 def test_mixup_with_labels(fusion):
     cohort = make_cohort(
@@ -503,6 +534,139 @@ def test_mixup_with_labels(fusion):
 PEERS = dict(
     teacher=dict(type='mcod_plugin.PeerTeacher'),
     distill=dict(type='mcod_plugin.MutualKDLoss'))
+
+
+# How hard the distillation pulls
+
+
+def norm_of_kd(student, teacher, temperature):
+    """The gradient of the standard loss is T (q - p) / N."""
+    q, p = ((value / temperature).softmax(1) for value in (student, teacher))
+    return temperature * (q - p).norm() / len(student)
+
+
+@pytest.mark.parametrize('mixed', [False, True])
+@pytest.mark.parametrize('kd_weight', [.3, 2.])
+@pytest.mark.parametrize('settings', [
+    {},
+    PEERS,
+    dict(
+        teacher=dict(type='mcod_plugin.EnsembleTeacher', fusion='min_logit'),
+        distill=dict(type='mcod_plugin.DiscontinuousKDLoss', temperature=1)),
+])
+def test_ratio(settings, kd_weight, mixed):
+    """Against the gradient (p - y) / N of the cross entropy, whatever the
+    labels, the smoothing of a head and the weight of a branch are."""
+    branches = dict(
+        resnet=dict(RESNET, loss_weight=3.),
+        alexnet=ALEXNET,
+        vit=SMOOTHED,
+        fixed=dict(ALEXNET, frozen=True))
+    cohort = make_cohort(branches=branches, **settings).double().eval()
+    fields = make_fields()
+    labels = fields['gt_score'].double() if mixed else torch.eye(
+        5, dtype=torch.double)[fields['gt_label']]
+    if not mixed:
+        del fields['gt_score']
+    cohort.kd_weight = kd_weight
+    cohort.ratio_due = True
+    inputs = make_batch()[0].double()
+    losses = cohort(inputs, BatchDataSample(**fields), mode='loss')
+    assert [key for key in losses if key.endswith('kd_ratio')] == [
+        f'{name}.kd_ratio' for name in ('resnet', 'alexnet', 'vit')
+    ]
+    logits = {
+        name: value.detach()
+        for name, value in cohort.branch_logits(inputs).items()
+    }
+    targets = cohort.teacher(logits,
+                             *([labels] if cohort.teacher.__dict__.get(
+                                 'needs_labels') else []))
+    for name in ('resnet', 'alexnet', 'vit'):
+        q = logits[name].softmax(1)
+        y = .8 * labels + .2 / 5 if name == 'vit' else labels
+        own = (q - y).norm() / 4
+        if settings is PEERS:
+            # of three peers
+            kd = sum(q - peer.softmax(1)
+                     for peer in targets[name]).norm() / 3 / 4
+        else:
+            kd = norm_of_kd(logits[name], targets[name],
+                            cohort.distill.temperature)
+        ratio = losses[f'{name}.kd_ratio']
+        assert ratio.shape == () and not ratio.requires_grad
+        # The toolbox makes softened labels in single precision.
+        assert ratio.item() == pytest.approx(
+            (kd_weight * kd / own).item(), rel=1e-6)
+    # It is not added to the loss, but logged.
+    total, logs = cohort.parse_losses(losses)
+    assert 'vit.kd_ratio' in logs
+    assert total.item() == pytest.approx(
+        sum(value.item() for key, value in losses.items() if 'loss' in key))
+
+
+def test_ratio_when_it_is_due():
+    """Once, in the next step that distils."""
+    cohort = make_cohort(teacher=PartialTeacher())
+    batch = make_batch()
+    cohort.kd_weight = 1.
+    assert cohort.ratio_due is False
+    assert not any('ratio' in key for key in cohort(*batch, mode='loss'))
+    cohort.ratio_due, cohort.kd_weight = True, 0.
+    assert not any('ratio' in key for key in cohort(*batch, mode='loss'))
+    cohort.kd_weight = 1.
+    with torch.no_grad():
+        assert not any('ratio' in key for key in cohort(*batch, mode='loss'))
+    assert cohort.ratio_due is True
+    # Of a branch without a target there is none.
+    assert [key for key in cohort(*batch, mode='loss')
+            if 'ratio' in key] == ['alexnet.kd_ratio']
+    assert cohort.ratio_due is False
+    assert not any('ratio' in key for key in cohort(*batch, mode='loss'))
+
+
+@pytest.mark.parametrize('branch', [RESNET, TIMM, SMOOTHED])
+def test_ratio_changes_no_gradient(branch):
+    branches = dict(branch=branch, alexnet=ALEXNET)
+    results = []
+    for due in (False, True):
+        cohort = make_cohort(branches=branches)
+        cohort.kd_weight, cohort.ratio_due = 1., due
+        cohort.parse_losses(cohort(*make_batch(), mode='loss'))[0].backward()
+        results.append([param.grad for param in cohort.parameters()])
+    assert all(map(torch.equal, *results))
+
+
+def test_ratio_of_a_balanced_loss():
+    """The weight, if nothing is averaged."""
+    cohort = make_cohort(
+        distill=dict(
+            type='mcod_plugin.BalancedKDLoss', momentum=0., limit=1e9))
+    cohort.kd_weight, cohort.ratio_due = .3, True
+    losses = cohort(*make_batch(), mode='loss')
+    for name in cohort.branches:
+        assert losses[f'{name}.kd_ratio'].item() == pytest.approx(.3, rel=1e-4)
+
+
+def test_ratio_of_one_branch():
+    """It agrees with its teacher, so that nothing pulls."""
+    cohort = make_cohort('resnet')
+    cohort.kd_weight, cohort.ratio_due = 1., True
+    losses = cohort(*make_batch(), mode='loss')
+    assert losses['resnet.kd_ratio'] < 1e-6
+
+
+def test_ratio_in_half_precision():
+    cohort = make_cohort().eval()
+    cohort.kd_weight = 1.
+    ratios = []
+    for enabled in (False, True):
+        cohort.ratio_due = True
+        with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+            losses = cohort(*make_batch(), mode='loss')
+        ratios.append(losses['resnet.kd_ratio'])
+    assert ratios[1].dtype == torch.float32
+    torch.testing.assert_close(*ratios, rtol=.1, atol=.01)
 
 
 def test_mutual_learning():
@@ -664,7 +828,6 @@ def make_fields(num=4):
         sample_idx=torch.arange(num))
 
 
-TIMM = dict(type='TimmClassifier', model_name='test_resnet', num_classes=5)
 COUNTED = dict(RESNET, head=dict(RESNET['head'], cal_acc=True))
 
 

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from mmengine.registry import DefaultScope
@@ -10,6 +11,8 @@ from scipy.stats import entropy
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.losses import (DiscontinuousKDLoss,
                                        discontinuous_kd_loss)
+from mcod_plugin.models.losses.discontinuous_kd_loss import (
+    WHERE, selected_samples, standardized)
 from mcod_plugin.registry import MODELS
 
 SHAPES = [(1, 2), (4, 10), (3, 100), (5, 1)]
@@ -312,7 +315,211 @@ def test_extreme_students():
     assert students.grad.isfinite().all() and not students.grad[1].any()
 
 
+# Some of the samples
+
+
+def make_labels(shape=(4, 10), mixed=False, seed=5):
+    generator = torch.Generator().manual_seed(seed)
+    if mixed:
+        return torch.rand(*shape, generator=generator).double().softmax(1)
+    classes = torch.randint(shape[1], shape[:1], generator=generator)
+    return torch.eye(shape[1], dtype=torch.double)[classes]
+
+
+def counts_by_loop(student, teacher, labels, where):
+    """Whether each sample counts, one number at a time."""
+    counts = []
+    for row in zip(student.tolist(), teacher.tolist(), labels.tolist()):
+        sums = []
+        for logits in row[:2]:
+            total = math.fsum(map(math.exp, logits))
+            sums.append(
+                math.fsum(y * math.exp(z) / total
+                          for z, y in zip(logits, row[2])))
+        best = max(range(len(row[1])), key=row[1].__getitem__)
+        counts.append(
+            dict(
+                all=True,
+                correct=row[2][best] == max(row[2]),
+                surer=sums[1] > sums[0])[where])
+    return counts
+
+
+@pytest.mark.parametrize('mixed', [False, True])
+@pytest.mark.parametrize('shape', [(64, 3), (40, 10)])
+@pytest.mark.parametrize('where', WHERE)
+def test_where_equals_loop(where, shape, mixed):
+    student, teacher = make_logits(shape)
+    labels = make_labels(shape, mixed)
+    counts = counts_by_loop(student, teacher, labels, where)
+    assert where == 'all' or 0 < sum(counts) < len(counts)
+    found = selected_samples(student, teacher, labels, where)
+    assert found.tolist() == counts
+    each = [
+        loop_oracle(student[i:i + 1], teacher[i:i + 1], 3.)
+        for i in range(len(counts))
+    ]
+    expected = sum(x for x, y in zip(each, counts) if y) / len(counts)
+    student.requires_grad_()
+    loss = discontinuous_kd_loss(student, teacher, 3., where, labels)
+    assert loss.item() == pytest.approx(expected, rel=1e-9)
+    # Who does not count is not pulled, who counts as if all did.
+    gradient, = torch.autograd.grad(loss, student)
+    q = softmax(student.detach().numpy() / 3., axis=1)
+    p = softmax(teacher.numpy() / 3., axis=1)
+    full = torch.from_numpy(3. * (q - p) / len(counts))
+    torch.testing.assert_close(gradient,
+                               full * torch.tensor(counts)[:, None])
+
+
+@pytest.mark.parametrize('shared', [False, True])
+@pytest.mark.parametrize('where', WHERE)
+def test_where_of_students(where, shared):
+    students, teachers = make_students(shape=(32, 4))
+    given, labels = teachers[0] if shared else teachers, make_labels((32, 4))
+    losses = discontinuous_kd_loss(students, given, 2., where, labels)
+    counts = selected_samples(students, given, labels, where)
+    assert counts.shape == (3, 32)
+    for index, student in enumerate(students):
+        teacher = given if shared else given[index]
+        assert torch.equal(
+            losses[index],
+            discontinuous_kd_loss(student, teacher, 2., where, labels))
+        assert counts[index].tolist() == counts_by_loop(
+            student, teacher, labels, where)
+
+
+def test_where_no_sample_counts():
+    student, _ = make_logits()
+    teacher = -50. * make_labels()
+    student.requires_grad_()
+    for where in ('correct', 'surer'):
+        loss = discontinuous_kd_loss(student, teacher, 3., where,
+                                     make_labels())
+        loss.backward()
+        assert loss == 0 and not student.grad.any()
+
+
+def test_where_two_labels_have_equal_shares():
+    """Each of them is right."""
+    labels = torch.tensor([[.5, .5, 0.]]).expand(3, 3)
+    counts = selected_samples(torch.zeros(3, 3), torch.eye(3), labels,
+                              'correct')
+    assert counts.tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16])
+def test_where_compares_half_in_float32(dtype):
+    student, teacher = make_logits((64, 5), dtype)
+    labels = make_labels((64, 5))
+    for where in WHERE:
+        assert torch.equal(
+            selected_samples(student, teacher, labels.to(dtype), where),
+            selected_samples(student.float(), teacher.float(), labels, where))
+
+
+# Standardised logits
+
+
+def test_standardized_by_hand():
+    # Mean 2 and standard deviation 2 of the first; equal logits are 0.
+    logits = torch.tensor([[0., 4.], [5., 5.]], dtype=torch.double)
+    expected = torch.tensor([[-1., 1.], [0., 0.]], dtype=torch.double)
+    torch.testing.assert_close(
+        standardized(logits), expected, rtol=1e-7, atol=1e-7)
+    assert standardized(logits.half()).dtype == torch.float32
+
+
+@pytest.mark.parametrize('shape', [(4, 10), (3, 2), (3, 100)])
+@pytest.mark.parametrize('temperature', [1., 2.])
+def test_standardized_equals_oracle(shape, temperature):
+    student, teacher = make_logits(shape)
+    student.requires_grad_()
+
+    def z_scores(logits):
+        values = logits.detach().numpy()
+        values = values - values.mean(1, keepdims=True)
+        # The root as in the paper, of which C - 1 would be another.
+        return values / np.sqrt((values**2).mean(1, keepdims=True))
+
+    def loss(logits):
+        return discontinuous_kd_loss(
+            logits, teacher, temperature, standardize=True)
+
+    q, p = (
+        softmax(z_scores(logits) / temperature, axis=1)
+        for logits in (student, teacher))
+    expected = temperature**2 * rel_entr(p, q).sum(axis=1).mean()
+    assert loss(student).item() == pytest.approx(expected, rel=1e-6)
+    assert torch.autograd.gradcheck(loss, student)
+    # Neither side's scale or offset matters.
+    torch.testing.assert_close(
+        discontinuous_kd_loss(
+            4 * student + 1, 9 * teacher - 2, temperature, standardize=True),
+        loss(student),
+        rtol=1e-6,
+        atol=1e-12)
+
+
+def test_standardized_where_logits_are_equal():
+    student, teacher = make_logits()
+    student[1] = teacher[2] = 7.
+    student.requires_grad_()
+    loss = discontinuous_kd_loss(student, teacher, 3., standardize=True)
+    loss.backward()
+    assert loss > 0 and student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
+def test_standardized_under_autocast(dtype):
+    student, teacher = make_logits(dtype=dtype)
+    outside = discontinuous_kd_loss(student, teacher, 3., standardize=True)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        inside = discontinuous_kd_loss(student, teacher, 3., standardize=True)
+    assert inside.dtype == torch.float32 and torch.equal(inside, outside)
+
+
 # Use
+
+
+@pytest.mark.parametrize('where', WHERE)
+@pytest.mark.parametrize('standardize', [False, True])
+def test_settings_of_the_module(where, standardize):
+    student, teacher = make_logits((32, 4))
+    labels = make_labels((32, 4))
+    module = MODELS.build(
+        dict(
+            type='mcod_plugin.DiscontinuousKDLoss',
+            temperature=2.,
+            where=where,
+            standardize=standardize))
+    assert module.needs_labels == (where != 'all')
+    given = dict(labels=labels) if module.needs_labels else {}
+    assert torch.equal(
+        module(student, teacher, **given),
+        discontinuous_kd_loss(student, teacher, 2., where, labels,
+                              standardize))
+    assert (repr(where) in repr(module)) == module.needs_labels
+    assert ('standardize' in repr(module)) == standardize
+
+
+@pytest.mark.parametrize('settings, message', [
+    (dict(where='right'),
+     "where must be one of all, correct, surer; got 'right'"),
+    (dict(where=None), 'where must be one of all, correct, surer; got None'),
+    (dict(standardize=1), 'standardize must be one of False, True; got 1'),
+])
+def test_refuses_settings(settings, message):
+    with pytest.raises(ConfigError, match=rf'^distill\.{message}$'):
+        DiscontinuousKDLoss(**settings)
+
+
+def test_labels_that_are_missing():
+    student, teacher = make_logits()
+    with pytest.raises(ValueError, match="^where='surer' needs labels$"):
+        discontinuous_kd_loss(student, teacher, 3., 'surer')
+    with pytest.raises(ConfigError, match='^where must be one of all, .*sure'):
+        discontinuous_kd_loss(student, teacher, 3., 'sure')
 
 
 def test_inputs_are_kept():

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from mmengine.model import BaseModel
 from mmpretrain.models.heads import LinearClsHead
 
-from mcod_plugin.models.utils.branch_loss import branch_loss, loss_owner
+from mcod_plugin.models.utils.branch_loss import (branch_loss, loss_owner,
+                                                  total_loss)
 from mcod_plugin.models.utils.build_branch import build_branch
 from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample
@@ -140,3 +142,14 @@ def test_changes_of_the_samples_count():
 def test_owner():
     branch = make_branch()
     assert loss_owner(branch) is branch.head
+
+
+def test_total_loss():
+    """As MMEngine adds them: means, lists too, and not what is logged."""
+    losses = dict(
+        loss=torch.tensor([1., 3.]),
+        aux_loss=[torch.tensor(10.), torch.tensor([20., 40.])],
+        accuracy=torch.tensor(7.))
+    assert total_loss(losses) == 2 + 10 + 30
+    expected, _ = BaseModel.parse_losses(None, losses)
+    assert total_loss(losses) == expected
