@@ -1,12 +1,16 @@
+import math
+from bisect import bisect_right
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-from mmengine.hooks import LoggerHook, RuntimeInfoHook
+from mmengine.hooks import CheckpointHook, LoggerHook, RuntimeInfoHook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
+from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.registry import HOOKS
+from .divergence_watch import DIVERGED, DivergenceWatch
 
 # The most steps whose values wait on the device.
 MAX_STEPS = 1000
@@ -21,8 +25,10 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
     time a GPU has to finish what it was given before it gets more; then it
     copies the history of all values before, which grows with the run. Here
     the values wait on the device until a :class:`LoggerHook` logs, a
-    checkpoint is saved or an epoch ends; the message hub then holds what it
-    would have held. A hook that reads ``train/...`` from it at another time
+    checkpoint is saved, a validation begins or an epoch ends; the message hub
+    then holds what it would have held. What is read is looked at, and the
+    weights as well before a checkpoint is written, see
+    :class:`DivergenceWatch`. A hook that reads ``train/...`` from it at another time
     sees the values of the last of these moments.
 
     A gap leaves out the ``loss_kd`` of the branches, and MMEngine would go on
@@ -40,6 +46,10 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
 
     def __init__(self) -> None:
         self.waiting: List[Tuple[str, Any]] = []
+        # Of each step its first place there, the iteration and the learning
+        # rates.
+        self._steps: List[Tuple[int, int, Dict[str, Sequence[float]]]] = []
+        self._watch: Optional[DivergenceWatch] = None
         # What a gap leaves out, each with its value there.
         self.gap: Dict[str, float] = {}
 
@@ -47,6 +57,7 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         """Look which branches were distilled before the run was resumed, and
         have ``time`` averaged from one log to the next."""
         super().before_train(runner)
+        self._watch = DivergenceWatch(runner)
         self._note_distilled(runner.message_hub.log_scalars)
         settings = runner.log_processor.custom_cfg
         intervals = log_intervals(runner)
@@ -66,7 +77,9 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
                           data_batch: Any = None) -> None:
         """Note the iteration, and keep the learning rates."""
         runner.message_hub.update_info('iter', runner.iter)
-        for key, value in runner.optim_wrapper.get_lr().items():
+        rates = runner.optim_wrapper.get_lr()
+        self._steps.append((len(self.waiting), runner.iter, rates))
+        for key, value in rates.items():
             self.waiting.append((f'train/{key}', value[0]))
 
     def after_train_iter(self,
@@ -82,22 +95,59 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
             if isinstance(value, torch.Tensor):
                 value = value.detach().reshape(())
             self.waiting.append((key, value))
-        if self.end_of_epoch(runner.train_dataloader, batch_idx) or any(
-                self.every_n_inner_iters(batch_idx, interval)
-                for interval in (MAX_STEPS, *log_intervals(runner))):
-            self.hand_over(runner)
+        saves = is_saved(runner)
+        if saves or self.end_of_epoch(
+                runner.train_dataloader, batch_idx) or any(
+                    self.every_n_inner_iters(batch_idx, interval)
+                    for interval in (MAX_STEPS, *log_intervals(runner))):
+            self._look(runner, runner.iter + 1, saves)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Hand over what is left of the epoch."""
-        self.hand_over(runner)
+        """Hand over what is left of the epoch, before it is saved."""
+        self._look(runner, runner.iter, True)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Hand over what is left, before the best is saved."""
+        if self._watch is not None:
+            self._look(runner, runner.iter, True)
+
+    def after_train(self, runner: Runner) -> None:
+        """Look no longer: what is validated now is not trained."""
+        super().after_train(runner)
+        self._watch = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Hand over what the checkpoint's copy of the message hub lacks."""
         if self.waiting:
+            # By a hook of a user's, and on rank 0 alone.
             self.hand_over(runner)
             state = runner.message_hub.state_dict()
             for key in ('log_scalars', 'resumed_keys'):
                 checkpoint['message_hub'][key] = state[key]
+            self._watch.look_at_weights(runner.iter)
+            self._watch.refuse()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Leave out the branches that the checkpoint's run has left out."""
+        hub = checkpoint.get('message_hub') or {}
+        names = hub.get('runtime_info', {}).get(DIVERGED)
+        model = get_ori_model(runner.model)
+        if names and hasattr(model, 'leave_out'):
+            model.leave_out(names)
+
+    def _look(self, runner: Runner, iteration: int, saves: bool) -> None:
+        """Hand over, and see whether training has diverged.
+
+        Args:
+            runner (Runner): The runner.
+            iteration (int): How many iterations are over.
+            saves (bool): Whether a checkpoint may be written next.
+        """
+        self.hand_over(runner)
+        if self._watch is not None:
+            if saves:
+                self._watch.look_at_weights(iteration)
+            self._watch.settle(iteration)
 
     def _note_distilled(self, keys: Iterable[str]) -> None:
         self.gap.update({key: 0. for key in keys if key.endswith('.loss_kd')})
@@ -112,7 +162,16 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         histories: Dict[str, list] = {}
         for (key, _), number in zip(self.waiting, numbers):
             histories.setdefault(key, []).append(number)
+        if self._watch is not None:
+            begins = [begin for begin, *_ in self._steps]
+            self._watch.look_at_losses(
+                (key, number, step[1] + 1, step[2])
+                for index, (key, number) in enumerate(
+                    zip((key for key, _ in self.waiting), numbers))
+                if 'loss' in key and not math.isfinite(number)
+                for step in [self._steps[bisect_right(begins, index) - 1]])
         self.waiting.clear()
+        self._steps.clear()
         for key, (first, *others) in histories.items():
             runner.message_hub.update_scalar(key, first)
             extend(runner.message_hub.get_scalar(key), others)
@@ -123,6 +182,16 @@ def log_intervals(runner: Runner) -> List[int]:
     return [
         hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)
     ]
+
+
+def is_saved(runner: Runner) -> bool:
+    """Whether a checkpoint is due after this iteration, where they are saved
+    by iterations."""
+    return any(
+        isinstance(hook, CheckpointHook) and not hook.by_epoch and
+        (hook.every_n_train_iters(runner, hook.interval, hook.save_begin) or
+         (hook.save_last and hook.is_last_train_iter(runner)))
+        for hook in runner.hooks)
 
 
 def extend(history: HistoryBuffer, numbers: Sequence[float]) -> None:

@@ -30,6 +30,7 @@ from mcod_plugin.utils.checkpoint import read_checkpoint
 from mcod_plugin.utils.explain import unknown_type
 from mcod_plugin.utils.leftovers import missing_folders, remove_empty
 from mcod_plugin.utils.missing_data import explain_missing_data
+from mcod_plugin.utils.part_name import part_name
 from mcod_plugin.utils.workers import default_workers
 from ..optim_wrapper import prefer_fused, with_branch_constructor
 from .compile_settings import compile_settings, uses_cuda_graphs
@@ -57,6 +58,9 @@ class CohortRunner(Runner):
     - The optimizer is fused if it can be, and honours ``lr_mult`` and
       ``decay_mult`` of the branches; ``compile`` compiles each branch of a
       cohort by itself.
+    - ``on_divergence`` says what happens when a loss is not finite:
+      ``'stop'`` ends the run with a :class:`TrainingError`, ``'drop'`` goes
+      on without the branch. See :class:`DivergenceWatch`.
 
     Configs ask for it with ``runner_type = 'mcod_plugin.CohortRunner'``, also
     under the toolbox's own ``tools/train.py``.
@@ -126,6 +130,14 @@ class CohortRunner(Runner):
                 'CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook):
             hooks['checkpoint'] = type(checkpoint)(
                 checkpoint, type='mcod_plugin.BranchCheckpointHook')
+        # It watches whether training diverges.
+        runtime = hooks.setdefault(
+            'runtime_info', dict(type='mcod_plugin.CohortRuntimeInfoHook'))
+        if (self.cfg.get('on_divergence') == 'drop'
+                and part_name(runtime) == 'RuntimeInfoHook'):
+            raise ConfigError(
+                "on_divergence='drop' needs default_hooks.runtime_info of "
+                'type mcod_plugin.CohortRuntimeInfoHook; got RuntimeInfoHook')
         super().register_default_hooks(hooks)
 
     def setup_env(self, env_cfg: dict) -> None:
@@ -138,7 +150,8 @@ class CohortRunner(Runner):
         """Build the model; a cohort learns the size of the images.
 
         Raises:
-            ConfigError: If it is a cohort under test-time augmentation.
+            ConfigError: If it is a cohort under test-time augmentation, or
+                ``on_divergence`` is not possible.
         """
         if isinstance(model, dict) and 'branches' in (model.get('module')
                                                       or {}):
@@ -154,7 +167,14 @@ class CohortRunner(Runner):
                      self._train_dataloader))
             if size is not None:
                 model = type(model)(model, input_size=size)
-        return super().build_model(model)
+        model = super().build_model(model)
+        on_divergence = self.cfg.get('on_divergence', 'stop')
+        check_choice('on_divergence', on_divergence, ('stop', 'drop'))
+        if on_divergence == 'drop' and not hasattr(model, 'leave_out'):
+            raise ConfigError("on_divergence='drop' needs a cohort such as "
+                              'mcod_plugin.MultiBackboneClassifier; got '
+                              f'{type(model).__name__}')
+        return model
 
     @staticmethod
     def build_dataloader(dataloader: Union[DataLoader, dict],
