@@ -59,15 +59,15 @@ def mean_probabilities(logits: Sequence[Tensor],
             value.log_softmax(-1) + (weight / total).log()
             for weight, value in zip(weights, logits)
         ]
-        return torch.stack(terms).logsumexp(0)
+        return _log_sum(torch.stack(terms))
     if weights is None:
         log_probabilities = torch.stack(list(logits)).log_softmax(-1)
-        return log_probabilities.logsumexp(0) - math.log(len(logits))
+        return _log_sum(log_probabilities) - math.log(len(logits))
     terms = [
         value.log_softmax(-1) + math.log(share)
         for share, value in _shares(weights, logits)
     ]
-    return torch.stack(terms).logsumexp(0)
+    return _log_sum(torch.stack(terms))
 
 
 def min_logits(logits: Sequence[Tensor],
@@ -175,6 +175,13 @@ def weighted_sum(weights: Tensor, logits: Tensor, dim: int) -> Tensor:
     out = logits.isneginf()
     total = (weights * logits.masked_fill(out, 0.)).sum(dim)
     return total.masked_fill(out.any(dim), -math.inf)
+
+
+def _log_sum(terms: Tensor) -> Tensor:
+    """Logarithm of the sum of the branches' exponentials. Where all are 0, it
+    is -inf and has a gradient of 0, which PyTorch would call NaN."""
+    out = terms.isneginf().all(0)
+    return terms.masked_fill(out, 0.).logsumexp(0).masked_fill(out, -math.inf)
 
 
 def _shares(weights: Sequence[float],
