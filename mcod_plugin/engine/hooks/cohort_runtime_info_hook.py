@@ -120,11 +120,12 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         """Hand over what the checkpoint's copy of the message hub lacks."""
         if self.waiting:
             # By a hook of a user's, and on rank 0 alone.
+            done = self._steps[-1][1] + 1
             self.hand_over(runner)
             state = runner.message_hub.state_dict()
             for key in ('log_scalars', 'resumed_keys'):
                 checkpoint['message_hub'][key] = state[key]
-            self._watch.look_at_weights(runner.iter)
+            self._watch.look_at_weights(done)
             self._watch.refuse()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

@@ -28,14 +28,16 @@ class Fault:
 
     Attributes:
         iteration (int): When, counted from 1.
-        caused (bool): Whether a distillation may have handed it on.
+        place (int): How far from the cause it is likely to be: 0 for the own
+            loss of a branch, 1 for weights, 2 for what a distillation may
+            have handed on, or a sum.
         epoch (int): When, counted from 1.
         what (str): What it is, in words.
         lr (float): The learning rate.
     """
 
     iteration: int
-    caused: bool
+    place: int
     epoch: int
     what: str
     lr: float
@@ -94,9 +96,8 @@ class DivergenceWatch:
             name, _, loss = key.partition('/')[2].rpartition('.')
             what = f'the loss of {name} is {number}' if name else (
                 f'the loss is {number}')
-            # The sum tells nothing that its parts do not.
             self._note(name, what, iteration, rates,
-                       not name or loss == 'loss_kd')
+                       2 if not name or loss == 'loss_kd' else 0)
 
     def look_at_weights(self, iteration: int) -> None:
         """Note which weights are not finite, unless it was done.
@@ -109,7 +110,7 @@ class DivergenceWatch:
         self._looked = iteration
         for name in broken_parts(self._model):
             self._note(name, f'the weights of {name} are not finite',
-                       iteration, self._runner.optim_wrapper.get_lr(), False)
+                       iteration, self._runner.optim_wrapper.get_lr(), 1)
 
     def settle(self, iteration: int) -> None:
         """Do what is to be done. All ranks call it in the same places.
@@ -127,7 +128,7 @@ class DivergenceWatch:
                 if not alive and name not in self._faults:
                     self._note(name, f'the logits of {name} are not finite',
                                iteration,
-                               self._runner.optim_wrapper.get_lr(), False)
+                               self._runner.optim_wrapper.get_lr(), 1)
         faults, self._faults = self._faults, {}
         if get_world_size() > 1:
             parts = all_gather_object(faults)
@@ -149,10 +150,10 @@ class DivergenceWatch:
             self._stop(self._faults)
 
     def _note(self, name: str, what: str, iteration: int,
-              rates: Mapping[str, Sequence[float]], caused: bool) -> None:
+              rates: Mapping[str, Sequence[float]], place: int) -> None:
         if name in self._left_out:
             return
-        fault = Fault(iteration, caused, self._runner.epoch + 1, what,
+        fault = Fault(iteration, place, self._runner.epoch + 1, what,
                       self._rate(name, rates))
         self._faults[name] = min(fault, self._faults.get(name, fault))
 
@@ -197,8 +198,7 @@ class DivergenceWatch:
         first = min(faults.values())
         together = [
             fault for fault in faults.values()
-            if (fault.iteration, fault.caused) ==
-            (first.iteration, first.caused)
+            if (fault.iteration, fault.place) == (first.iteration, first.place)
         ]
         several = len(together) > 1 or why
         advice = ('lower the learning rate' +

@@ -133,11 +133,11 @@ class CohortRunner(Runner):
         # It watches whether training diverges.
         runtime = hooks.setdefault(
             'runtime_info', dict(type='mcod_plugin.CohortRuntimeInfoHook'))
-        if (self.cfg.get('on_divergence') == 'drop'
-                and part_name(runtime) == 'RuntimeInfoHook'):
+        if self.cfg.get('on_divergence') == 'drop' and (
+                runtime is None or part_name(runtime) == 'RuntimeInfoHook'):
             raise ConfigError(
                 "on_divergence='drop' needs default_hooks.runtime_info of "
-                'type mcod_plugin.CohortRuntimeInfoHook; got RuntimeInfoHook')
+                f'type mcod_plugin.CohortRuntimeInfoHook; got {runtime!r}')
         super().register_default_hooks(hooks)
 
     def setup_env(self, env_cfg: dict) -> None:
