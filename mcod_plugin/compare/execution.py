@@ -22,7 +22,8 @@ def execute(runs: Sequence[Run],
     """Train what is not done yet.
 
     A run that was stopped goes on from its last checkpoint; a finished one is
-    not repeated, also if it has diverged. One that another process is at is left to it.
+    not repeated, also if it has diverged. One that another process is at is
+    left to it.
 
     Args:
         runs (Sequence[Run]): All runs of the study.

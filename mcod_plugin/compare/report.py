@@ -83,8 +83,8 @@ class Report:
             str: What was run and on what; tables of accuracy, of the gain
             over the baseline, of top-5 accuracy, and of the best epoch with
             the time of a run, without the methods that have no run yet; what
-            has failed, what is missing, what was made by another config, and what was not the
-            same for all runs.
+            has failed, what is missing, what was made by another config, and
+            what was not the same for all runs.
         """
         tables = [self._accuracy(), self._gain(), self._top5(), self._best()]
         parts = [self._heading()]

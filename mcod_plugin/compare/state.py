@@ -25,8 +25,8 @@ def state(run: Run) -> str:
         run (Run): The run.
 
     Returns:
-        str: ``'done'``, ``'failed'`` if it has diverged, ``'begun'`` if it will go on from a checkpoint, or
-        ``'to do'``.
+        str: ``'done'``, ``'failed'`` if it has diverged, ``'begun'`` if it
+        will go on from a checkpoint, or ``'to do'``.
 
     Raises:
         ConfigError: If there is a result or a work directory of the same name

@@ -26,10 +26,12 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
     copies the history of all values before, which grows with the run. Here
     the values wait on the device until a :class:`LoggerHook` logs, a
     checkpoint is saved, a validation begins or an epoch ends; the message hub
-    then holds what it would have held. What is read is looked at, and the
-    weights as well before a checkpoint is written, see
-    :class:`DivergenceWatch`. A hook that reads ``train/...`` from it at another time
-    sees the values of the last of these moments.
+    then holds what it would have held. A hook that reads ``train/...`` from
+    it at another time sees the values of the last of these moments.
+
+    At these moments the losses are looked at, and where a checkpoint may come
+    next the weights as well: :class:`DivergenceWatch` acts if they are not
+    finite.
 
     A gap leaves out the ``loss_kd`` of the branches, and MMEngine would go on
     to log the last ones from before. Here they are 0 in gaps, as nothing is
@@ -189,9 +191,9 @@ def is_saved(runner: Runner) -> bool:
     """Whether a checkpoint is due after this iteration, where they are saved
     by iterations."""
     return any(
-        isinstance(hook, CheckpointHook) and not hook.by_epoch and
-        (hook.every_n_train_iters(runner, hook.interval, hook.save_begin) or
-         (hook.save_last and hook.is_last_train_iter(runner)))
+        isinstance(hook, CheckpointHook) and not hook.by_epoch and (
+            hook.every_n_train_iters(runner, hook.interval, hook.save_begin) or
+            (hook.save_last and hook.is_last_train_iter(runner)))
         for hook in runner.hooks)
 
 

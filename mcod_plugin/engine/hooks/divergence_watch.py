@@ -67,10 +67,9 @@ class DivergenceWatch:
         self._drops = runner.cfg.get('on_divergence') == 'drop'
         self._faults: Dict[str, Fault] = {}
         self._looked = -1
-        if self._drops:
+        if self._drops or self._left_out:
             self._model.leave_out_diverged(
                 scaled=isinstance(runner.optim_wrapper, AmpOptimWrapper))
-        if self._left_out:
             self._model.leave_out(self._left_out)
 
     @property
@@ -123,12 +122,11 @@ class DivergenceWatch:
         """
         if self._drops:
             # Those without a loss, such as a frozen teacher.
-            for name, alive in zip(self._branches,
-                                   self._model.alive.tolist()):
+            for name, alive in zip(self._branches, self._model.alive.tolist()):
                 if not alive and name not in self._faults:
                     self._note(name, f'the logits of {name} are not finite',
-                               iteration,
-                               self._runner.optim_wrapper.get_lr(), 1)
+                               iteration, self._runner.optim_wrapper.get_lr(),
+                               1)
         faults, self._faults = self._faults, {}
         if get_world_size() > 1:
             parts = all_gather_object(faults)

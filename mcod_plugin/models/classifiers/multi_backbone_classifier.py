@@ -152,10 +152,11 @@ class MultiBackboneClassifier(BaseClassifier):
             that are left out because they have diverged.
 
     Raises:
-        ConfigError: If the preprocessor divides by 0, there is no branch to train, a name cannot be used, a
-            branch cannot be built or not be had in the memory format, the
-            numbers of classes differ, that of the preprocessor included, or
-            the teacher is not for such a cohort or loss.
+        ConfigError: If the preprocessor divides by 0, there is no branch to
+            train, a name cannot be used, a branch cannot be built or not be
+            had in the memory format, the numbers of classes differ, that of
+            the preprocessor included, or the teacher is not for such a cohort
+            or loss.
     """
 
     def __init__(self,
@@ -239,7 +240,7 @@ class MultiBackboneClassifier(BaseClassifier):
         self.teacher = teacher
         self.distill = distill
         self.kd_weight = 0.0
-        self._leaves_out = False
+        self._leaves_out = self._scaled = False
         # It belongs to a run, not to the weights of the branches.
         self.register_buffer(
             'alive',
@@ -371,15 +372,14 @@ class MultiBackboneClassifier(BaseClassifier):
                 gradients of other branches stay as they are: the scaler has
                 to see where its factor is too large. Defaults to False.
         """
+        self._scaled = scaled
         if self._leaves_out:
             return
         self._leaves_out = True
         for index, branch in enumerate(self.branches.values()):
             for parameter in branch.parameters():
                 if parameter.requires_grad:
-                    parameter.register_hook(
-                        partial(self._own_gradient, index)
-                        if scaled else _finite_gradient)
+                    parameter.register_hook(partial(self._own_gradient, index))
 
     def leave_out(self, names: Iterable[str]) -> None:
         """Leave out branches that have diverged, in training as in
@@ -390,14 +390,17 @@ class MultiBackboneClassifier(BaseClassifier):
                 over.
         """
         names = set(names)
-        self.leave_out_diverged()
+        self.leave_out_diverged(self._scaled)
         for index, name in enumerate(self.branches):
             if name in names:
                 self.alive[index] = False
 
     def _own_gradient(self, index: int, gradient: Tensor) -> Tensor:
         """The gradient of a branch; 0 if the branch is left out."""
-        return torch.where(self.alive[index], gradient, 0.)
+        if self._scaled:
+            return torch.where(self.alive[index], gradient, 0.)
+        # That of a branch which is left out is 0 or 0 times something.
+        return gradient.nan_to_num(0., 0., 0.)
 
     def _note_alive(self, logits: Dict[str, Tensor],
                     losses: Dict[str, Tensor]) -> Dict[str, Tensor]:
@@ -531,11 +534,11 @@ class MultiBackboneClassifier(BaseClassifier):
             target = torch.stack([targets[name] for name in names])
         # All branches at once: what they share is computed once.
         students = torch.stack([logits[name] for name in names])
-        if alive is None:
-            distances = self.distill(students, target)
-        else:
-            learning = torch.stack([alive[name] for name in names])
-            distances = self._distances(students, target, learning)
+        learning, more = None, {}
+        if alive is not None:
+            students, target, learning, more = self._among_the_living(
+                students, target, [alive[name] for name in names])
+        distances = self.distill(students, target, **more)
         got = tuple(distances.shape) if isinstance(
             distances, Tensor) else type(distances).__name__
         if got != (len(names), ):
@@ -543,26 +546,44 @@ class MultiBackboneClassifier(BaseClassifier):
                 f'model.distill.type {type(self.distill).__name__} must give '
                 f'a tensor of one loss for each branch, ({len(names)},); got '
                 f'{got}')
+        if learning is not None:
+            distances = self._without_overflow(names, learning, distances)
         return {
             f'{name}.loss_kd': self._weighted(name, value)
             for name, value in zip(names, self.kd_weight * distances)
         }
 
-    def _distances(self, students: Tensor, target: Tensor,
-                   learning: Tensor) -> Tensor:
-        """The distillation losses ``(B, )`` of the branches which are not
-        left out and have somebody to learn from; 0 for the others."""
-        teaching = ~target.isnan().flatten(-2).any(-1)
-        target = torch.where(teaching[..., None, None], target, 0.)
-        # In front of the loss as well: 0 times NaN would be its gradient.
+    def _among_the_living(self, students: Tensor, target: Tensor,
+                          alive: Sequence[Tensor]) -> tuple:
+        """Arguments of the distillation loss without numbers of branches that
+        are left out: 0 times NaN would be their gradient.
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor, dict]: Students, targets, which
+            branches have somebody to learn from, as booleans ``(B, )``, and
+            more arguments.
+        """
+        learning = torch.stack(list(alive))
         students = torch.where(learning[:, None, None], students, 0.)
+        taught = ~target.isnan().flatten(-2).any(-1)
+        target = torch.where(taught[..., None, None], target, 0.)
         more = {}
         if getattr(self.distill, 'takes_alive', False):
-            more = dict(alive=teaching)
-        distances = self.distill(students, target, **more)
+            more = dict(alive=taught)
         if getattr(self.distill, 'per_peer', False):
-            teaching = teaching.any(-1)
-        return torch.where(learning & teaching, distances, 0.)
+            taught = taught.any(-1)
+        return students, target, learning & taught, more
+
+    def _without_overflow(self, names: Sequence[str], learning: Tensor,
+                          distances: Tensor) -> Tensor:
+        """The distillation losses of those that learn, 0 for the others. A
+        branch is left out if its loss is not finite."""
+        finite = distances.detach().isfinite()
+        going_on = dict(zip(names, (finite | ~learning).unbind()))
+        for index, name in enumerate(self.branches):
+            if name in going_on:
+                self.alive[index].logical_and_(going_on[name])
+        return torch.where(learning & finite, distances, 0.)
 
     def _weighted(self, name: str, loss: Tensor) -> Tensor:
         """A loss of a branch with the branch's ``loss_weight``."""
@@ -657,10 +678,6 @@ def _check_std(preprocessor: nn.Module) -> None:
             bound = ' greater than 0' if key == 'std' else ''
             raise ConfigError(f'data_preprocessor.{key} must be finite '
                               f'numbers{bound}; got {value!r}')
-
-
-def _finite_gradient(gradient: Tensor) -> Tensor:
-    return gradient.nan_to_num(0., 0., 0.)
 
 
 def _without_diverged(losses: Dict[str, Any],

@@ -373,6 +373,8 @@ def test_two_processes(tiny_config, two_processes, tmp_path):
     assert first['error'] is None and second['error'] is None
     names = {path.name for path in (tmp_path / 'drop').glob('epoch_*')}
     assert names == {'epoch_1.pth', 'epoch_2.pth'}
+    # In the same step, and not only when the host looks.
+    assert first['alive'] == second['alive'] == [True, False]
     assert first['diverged'] == second['diverged']
     assert first['diverged']['vit']['iteration'] == 3
     for key, value in first['state_dict'].items():
@@ -396,6 +398,14 @@ class Image(Hook):
                 lambda module, args, result: result * math.nan)
 
 
+class Alive(Hook):
+    """Notes who is left after that step."""
+
+    def after_train_iter(self, runner, **kwargs):
+        if runner.iter == 2:
+            self.flags = runner.model.module.alive.tolist()
+
+
 def run_rank(folder, rank):
     """What each of the processes does."""
     os.environ['LOCAL_RANK'] = str(rank)
@@ -410,12 +420,15 @@ def run_rank(folder, rank):
         runner = RUNNERS.build(Config.fromfile(f'{folder}/{name}.py'))
         if rank == 1:
             runner.register_hook(Image())
+        alive = Alive()
+        runner.register_hook(alive)
         result = results[name] = dict(error=None)
         try:
             runner.train()
         except TrainingError as error:
             result['error'] = str(error)
         result.update(
+            alive=alive.flags,
             diverged=runner.message_hub.runtime_info.get('diverged'),
             state_dict=runner.model.module.state_dict())
     torch.save(results, f'{folder}/{rank}.pth')

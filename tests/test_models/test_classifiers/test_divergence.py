@@ -38,15 +38,12 @@ TEACHERS = {
     **{
         fusion: dict(type='mcod_plugin.EnsembleTeacher', fusion=fusion)
         for fusion in ('mean', 'prob_mean', 'min_logit', 'confidence')
-    }, 'weights':
-    dict(
+    }, 'weights': dict(
         type='mcod_plugin.EnsembleTeacher', weights=dict(resnet=2, alexnet=3)),
     'leave_one_out':
     dict(type='mcod_plugin.EnsembleTeacher', leave_one_out=True),
-    'peers':
-    dict(type='mcod_plugin.PeerTeacher'),
-    'own':
-    OwnTeacher()
+    'peers': dict(type='mcod_plugin.PeerTeacher'),
+    'own': OwnTeacher()
 }
 
 
@@ -139,8 +136,7 @@ def test_others_are_as_if_alone(teacher, fault):
         torch.testing.assert_close(
             gradients.pop(key), value, rtol=1e-9, atol=1e-12)
     # Nothing of the broken one reaches a norm over all gradients.
-    assert gradients and not any(
-        value.any() for value in gradients.values())
+    assert gradients and not any(value.any() for value in gradients.values())
     assert clip_grad_norm_(cohort.parameters(), 1.).isfinite()
     for key, value in losses.items():
         if key.startswith('narrow.'):
@@ -164,6 +160,26 @@ def test_nobody_diverges(teacher):
     for key, value in gradients.items():
         torch.testing.assert_close(same[key], value, rtol=1e-9, atol=1e-12)
     assert list(cohort.state_dict()) == keys
+
+
+class Overflow(nn.Module):
+    """A loss that is infinite for one branch."""
+
+    def forward(self, logits, targets):
+        distances = (logits - targets).pow(2).mean((1, 2))
+        return distances * torch.tensor([1., math.inf, 1.])
+
+
+def test_distillation_that_overflows():
+    cohort = make_cohort()
+    cohort.distill = Overflow()
+    cohort.leave_out_diverged()
+    losses, logged, gradients = step(cohort)
+    assert losses['narrow.loss_kd'] == 0 and logged['narrow.loss_kd'].isnan()
+    assert losses['resnet.loss_kd'] > 0 and logged['loss'].isfinite()
+    assert all(value.isfinite().all() for value in gradients.values())
+    assert cohort.alive.tolist() == [True, False, True]
+    assert step(cohort)[0]['narrow.loss_ce'] == 0
 
 
 def test_once_out_always_out():
