@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.registry import HOOKS
-from .divergence_watch import DIVERGED, DivergenceWatch
+from .divergence_watch import DivergenceWatch, diverged_branches
 
 # The most steps whose values wait on the device.
 MAX_STEPS = 1000
@@ -132,8 +132,7 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Leave out the branches that the checkpoint's run has left out."""
-        hub = checkpoint.get('message_hub') or {}
-        names = hub.get('runtime_info', {}).get(DIVERGED)
+        names = diverged_branches(checkpoint)
         model = get_ori_model(runner.model)
         if names and hasattr(model, 'leave_out'):
             model.leave_out(names)

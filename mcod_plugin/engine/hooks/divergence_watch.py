@@ -221,6 +221,19 @@ class DivergenceWatch:
         return f'{epoch}iteration {fault.iteration}'
 
 
+def diverged_branches(checkpoint: dict) -> Dict[str, dict]:
+    """The branches that a run has left out.
+
+    Args:
+        checkpoint (dict): A checkpoint of it.
+
+    Returns:
+        dict[str, dict]: By name ``epoch``, ``iteration`` and ``lr``.
+    """
+    hub = checkpoint.get('message_hub') or {}
+    return hub.get('runtime_info', {}).get(DIVERGED, {})
+
+
 def broken_parts(model: nn.Module) -> List[str]:
     """Parts of a model with weights, or running statistics of a norm, that
     are not finite. Other buffers are left alone: a mask may be infinite.
