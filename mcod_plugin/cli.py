@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from traceback import walk_stack, walk_tb
 from typing import Any, Callable, Dict, Iterator, NoReturn, Optional, Sequence
 
-from mcod_plugin.errors import ConfigError, nearest
+from mcod_plugin.errors import ConfigError, TrainingError, nearest
 from mcod_plugin.utils.part_name import part_name
 
 __all__ = [
@@ -28,9 +28,9 @@ RUNNER_KEYS = {
     'custom_imports', 'data_preprocessor', 'default_hooks', 'default_scope',
     'efficient_conv_bn_eval', 'env_cfg', 'experiment_name',
     'find_unused_parameters', 'launcher', 'load_from', 'log_level',
-    'log_processor', 'model', 'model_wrapper_cfg', 'optim_wrapper',
-    'param_scheduler', 'randomness', 'resume', 'runner_type', 'sync_bn',
-    'test_cfg', 'test_dataloader', 'test_evaluator', 'train_cfg',
+    'log_processor', 'model', 'model_wrapper_cfg', 'on_divergence',
+    'optim_wrapper', 'param_scheduler', 'randomness', 'resume', 'runner_type',
+    'sync_bn', 'test_cfg', 'test_dataloader', 'test_evaluator', 'train_cfg',
     'train_dataloader', 'val_cfg', 'val_dataloader', 'val_evaluator',
     'visualizer', 'work_dir'
 }
@@ -496,15 +496,16 @@ def _command(argv: Sequence[str]) -> str:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """End the process with one line on stderr and exit code 2 if the block
-    raises a :class:`ConfigError`."""
+    """End the process with one line on stderr if the block raises a
+    :class:`ConfigError`, exit code 2, or a :class:`TrainingError`, exit code
+    1."""
     # They tell of parts that this plugin does not use, on every start.
     warnings.filterwarnings('ignore', message='.*mmcv-lite.*')
     try:
         yield
-    except ConfigError as error:
+    except (ConfigError, TrainingError) as error:
         if os.environ.get('MCOD_DEBUG') or stop_code(error) is not None:
             raise
         if os.environ.get('RANK', '0') == '0':
             print('error:', ' '.join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)

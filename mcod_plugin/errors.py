@@ -5,7 +5,8 @@ from numbers import Integral, Real
 from typing import Any, Iterable
 
 __all__ = [
-    'ConfigError', 'nearest', 'check_choice', 'check_integer', 'check_number'
+    'ConfigError', 'TrainingError', 'nearest', 'check_choice',
+    'check_integer', 'check_number'
 ]
 
 
@@ -14,6 +15,15 @@ class ConfigError(ValueError):
 
     The message is one line that names the setting, what was given and what
     is allowed. The command line tools print it alone and exit with code 2.
+    """
+
+
+class TrainingError(RuntimeError):
+    """A run that has begun and cannot go on, though nothing is wrong with the
+    program.
+
+    The message is one line that says what happened, when, and what to do. The
+    command line tools print it alone and exit with code 1.
     """
 
 

@@ -13,7 +13,7 @@ from typing import IO, Any, Dict, Iterator, List, Sequence, Tuple
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.files import new_file, write_text
 from .plan import Run
-from .state import checkpoints, hash_file, latest_checkpoint, state
+from .state import ENDED, checkpoints, hash_file, latest_checkpoint, state
 
 __all__ = ['check_target', 'pack', 'status', 'unpack']
 
@@ -70,7 +70,7 @@ def pack(study: str,
     text = status(study, runs)
     archives = dict(
         results=[(f'{run.name}.json', run.result) for run in runs
-                 if state(run) == 'done'],
+                 if state(run) in ENDED],
         checkpoints=[(f'{name}/{osp.basename(path)}', path)
                      for name, path in _needed(runs).items()])
     part = f'{folder}.part'
@@ -223,7 +223,7 @@ def _needed(runs: Sequence[Run]) -> Dict[str, str]:
     by_name = {run.name: run for run in runs}
     needed = {}
     for run in runs:
-        if state(run) == 'done':
+        if state(run) in ENDED:
             continue
         if latest_checkpoint(run) is not None:
             needed[run.name] = latest_checkpoint(run)

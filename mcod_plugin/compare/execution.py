@@ -6,7 +6,7 @@ from typing import Dict, List, Optional, Sequence
 
 from .plan import Run
 from .progress import StudyProgress
-from .state import check_precision, checkpoints, state
+from .state import ENDED, check_precision, checkpoints, failure, state
 from .training import Training
 
 __all__ = ['execute']
@@ -23,7 +23,8 @@ def execute(runs: Sequence[Run],
     """Train what is not done yet.
 
     A run that was stopped goes on from its last checkpoint; a finished one is
-    not repeated. One that another process is at is left to it.
+    not repeated, also if it has diverged. One that another process is at is
+    left to it.
 
     Args:
         runs (Sequence[Run]): All runs of the study.
@@ -46,15 +47,15 @@ def execute(runs: Sequence[Run],
     if not all(osp.isfile(run.result) for run in chosen):
         # Before another machine's config is told to be another one.
         check_precision(runs)
-    waiting = [run for run in chosen if state(run) != 'done']
+    waiting = [run for run in chosen if state(run) not in ENDED]
+    faults = [failure(run) for run in chosen if state(run) == 'failed']
     if not waiting:
-        return []
+        return faults
     by_name = {run.name: run for run in runs}
     for run in waiting:
         for name in run.needs:
             state(by_name[name])  # Whether it is of this study, as it is now.
     running: Dict[int, Training] = {}
-    faults: List[str] = []
     progress = StudyProgress(len(waiting))
     end = time.monotonic() + seconds
     try:
@@ -73,7 +74,7 @@ def execute(runs: Sequence[Run],
                             running[slot] = training
                             progress.begin(run.name)
                             continue
-                        if state(run) != 'done':
+                        if state(run) not in ENDED:
                             fault = (f'{run.name} is being trained by '
                                      'another process')
                     if fault is not None:
@@ -112,6 +113,8 @@ def _lack(run: Run, by_name: Dict[str, Run]) -> Optional[str]:
     for name in run.needs:
         other = by_name[name]
         lack = f'{run.name} needs the checkpoint of {name}, which '
+        if state(other) == 'failed':
+            return f'{lack}has failed'
         if state(other) != 'done':
             return (f'{lack}is not trained to its end; train it first, with '
                     'an --only that matches it as well')

@@ -6,8 +6,9 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
 
 from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.utils.table import render
-from .results import (Results, all_runs, best, differences, frozen_branches,
-                      kd_ratios, last, of_other_configs, trained_branches)
+from .results import (Results, all_runs, best, differences, divergence,
+                      frozen_branches, kd_ratios, last, of_other_configs,
+                      trained_branches)
 from .statistics import Estimate, estimate, paired_difference
 
 __all__ = ['Report', 'insert']
@@ -23,6 +24,8 @@ Estimates = Dict[str, Optional[Estimate]]
 class Report:
     """Tables of the methods of a study.
 
+    Runs that have diverged are named, and count nowhere.
+
     Args:
         results (dict[str, list[dict]]): The runs by method, see
             :func:`~mcod_plugin.compare.results.read_results`.
@@ -35,7 +38,8 @@ class Report:
             None means any.
 
     Raises:
-        ConfigError: If there is no run yet, or no such baseline.
+        ConfigError: If there is no run yet, none that counts, or no such
+            baseline.
 
     Examples:
         >>> results = read_results('results/small', ['solo', 'mcod'])
@@ -52,14 +56,24 @@ class Report:
             seeds = {run['seed'] for run in all_runs(results)}
         self.seeds = sorted(seeds)
         self.baseline = baseline
-        self.results = {
-            method: [run for run in runs if run['seed'] in self.seeds]
-            for method, runs in results.items()
-        }
+        self.results = {}
+        # By method the seeds of the runs that have failed, and why.
+        self._failed: Dict[str, Dict[int, str]] = {}
+        for method, runs in results.items():
+            runs = [run for run in runs if run['seed'] in self.seeds]
+            reasons = {run['seed']: divergence(run) for run in runs}
+            self.results[method] = [
+                run for run in runs if reasons[run['seed']] is None
+            ]
+            self._failed[method] = {
+                seed: reason
+                for seed, reason in reasons.items() if reason
+            }
         self.runs = all_runs(self.results)
         if not self.runs:
-            raise ConfigError('no run has finished yet; there is nothing to '
-                              'report')
+            raise ConfigError(
+                ' '.join(self._failures())
+                or 'no run has finished yet; there is nothing to report')
         self.names = [*self.runs[0]['branches'], ENSEMBLE]
         self._hashes = hashes
 
@@ -70,7 +84,8 @@ class Report:
             str: What was run and on what; tables of accuracy, of the gain
             over the baseline, of top-5 accuracy, of the pull of the
             distillation, and of the best epoch with the time of a run,
-            without the methods that have no run yet; what is missing, what was made by another config, and what was not the
+            without the methods that have no run yet; what has failed, what is
+            missing, what was made by another config, and what was not the
             same for all runs.
         """
         tables = [
@@ -92,8 +107,8 @@ class Report:
         """The tables of accuracy and of the gain, for a terminal.
 
         Returns:
-            str: The tables, what is missing and what was made by another
-            config.
+            str: The tables, what has failed, what is missing and what was
+            made by another config.
         """
         parts = []
         for title, header, rows in filter(None,
@@ -128,12 +143,22 @@ class Report:
                 f'{", ".join(given)}.')
 
     def _notes(self) -> List[str]:
-        return [*self._missing(), *self._of_other_configs()]
+        return [
+            *self._failures(), *self._missing(), *self._of_other_configs()
+        ]
+
+    def _failures(self) -> List[str]:
+        return [
+            f'Failed: {method}_seed{seed} ({reason}).'
+            for method, failed in self._failed.items()
+            for seed, reason in failed.items()
+        ]
 
     def _missing(self) -> List[str]:
         methods = defaultdict(list)
         for method, runs in self.results.items():
-            missing = sorted(set(self.seeds) - {run['seed'] for run in runs})
+            there = {run['seed'] for run in runs} | {*self._failed[method]}
+            missing = sorted(set(self.seeds) - there)
             methods[tuple(missing)].append(method)
         methods.pop((), None)
         return [

@@ -12,8 +12,9 @@ from typing import (Any, Callable, Dict, Iterator, List, Mapping, Optional,
 from mcod_plugin.errors import ConfigError
 
 __all__ = [
-    'read_results', 'all_runs', 'differences', 'of_other_configs',
-    'trained_branches', 'frozen_branches', 'last', 'best', 'kd_ratios'
+    'read_results', 'all_runs', 'differences', 'divergence',
+    'of_other_configs', 'trained_branches', 'frozen_branches', 'last', 'best',
+    'kd_ratios'
 ]
 
 Run = Dict[str, Any]
@@ -116,6 +117,34 @@ def differences(results: Results) -> List[str]:
             notes.append(f'The {what} is not the same for all runs: {usual}, '
                          f'but {others}.')
     return notes
+
+
+def divergence(run: Run) -> Optional[str]:
+    """How a run failed, if it did.
+
+    Args:
+        run (dict): The run.
+
+    Returns:
+        str | None: What has diverged: a branch by the run's own record, else
+        a loss or a metric of the last validation that is not finite. None if
+        nothing has.
+    """
+    told = [
+        f'{name} diverged in epoch {when["epoch"]}, iteration '
+        f'{when["iteration"]}' for name, when in (run.get('diverged')
+                                                  or {}).items()
+    ]
+    if told:
+        return ', '.join(told)
+    for name, values in run['train_loss'].items():
+        for epoch, value in enumerate(values, 1):
+            if not math.isfinite(value):
+                return f'the loss of {name} is {value} in epoch {epoch}'
+    for key, value in run['last'].items():
+        if not math.isfinite(value):
+            return f'{key} is {value}'
+    return None
 
 
 def of_other_configs(results: Results, hashes: Mapping[str, str]) -> List[str]:
@@ -264,9 +293,11 @@ def _faults(run: Any) -> Iterator[str]:
         if not _is_number(value):
             yield f"{key!r} in 'last' must be a number; got {value!r}"
     for name in (*run['branches'], 'ensemble'):
-        if not math.isfinite(run['last'].get(f'{name}/top1', math.nan)):
+        if f'{name}/top1' not in run['last']:
             yield f"'last' lacks '{name}/top1'"
         pair = run['best'].get(name)
+        if pair is None and math.isnan(run['last'][f'{name}/top1']):
+            continue  # It diverged before its first validation.
         if not (isinstance(pair, list) and len(pair) == 2
                 and all(map(_is_number, pair))):
             yield (f"{name!r} in 'best' must be an accuracy and its epoch; "
@@ -290,6 +321,13 @@ def _faults(run: Any) -> Iterator[str]:
     if len(set(lengths.values())) > 1 or (lengths and 'epoch' not in lengths):
         yield ("'curves' must hold 'epoch' and as many numbers for each "
                f'metric; got {lengths}')
+
+
+    if not all(
+            isinstance(when, dict) and {'epoch', 'iteration'} <= when.keys()
+            for when in run.get('diverged', {}).values()):
+        yield ("'diverged' must hold 'epoch' and 'iteration' by branch; got "
+               f'{run["diverged"]!r}')
 
 
 def _is_number(value: Any) -> bool:

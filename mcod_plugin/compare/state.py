@@ -9,10 +9,15 @@ from mcod_plugin.engine.optim_wrapper import precision
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.checkpoint import read_checkpoint
 from .plan import Run
+from .results import divergence
 
 __all__ = [
-    'check_precision', 'checkpoints', 'hash_file', 'latest_checkpoint', 'state'
+    'ENDED', 'check_precision', 'checkpoints', 'failure', 'hash_file',
+    'latest_checkpoint', 'state'
 ]
+
+# The states of a run that will not be trained again.
+ENDED = ('done', 'failed')
 
 
 def state(run: Run) -> str:
@@ -22,26 +27,52 @@ def state(run: Run) -> str:
         run (Run): The run.
 
     Returns:
-        str: ``'done'``, ``'begun'`` if it will go on from a checkpoint, or
-        ``'to do'``.
+        str: ``'done'``, ``'failed'`` if it has diverged, ``'begun'`` if it
+        will go on from a checkpoint, or ``'to do'``.
 
     Raises:
         ConfigError: If there is a result or a work directory of the same name
             by another config.
     """
     if osp.isfile(run.result):
-        with open(run.result) as file:
-            try:
-                given = json.load(file).get('config_hash')
-            except ValueError as error:
-                raise ConfigError(f'{run.result} is no result file: '
-                                  f'{error}') from error
-        _check_hash(run, run.result, given)
-        return 'done'
+        result = _read(run)
+        _check_hash(run, run.result, result.get('config_hash'))
+        return 'failed' if _divergence(run, result) else 'done'
     if osp.isfile(hash_file(run)):
         with open(hash_file(run)) as file:
             _check_hash(run, run.work_dir, file.read().strip())
     return 'to do' if latest_checkpoint(run) is None else 'begun'
+
+
+def failure(run: Run) -> Optional[str]:
+    """Why a run that has ended does not count.
+
+    Args:
+        run (Run): The run.
+
+    Returns:
+        str | None: A line for the user; None if it counts.
+    """
+    reason = _divergence(run, _read(run))
+    return reason and (f'{run.name} has failed: {reason}; move away its '
+                       f'result {run.result} to have it trained again')
+
+
+def _read(run: Run) -> dict:
+    with open(run.result) as file:
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise ConfigError(f'{run.result} is no result file: '
+                              f'{error}') from error
+
+
+def _divergence(run: Run, result: dict) -> Optional[str]:
+    try:
+        return divergence(result)
+    except (AttributeError, LookupError, TypeError):
+        # What is wrong with the file is told when the report reads it.
+        return None
 
 
 def _check_hash(run: Run, place: str, given: Optional[str]) -> None:

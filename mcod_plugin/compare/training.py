@@ -10,7 +10,8 @@ from typing import Any, Dict, Optional, Sequence
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.files import write_text
 from .plan import CHECKPOINT, Run
-from .state import checkpoints, hash_file, latest_checkpoint, state
+from .state import (ENDED, checkpoints, failure, hash_file, latest_checkpoint,
+                    state)
 
 # Seconds for a process to end by itself.
 GRACE = 10
@@ -62,7 +63,7 @@ class Training:
             except OSError:
                 return False
             # Nobody else writes here now, so the state is what it will be.
-            if state(run) == 'done':
+            if state(run) in ENDED:
                 return False
             self._start(lock.fileno())
         return True
@@ -147,7 +148,7 @@ class Training:
             ConfigError: If it is a setting.
         """
         if code == 0 and osp.isfile(self.run.result):
-            return None
+            return failure(self.run)
         with open(self._log) as file:
             file.seek(self._begin)
             lines = file.read().split('\n')

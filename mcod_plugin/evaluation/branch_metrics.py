@@ -15,6 +15,9 @@ ENSEMBLE = 'ensemble'
 ENSEMBLE_FIELD = 'pred_score'
 BRANCH_FIELD = 'pred_score_'
 
+# The label of what predicts nothing: all scores are NaN.
+NOTHING = -1
+
 
 def topk_hits(scores: Tensor, target: Tensor,
               topk: Sequence[int]) -> Tuple[Tensor, Tensor]:
@@ -161,6 +164,7 @@ class BranchMetrics(BaseMetric):
         # way whichever device the model runs on.
         scores = scores.float().cpu()
         labels, hits = topk_hits(scores, target.cpu(), (1, *self.topk))
+        labels = labels.masked_fill(scores.isnan().all(-1), NOTHING)
 
         # a prefix of the sorted numbers
         topk = tuple(k for k in self.topk if k < scores.size(-1))
@@ -187,6 +191,9 @@ class BranchMetrics(BaseMetric):
         """
         names, topk = results[0]['names'], results[0]['topk']
         accuracy = 100 * np.mean([result['hit'] for result in results], axis=0)
+        labels = np.stack([result['label'] for result in results])
+        silent = (labels == NOTHING).all(axis=0)
+        accuracy[silent] = np.nan
         metrics = {
             f'{name}/top{k}': float(accuracy[i, j])
             for i, name in enumerate(names)
@@ -198,9 +205,8 @@ class BranchMetrics(BaseMetric):
             for i, name in enumerate(names):
                 metrics[f'{name}/ece'] = 100 * expected_calibration_error(
                     confidence[:, i], correct[:, i], self.calibration_bins)
-        labels = np.stack([result['label'] for result in results])
         metrics['diversity/disagreement'] = pairwise_disagreement(
-            torch.from_numpy(labels[:, 1:]))
+            torch.from_numpy(labels[:, 1:][:, ~silent[1:]]))
         return metrics
 
 

@@ -4,6 +4,7 @@ import os.path as osp
 import shutil
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
+from mcod_plugin.engine.hooks.divergence_watch import diverged_branches
 from mcod_plugin.errors import ConfigError, nearest
 from mcod_plugin.models.utils.input_size import (data_input_size,
                                                  parse_input_size)
@@ -125,6 +126,13 @@ def export_branches(cfg: Any,
     names = _branch_names(cfg, branches)
     with new_folder(out) as folder:
         content = read_checkpoint(checkpoint)
+        for name, when in diverged_branches(content).items():
+            if name in names:
+                others = [other for other in names if other != name]
+                raise ConfigError(
+                    f'--branch {name}: in the run of {checkpoint} it diverged '
+                    f'in epoch {when["epoch"]} and was left out; export '
+                    f'{", ".join(others) or "another branch"}')
         cohort = load_cohort(cfg, checkpoint, content)
         images = _images(cfg, cohort, limit, verify_accuracy)
         wanted = branch_logits(cohort, names, images.pixels)

@@ -4,6 +4,7 @@ import re
 import sys
 from typing import Optional
 
+from mcod_plugin.engine.hooks.divergence_watch import diverged_branches
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.export.images import validation_images
 from mcod_plugin.utils.new_folder import new_folder
@@ -55,6 +56,10 @@ def publish_cohort(work_dir: str,
                           'cohort and must be made of letters, digits, '
                           f'hyphens, dots and underscores; got {name!r}')
     run = read_run('WORK_DIR', work_dir, checkpoint)
+    for branch, when in diverged_branches(run.content).items():
+        raise ConfigError(
+            f'WORK_DIR {work_dir} cannot be published as a cohort: in epoch '
+            f'{when["epoch"]} {branch} diverged and was left out')
     if run.held_out == 'validation':
         # The test of what is published gives the number on its card.
         for part in ('dataloader', 'evaluator', 'cfg'):

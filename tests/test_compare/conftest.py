@@ -34,7 +34,7 @@ for epoch in range(first, cfg.train_cfg.max_epochs):
     time.sleep(cfg.seconds)
     open(os.path.join(work_dir, f'epoch_{epoch + 1}.pth'), 'w').close()
 with open(cfg.out, 'w') as file:
-    json.dump(dict(config_hash=cfg.config_hash), file)
+    json.dump(dict(config_hash=cfg.config_hash, **cfg.content), file)
 """
 
 
@@ -84,6 +84,7 @@ def make_run(tmp_path):
                     seconds=0.,
                     error='',
                     code=0,
+                    content=dict(),
                     teacher=teacher,
                     diary=str(tmp_path / 'diary'),
                     out=result,

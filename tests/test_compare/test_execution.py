@@ -264,3 +264,32 @@ def test_stopped_at_any_moment(trainer, make_run, tmp_path, number):
         assert state(run) == 'begun'
         assert execute([run], [run], trainer) == []
         assert [entry[1] for entry in diary(tmp_path)] == [0, 1]
+
+
+DIVERGED = dict(
+    diverged=dict(vgg=dict(epoch=1, iteration=7)), train_loss={}, last={})
+
+
+def test_run_that_has_diverged(trainer, make_run, tmp_path, capsys):
+    """It is told each time, not repeated, and nobody learns from it."""
+    run = make_run('a', content=DIVERGED)
+    other = make_run('b', needs=['a_seed0'])
+    for _ in range(2):
+        faults = execute([run, other], [run, other], trainer)
+        assert len(faults) == 2
+        assert faults[0] == (
+            'a_seed0 has failed: vgg diverged in epoch 1, iteration 7; move '
+            f'away its result {run.result} to have it trained again')
+        assert 'b_seed0 needs the checkpoint of a_seed0, which has' in (
+            faults[1])
+        assert state(run) == 'failed' and state(other) == 'to do'
+    assert names(tmp_path) == ['a_seed0']
+    assert 'a_seed0 is done' not in capsys.readouterr().out
+
+
+def test_run_that_stops_as_it_diverges(trainer, make_run):
+    run = make_run('a', error='error: training has diverged', code=1)
+    [fault] = execute([run], [run], trainer)
+    assert fault.startswith(
+        'a_seed0 ended with exit code 1 (error: training has diverged); see ')
+    assert state(run) == 'to do'

@@ -317,3 +317,37 @@ def test_insert():
 def test_insert_without_place(text, message):
     with pytest.raises(ConfigError, match=message):
         insert(text, 'small', 'new')
+
+
+def test_runs_that_have_diverged(results):
+    """They are named, and are in no mean and no pair."""
+    good = Report(results, 'solo').to_markdown()
+    failed = make_run('mcod', 3, (90., 90.))
+    failed['train_loss']['a'][1] = float('nan')
+    lost = make_run(
+        'solo', 3, (90., 90.), diverged=dict(b=dict(epoch=1, iteration=7)))
+    results['mcod'].append(failed)
+    results['solo'].append(lost)
+    report = Report(results, 'solo')
+    found = tables(report.to_markdown())
+    for title, table in tables(good).items():
+        for method, row in table.items():
+            for column, cell in row.items():
+                given = found[title][method][column].strip('*')
+                if column == 'seeds':
+                    assert given == '3 of 4'
+                else:
+                    assert given == cell.strip('*'), (title, method, column)
+    for text in (report.to_markdown(), report.to_text()):
+        assert ('Failed: mcod_seed3 (the loss of a is nan in epoch 2).'
+                in text)
+        assert 'Failed: solo_seed3 (b diverged in epoch 1, iteration 7).' in (
+            text)
+        assert 'Missing' not in text
+
+
+def test_all_runs_have_diverged():
+    run = make_run()
+    run['last']['a/top1'] = float('nan')
+    with pytest.raises(ConfigError, match=r'Failed: solo_seed0 \(a/top1 is'):
+        Report(dict(solo=[run]), 'solo')

@@ -4,7 +4,8 @@ import math
 import pytest
 
 from mcod_plugin.compare.results import (all_runs, best, differences,
-                                         frozen_branches, kd_ratios, last,
+                                         divergence, frozen_branches,
+                                         kd_ratios, last,
                                          of_other_configs, read_results,
                                          trained_branches)
 from mcod_plugin.errors import ConfigError
@@ -67,8 +68,8 @@ def drop(*keys):
     (put('branches', value=[]), "'branches' must hold names"),
     (put('branches', value=[1]), "'branches' must hold names"),
     (drop('last', 'b/top1'), "'last' lacks 'b/top1'"),
-    (put('last', 'ensemble/top1',
-         value=math.nan), "'last' lacks 'ensemble/top1'"),
+    (put('diverged', value=dict(a=dict(epoch=1))),
+     "'diverged' must hold 'epoch' and 'iteration'"),
     (put('last', 'a/ece', value='x'), "'a/ece' in 'last' must be a number"),
     (put('last', 'a/ece', value=True), "'a/ece' in 'last' must be a number"),
     (drop('best', 'a'), "'a' in 'best' must be an accuracy and its epoch"),
@@ -93,6 +94,38 @@ def test_file_that_cannot_be_used(tmp_path, change, message):
     text = str(info.value)
     assert text.startswith(f'{path} is no result file: ') and message in text
     assert '\n' not in text
+
+
+@pytest.mark.parametrize('change, reason', [
+    (put('last', 'ensemble/top1', value=math.nan), 'ensemble/top1 is nan'),
+    (put('last', 'b/ece', value=math.inf), 'b/ece is inf'),
+    (put('train_loss', 'b', value=[2., math.nan
+                                   ]), 'the loss of b is nan in epoch 2'),
+    (put('train_loss', 'a', value=[math.inf, 1.
+                                   ]), 'the loss of a is inf in epoch 1'),
+    (put(
+        'diverged',
+        value=dict(b=dict(epoch=2, iteration=15, lr=.1)),
+    ), 'b diverged in epoch 2, iteration 15'),
+    (put('diverged', value={}), None),
+    (lambda run: None, None),
+])
+def test_divergence(tmp_path, change, reason):
+    """Told by the record, or by its numbers in one of old form."""
+    run = copy.deepcopy(make_run())
+    change(run)
+    write_run(tmp_path, run)
+    [found] = read_results(str(tmp_path), ['solo'])['solo']
+    assert divergence(found) == reason
+
+
+def test_divergence_before_the_first_validation(tmp_path):
+    run = copy.deepcopy(make_run())
+    run['last']['b/top1'] = math.nan
+    del run['best']['b']
+    write_run(tmp_path, run)
+    [found] = read_results(str(tmp_path), ['solo'])['solo']
+    assert divergence(found) == 'b/top1 is nan'
 
 
 @pytest.mark.parametrize('text', ('', '{"method": ', '[1]', '"a"'))

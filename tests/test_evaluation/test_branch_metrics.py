@@ -189,6 +189,23 @@ def test_calibration_of_worthless_scores():
     assert math.isnan(metrics['a/ece'])
 
 
+def test_branch_that_predicts_nothing():
+    """One that was left out: no number of its, and no share in others'."""
+    samples = [sample.to_dict() for sample in make_samples(20, 10)]
+    for sample in samples:
+        sample.pop('pred_score_vgg')
+    expected = evaluate(samples)
+    for sample in samples:
+        sample['pred_score_vgg'] = torch.full((10, ), math.nan)
+    metrics = evaluate(samples)
+    for key in ('vgg/top1', 'vgg/top5'):
+        assert math.isnan(metrics.pop(key))
+    assert metrics == expected and expected['diversity/disagreement'] > 0
+    # of one image only, it is just wrong there
+    samples[0]['pred_score_vgg'] = torch.full((10, ), .1)
+    assert evaluate(samples)['vgg/top5'] in (0, 5)
+
+
 @pytest.mark.parametrize('bins', [0, 1.5, True, '15'])
 def test_bad_calibration_bins(bins):
     with pytest.raises(

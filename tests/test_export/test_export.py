@@ -411,6 +411,16 @@ def test_checkpoint_of_another_cohort(refused, run):
     assert 'adds branches.cifar' in text
 
 
+def test_branch_that_was_left_out(refused, run, tmp_path):
+    content = torch.load(run.checkpoint, weights_only=True)
+    content['message_hub'] = dict(
+        runtime_info=dict(diverged=dict(vit=dict(epoch=3, iteration=9))))
+    torch.save(content, tmp_path / 'diverged.pth')
+    text = refused(['cnn', 'vit'], checkpoint=str(tmp_path / 'diverged.pth'))
+    assert text.startswith('--branch vit: in the run of ')
+    assert text.endswith('it diverged in epoch 3 and was left out; export cnn')
+
+
 def test_no_checkpoint(refused):
     assert 'no such file' in refused(checkpoint='nothing.pth')
 

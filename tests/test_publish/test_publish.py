@@ -437,6 +437,18 @@ def test_nothing_is_left_of_a_failure(runs, tmp_path):
     assert os.listdir(tmp_path) == ['nan.pth']
 
 
+def test_a_branch_that_was_left_out(runs, tmp_path):
+    content = torch.load(runs.cohort / 'epoch_3.pth', weights_only=True)
+    content['message_hub']['runtime_info']['diverged'] = dict(
+        vgg=dict(epoch=2, iteration=5, lr=1.))
+    torch.save(content, tmp_path / 'diverged.pth')
+    with pytest.raises(ConfigError, match='in epoch 2 vgg diverged and was'):
+        publish_cohort(
+            str(runs.cohort),
+            str(tmp_path / 'out'),
+            checkpoint=str(tmp_path / 'diverged.pth'))
+
+
 @pytest.mark.parametrize('package', ['huggingface_hub', 'safetensors'])
 def test_a_missing_package(runs, tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)

@@ -366,6 +366,27 @@ train_cfg = dict(max_epochs=1)
     assert 'accuracy/top1' in done.out
 
 
+def test_divergence(run_tool, tiny):
+    """One line and exit code 1, or on without the branch."""
+    options = [
+        'tiny.py', '--work-dir', 'diverged', '--cfg-options',
+        'model.branches.vgg.lr_mult=1e12'
+    ]
+    done = run_tool('train', *options, cwd=tiny)
+    assert done.code == 1
+    assert re.fullmatch(
+        r'error: training has diverged in epoch 1, iteration [23]: the loss '
+        r'of vgg is (nan|inf) at learning rate 1e\+10; .+\n', done.err)
+    assert not list((tiny / 'diverged').glob('*.pth'))
+    done = run_tool('train', *options, 'on_divergence=drop', cwd=tiny)
+    assert done.code == 0 and done.err == ''
+    assert re.search(
+        'vgg is left out from now on: epoch 1, iteration [23]: the loss of '
+        'vgg', done.out)
+    assert re.search(r'│ vgg +│ +diverged │ +- │', done.out)
+    assert set(final_table(done.out)) == {'resnet', 'ensemble'}
+
+
 def test_help_is_quick(run_tool, tiny):
     """It must not wait for what training imports."""
     script = tiny / 'imports.py'

@@ -1,3 +1,4 @@
+import math
 from typing import Dict, Optional, Sequence, Tuple
 
 import torch
@@ -57,7 +58,8 @@ class CohortReportHook(Hook):
         # here, as in the names of the checkpoints.
         _, now = progress(runner)
         for name, accuracy in top1(metrics or {}).items():
-            if name not in best or accuracy > best[name][0]:
+            # NaN of a branch that was left out is no best.
+            if accuracy > best.get(name, (-math.inf, ))[0]:
                 best[name] = (accuracy, now)
         hub.update_info(BEST, best)
         self.last = metrics or {}
@@ -188,7 +190,8 @@ def result_table(last: Dict[str, float],
     """Accuracy of each branch and of the ensemble.
 
     Args:
-        last (dict[str, float]): Metrics of the last evaluation.
+        last (dict[str, float]): Metrics of the last evaluation; NaN of a
+            branch that has diverged.
         best (dict[str, tuple[float, int]], optional): Best top-1 accuracy and
             its epoch (from 1) by name.
         unit (str): What is counted instead of epochs. Defaults to
@@ -200,11 +203,12 @@ def result_table(last: Dict[str, float],
     rows = []
     accuracies = top1(last)
     for name, accuracy in accuracies.items():
-        row = [name, f'{accuracy:.2f}']
+        row = [name, _percent(accuracy)]
         if f'{name}/top5' in last:
-            row.append(f'{last[f"{name}/top5"]:.2f}')
+            row.append(_percent(last[f'{name}/top5']))
         if best:
-            row.append(f'{best[name][0]:.2f} ({unit} {best[name][1]})')
+            row.append('-' if name not in best else
+                       f'{best[name][0]:.2f} ({unit} {best[name][1]})')
         rows.append(row)
     header = ['', 'top-1 %']
     if any(key.endswith('/top5') for key in last):
@@ -213,7 +217,12 @@ def result_table(last: Dict[str, float],
         header.append('best top-1 %')
     table = render(header, rows)
     # A lone branch, whose ensemble it is, has none to differ from.
-    if 'diversity/disagreement' in last and len(accuracies) > 2:
+    counting = [value for value in accuracies.values() if value == value]
+    if 'diversity/disagreement' in last and len(counting) > 2:
         share = 100 * last['diversity/disagreement']
         table += f'\nThe branches disagree on {share:.1f} % of the images.'
     return table
+
+
+def _percent(value: float) -> str:
+    return 'diverged' if math.isnan(value) else f'{value:.2f}'

@@ -1,13 +1,16 @@
+import math
+from bisect import bisect_right
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-from mmengine.hooks import LoggerHook, RuntimeInfoHook
+from mmengine.hooks import CheckpointHook, LoggerHook, RuntimeInfoHook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.registry import HOOKS
+from .divergence_watch import DivergenceWatch, diverged_branches
 
 # The most steps whose values wait on the device.
 MAX_STEPS = 1000
@@ -25,9 +28,13 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
     time a GPU has to finish what it was given before it gets more; then it
     copies the history of all values before, which grows with the run. Here
     the values wait on the device until a :class:`LoggerHook` logs, a
-    checkpoint is saved or an epoch ends; the message hub then holds what it
-    would have held. A hook that reads ``train/...`` from it at another time
-    sees the values of the last of these moments.
+    checkpoint is saved, a validation begins or an epoch ends; the message hub
+    then holds what it would have held. A hook that reads ``train/...`` from
+    it at another time sees the values of the last of these moments.
+
+    At these moments the losses are looked at, and where a checkpoint may come
+    next the weights as well: :class:`DivergenceWatch` acts if they are not
+    finite.
 
     A gap leaves out ``loss_kd`` and ``kd_ratio`` of the branches, and MMEngine
     would go on to log the last ones from before. Here they are 0 in gaps, as
@@ -47,6 +54,10 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
 
     def __init__(self) -> None:
         self.waiting: List[Tuple[str, Any]] = []
+        # Of each step its first place there, the iteration and the learning
+        # rates.
+        self._steps: List[Tuple[int, int, Dict[str, Sequence[float]]]] = []
+        self._watch: Optional[DivergenceWatch] = None
         # What a gap leaves out, each with its value there.
         self.gap: Dict[str, float] = {}
         self._model: Optional[torch.nn.Module] = None
@@ -55,6 +66,7 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         """Look which branches were distilled before the run was resumed, and
         have ``time`` averaged from one log to the next."""
         super().before_train(runner)
+        self._watch = DivergenceWatch(runner)
         self._note_distilled(runner.message_hub.log_scalars)
         self._model = get_ori_model(runner.model)
         settings = runner.log_processor.custom_cfg
@@ -76,7 +88,9 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         """Note the iteration, keep the learning rates, and ask for the
         ratios."""
         runner.message_hub.update_info('iter', runner.iter)
-        for key, value in runner.optim_wrapper.get_lr().items():
+        rates = runner.optim_wrapper.get_lr()
+        self._steps.append((len(self.waiting), runner.iter, rates))
+        for key, value in rates.items():
             self.waiting.append((f'train/{key}', value[0]))
         if hasattr(self._model, 'ratio_due') and (
                 batch_idx % RATIO_STEPS == 0
@@ -103,20 +117,56 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
             if isinstance(value, torch.Tensor):
                 value = value.detach().reshape(())
             self.waiting.append((key, value))
-        if self._is_read(runner, batch_idx):
-            self.hand_over(runner)
+        saves = is_saved(runner)
+        if saves or self._is_read(runner, batch_idx):
+            self._look(runner, runner.iter + 1, saves)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Hand over what is left of the epoch."""
-        self.hand_over(runner)
+        """Hand over what is left of the epoch, before it is saved."""
+        self._look(runner, runner.iter, True)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Hand over what is left, before the best is saved."""
+        if self._watch is not None:
+            self._look(runner, runner.iter, True)
+
+    def after_train(self, runner: Runner) -> None:
+        """Look no longer: what is validated now is not trained."""
+        super().after_train(runner)
+        self._watch = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Hand over what the checkpoint's copy of the message hub lacks."""
         if self.waiting:
+            # By a hook of a user's, and on rank 0 alone.
+            done = self._steps[-1][1] + 1
             self.hand_over(runner)
             state = runner.message_hub.state_dict()
             for key in ('log_scalars', 'resumed_keys'):
                 checkpoint['message_hub'][key] = state[key]
+            self._watch.look_at_weights(done)
+            self._watch.refuse()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Leave out the branches that the checkpoint's run has left out."""
+        names = diverged_branches(checkpoint)
+        model = get_ori_model(runner.model)
+        if names and hasattr(model, 'leave_out'):
+            model.leave_out(names)
+
+    def _look(self, runner: Runner, iteration: int, saves: bool) -> None:
+        """Hand over, and see whether training has diverged.
+
+        Args:
+            runner (Runner): The runner.
+            iteration (int): How many iterations are over.
+            saves (bool): Whether a checkpoint may be written next.
+        """
+        self.hand_over(runner)
+        if self._watch is not None:
+            if saves:
+                self._watch.look_at_weights(iteration)
+            self._watch.settle(iteration)
 
     def _is_read(self, runner: Runner, batch_idx: int) -> bool:
         """Whether the values are read after this step."""
@@ -140,7 +190,16 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         histories: Dict[str, list] = {}
         for (key, _), number in zip(self.waiting, numbers):
             histories.setdefault(key, []).append(number)
+        if self._watch is not None:
+            begins = [begin for begin, *_ in self._steps]
+            self._watch.look_at_losses(
+                (key, number, step[1] + 1, step[2])
+                for index, (key, number) in enumerate(
+                    zip((key for key, _ in self.waiting), numbers))
+                if 'loss' in key and not math.isfinite(number)
+                for step in [self._steps[bisect_right(begins, index) - 1]])
         self.waiting.clear()
+        self._steps.clear()
         for key, (first, *others) in histories.items():
             runner.message_hub.update_scalar(key, first)
             extend(runner.message_hub.get_scalar(key), others)
@@ -151,6 +210,16 @@ def log_intervals(runner: Runner) -> List[int]:
     return [
         hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)
     ]
+
+
+def is_saved(runner: Runner) -> bool:
+    """Whether a checkpoint is due after this iteration, where they are saved
+    by iterations."""
+    return any(
+        isinstance(hook, CheckpointHook) and not hook.by_epoch and (
+            hook.every_n_train_iters(runner, hook.interval, hook.save_begin) or
+            (hook.save_last and hook.is_last_train_iter(runner)))
+        for hook in runner.hooks)
 
 
 def extend(history: HistoryBuffer, numbers: Sequence[float]) -> None:

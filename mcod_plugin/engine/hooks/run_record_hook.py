@@ -23,6 +23,7 @@ from mcod_plugin.utils.memory import peak_memory
 from ..optim_wrapper import precision
 from .cohort_report_hook import top1
 from .cohort_runtime_info_hook import to_host
+from .divergence_watch import DIVERGED
 
 # Where a checkpoint keeps the record so far.
 STATE = 'run_record'
@@ -72,6 +73,10 @@ class RunRecordHook(Hook):
     ``last``              the metrics of the last validation
     ``best``              for each branch and the ensemble its best top-1
                           accuracy and the epoch of that
+    ``diverged``          by branch that was left out because it diverged the
+                          ``epoch`` and ``iteration`` (from 1) and its
+                          learning rate ``lr``; its losses and metrics are
+                          NaN from then on
     ===================== ==================================================
 
     While the run lasts, its work directory has ``curves.json``, the
@@ -330,7 +335,8 @@ class RunRecordHook(Hook):
                 for key, value in (rows[-1] if rows else {}).items()
                 if key != 'epoch'
             },
-            best=best(rows))
+            best=best(rows),
+            diverged=runner.message_hub.runtime_info.get(DIVERGED, {}))
 
 
 def numbers(metrics: Dict[str, Any]) -> Dict[str, float]:
@@ -370,11 +376,11 @@ def best(rows: List[Dict[str, float]]) -> Dict[str, list]:
 
     Returns:
         dict[str, list]: For each branch, and last for the ensemble, the
-        accuracy in percent and the epoch.
+        accuracy in percent and the epoch. What was always NaN is left out.
     """
     found: Dict[str, list] = {}
     for row in rows:
         for name, accuracy in top1(row).items():
-            if name not in found or accuracy > found[name][0]:
+            if accuracy > found.get(name, [-math.inf])[0]:
                 found[name] = [accuracy, row['epoch']]
     return found

@@ -34,6 +34,7 @@ from mcod_plugin.utils.explain import unknown_type
 from mcod_plugin.utils.files import new_file, sweep, write_text
 from mcod_plugin.utils.leftovers import missing_folders, remove_empty
 from mcod_plugin.utils.missing_data import explain_missing_data
+from mcod_plugin.utils.part_name import part_name
 from mcod_plugin.utils.workers import default_workers
 from ..hooks.branch_checkpoint_hook import (ENDED, BranchCheckpointHook,
                                             checkpoint_folder)
@@ -75,6 +76,9 @@ class CohortRunner(Runner):
     - The optimizer is fused if it can be, and honours ``lr_mult`` and
       ``decay_mult`` of the branches; ``compile`` compiles each branch of a
       cohort by itself.
+    - ``on_divergence`` says what happens when a loss is not finite:
+      ``'stop'`` ends the run with a :class:`TrainingError`, ``'drop'`` goes
+      on without the branch. See :class:`DivergenceWatch`.
 
     Configs ask for it with ``runner_type = 'mcod_plugin.CohortRunner'``, also
     under the toolbox's own ``tools/train.py``.
@@ -160,6 +164,14 @@ class CohortRunner(Runner):
                 'CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook):
             hooks['checkpoint'] = type(checkpoint)(
                 checkpoint, type='mcod_plugin.BranchCheckpointHook')
+        # It watches whether training diverges.
+        runtime = hooks.setdefault(
+            'runtime_info', dict(type='mcod_plugin.CohortRuntimeInfoHook'))
+        if self.cfg.get('on_divergence') == 'drop' and (
+                runtime is None or part_name(runtime) == 'RuntimeInfoHook'):
+            raise ConfigError(
+                "on_divergence='drop' needs default_hooks.runtime_info of "
+                f'type mcod_plugin.CohortRuntimeInfoHook; got {runtime!r}')
         super().register_default_hooks(hooks)
 
     def setup_env(self, env_cfg: dict) -> None:
@@ -172,7 +184,8 @@ class CohortRunner(Runner):
         """Build the model; a cohort learns the size of the images.
 
         Raises:
-            ConfigError: If it is a cohort under test-time augmentation.
+            ConfigError: If it is a cohort under test-time augmentation, or
+                ``on_divergence`` is not possible.
         """
         if isinstance(model, dict) and 'branches' in (model.get('module')
                                                       or {}):
@@ -188,15 +201,21 @@ class CohortRunner(Runner):
                      self._train_dataloader))
             if size is not None:
                 model = type(model)(model, input_size=size)
-        built = super().build_model(model)
+        model = super().build_model(model)
         config = self.cfg.get('model')
         if isinstance(config, dict) and 'branches' in config:
             # What is written into the work directory and into checkpoints
             # makes the model without the data.
-            height, width = built.input_size
+            height, width = model.input_size
             config['input_size'] = height if height == width else (height,
                                                                    width)
-        return built
+        on_divergence = self.cfg.get('on_divergence', 'stop')
+        check_choice('on_divergence', on_divergence, ('stop', 'drop'))
+        if on_divergence == 'drop' and not hasattr(model, 'leave_out'):
+            raise ConfigError("on_divergence='drop' needs a cohort such as "
+                              'mcod_plugin.MultiBackboneClassifier; got '
+                              f'{type(model).__name__}')
+        return model
 
     @staticmethod
     def build_dataloader(dataloader: Union[DataLoader, dict],

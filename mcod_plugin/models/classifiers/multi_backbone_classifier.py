@@ -1,8 +1,12 @@
+import math
 import re
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from functools import partial
+from typing import (Any, Callable, Dict, Iterable, List, Optional, Sequence,
+                    Tuple, Union)
 
 import torch
 import torch.nn as nn
+from mmengine.dist import all_reduce, is_distributed
 from mmengine.model import ModuleDict
 from mmpretrain.models.classifiers import BaseClassifier
 from mmpretrain.structures import DataSample
@@ -55,7 +59,12 @@ class MultiBackboneClassifier(BaseClassifier):
       every step, on- and off-phases alike, so that its parameters are always
       trained;
     - ``per_peer = True``, if it gives logits ``(P, N, C)`` of P peers instead
-      of ``(N, C)``.
+      of ``(N, C)``;
+    - ``takes_alive = True``, if it can leave branches out, see
+      :meth:`leave_out_diverged`. All its methods are then called with
+      ``alive=``, a dict of boolean scalars by branch, once that was called.
+      Where nobody is left to teach a branch, its target is NaN. To any other
+      teacher, a branch that is left out has the mean logits of the others.
 
     A distillation loss is a module that is called once a step for all B
     branches which have a target, as ``distill(logits, targets)``. The logits
@@ -67,8 +76,10 @@ class MultiBackboneClassifier(BaseClassifier):
     branches, and ``own_grad=``, the gradients ``(B, N, C)`` of their own
     losses at the logits, or None where no gradient is computed. It may have
     ``setup(names, num_classes, feat_shapes)``, called once when the cohort is
-    built. It gives the losses of the branches ``(B, )``; their weight
-    :math:`w(t)` is not its business.
+    built. With ``takes_alive = True`` it is called with ``alive=`` as a
+    teacher is, which tells of each target whether there is one: booleans of
+    the shape of the targets without ``(N, C)``. It gives the losses of the
+    branches ``(B, )``; their weight :math:`w(t)` is not its business.
 
     Args:
         branches (dict[str, dict | nn.Module]): The cohort by name. Each value
@@ -148,12 +159,15 @@ class MultiBackboneClassifier(BaseClassifier):
         ratio_due (bool): Whether the next step that distils is to give
             ``<branch>.kd_ratio``; it then sets this to False. A hook such as
             :class:`CohortRuntimeInfoHook` sets it to True.
+        alive (Tensor): Booleans ``(number of branches, )``: False for those
+            that are left out because they have diverged.
 
     Raises:
-        ConfigError: If there is no branch to train, a name cannot be used, a
-            branch cannot be built or not be had in the memory format, the
-            numbers of classes differ, that of the preprocessor included, or
-            the teacher is not for such a cohort or loss.
+        ConfigError: If the preprocessor divides by 0, there is no branch to
+            train, a name cannot be used, a branch cannot be built or not be
+            had in the memory format, the numbers of classes differ, that of
+            the preprocessor included, or the teacher is not for such a cohort
+            or loss.
     """
 
     def __init__(self,
@@ -177,6 +191,7 @@ class MultiBackboneClassifier(BaseClassifier):
             init_cfg=init_cfg, data_preprocessor=data_preprocessor)
 
         _check_names(branches)
+        _check_std(self.data_preprocessor)
         if input_size is None:
             input_size = guess_input_size(branches)
         self.input_size = parse_input_size('model.input_size', input_size)
@@ -239,6 +254,12 @@ class MultiBackboneClassifier(BaseClassifier):
         self.distill = distill
         self.kd_weight = 0.0
         self.ratio_due = False
+        self._leaves_out = self._scaled = False
+        # It belongs to a run, not to the weights of the branches.
+        self.register_buffer(
+            'alive',
+            torch.ones(len(self.branches), dtype=torch.bool),
+            persistent=False)
         self._register_load_state_dict_pre_hook(
             _check_state_dict, with_module=True)
 
@@ -294,7 +315,7 @@ class MultiBackboneClassifier(BaseClassifier):
             predictions.
         """
         if mode == 'tensor':
-            return self.teacher.ensemble(self.branch_logits(inputs))
+            return self._ensemble(self.branch_logits(inputs))
         if mode == 'loss':
             return self.loss(inputs, data_samples)
         if mode == 'predict':
@@ -348,6 +369,106 @@ class MultiBackboneClassifier(BaseClassifier):
             for name, branch in self.branches.items()
         }
 
+    def leave_out_diverged(self, scaled: bool = False) -> None:
+        """From now on, leave out each branch that diverges.
+
+        A branch has diverged when its logits or its loss are not finite (a
+        class may be ruled out by -inf). From the same step on it is neither
+        in the targets nor in the ensemble, adds nothing to the loss and has
+        no gradients; on all ranks alike. All of that happens on the device:
+        the host need not look.
+
+        Gradients that are not finite though the loss is are set to 0 as well,
+        because clipping by a norm over all branches would hand them on.
+
+        Args:
+            scaled (bool): Whether the loss is scaled for half precision. Then
+                gradients of other branches stay as they are: the scaler has
+                to see where its factor is too large. Defaults to False.
+        """
+        self._scaled = scaled
+        if self._leaves_out:
+            return
+        self._leaves_out = True
+        for index, branch in enumerate(self.branches.values()):
+            for parameter in branch.parameters():
+                if parameter.requires_grad:
+                    parameter.register_hook(partial(self._own_gradient, index))
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Leave out branches that have diverged, in training as in
+        predictions.
+
+        Args:
+            names (Iterable[str]): Their names; what is no branch is passed
+                over.
+        """
+        names = set(names)
+        self.leave_out_diverged(self._scaled)
+        for index, name in enumerate(self.branches):
+            if name in names:
+                self.alive[index] = False
+
+    def _own_gradient(self, index: int, gradient: Tensor) -> Tensor:
+        """The gradient of a branch; 0 if the branch is left out."""
+        if self._scaled:
+            return torch.where(self.alive[index], gradient, 0.)
+        # That of a branch which is left out is 0 or 0 times something.
+        return gradient.nan_to_num(0., 0., 0.)
+
+    def _note_alive(self, logits: Dict[str, Tensor],
+                    losses: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """Find the branches that diverge in this step.
+
+        Returns:
+            dict[str, Tensor]: Whether it takes part, for each branch.
+        """
+        # NaN or inf if a logit is, -inf if all of an image's are.
+        sums = torch.stack([value.detach() for value in logits.values()])
+        finite = sums.logsumexp(-1).isfinite().all(1)
+        totals = [
+            sum((value.detach().sum() for key, value in losses.items()
+                 if key.startswith(f'{name}.') and 'loss' in key),
+                score.new_zeros(())) for name, score in logits.items()
+        ]
+        alive = self.alive & finite & torch.stack(totals).isfinite()
+        if is_distributed():
+            # The ranks see other images.
+            shared = alive.to(torch.uint8)
+            all_reduce(shared, 'min')
+            alive = shared.bool()
+        # In place, where a CUDA graph and the hooks of gradients look for it;
+        # the copy is what this step's graph keeps.
+        self.alive.copy_(alive)
+        return dict(zip(logits, alive.unbind()))
+
+    def _call_teacher(self, call: Callable, logits: Dict[str, Tensor],
+                      alive: Optional[Dict[str, Tensor]], *args: Any) -> Any:
+        """Call the teacher, without the branches that are left out."""
+        if alive is None:
+            return call(logits, *args)
+        present = {
+            name: torch.where(alive[name], value, 0.)
+            for name, value in logits.items()
+        }
+        if getattr(self.teacher, 'takes_alive', False):
+            return call(present, *args, alive=alive)
+        number = sum(alive.values())
+        others = sum(value.detach() for value in present.values()) / number
+        return call(
+            {
+                name: torch.where(alive[name], value, others)
+                for name, value in logits.items()
+            }, *args)
+
+    def _ensemble(self, logits: Dict[str, Tensor]) -> Tensor:
+        """The prediction of the ensemble, without the branches that are
+        left out."""
+        alive = None
+        if self._leaves_out:
+            alive = dict(zip(logits, self.alive.unbind()))
+        return self._call_teacher(self.teacher.ensemble, logits, alive)
+
     def loss(self, inputs: Tensor,
              data_samples: Sequence[DataSample]) -> Dict[str, Tensor]:
         """Losses of all branches.
@@ -377,18 +498,44 @@ class MultiBackboneClassifier(BaseClassifier):
                     value = self._weighted(name, value)
                 key = 'loss_ce' if key == 'loss' else key
                 losses[f'{name}.{key}'] = value
+        alive = None
+        if self._leaves_out:
+            alive = self._note_alive(logits, losses)
+            losses = _without_diverged(losses, alive)
         if hasattr(self.teacher, 'loss'):
             labels = soft_labels(data_samples, next(iter(logits.values())))
-            for key, value in self.teacher.loss(logits, labels).items():
+            for key, value in self._call_teacher(self.teacher.loss, logits,
+                                                 alive, labels).items():
                 losses[f'teacher.{key}'] = value
         if self.kd_weight > 0:
-            losses.update(self._kd_losses(logits, data_samples, own))
+            losses.update(self._kd_losses(logits, data_samples, own, alive))
         losses['kd_weight'] = torch.tensor(float(self.kd_weight))
         return losses
 
-    def _kd_losses(self, logits: Dict[str, Tensor],
-                   data_samples: Sequence[DataSample],
-                   own: Dict[str, Dict[str, Any]]) -> Dict[str, Tensor]:
+    def parse_losses(
+            self, losses: Dict[str,
+                               Tensor]) -> Tuple[Tensor, Dict[str, Tensor]]:
+        """Sum the losses; see MMEngine.
+
+        Returns:
+            tuple[Tensor, dict[str, Tensor]]: The sum, and what is logged, in
+            which the losses of a branch that is left out are NaN.
+        """
+        total, logged = super().parse_losses(losses)
+        if self._leaves_out:
+            for index, name in enumerate(self.branches):
+                for key, value in logged.items():
+                    if key.startswith(f'{name}.') and 'loss' in key:
+                        logged[key] = torch.where(self.alive[index],
+                                                  value.detach(), math.nan)
+        return total, logged
+
+    def _kd_losses(
+            self,
+            logits: Dict[str, Tensor],
+            data_samples: Sequence[DataSample],
+            own: Dict[str, Dict[str, Any]],
+            alive: Optional[Dict[str, Tensor]] = None) -> Dict[str, Tensor]:
         """``<branch>.loss_kd`` of each branch that learns from a target, and
         ``<branch>.kd_ratio`` if it is due."""
         needs = [
@@ -397,8 +544,8 @@ class MultiBackboneClassifier(BaseClassifier):
         ]
         labels = soft_labels(data_samples, next(iter(
             logits.values()))) if any(needs) else None
-        targets = self.teacher(logits, labels) if needs[0] else self.teacher(
-            logits)
+        targets = self._call_teacher(self.teacher, logits, alive,
+                                     *([labels] if needs[0] else []))
         names = [
             name for name in logits
             if name in targets and name not in self.frozen
@@ -409,18 +556,23 @@ class MultiBackboneClassifier(BaseClassifier):
         if any(targets[name] is not target for name in names):
             target = torch.stack([targets[name] for name in names])
         # All branches at once: what they share is computed once.
-        stacked = torch.stack([logits[name] for name in names])
-        needed = dict(labels=labels) if needs[1] else {}
+        students = torch.stack([logits[name] for name in names])
         balanced = getattr(self.distill, 'needs_own_grad', False)
-        ratio_due = self.ratio_due and stacked.requires_grad
+        ratio_due = self.ratio_due and students.requires_grad
         own_grad = None
-        if stacked.requires_grad and (balanced or ratio_due):
+        if students.requires_grad and (balanced or ratio_due):
             own_grad = logit_gradients(
                 [total_loss(own[name]) for name in names],
                 [logits[name] for name in names])
+        given, learning, more = students, None, {}
+        if alive is not None:
+            given, target, learning, more = self._among_the_living(
+                students, target, [alive[name] for name in names])
+        if needs[1]:
+            more['labels'] = labels
         if balanced:
-            needed.update(names=names, own_grad=own_grad)
-        distances = self.distill(stacked, target, **needed)
+            more.update(names=names, own_grad=own_grad)
+        distances = self.distill(given, target, **more)
         got = tuple(distances.shape) if isinstance(
             distances, Tensor) else type(distances).__name__
         if got != (len(names), ):
@@ -428,6 +580,8 @@ class MultiBackboneClassifier(BaseClassifier):
                 f'model.distill.type {type(self.distill).__name__} must give '
                 f'a tensor of one loss for each branch, ({len(names)},); got '
                 f'{got}')
+        if learning is not None:
+            distances = self._without_overflow(names, learning, distances)
         losses = {
             f'{name}.loss_kd': self._weighted(name, value)
             for name, value in zip(names, self.kd_weight * distances)
@@ -435,13 +589,45 @@ class MultiBackboneClassifier(BaseClassifier):
         if ratio_due:
             self.ratio_due = False
             # A branch's loss_weight is in both.
-            kd_grad, = logit_gradients([distances.sum()], [stacked])
+            kd_grad, = logit_gradients([distances.sum()], [students])
             ratios = self.kd_weight * gradient_ratio(kd_grad, own_grad)
             losses.update({
                 f'{name}.kd_ratio': ratio
                 for name, ratio in zip(names, ratios)
             })
         return losses
+
+    def _among_the_living(self, students: Tensor, target: Tensor,
+                          alive: Sequence[Tensor]) -> tuple:
+        """Arguments of the distillation loss without numbers of branches that
+        are left out: 0 times NaN would be their gradient.
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor, dict]: Students, targets, which
+            branches have somebody to learn from, as booleans ``(B, )``, and
+            more arguments.
+        """
+        learning = torch.stack(list(alive))
+        students = torch.where(learning[:, None, None], students, 0.)
+        taught = ~target.isnan().flatten(-2).any(-1)
+        target = torch.where(taught[..., None, None], target, 0.)
+        more = {}
+        if getattr(self.distill, 'takes_alive', False):
+            more = dict(alive=taught)
+        if getattr(self.distill, 'per_peer', False):
+            taught = taught.any(-1)
+        return students, target, learning & taught, more
+
+    def _without_overflow(self, names: Sequence[str], learning: Tensor,
+                          distances: Tensor) -> Tensor:
+        """The distillation losses of those that learn, 0 for the others. A
+        branch is left out if its loss is not finite."""
+        finite = distances.detach().isfinite()
+        going_on = dict(zip(names, (finite | ~learning).unbind()))
+        for index, name in enumerate(self.branches):
+            if name in going_on:
+                self.alive[index].logical_and_(going_on[name])
+        return torch.where(learning & finite, distances, 0.)
 
     def _weighted(self, name: str, loss: Tensor) -> Tensor:
         """A loss of a branch with the branch's ``loss_weight``."""
@@ -463,19 +649,25 @@ class MultiBackboneClassifier(BaseClassifier):
         Returns:
             BatchDataSample | list[DataSample]: With ``pred_score`` and
             ``pred_label`` of the ensemble and ``pred_score_<branch>`` of each
-            branch. Scores are probabilities ``(num_classes, )``. A new batch
-            if one was given, else a list.
+            branch; NaN for one that is left out. Scores are probabilities
+            ``(num_classes, )``. A new batch if one was given, else a list.
         """
         logits = {
             name: score.detach()
             for name, score in self.branch_logits(inputs).items()
         }
-        ensemble = self.teacher.ensemble(logits).softmax(1)
+        ensemble = self._ensemble(logits).softmax(1)
         labels = ensemble.argmax(1)
         scores = {
             f'pred_score_{name}': score.softmax(1)
             for name, score in logits.items()
         }
+        if self._leaves_out:
+            # They predict nothing, though their numbers may look like it.
+            scores = {
+                key: torch.where(alive, score, math.nan)
+                for (key, score), alive in zip(scores.items(), self.alive)
+            }
         if isinstance(data_samples,
                       BatchDataSample) and not data_samples.touched:
             fields = dict(
@@ -517,6 +709,29 @@ def _check_names(branches: Any) -> None:
             raise ConfigError(
                 f'the name {name!r} in model.branches must not contain '
                 "'loss': whatever has it in its log key is added to the loss")
+
+
+def _check_std(preprocessor: nn.Module) -> None:
+    """Raise unless the images can be divided by the standard deviation."""
+    for key, lowest in (('mean', -math.inf), ('std', 0)):
+        value = getattr(preprocessor, key, None)
+        if not isinstance(value, Tensor):
+            continue
+        value = value.flatten().tolist()
+        if not all(lowest < number < math.inf for number in value):
+            bound = ' greater than 0' if key == 'std' else ''
+            raise ConfigError(f'data_preprocessor.{key} must be finite '
+                              f'numbers{bound}; got {value!r}')
+
+
+def _without_diverged(losses: Dict[str, Any],
+                      alive: Dict[str, Tensor]) -> Dict[str, Any]:
+    """Losses with 0 for the branches that are left out."""
+    return {
+        key: torch.where(alive[key.partition('.')[0]], value, 0.)
+        if 'loss' in key else value
+        for key, value in losses.items()
+    }
 
 
 def _build(setting: str, part: Any, default: str) -> nn.Module:

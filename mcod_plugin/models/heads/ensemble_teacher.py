@@ -1,4 +1,5 @@
-from typing import Any, Dict, Mapping, Optional, Sequence, Union
+import math
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import torch
 import torch.nn as nn
@@ -45,6 +46,7 @@ class EnsembleTeacher(nn.Module):
 
     Attributes:
         needs_labels (bool): Whether labels are needed for the targets.
+        takes_alive (bool): That branches can be left out.
 
     Raises:
         ConfigError: If a setting is none of those allowed.
@@ -59,6 +61,8 @@ class EnsembleTeacher(nn.Module):
         >>> list(EnsembleTeacher(members='a')(logits))
         ['b']
     """
+
+    takes_alive = True
 
     def __init__(self,
                  fusion: str = 'mean',
@@ -136,11 +140,16 @@ class EnsembleTeacher(nn.Module):
     def _weights(self, names: Sequence[str]) -> Sequence[float]:
         return [self.weights.get(name, 1.) for name in names]
 
-    def ensemble(self, logits: Dict[str, Tensor]) -> Tensor:
+    def ensemble(self,
+                 logits: Dict[str, Tensor],
+                 alive: Optional[Dict[str, Tensor]] = None) -> Tensor:
         """The prediction of the ensemble of all branches.
 
         Args:
             logits (dict[str, Tensor]): Logits ``(N, C)`` by branch.
+            alive (dict[str, Tensor], optional): A boolean by branch; those
+                for which it is False are left out. Their logits must be
+                finite all the same. Defaults to all branches.
 
         Returns:
             Tensor: Logits ``(N, C)`` of the ensemble; their mean if the
@@ -148,22 +157,28 @@ class EnsembleTeacher(nn.Module):
         """
         fuse = FUSIONS['mean' if self.needs_labels else self.fusion]
         weights = self.weights and self._weights(logits)
-        return fuse(list(logits.values()), weights or None)
+        return fuse(
+            list(logits.values()), weights or None, _flags(logits, alive))
 
     @torch.no_grad()
-    def forward(self,
-                logits: Dict[str, Tensor],
-                labels: Optional[Tensor] = None) -> Dict[str, Tensor]:
+    def forward(
+            self,
+            logits: Dict[str, Tensor],
+            labels: Optional[Tensor] = None,
+            alive: Optional[Dict[str,
+                                 Tensor]] = None) -> Dict[str, Tensor]:
         """What each branch has to follow; no gradient flows through it.
 
         Args:
             logits (dict[str, Tensor]): Logits ``(N, C)`` by branch.
             labels (Tensor, optional): The labels as probabilities ``(N, C)``,
                 if :attr:`needs_labels`. Defaults to None.
+            alive (dict[str, Tensor], optional): See :meth:`ensemble`.
 
         Returns:
             dict[str, Tensor]: Target logits ``(N, C)`` by branch; branches
-            that follow the same ones share the tensor.
+            that follow the same ones share the tensor. NaN where all whom a
+            branch follows are left out.
         """
         targets, fused = {}, {}
         for name in logits:
@@ -173,8 +188,12 @@ class EnsembleTeacher(nn.Module):
             if group not in fused:
                 members = {member: logits[member] for member in group}
                 fused[group] = LABELLED_FUSIONS[self.fusion](
-                    list(members.values()),
-                    labels) if self.needs_labels else self.ensemble(members)
+                    list(members.values()), labels, _flags(
+                        members, alive)) if self.needs_labels else (
+                            self.ensemble(members, alive))
+                if alive is not None:
+                    some = sum(_flags(members, alive)) > 0
+                    fused[group] = torch.where(some, fused[group], math.nan)
             targets[name] = fused[group]
         return targets
 
@@ -185,6 +204,12 @@ class EnsembleTeacher(nn.Module):
             if value:
                 given.append(f'{setting}={value!r}')
         return ', '.join(given)
+
+
+def _flags(logits: Dict[str, Tensor],
+           alive: Optional[Dict[str, Tensor]]) -> Optional[List[Tensor]]:
+    """Which of some branches are not left out."""
+    return None if alive is None else [alive[name] for name in logits]
 
 
 def _are_names(value: Any) -> bool:

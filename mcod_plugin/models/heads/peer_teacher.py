@@ -1,4 +1,5 @@
-from typing import Dict, Sequence
+import math
+from typing import Dict, Optional, Sequence
 
 import torch
 import torch.nn as nn
@@ -20,6 +21,7 @@ class PeerTeacher(nn.Module):
 
     Attributes:
         per_peer (bool): That the targets are logits ``(P, N, C)`` of P peers.
+        takes_alive (bool): That branches can be left out.
 
     Examples:
         >>> teacher = PeerTeacher()
@@ -29,6 +31,7 @@ class PeerTeacher(nn.Module):
     """
 
     per_peer = True
+    takes_alive = True
 
     def setup(self, names: Sequence[str], num_classes: int) -> None:
         """Check that there are peers; the cohort calls this once it is built.
@@ -44,28 +47,44 @@ class PeerTeacher(nn.Module):
             raise ConfigError('model.teacher.type PeerTeacher needs at least '
                               f'two branches; got {", ".join(names)}')
 
-    def ensemble(self, logits: Dict[str, Tensor]) -> Tensor:
+    def ensemble(self,
+                 logits: Dict[str, Tensor],
+                 alive: Optional[Dict[str, Tensor]] = None) -> Tensor:
         """The prediction of the ensemble.
 
         Args:
             logits (dict[str, Tensor]): Logits ``(N, C)`` by branch.
+            alive (dict[str, Tensor], optional): A boolean by branch; those
+                for which it is False are left out. Their logits must be
+                finite all the same. Defaults to all branches.
 
         Returns:
             Tensor: Their mean ``(N, C)``.
         """
-        return mean_logits(list(logits.values()))
+        flags = None if alive is None else [alive[name] for name in logits]
+        return mean_logits(list(logits.values()), alive=flags)
 
     @torch.no_grad()
-    def forward(self, logits: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    def forward(
+        self,
+        logits: Dict[str, Tensor],
+        alive: Optional[Dict[str, Tensor]] = None
+    ) -> Dict[str, Tensor]:
         """What each branch has to follow; no gradient flows to a peer.
 
         Args:
             logits (dict[str, Tensor]): Logits ``(N, C)`` of B branches.
+            alive (dict[str, Tensor], optional): See :meth:`ensemble`.
 
         Returns:
             dict[str, Tensor]: By branch, the logits ``(B - 1, N, C)`` of its
-            peers, in the order of the branches.
+            peers, in the order of the branches; NaN for those left out.
         """
+        if alive is not None:
+            logits = {
+                name: torch.where(alive[name], value, math.nan)
+                for name, value in logits.items()
+            }
         return {
             name: torch.stack(
                 [value for peer, value in logits.items() if peer != name])

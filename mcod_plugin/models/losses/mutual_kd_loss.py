@@ -1,3 +1,5 @@
+from typing import Optional
+
 import torch
 from torch import Tensor, nn
 
@@ -8,7 +10,8 @@ from .discontinuous_kd_loss import discontinuous_kd_loss
 
 def mutual_kd_loss(student_logits: Tensor,
                    peer_logits: Tensor,
-                   temperature: float = 1.0) -> Tensor:
+                   temperature: float = 1.0,
+                   alive: Optional[Tensor] = None) -> Tensor:
     r"""Distillation loss between the logits of a student and of its peers.
 
     .. math::
@@ -27,6 +30,10 @@ def mutual_kd_loss(student_logits: Tensor,
             ``(B, P, N, C)`` if every student has its own.
         temperature (float): The temperature, greater than 0.
             Defaults to 1.0.
+        alive (Tensor, optional): Booleans ``(P, )``, or ``(B, P)``: peers for
+            which it is False are left out of the mean, which is 0 without
+            any. Their logits must be finite all the same. Defaults to all
+            peers.
 
     Returns:
         Tensor: The loss, a scalar; of B students their losses ``(B, )``.
@@ -44,7 +51,10 @@ def mutual_kd_loss(student_logits: Tensor,
         discontinuous_kd_loss(student_logits, peer, temperature)
         for peer in peer_logits.unbind(-3)
     ]
-    return torch.stack(terms).mean(0)
+    if alive is None:
+        return torch.stack(terms).mean(0)
+    terms = torch.where(alive, torch.stack(terms, -1), 0.)
+    return terms.sum(-1) / alive.sum(-1).clamp(min=1)
 
 
 @MODELS.register_module()
@@ -60,12 +70,14 @@ class MutualKDLoss(nn.Module):
 
     Attributes:
         per_peer (bool): That it takes logits ``(P, N, C)`` of P peers.
+        takes_alive (bool): That peers can be left out.
 
     Raises:
         ConfigError: If ``temperature`` is no such number.
     """
 
     per_peer = True
+    takes_alive = True
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
@@ -73,7 +85,10 @@ class MutualKDLoss(nn.Module):
             'distill.temperature', temperature, minimum=0, exclusive=True)
         self.temperature = temperature
 
-    def forward(self, student_logits: Tensor, peer_logits: Tensor) -> Tensor:
+    def forward(self,
+                student_logits: Tensor,
+                peer_logits: Tensor,
+                alive: Optional[Tensor] = None) -> Tensor:
         """Compute the loss.
 
         Args:
@@ -81,11 +96,13 @@ class MutualKDLoss(nn.Module):
                 C)`` of B students at once.
             peer_logits (Tensor): Logits ``(P, N, C)`` of the peers, or ``(B,
                 P, N, C)`` if every student has its own.
+            alive (Tensor, optional): See :func:`mutual_kd_loss`.
 
         Returns:
             Tensor: The loss, a scalar; of B students their losses ``(B, )``.
         """
-        return mutual_kd_loss(student_logits, peer_logits, self.temperature)
+        return mutual_kd_loss(student_logits, peer_logits, self.temperature,
+                              alive)
 
     def extra_repr(self) -> str:
         """The temperature, for ``print(model)``."""

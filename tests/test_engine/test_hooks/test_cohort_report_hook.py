@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -181,3 +182,19 @@ def test_tables_of_metrics():
     table = result_table(last)
     assert table.endswith('The branches disagree on 25.0 % of the images.')
     assert torch.is_grad_enabled()
+
+
+def test_table_of_a_branch_that_has_diverged():
+    last = {
+        'ensemble/top1': 50.,
+        'a/top1': 40.,
+        'b/top1': math.nan,
+        'diversity/disagreement': 0.
+    }
+    table = result_table(last, dict(a=(45., 3), b=(30., 1), ensemble=(50., 4)))
+    assert cells(table)[1:] == [['a', '40.00', '45.00 (epoch 3)'],
+                                ['b', 'diverged', '30.00 (epoch 1)'],
+                                ['ensemble', '50.00', '50.00 (epoch 4)']]
+    assert 'disagree' not in table
+    table = result_table(last, dict(a=(45., 3), ensemble=(50., 4)))
+    assert cells(table)[2] == ['b', 'diverged', '-']

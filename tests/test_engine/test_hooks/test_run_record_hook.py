@@ -480,3 +480,12 @@ def test_best():
     assert best(rows) == dict(b=[9., 1], ensemble=[7., 2])
     assert list(best(rows)) == ['b', 'ensemble']
     assert best([]) == {}
+
+
+def test_best_of_what_has_diverged():
+    rows = [{
+        'epoch': epoch,
+        'a/top1': math.nan,
+        'b/top1': b
+    } for epoch, b in ((1, math.nan), (2, 7.), (3, math.nan))]
+    assert best(rows) == dict(b=[7., 2])

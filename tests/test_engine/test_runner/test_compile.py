@@ -58,6 +58,30 @@ def test_compiled_branches(tiny_runner, tmp_path):
         assert torch.equal(value, state[key])
 
 
+def test_compiled_branch_that_diverges(tiny_runner):
+    """It is left out as an uncompiled one is."""
+
+    class Break(Hook):
+
+        def before_train_iter(self, runner, batch_idx, data_batch):
+            if batch_idx == 1:
+                runner.model.branches.vit.head.fc.bias.data.fill_(torch.nan)
+
+    torch._dynamo.reset()
+    found = []
+    for compile in (dict(backend='eager'), False):
+        runner = tiny_runner(
+            epochs=1,
+            compile=compile,
+            on_divergence='drop',
+            **{'optim_wrapper.clip_grad': dict(max_norm=1.)})
+        runner.register_hook(Break())
+        found.append(run(runner).losses)
+        assert runner.model.alive.tolist() == [True, False]
+    assert torch.equal(*map(torch.stack, found))
+    assert torch.stack(found[0]).isfinite().all()
+
+
 def test_steps_are_marked_for_cuda_graphs(tiny_runner, tmp_path):
     """Else a branch would overwrite another one's logits in validation."""
 

@@ -108,9 +108,11 @@ KINDS = dict(
         distill=dict(type='mcod_plugin.MutualKDLoss')))
 
 
-@pytest.mark.parametrize('optimizer', ['SGD', 'AdamW'])
+@pytest.mark.parametrize('optimizer, diverged', [('SGD', None),
+                                                 ('AdamW', None),
+                                                 ('SGD', 'densenet')])
 @pytest.mark.parametrize('kind', KINDS)
-def test_a_step_neither_mixes_devices_nor_waits(kind, optimizer):
+def test_a_step_neither_mixes_devices_nor_waits(kind, optimizer, diverged):
     head = dict(type='LinearClsHead', num_classes=10)
     cohort = MODELS.build(
         dict(
@@ -138,6 +140,9 @@ def test_a_step_neither_mixes_devices_nor_waits(kind, optimizer):
             **KINDS[kind]))
     cohort.init_weights()
     cohort.train()
+    if diverged is not None:
+        cohort.leave_out_diverged()
+        next(cohort.branches[diverged].parameters()).data.fill_(float('nan'))
     images = torch.randint(0, 256, (4, 16, 16, 3)).byte().permute(0, 3, 1, 2)
     batch = dict(
         inputs=images,
@@ -158,6 +163,7 @@ def test_a_step_neither_mixes_devices_nor_waits(kind, optimizer):
         with torch.no_grad():
             fields = cohort.val_step(batch).fields
     assert device.waits == []
+    assert cohort.alive.tolist() == [True, diverged is None, True]
     for key, value in {**logs, **fields}.items():
         assert device.has(value) == (key not in ('kd_weight', 'sample_idx'))
 

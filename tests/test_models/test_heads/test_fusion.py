@@ -169,3 +169,67 @@ def test_dtype_and_order_by_labels(rule):
     fused = rule(logits, labels)
     assert fused.dtype == torch.float
     torch.testing.assert_close(rule(logits[::-1], labels), fused)
+
+
+# Classes that are ruled out, and branches that are left out
+
+RULES = [(mean_logits, False), (mean_probabilities, False), (min_logits, True),
+         (confident_logits, True)]
+
+
+@pytest.mark.parametrize('rule, labelled', RULES)
+@pytest.mark.parametrize('soft', [False, True])
+@pytest.mark.parametrize('scale', [3., 1000.])
+def test_class_that_all_rule_out(rule, labelled, soft, scale):
+    """The others are as if it did not exist, in values and gradients."""
+    logits = torch.stack(make_logits(scale=scale))
+    logits[..., 2] = -math.inf
+    logits.requires_grad_()
+    labels = make_labels(soft)
+    kept = [0, 1, 3, 4]
+    found = rule(list(logits), *[labels] * labelled)
+    expected = rule(
+        list(logits[..., kept]), *[labels[:, kept]] * labelled)
+    assert_equal(found[:, kept], expected)
+    assert found[:, 2].isneginf().all()
+    factors = torch.arange(4, dtype=torch.double)
+    gradients = [
+        torch.autograd.grad((factors * value).sum(), logits)[0]
+        for value in (found[:, kept], expected)
+    ]
+    assert_equal(*gradients)
+    assert not gradients[0][..., 2].any()
+
+
+@pytest.mark.parametrize('rule', [min_logits, confident_logits])
+def test_label_that_is_ruled_out(rule):
+    logits = make_logits()
+    for value in logits:
+        value[:, 3] = -math.inf
+    assert not rule(logits, make_labels(True)).isnan().any()
+    assert not rule(logits, make_labels(False)).isnan().any()
+
+
+@pytest.mark.parametrize('rule, labelled', RULES)
+@pytest.mark.parametrize('alive', [[True] * 3, [True, False, True],
+                                   [False, False, True]])
+@pytest.mark.parametrize('weights', WEIGHTS)
+def test_branches_that_are_left_out(rule, labelled, alive, weights):
+    """The rule is that of the others; any finite logits may be in their
+    place."""
+    logits = make_logits()
+    labels = [make_labels(True)] * labelled
+    if labelled and weights:
+        return
+    kept = [value for value, flag in zip(logits, alive) if flag]
+    logits = [
+        value if flag else 1e30 * value for value, flag in zip(logits, alive)
+    ]
+    given, rest = [], []
+    if weights:
+        given = [weights]
+        rest = [[weight for weight, flag in zip(weights, alive) if flag]]
+    flags = list(torch.tensor(alive))
+    found = rule(logits, *labels, *given, alive=flags)
+    torch.testing.assert_close(found, rule(kept, *labels, *rest), rtol=1e-12,
+                               atol=1e-12)

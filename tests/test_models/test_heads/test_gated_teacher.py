@@ -164,3 +164,52 @@ def test_shares_add_up_in_half_precision():
         gates = teacher.gates(logits)
     assert gates.dtype == torch.float
     torch.testing.assert_close(gates.sum(1), torch.ones(4))
+
+
+@pytest.mark.parametrize('labels', [LABELS, MIXED])
+def test_class_that_all_rule_out(labels):
+    """As if its logits were very low, whose probability is 0 as well."""
+    teacher = build(seed=1)
+    losses, gradients, gates = [], [], []
+    for low in (-1e5, -math.inf):
+        logits = {}
+        for name, value in make_logits().items():
+            value = value.detach()
+            value[:, 2] = low
+            logits[name] = value.requires_grad_()
+        teacher.zero_grad()
+        loss = teacher.loss(logits, labels)['loss_ce']
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(torch.stack([z.grad for z in logits.values()]))
+        gates.append(teacher.gate.weight.grad.clone())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(*gates, rtol=1e-6, atol=1e-9)
+    fused = teacher.ensemble(logits)
+    assert fused[:, 2].isneginf().all()
+    assert fused[:, [0, 1, 3, 4]].isfinite().all()
+
+
+def test_branch_that_is_left_out():
+    """A gate without its rows and columns."""
+    teacher, smaller = build(seed=1), build()
+    smaller.setup(['a', 'c'], 5)
+    smaller.double()
+    kept = [*range(5), *range(10, 15)]
+    smaller.gate.weight.data.copy_(teacher.gate.weight[[0, 2]][:, kept])
+    smaller.gate.bias.data.copy_(teacher.gate.bias[[0, 2]])
+    logits, others = make_logits(), make_logits()
+    del others['b']
+    alive = {name: torch.tensor(name != 'b') for name in NAMES}
+    found = teacher.loss(logits, MIXED, alive=alive)['loss_ce']
+    expected = smaller.loss(others, MIXED)['loss_ce']
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    found.backward()
+    expected.backward()
+    for name, value in others.items():
+        torch.testing.assert_close(
+            logits[name].grad, value.grad, rtol=1e-10, atol=1e-12)
+    assert not logits['b'].grad.any()
+    torch.testing.assert_close(
+        teacher(logits, alive=alive)['a'], smaller(others)['a'])

@@ -115,3 +115,30 @@ def test_build():
 def test_refuses_temperatures(temperature):
     with pytest.raises(ConfigError, match=r'^distill\.temperature must be'):
         MutualKDLoss(temperature=temperature)
+
+
+def test_class_that_all_rule_out():
+    students, peers = make_logits(3, 4, 5), make_logits(3, 2, 4, 5, seed=1)
+    expected = mutual_kd_loss(students[..., :4], peers[..., :4], 2.)
+    students[..., 4] = peers[..., 4] = -float('inf')
+    students.requires_grad_()
+    losses = mutual_kd_loss(students, peers, 2.)
+    torch.testing.assert_close(losses, expected, rtol=1e-12, atol=1e-12)
+    losses.sum().backward()
+    assert students.grad.isfinite().all()
+    assert not students.grad[..., 4].any()
+
+
+@pytest.mark.parametrize('shared', [True, False])
+def test_peers_that_are_left_out(shared):
+    students, peers = make_logits(2, 4, 5), make_logits(2, 3, 4, 5, seed=1)
+    alive = torch.tensor([[True, False, True], [False, True, False]])
+    if shared:
+        peers, alive = peers[0], alive[0]
+    found = mutual_kd_loss(students, peers, 2., alive)
+    for index, student in enumerate(students):
+        own, flags = (peers, alive) if shared else (peers[index], alive[index])
+        expected = mutual_kd_loss(student, own[flags], 2.)
+        assert found[index].item() == pytest.approx(expected.item(), rel=1e-12)
+    nobody = mutual_kd_loss(students, peers, 2., torch.zeros_like(alive))
+    assert nobody.tolist() == [0, 0]
