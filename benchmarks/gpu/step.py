@@ -96,9 +96,8 @@ def main():
     args = parse_args()
     with user_errors():
         check_args(args)
+        from carry import check_target, pack, status, unpack
         from mcod_plugin.compare import choose, execute, plan, read_study
-        from mcod_plugin.compare.carry import (check_target, pack, status,
-                                               unpack)
         if args.out is not None:
             check_target(args.out)
         study = read_study(args.study)

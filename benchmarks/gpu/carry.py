@@ -10,10 +10,11 @@ import tempfile
 from contextlib import ExitStack
 from typing import IO, Any, Dict, Iterator, List, Sequence, Tuple
 
+from mcod_plugin.compare.plan import Run
+from mcod_plugin.compare.state import (checkpoints, hash_file,
+                                       latest_checkpoint, state)
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.files import new_file, write_text
-from .plan import Run
-from .state import checkpoints, hash_file, latest_checkpoint, state
 
 __all__ = ['check_target', 'pack', 'status', 'unpack']
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mcod_plugin.benchmark import arena as arena_module
-from mcod_plugin.benchmark.arena import Arena
 from mcod_plugin.errors import ConfigError
+from speed import arena as arena_module
+from speed.arena import Arena
 
 
 def alive(pid):
