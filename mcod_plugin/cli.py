@@ -17,9 +17,10 @@ from mcod_plugin.errors import ConfigError, TrainingError, nearest
 from mcod_plugin.utils.part_name import part_name
 
 __all__ = [
-    'ToolParser', 'add_config_arguments', 'check_out', 'load_config',
-    'merge_options', 'merge_settings', 'orderly_end', 'read_config',
-    'run_config', 'train', 'use_amp', 'user_errors'
+    'ToolParser', 'add_config_arguments', 'add_study_arguments', 'check_out',
+    'load_config', 'merge_options', 'merge_settings', 'orderly_end',
+    'read_config', 'run_config', 'train',
+    'use_amp', 'user_errors'
 ]
 
 # Top-level keys that a config need not hold for them to be set.
@@ -94,6 +95,39 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         help='how several processes were started (default: none)')
     # torchrun sets the variable, older launchers pass the argument.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def add_study_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of all tools that train the runs of a study.
+
+    Args:
+        parser (ArgumentParser): The parser to add them to.
+    """
+    parser.add_argument('study', help='path of the study')
+    parser.add_argument(
+        '--work-dir',
+        default=osp.join('work_dirs', 'studies'),
+        help='where checkpoints and logs go (default: work_dirs/studies)')
+    parser.add_argument(
+        '--jobs',
+        type=int,
+        default=1,
+        help='how many runs to train at a time (default: 1)')
+    parser.add_argument(
+        '--only',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='GLOB',
+        help='the runs to train, such as mcod_* *_seed0')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='KEY=VALUE',
+        help='settings that replace those of all runs, such as '
+        'train_dataloader.dataset.data_root=/data')
 
 
 def check_out(setting: str, path: str) -> None:

@@ -3,12 +3,17 @@
     python tools/benchmark.py configs/mcod_small_cifar100.py
 """
 import copy
+import os.path as osp
+import sys
 
 from mcod_plugin.cli import (ToolParser, add_config_arguments, check_out,
                              load_config, merge_options, orderly_end, use_amp,
                              user_errors)
 from mcod_plugin.errors import ConfigError, check_integer, check_number
 
+# What this tool runs is no part of the package.
+BENCHMARKS = osp.join(
+    osp.dirname(osp.dirname(osp.abspath(__file__))), 'benchmarks')
 NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 
 
@@ -64,7 +69,12 @@ def parse_args():
 
 
 def check_args(args):
-    """Raise unless the arguments that only this tool has can be used."""
+    """Raise unless the arguments that only this tool has can be used, and
+    it is where it can work."""
+    if not osp.isdir(osp.join(BENCHMARKS, 'speed')):
+        raise ConfigError('the benchmark needs a clone of the repository: '
+                          f'{BENCHMARKS} does not hold what it runs; start '
+                          'tools/benchmark.py of a clone')
     check_integer('--rounds', args.rounds)
     check_number('--seconds', args.seconds, 0, exclusive=True)
     if args.threads is not None:
@@ -100,7 +110,8 @@ def main():
             ' '.join(options): vary(cfg, options)
             for options in args.vary
         }
-        from mcod_plugin.benchmark import run_benchmark, tables, write
+        sys.path.insert(0, BENCHMARKS)
+        from speed import run_benchmark, tables, write
         report = run_benchmark(cfg, args.rounds, args.seconds, args.threads,
                                args.only, args.solo_workers, variants,
                                args.growth, args.growth_branch)

@@ -9,7 +9,8 @@ import math
 import os.path as osp
 import sys
 
-from mcod_plugin.cli import ToolParser, orderly_end, user_errors
+from mcod_plugin.cli import (ToolParser, add_study_arguments, orderly_end,
+                             user_errors)
 from mcod_plugin.errors import check_integer, check_number
 
 TRAINER = osp.join(osp.dirname(osp.abspath(__file__)), 'train.py')
@@ -17,42 +18,18 @@ TRAINER = osp.join(osp.dirname(osp.abspath(__file__)), 'train.py')
 
 def parse_args():
     parser = ToolParser(description='Compare methods on one cohort')
-    parser.add_argument('study', help='path of the study')
-    parser.add_argument(
-        '--work-dir',
-        default=osp.join('work_dirs', 'studies'),
-        help='where checkpoints and logs go (default: work_dirs/studies)')
-    parser.add_argument(
-        '--jobs',
-        type=int,
-        default=1,
-        help='how many runs to train at a time (default: 1)')
+    add_study_arguments(parser)
     parser.add_argument(
         '--minutes',
         type=float,
         default=math.inf,
         help='stop after so long, to go on the next time')
     parser.add_argument(
-        '--only',
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='GLOB',
-        help='the runs to train, such as mcod_* *_seed0')
-    parser.add_argument(
         '--dry-run',
         action='store_true',
         help='tell what there is to do, and do nothing')
     parser.add_argument(
         '--report', action='store_true', help='train nothing, make the report')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='KEY=VALUE',
-        help='settings that replace those of all runs, such as '
-        'train_dataloader.dataset.data_root=/data')
     return parser.parse_args()
 
 

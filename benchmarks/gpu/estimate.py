@@ -10,6 +10,7 @@ by the memory that the GPU moves and by the launches of kernels.
 import copy
 import math
 import os.path as osp
+import sys
 import tempfile
 from dataclasses import dataclass
 
@@ -18,14 +19,15 @@ from mmengine.registry import init_default_scope
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mcod_plugin.benchmark.contenders import (GROWTH, cohort_runner, line_up,
-                                              raw_batches)
 from mcod_plugin.cli import ToolParser, user_errors
 from mcod_plugin.compare import plan, read_study
 from mcod_plugin.engine.runner.compile_settings import uses_cuda_graphs
 from mcod_plugin.utils.table import render
 
 FOLDER = osp.dirname(osp.abspath(__file__))
+sys.path.insert(0, osp.dirname(FOLDER))
+from speed.contenders import (  # noqa: E402
+    GROWTH, cohort_runner, line_up, raw_batches)
 
 # Of the main pair on an H100, see README.md. Bytes a second: its step, counted
 # as below, 220 times a second with six runs at a time.

@@ -8,11 +8,11 @@ be stopped at any moment, and packs then as well. README.md beside it tells
 the whole sequence.
 """
 import os.path as osp
-import signal
 import sys
 import time
 
-from mcod_plugin.cli import ToolParser, user_errors
+from mcod_plugin.cli import (ToolParser, add_study_arguments, orderly_end,
+                             user_errors)
 from mcod_plugin.errors import ConfigError, check_integer, check_number
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
@@ -21,16 +21,12 @@ TRAINER = osp.join(ROOT, 'tools', 'train.py')
 
 def parse_args():
     parser = ToolParser(description='Train a study for some minutes')
-    parser.add_argument('study', help='path of the study')
+    add_study_arguments(parser)
     parser.add_argument(
         '--minutes',
         type=float,
         default=9.,
         help='stop so long after the start, packing apart (default: 9)')
-    parser.add_argument(
-        '--work-dir',
-        default=osp.join('work_dirs', 'studies'),
-        help='where checkpoints and logs go (default: work_dirs/studies)')
     parser.add_argument(
         '--state',
         nargs='+',
@@ -45,25 +41,6 @@ def parse_args():
         '--results-only',
         action='store_true',
         help='take the results out of --state, and train nothing')
-    parser.add_argument(
-        '--only',
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='GLOB',
-        help='the runs to train, such as mcod_* *_seed0')
-    parser.add_argument(
-        '--jobs',
-        type=int,
-        default=1,
-        help='how many runs to train at a time (default: 1)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='KEY=VALUE',
-        help='settings that replace those of all runs')
     return parser.parse_args()
 
 
@@ -96,9 +73,8 @@ def main():
     args = parse_args()
     with user_errors():
         check_args(args)
+        from carry import check_target, pack, status, unpack
         from mcod_plugin.compare import choose, execute, plan, read_study
-        from mcod_plugin.compare.carry import (check_target, pack, status,
-                                               unpack)
         if args.out is not None:
             check_target(args.out)
         study = read_study(args.study)
@@ -127,8 +103,5 @@ def main():
 
 if __name__ == '__main__':
     # Its processes go with it, however it is stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
+    with orderly_end():
         main()
-    except KeyboardInterrupt:
-        sys.exit(130)

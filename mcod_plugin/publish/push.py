@@ -1,9 +1,9 @@
 """Uploading what was published to the Hugging Face hub."""
-import os
 import os.path as osp
 from typing import Dict, List
 
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.export.files import file_sizes
 from mcod_plugin.utils.explain import one_line
 from mcod_plugin.utils.packages import require_packages
 from .member import Member
@@ -79,13 +79,9 @@ def push(publication: Publication, out: str, repo: str) -> List[str]:
         for member in publication.members:
             target = repos[member.folder]
             place = osp.join(out, member.folder)
-            files = [
-                file for file in sorted(os.listdir(place))
-                if osp.isfile(osp.join(place, file)) and file not in LOCAL
-            ]
             operations = [
                 CommitOperationAdd(file, osp.join(place, file))
-                for file in files
+                for file in file_sizes(place) if file not in LOCAL
             ]
             operations.append(
                 CommitOperationAdd('README.md',

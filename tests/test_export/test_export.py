@@ -433,13 +433,15 @@ def test_folder_that_is_not_empty(refused, tmp_path):
     assert 'cannot be written' in refused(out='out/mine/below')
 
 
-@pytest.mark.parametrize('format', ['mmpretrain', 'safetensors', 'onnx'])
-def test_full_disk(refused, format):
+@pytest.mark.parametrize('branch, format', [('cnn', 'mmpretrain'),
+                                            ('cnn', 'safetensors'),
+                                            ('cnn', 'onnx'), ('vit', 'timm')])
+def test_full_disk(refused, branch, format):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     # A limit on the size of files fails as a disk without room does.
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        text = refused(['cnn'], [format], out='a/b')
+        text = refused([branch], [format], out='a/b')
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert text.endswith('cannot be written: File too large')

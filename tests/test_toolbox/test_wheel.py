@@ -1,4 +1,5 @@
-"""What pip installs holds configs, tools and the model index."""
+"""What pip installs holds configs, tools and the model index, not the
+benchmarks."""
 import os
 import subprocess
 import sys
@@ -50,18 +51,27 @@ def test_wheel(tmp_path):
     home = library / 'mcod_plugin' / '.mim'
     for folder in ('configs', 'tools'):
         assert relative(home / folder) == relative(ROOT / folder)
-    done = subprocess.run([sys.executable, '-c', LOOK, library],
-                          cwd=tmp_path,
-                          env={
-                              **os.environ, 'PYTHONPATH': str(library)
-                          },
-                          capture_output=True,
-                          text=True)
+
+    def run(*args):
+        return subprocess.run([sys.executable, *args],
+                              cwd=tmp_path,
+                              env={
+                                  **os.environ, 'PYTHONPATH': str(library)
+                              },
+                              capture_output=True,
+                              text=True)
+
+    done = run('-c', LOOK, library)
     assert done.returncode == 0, done.stderr
     names = {path.stem for path in (ROOT / 'configs').glob('*.py')}
     lines = done.stdout.splitlines()
     assert {line.split()[0] for line in lines} == names
     assert 'mcod_quickstart resnet vgg' in lines
+    done = run(home / 'tools' / 'benchmark.py',
+               home / 'configs' / 'mcod_quickstart.py')
+    assert done.returncode == 2
+    assert done.stderr.count('\n') == 1
+    assert 'needs a clone' in done.stderr
 
 
 def test_source_archive():

@@ -154,7 +154,7 @@ def test_stopped_by_the_user(tiny):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     try:
         # It is importing what the contenders need.
-        while not any('benchmark.preload' in line
+        while not any('speed.preload' in line
                       for line in processes(process.pid)):
             assert process.poll() is None
             time.sleep(.1)

@@ -5,14 +5,13 @@ from functools import partial
 import pytest
 import torch
 
-from mcod_plugin.benchmark.contenders import (bare, cohort_runner,
-                                              growth_line_up, line_up, load,
-                                              raw_batches, step, targets,
-                                              train, validate)
-from mcod_plugin.benchmark.toolbox import solo_runner
 from mcod_plugin.engine.runner import CohortRunner
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.backbones import CifarResNet
+from speed.contenders import (bare, cohort_runner, growth_line_up, line_up,
+                              load, raw_batches, step, targets, train,
+                              validate)
+from speed.toolbox import solo_runner
 
 
 def test_line_up(tiny_config):

@@ -1,7 +1,7 @@
 import pytest
 
-from mcod_plugin.benchmark.ratios import growth_ratios, ratios
-from mcod_plugin.benchmark.score import Score
+from speed.ratios import growth_ratios, ratios
+from speed.score import Score
 
 
 def score(*seconds, images=10, peak=None):

@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import os.path as osp
 import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -65,14 +66,14 @@ class Arena:
         context = multiprocessing.get_context(
             'spawn' if torch.cuda.is_available() else 'forkserver')
         if context.get_start_method() == 'forkserver':
-            context.set_forkserver_preload(['mcod_plugin.benchmark.preload'])
-            with _quiet_children():
+            context.set_forkserver_preload(['speed.preload'])
+            with _for_children():
                 forkserver.ensure_running()
             # This waits until it has imported all, which may be interrupted.
             process = context.Process(target=time.sleep, args=(0, ))
             process.start()
             process.join()
-        with _quiet_children():
+        with _for_children():
             for index, (name, play) in enumerate(self._contenders.items()):
                 folder = osp.join(self._folder.name, str(index))
                 os.mkdir(folder)
@@ -166,20 +167,21 @@ class Arena:
 
 
 @contextmanager
-def _quiet_children() -> Iterator[None]:
-    """Processes that start in this block do not warn of what they import, and
-    do not notice Ctrl-C, with which the arena deals."""
-    warnings = os.environ.get('PYTHONWARNINGS')
+def _for_children() -> Iterator[None]:
+    """Processes that start in this block find the modules that this one
+    finds, do not warn of what they import, and do not notice Ctrl-C, with
+    which the arena deals."""
+    before = dict(os.environ)
+    # The server preloads its modules before it is told of this path.
+    os.environ['PYTHONPATH'] = os.pathsep.join(sys.path)
     os.environ['PYTHONWARNINGS'] = 'ignore'
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-        if warnings is None:
-            del os.environ['PYTHONWARNINGS']
-        else:
-            os.environ['PYTHONWARNINGS'] = warnings
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _live(play: Callable[[Turns], None], pipe: Connection, folder: str,

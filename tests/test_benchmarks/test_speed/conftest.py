@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mcod_plugin.benchmark.turns import Turns
+from speed.turns import Turns
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
-from mcod_plugin.benchmark import arena as arena_module
-from mcod_plugin.benchmark.arena import Arena
 from mcod_plugin.errors import ConfigError
+from speed import arena as arena_module
+from speed.arena import Arena
 
 
 def alive(pid):
@@ -49,6 +50,13 @@ def test_only_the_one_whose_turn_it_is_does_anything(players, notes):
             assert done == steps.setdefault(name, done) >= 1
     pids = {int(line.split()[1]) for line in notes.read_text().splitlines()}
     assert len(pids) == 2 and not any(map(alive, pids))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='for forked processes')
+def test_imports_are_made_once_for_all(players):
+    with Arena(dict(one=players.tell), seconds=.01) as arena:
+        arena.wait_until_built('one')
+        assert arena.warm_up('one')['facts'] == dict(preloaded=True)
 
 
 def test_error_of_a_contender(players):

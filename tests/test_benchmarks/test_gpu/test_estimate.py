@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-PATH = Path(__file__).parents[2] / 'benchmarks' / 'gpu' / 'estimate.py'
+PATH = Path(__file__).parents[3] / 'benchmarks' / 'gpu' / 'estimate.py'
 
 
 @pytest.fixture(scope='module')

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mcod_plugin.benchmark.peak_memory import PeakMemory
+from speed.peak_memory import PeakMemory
 
 MIB = 2**20
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from mcod_plugin.benchmark import run_benchmark, tables
 from mcod_plugin.cli import use_amp
 from mcod_plugin.engine.optim_wrapper import has_bfloat16
 from mcod_plugin.errors import ConfigError
+from speed import run_benchmark, tables
 
 QUICK = dict(rounds=2, seconds=.001, threads=1)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
-from mcod_plugin.benchmark.toolbox import solo_runner, toolbox_loader
 from mcod_plugin.engine.runner import CohortRunner
 from mcod_plugin.errors import ConfigError
+from speed.toolbox import solo_runner, toolbox_loader
 
 
 def test_solo_runner_is_the_toolbox(tiny_config, tmp_path):

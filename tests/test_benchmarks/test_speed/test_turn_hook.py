@@ -1,7 +1,7 @@
 import pytest
 from torch.utils.data import DataLoader
 
-from mcod_plugin.benchmark.turn_hook import TurnHook, ahead
+from speed.turn_hook import TurnHook, ahead
 
 
 class Record:

@@ -4,7 +4,7 @@ import math
 import time
 from functools import partial
 from itertools import cycle, islice
-from typing import Any, Callable, Dict, List, Mapping, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -172,6 +172,16 @@ def cohort_runner(cfg: Any, folder: str) -> Runner:
     return RUNNERS.build(cfg)
 
 
+def _set_up(cfg: Any, turns: Turns) -> Tuple[List[dict], Runner]:
+    """Fixed batches, and a runner whose model can be trained on them."""
+    batches = raw_batches(cfg)
+    turns.watch_memory()
+    runner = cohort_runner(cfg, turns.folder)
+    runner._compile_branches()
+    runner.model.init_weights()
+    return batches, runner
+
+
 def bare(cfg: Any, name: str, turns: Turns) -> None:
     """Train a branch with nothing around it.
 
@@ -183,12 +193,8 @@ def bare(cfg: Any, name: str, turns: Turns) -> None:
         name (str): The branch.
         turns (Turns): The turns to take.
     """
-    batches = raw_batches(cfg)
-    turns.watch_memory()
-    runner = cohort_runner(cfg, turns.folder)
-    runner._compile_branches()
+    batches, runner = _set_up(cfg, turns)
     model = runner.model
-    model.init_weights()
     batches = [model.data_preprocessor(batch, True) for batch in batches]
     batches = [(model.branch_images(batch['inputs'])[name],
                 targets(batch['data_samples'])) for batch in batches]
@@ -215,12 +221,8 @@ def step(cfg: Any, kd_weight: float, turns: Turns) -> None:
         kd_weight (float): Weight of the distillation.
         turns (Turns): The turns to take.
     """
-    batches = raw_batches(cfg)
-    turns.watch_memory()
-    runner = cohort_runner(cfg, turns.folder)
-    runner._compile_branches()
+    batches, runner = _set_up(cfg, turns)
     model = runner.model
-    model.init_weights()
     model.train()
     model.kd_weight = kd_weight
     optim_wrapper = runner.build_optim_wrapper(cfg.optim_wrapper)

@@ -1,6 +1,6 @@
 from functools import partial
 
-from mcod_plugin.benchmark.tournament import order, play
+from speed.tournament import order, play
 
 
 def test_order_rotates():

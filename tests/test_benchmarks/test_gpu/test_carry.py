@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
-from mcod_plugin.compare.carry import check_target, pack, status, unpack
+from carry import check_target, pack, status, unpack
 from mcod_plugin.compare.plan import Run
 from mcod_plugin.compare.state import state
 from mcod_plugin.errors import ConfigError

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ..tiny import ROOT, TINY
+from ...tiny import ROOT, TINY
 
 STEP = str(ROOT / 'benchmarks' / 'gpu' / 'step.py')
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from mcod_plugin.benchmark.report import results, tables, write
-from mcod_plugin.benchmark.score import Score
+from speed.report import results, tables, write
+from speed.score import Score
 
 SCORES = {
     'bare/a':

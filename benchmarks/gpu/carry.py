@@ -10,10 +10,11 @@ import tempfile
 from contextlib import ExitStack
 from typing import IO, Any, Dict, Iterator, List, Sequence, Tuple
 
+from mcod_plugin.compare.plan import Run
+from mcod_plugin.compare.state import (checkpoints, hash_file,
+                                       latest_checkpoint, state)
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.files import new_file, write_text
-from .plan import Run
-from .state import ENDED, checkpoints, hash_file, latest_checkpoint, state
 
 __all__ = ['check_target', 'pack', 'status', 'unpack']
 
@@ -140,7 +141,8 @@ def unpack(study: str,
         state(run)  # Whether what is here is of these runs.
     kinds = ['results'] if results_only else ['results', 'checkpoints']
     parts = {
-        kind: [_find(part, folders) for part in manifest['archives'][kind]]
+        kind:
+        [_find_part(part, folders) for part in manifest['archives'][kind]]
         for kind in kinds
     }
     with ExitStack() as stack:
@@ -277,13 +279,7 @@ def _read_archive(paths: Sequence[str]) -> Iterator[Tuple[str, IO[bytes]]]:
 
 
 def _read_manifest(folders: Sequence[str]) -> Dict[str, Any]:
-    for folder in folders:
-        path = osp.join(folder, MANIFEST)
-        if osp.isfile(path):
-            break
-    else:
-        raise ConfigError(f'there is no {MANIFEST} of a state in '
-                          f'{", ".join(folders)}')
+    path = _find_file(MANIFEST, folders)
     try:
         with open(path, encoding='utf-8') as file:
             manifest = json.load(file)
@@ -302,16 +298,18 @@ def _read_manifest(folders: Sequence[str]) -> Dict[str, Any]:
     return manifest
 
 
-def _find(part: Dict[str, Any], folders: Sequence[str]) -> str:
-    """Where a part is, undamaged."""
-    name = osp.basename(part['name'])
+def _find_file(name: str, folders: Sequence[str]) -> str:
     for folder in folders:
         path = osp.join(folder, name)
         if osp.isfile(path):
-            break
-    else:
-        raise ConfigError(f'the part {name} of the state is missing in '
-                          f'{", ".join(folders)}')
+            return path
+    raise ConfigError(f'the file {name} of a state is missing in '
+                      f'{", ".join(folders)}')
+
+
+def _find_part(part: Dict[str, Any], folders: Sequence[str]) -> str:
+    """Where a part is, undamaged."""
+    path = _find_file(osp.basename(part['name']), folders)
     with open(path, 'rb') as file:
         data = file.read()
     if len(data) != part['size']:

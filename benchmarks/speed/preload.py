@@ -13,7 +13,7 @@ import mmpretrain.evaluation  # noqa: F401
 import mmpretrain.models  # noqa: F401
 import mmpretrain.visualization  # noqa: F401
 
-import mcod_plugin.benchmark.contenders  # noqa: F401
+import speed.contenders  # noqa: F401
 import mcod_plugin.datasets  # noqa: F401
 import mcod_plugin.engine  # noqa: F401
 import mcod_plugin.evaluation  # noqa: F401

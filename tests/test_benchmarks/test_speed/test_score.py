@@ -1,6 +1,6 @@
 import pytest
 
-from mcod_plugin.benchmark.score import Score
+from speed.score import Score
 
 
 def test_numbers_by_hand():
