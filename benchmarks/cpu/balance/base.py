@@ -19,12 +19,37 @@ settings = {
 }
 methods = dict(
     solo='solo',
+    # the default so far
     mcod='mcod',
     always_on='always_on',
+    # weaker
     on_w05=dict(
         method='always_on', settings={'custom_hooks.0.weight': (0.5, 0.5)}),
-    mcod_w05=dict(
-        method='mcod', settings={'custom_hooks.0.weight': (0.5, 0.5)}),
+    # growing from nothing: over the run, or over its first half
     mcod_w0_1=dict(
-        method='mcod', settings={'custom_hooks.0.weight': (0.0, 1.0)}))
+        method='mcod', settings={'custom_hooks.0.weight': (0.0, 1.0)}),
+    on_ramp_half=dict(
+        method='always_on',
+        settings={
+            'custom_hooks.0.weight': (0.0, 1.0),
+            'custom_hooks.0.ramp': 0.5
+        }),
+    # in units of the labels' pull
+    balanced_01=dict(
+        method='balanced', settings={'custom_hooks.0.weight': (0.1, 0.1)}),
+    balanced_03='balanced',
+    balanced_mcod=dict(
+        method='balanced',
+        settings={
+            'custom_hooks.0.gap': (1, 0),
+            'custom_hooks.0.weight': (0.0, 0.3)
+        }),
+    # where the teacher knows better
+    correct=dict(
+        method='always_on', settings={'model.distill.where': 'correct'}),
+    surer=dict(method='always_on', settings={'model.distill.where': 'surer'}),
+    standardized='standardized',
+    # only the end, or all but the end
+    late=dict(method='always_on', settings={'custom_hooks.0.begin': 0.5}),
+    release=dict(method='always_on', settings={'custom_hooks.0.end': 0.8}))
 seeds = [0, 1, 2]
