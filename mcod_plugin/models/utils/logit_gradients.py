@@ -23,12 +23,18 @@ def logit_gradients(losses: Sequence[Tensor],
         Tensor: Gradients ``(B, N, C)``; 0 for a loss that does not depend on
         the logits.
     """
-    found = torch.autograd.grad(
-        list(losses), list(logits), retain_graph=True, allow_unused=True)
-    return torch.stack([
-        torch.zeros_like(value) if grad is None else grad
-        for grad, value in zip(found, logits)
-    ])
+    losses = [loss for loss in losses if loss.requires_grad]
+    places = [i for i, value in enumerate(logits) if value.requires_grad]
+    gradients = [torch.zeros_like(value) for value in logits]
+    if losses and places:
+        found = torch.autograd.grad(
+            losses, [logits[i] for i in places],
+            retain_graph=True,
+            allow_unused=True)
+        for i, gradient in zip(places, found):
+            if gradient is not None:
+                gradients[i] = gradient
+    return torch.stack(gradients)
 
 
 def gradient_ratio(kd: Tensor, own: Tensor) -> Tensor:

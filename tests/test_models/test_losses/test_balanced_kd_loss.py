@@ -300,3 +300,43 @@ def test_other_half_precision():
         losses = cohort(*make_batch(), mode='loss')
     assert losses['a.loss_kd'].dtype == torch.float32
     assert losses['a.loss_kd'].isfinite() and losses['a.loss_kd'] > 0
+
+
+def test_branch_that_diverges():
+    """It is left out, and what is known of it is not spoilt; two peers that
+    remain follow each other alone."""
+
+    def build():
+        torch.manual_seed(0)
+        branch = dict(
+            backbone=dict(type='mcod_plugin.CifarAlexNet', width=4),
+            head=dict(type='LinearClsHead', num_classes=5))
+        cohort = MODELS.build(
+            dict(
+                type='mcod_plugin.MultiBackboneClassifier',
+                input_size=32,
+                branches=dict(a=branch, b=branch, c=branch),
+                teacher=dict(type='mcod_plugin.PeerTeacher'),
+                distill=dict(
+                    type='mcod_plugin.BalancedKDLoss',
+                    loss=dict(type='mcod_plugin.MutualKDLoss'))))
+        cohort.init_weights()
+        cohort.leave_out_diverged()
+        cohort.kd_weight = 1.
+        return cohort.double()
+
+    inputs, samples = make_batch()
+    cohort = build()
+    cohort(inputs.double(), samples, mode='loss')
+    before = cohort.distill.squares.clone()
+    with torch.no_grad():
+        cohort.branches['c'].head.fc.bias[0] = math.nan
+    cohort.ratio_due = True
+    losses = cohort(inputs.double(), samples, mode='loss')
+    assert losses['c.loss_kd'] == losses['c.kd_ratio'] == 0
+    assert torch.equal(cohort.distill.squares[:, 2], before[:, 2])
+    a, b = (cohort.branches[name](inputs.double()) for name in 'ab')
+    grad, = torch.autograd.grad(MutualKDLoss()(a, b[None]), a)
+    torch.testing.assert_close(cohort.distill.squares[1, 0],
+                               .9 * before[1, 0] + .1 * grad.square().sum())
+    assert losses['a.kd_ratio'].isfinite() and losses['a.kd_ratio'] > 0

@@ -37,3 +37,15 @@ def test_ratio_by_hand():
     kd[0] = kd[2] = torch.tensor([0., .5]).double()
     # one that pulls, one that does not, one alone, and nothing
     assert gradient_ratio(kd, own).tolist() == [.1, 0., math.inf, 0.]
+
+
+def test_gradients_of_what_has_none():
+    logits = torch.ones(4, 5, requires_grad=True) * 1
+    fixed = torch.ones(4, 5)
+    nothing = torch.zeros(2, 4, 5)
+    constant = torch.tensor(3.)
+    assert torch.equal(
+        logit_gradients([constant] * 2, [logits, fixed]), nothing)
+    assert torch.equal(logit_gradients([constant], [fixed]), nothing[:1])
+    found = logit_gradients([logits.sum(), constant], [logits, fixed])
+    assert torch.equal(found, torch.stack([torch.ones(4, 5), nothing[0]]))
