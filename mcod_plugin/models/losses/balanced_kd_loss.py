@@ -110,7 +110,6 @@ class BalancedKDLoss(nn.Module):
         self.per_peer = getattr(loss, 'per_peer', False)
         self.needs_labels = getattr(loss, 'needs_labels', False)
         self.takes_alive = getattr(loss, 'takes_alive', False)
-        self.takes_alive = getattr(loss, 'takes_alive', False)
 
     def setup(self,
               names: Sequence[str],
