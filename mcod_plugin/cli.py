@@ -381,7 +381,7 @@ def use_amp(cfg: Any) -> None:
     if half and get_device() == 'cpu':
         raise ConfigError('--amp: optim_wrapper.dtype float16 needs a GPU, '
                           'and this machine has none; leave it out')
-    if dtype in ('None', 'bfloat16'):
+    if dtype in ('None', 'auto', 'bfloat16'):
         # Whatever the device has.
         wrapper.pop('dtype', None)
     # Whether a CPU has it is told where it is used, maybe on another machine.

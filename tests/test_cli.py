@@ -135,6 +135,7 @@ SCALED = dict(type='AmpOptimWrapper', loss_scale='dynamic')
     dict(type='mmengine.AmpOptimWrapper', dtype='bfloat16'),
     dict(type=OptimWrapper),
     dict(OURS, dtype='bfloat16'),
+    dict(OURS, dtype='auto'),
 ])
 def test_amp_is_bfloat16_where_there_is_bfloat16(on, settings):
     for device in ('cpu', 'cuda'):

@@ -319,7 +319,6 @@ custom_hooks = [dict(type='mcod_plugin.RunRecordHook')]
         '--no-validate',
         '--cfg-options',
         'train_cfg.max_epochs=1',
-        'model.memory_format=contiguous',
         cwd=tiny,
         env=dict(ONEDNN_MAX_CPU_ISA='AVX2'),
         fresh=True)
