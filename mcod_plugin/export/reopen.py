@@ -31,12 +31,15 @@ class Reopened(NamedTuple):
     needs_plugin: bool
 
 
-def reopen(cohort: nn.Module, models: Mapping[str, BranchModel],
-           places: Mapping[Tuple[str, str], str], pixels: np.ndarray,
-           wanted: Mapping[str, np.ndarray],
-           folder: str,
-           faults: Optional[Dict[Tuple[str, str], ConfigError]] = None
-           ) -> Dict[Tuple[str, str], Reopened]:
+def reopen(
+    cohort: nn.Module,
+    models: Mapping[str, BranchModel],
+    places: Mapping[Tuple[str, str], str],
+    pixels: np.ndarray,
+    wanted: Mapping[str, np.ndarray],
+    folder: str,
+    faults: Optional[Dict[Tuple[str, str], ConfigError]] = None
+) -> Dict[Tuple[str, str], Reopened]:
     """Open exports in fresh processes, and compare them with their branches.
 
     Args:

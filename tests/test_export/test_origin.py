@@ -33,8 +33,8 @@ def test_class_names(content, classes, expected):
 def test_images_of_other_classes():
     images = SimpleNamespace(classes=['dog', 'cat'], source='9 images of val')
     match = (r'9 images of val: the data must have the classes of the '
-             r'checkpoint \(2\) in the same order; of 2 it has them in another '
-             r'order \(label 0 is dog, not cat, 1 is cat, not dog\)')
+             r'checkpoint \(2\) in the same order; of 2 it has them in '
+             r'another order \(label 0 is dog, not cat, 1 is cat, not dog\)')
     with pytest.raises(ConfigError, match=match):
         class_names(NAMED, images)
 

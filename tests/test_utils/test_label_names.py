@@ -62,13 +62,14 @@ def test_data_without_names(metainfo):
 
 
 def test_names_by_folder():
-    data = type(
-        'Data', (), dict(metainfo={}, folder_to_idx=dict(dog=1, cat=0)))
+    data = type('Data', (),
+                dict(metainfo={}, folder_to_idx=dict(dog=1, cat=0)))
     assert list(label_names(data)) == [LabelNames(None, ('cat', 'dog'))]
 
 
-@pytest.mark.parametrize('classes', [['a', 'b'], ('a', 'b'),
-                                     np.array(['a', 'b'])])
+@pytest.mark.parametrize(
+    'classes', [['a', 'b'],
+                ('a', 'b'), np.array(['a', 'b'])])
 def test_names_in_a_checkpoint(classes):
     content = dict(meta=dict(dataset_meta=dict(classes=classes)))
     assert trained_names(content) == ('a', 'b')

@@ -93,8 +93,7 @@ def data_input_size(
     return None
 
 
-def network_input_size(
-        branch: Any) -> Optional[Union[int, Sequence[int]]]:
+def network_input_size(branch: Any) -> Optional[Union[int, Sequence[int]]]:
     """The size of the images that a network itself is made for.
 
     Args:
@@ -123,14 +122,14 @@ def network_input_size(
         branch = network
     if not isinstance(branch, nn.Module):
         return None
-    for read in (lambda module: getattr(module, 'img_size', None),
-                 lambda module: _fixed_size(
-                     getattr(module, 'pretrained_cfg', None))):
-        for module in branch.modules():
-            size = read(module)
-            if isinstance(size, (int, tuple, list)):
-                return size
-    return None
+    modules = list(branch.modules())
+    sizes = [getattr(module, 'img_size', None) for module in modules]
+    sizes += [
+        _fixed_size(getattr(module, 'pretrained_cfg', None))
+        for module in modules
+    ]
+    return next(
+        (size for size in sizes if isinstance(size, (int, tuple, list))), None)
 
 
 def _fixed_size(cfg: Any) -> Optional[Sequence[int]]:
@@ -139,8 +138,7 @@ def _fixed_size(cfg: Any) -> Optional[Sequence[int]]:
     return cfg['input_size'][1:] if cfg.get('fixed_input_size') else None
 
 
-def guess_input_size(
-        branches: Mapping[str, Any]) -> Union[int, Sequence[int]]:
+def guess_input_size(branches: Mapping[str, Any]) -> Union[int, Sequence[int]]:
     """The size to assume when neither the model nor the data tell it.
 
     Args:

@@ -197,8 +197,9 @@ def _layers_after_pooling(network: nn.Module, features: Any,
     # The branch has the last linear layer of the classifier, or of the first
     # if there are several. Some of timm's are convolutions.
     linear = [
-        name for name in whole if modules[name] in within
-        and isinstance(modules[name], (nn.Linear, nn.Conv2d))
+        name for name in whole
+        if modules[name] in within and isinstance(modules[name], (nn.Linear,
+                                                                  nn.Conv2d))
     ][-1:]
     found = []
     for name, shapes in whole.items():

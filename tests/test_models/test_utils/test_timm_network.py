@@ -10,12 +10,9 @@ from mmpretrain.registry import MODELS
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.utils.build_branch import build_branch
-from mcod_plugin.models.utils.timm_network import (classifier_lines,
-                                                   is_buildable,
-                                                   layers_after_pooling,
-                                                   model_name,
-                                                   network_settings,
-                                                   recorded_features)
+from mcod_plugin.models.utils.timm_network import (
+    classifier_lines, is_buildable, layers_after_pooling, model_name,
+    network_settings, recorded_features)
 
 HEAD = dict(type='LinearClsHead', num_classes=7)
 VIT = dict(
@@ -62,8 +59,8 @@ def warned():
     (dict(model_name='ghostnet_050'), 'conv_head (Conv2d)'),
     (dict(model_name='hgnetv2_b0'), 'head.last_conv.0 (Conv2d), '
      'head.last_conv.2 (LearnableAffineBlock)'),
-    (dict(VIT, model_name='deit_tiny_distilled_patch16_224'),
-     'head_dist (Linear)'),
+    (dict(VIT,
+          model_name='deit_tiny_distilled_patch16_224'), 'head_dist (Linear)'),
     (dict(VIT, global_pool='avg'), 'fc_norm (LayerNorm)'),
     (dict(VIT, global_pool='map'), 'attn_pool (AttentionPoolLatent)'),
     (dict(model_name='test_mambaout'),
@@ -84,10 +81,13 @@ def test_layers_that_are_left_out(warned, settings, layers):
     classifier = MODELS.build(cfg)
     args = {k: v for k, v in settings.items() if k != 'model_name'}
     network = timm.create_model(name, num_classes=7, **args)
-    assert {k: v.shape
-            for k, v in classifier.model.state_dict().items()
-            } == {k: v.shape
-                  for k, v in network.state_dict().items()}
+    assert {
+        k: v.shape
+        for k, v in classifier.model.state_dict().items()
+    } == {
+        k: v.shape
+        for k, v in network.state_dict().items()
+    }
     assert warned(cfg) == []
 
 
@@ -99,26 +99,29 @@ def test_levit(warned):
             'head_dist.linear (Linear). ') in line
 
 
-@pytest.mark.parametrize('cfg, size', [
-    (branch(model_name='resnet18', **NARROW), 32),
-    (branch(model_name='resnet18', **NARROW, in_channels=1), 32),
-    (branch(model_name='resnetv2_18', channels=(8, 8, 8, 8)), 32),
-    (branch(model_name='dla46x_c'), 32),
-    (branch(model_name='densenet121', growth_rate=2), 32),
-    (branch(model_name='efficientnet_b0'), 32),
-    (branch(model_name='mobilenetv2_050'), 32),
-    (branch(model_name='vgg11', features_only=True), 32),
-    (branch(model_name='regnety_002'), 32),
-    (branch(**VIT), 32),
-    (branch(**CONVNEXT, features_only=True), 32),
-    # Not what it seems to be, and not meant to be.
-    (branch(**CONVNEXT, neck=dict(type='GeneralizedMeanPooling', p=3.)), 32),
-    (branch(
-        **CONVNEXT,
-        head=dict(
-            type='StackedLinearClsHead', num_classes=7, mid_channels=[8])),
-     32),
-])
+@pytest.mark.parametrize(
+    'cfg, size',
+    [
+        (branch(model_name='resnet18', **NARROW), 32),
+        (branch(model_name='resnet18', **NARROW, in_channels=1), 32),
+        (branch(model_name='resnetv2_18', channels=(8, 8, 8, 8)), 32),
+        (branch(model_name='dla46x_c'), 32),
+        (branch(model_name='densenet121', growth_rate=2), 32),
+        (branch(model_name='efficientnet_b0'), 32),
+        (branch(model_name='mobilenetv2_050'), 32),
+        (branch(model_name='vgg11', features_only=True), 32),
+        (branch(model_name='regnety_002'), 32),
+        (branch(**VIT), 32),
+        (branch(**CONVNEXT, features_only=True), 32),
+        # Not what it seems to be, and not meant to be.
+        (branch(**CONVNEXT, neck=dict(type='GeneralizedMeanPooling', p=3.)), 32
+         ),
+        (branch(
+            **CONVNEXT,
+            head=dict(
+                type='StackedLinearClsHead', num_classes=7,
+                mid_channels=[8])), 32),
+    ])
 def test_nothing_left_out(warned, cfg, size):
     channels = cfg['backbone'].get('in_channels', 3)
     assert warned(cfg, size, channels) == []
