@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import IO, Any, Dict, Iterator, List, Sequence, Tuple
 
 from mcod_plugin.compare.plan import Run
-from mcod_plugin.compare.state import (checkpoints, hash_file,
+from mcod_plugin.compare.state import (ENDED, checkpoints, hash_file,
                                        latest_checkpoint, state)
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.files import new_file, write_text

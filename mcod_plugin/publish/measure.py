@@ -1,11 +1,11 @@
 """What the networks of a cohort are worth, and what they cost."""
 import statistics
+import timeit
 from typing import Dict, Iterable, List, Sequence
 
 import numpy as np
 import torch
 import torch.nn as nn
-from torch.utils.benchmark import Timer
 
 from mcod_plugin.evaluation.branch_metrics import topk_hits
 from mcod_plugin.export.verify import batches
@@ -88,11 +88,16 @@ def median_latency(network: nn.Module,
         threads (int): Threads of PyTorch. Defaults to 1.
 
     Returns:
-        float: The median in seconds. Before each run the timer has two that
-        are not counted.
+        float: The median in seconds. A sixth as many runs before them are
+        not counted.
     """
-    timer = Timer(
-        'network(inputs)',
-        globals=dict(network=network, inputs=torch.randn(*shape)),
-        num_threads=threads)
-    return statistics.median(timer.timeit(1).mean for _ in range(runs))
+    inputs = torch.randn(*shape)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        # PyTorch's own timer warns on import where CUDA is but no GPU.
+        times = timeit.repeat(
+            lambda: network(inputs), number=1, repeat=runs + runs // 6)
+    finally:
+        torch.set_num_threads(before)
+    return statistics.median(times[-runs:])
