@@ -1,5 +1,5 @@
-"""The branches follow the mean of the logits of their moving averages, at weight
-1 in every epoch.
+"""The branches follow the mean of the logits of their moving averages, at
+weight 1 in every epoch.
 
 As always_on, but not the branches of the present step teach: their weights,
 averaged exponentially over about the last thousand steps, do. A run should be

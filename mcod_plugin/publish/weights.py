@@ -11,7 +11,6 @@ from mmengine.config import Config
 
 from mcod_plugin.export.classifier_config import plain, without_pretrained
 from mcod_plugin.export.files import to_checkpoint, to_safetensors, write_bytes
-from mcod_plugin.models.heads.ensemble_teacher import AVERAGES
 from mcod_plugin.utils.part_name import part_name
 from .ended_run import RECORD
 
@@ -66,9 +65,6 @@ def write_cohort(cfg: Config, cohort: nn.Module, meta: Dict[str, Any],
     """
     write_bytes(osp.join(folder, 'config.py'), cfg.pretty_text.encode('utf-8'))
     state_dict = cohort.state_dict()
-    # They only taught, and begin anew where the cohort is trained on.
-    for key in [key for key in state_dict if key.startswith(AVERAGES)]:
-        del state_dict[key]
     write_bytes(osp.join(folder, 'model.pth'), to_checkpoint(state_dict, meta))
     write_bytes(
         osp.join(folder, 'model.safetensors'), to_safetensors(state_dict))

@@ -528,7 +528,8 @@ class MultiBackboneClassifier(BaseClassifier):
                                                  alive, labels).items():
                 losses[f'teacher.{key}'] = value
         if self.kd_weight > 0:
-            losses.update(self._kd_losses(inputs, logits, data_samples, own, alive))
+            losses.update(
+                self._kd_losses(inputs, logits, data_samples, own, alive))
         losses['kd_weight'] = torch.tensor(float(self.kd_weight))
         return losses
 

@@ -124,7 +124,7 @@ class EnsembleTeacher(nn.Module):
         self.decay = ema
         self.needs_images = ema is not None
         self.averages = None if ema is None else BranchAverages(ema)
-        # What is trained, moved and saved with the cohort.
+        # They are moved and saved with the cohort.
         self.ema = None if ema is None else self.averages.networks
 
     def _parse(self, weights: Mapping[str, float]) -> Dict[str, float]:

@@ -5,20 +5,23 @@ import pickle
 import pytest
 import torch
 import torch.nn as nn
+from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.runner.checkpoint import load_state_dict as load_like_runner
 from mmpretrain.structures import DataSample
+from safetensors.torch import load_file
 
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.export.cohort import load_cohort
 from mcod_plugin.models.losses import discontinuous_kd_loss
 from mcod_plugin.models.utils.branch_averages import BranchAverages
+from mcod_plugin.models.utils.pretrained import take_pretrained
 from mcod_plugin.publish.weights import write_cohort
 from mcod_plugin.registry import MODELS
 
 HEAD = dict(type='LinearClsHead', num_classes=5)
 RESNET = dict(
-    backbone=dict(type='mcod_plugin.CifarResNet', depth=8, width=4),
-    head=HEAD)
+    backbone=dict(type='mcod_plugin.CifarResNet', depth=8, width=4), head=HEAD)
 BRANCHES = dict(
     resnet=RESNET,
     # with images of its own, and dropout
@@ -31,20 +34,21 @@ BRANCHES = dict(
 DECAY = .9
 
 
+def make_config(teacher=None, **changes):
+    return dict(
+        type='mcod_plugin.MultiBackboneClassifier',
+        input_size=32,
+        branches={
+            name: dict(branch, **changes.get(name, {}))
+            for name, branch in BRANCHES.items()
+        },
+        teacher=dict(
+            type='mcod_plugin.EnsembleTeacher', ema=DECAY, **(teacher or {})))
+
+
 def make_cohort(teacher=None, seed=0, **changes):
     torch.manual_seed(seed)
-    cohort = MODELS.build(
-        dict(
-            type='mcod_plugin.MultiBackboneClassifier',
-            input_size=32,
-            branches={
-                name: dict(branch, **changes.get(name, {}))
-                for name, branch in BRANCHES.items()
-            },
-            teacher=dict(
-                type='mcod_plugin.EnsembleTeacher',
-                ema=DECAY,
-                **(teacher or {}))))
+    cohort = MODELS.build(make_config(teacher, **changes))
     cohort.init_weights()
     # The preprocessor would make single precision of it.
     cohort.data_preprocessor.forward = lambda data, training=False: data
@@ -138,8 +142,8 @@ def test_only_steps_count():
     train_step(cohort, wrapper, make_batch())
     key = 'resnet.head.fc.weight'
     torch.testing.assert_close(
-        cohort.teacher.ema.state_dict()[key], DECAY * before[key] +
-        (1 - DECAY) * cohort.branches.state_dict()[key])
+        cohort.teacher.ema.state_dict()[key],
+        DECAY * before[key] + (1 - DECAY) * cohort.branches.state_dict()[key])
 
 
 def test_an_optimizer_for_each_branch():
@@ -246,11 +250,9 @@ def test_a_frozen_branch_teaches_itself():
 
 
 def test_only_those_that_teach_are_averaged():
-    assert list(make_cohort(dict(members='alexnet')).teacher.ema) == [
-        'alexnet'
-    ]
-    with pytest.raises(
-            ConfigError, match=r'members \(alexnet\) are frozen$'):
+    assert list(make_cohort(
+        dict(members='alexnet')).teacher.ema) == ['alexnet']
+    with pytest.raises(ConfigError, match=r'members \(alexnet\) are frozen$'):
         make_cohort(dict(members='alexnet'), alexnet=dict(frozen=True))
 
 
@@ -258,8 +260,10 @@ def test_they_begin_where_the_branches_begin(tmp_path):
     path = str(tmp_path / 'start.pth')
     torch.save(make_cohort(seed=1).branches.resnet.backbone.state_dict(), path)
     backbone = dict(
-        RESNET['backbone'],
-        init_cfg=dict(type='Pretrained', checkpoint=path))
+        RESNET['backbone'], init_cfg=dict(type='Pretrained', checkpoint=path))
+    # The file is read for the branch alone.
+    built = MODELS.build(make_config(resnet=dict(backbone=backbone)))
+    assert list(take_pretrained(built)) == ['branches.resnet.backbone']
     cohort = make_cohort(resnet=dict(backbone=backbone))
     assert_equal(values_of(cohort.teacher.ema), values_of(cohort.branches))
     key = 'resnet.backbone.stem.0.weight'
@@ -272,8 +276,12 @@ def test_they_begin_where_the_branches_begin(tmp_path):
         assert average.stride() == value.stride()
 
 
+def load_by_assignment(module, state_dict):
+    module.load_state_dict(state_dict, assign=True)
+
+
 @pytest.mark.parametrize(
-    'load', [nn.Module.load_state_dict, load_like_runner])
+    'load', [nn.Module.load_state_dict, load_like_runner, load_by_assignment])
 def test_load(load):
     trained = make_cohort(seed=1)
     train_step(trained, OptimWrapper(sgd(trained)), make_batch())
@@ -325,16 +333,9 @@ def test_a_copy_follows_its_own_branches(copied):
 
 def test_a_teacher_that_is_used_again():
     """It averages the branches of the last cohort."""
-    teacher = make_cohort().teacher
-    branches = {name: dict(branch) for name, branch in BRANCHES.items()}
-    branches['resnet'] = dict(
-        RESNET, backbone=dict(RESNET['backbone'], width=6))
-    cohort = MODELS.build(
-        dict(
-            type='mcod_plugin.MultiBackboneClassifier',
-            input_size=32,
-            branches=branches,
-            teacher=teacher))
+    config = make_config(
+        resnet=dict(backbone=dict(RESNET['backbone'], width=6)))
+    cohort = MODELS.build(dict(config, teacher=make_cohort().teacher))
     assert_equal(values_of(cohort.teacher.ema), values_of(cohort.branches))
 
 
@@ -367,11 +368,14 @@ def test_a_branch_that_cannot_be_copied():
         BranchAverages(.9).begin(dict(a=branch))
 
 
-def test_they_are_not_published(tmp_path):
-    from mmengine.config import Config
-    from safetensors.torch import load_file
-    cohort = make_cohort()
-    write_cohort(Config(dict(a=1)), cohort, {}, str(tmp_path))
+def test_they_are_neither_exported_nor_published(tmp_path):
+    cohort = make_cohort().float()
+    cfg = Config(dict(model=make_config()))
+    opened = load_cohort(cfg, 'a.pth', dict(state_dict=cohort.state_dict()))
+    assert sum(value.numel() for value in opened.parameters()) == sum(
+        value.numel() for value in cohort.branches.parameters())
+    assert cfg.model == make_config()
+    write_cohort(cfg, opened, {}, str(tmp_path))
     expected = {
         key: value
         for key, value in cohort.state_dict().items()
@@ -380,7 +384,8 @@ def test_they_are_not_published(tmp_path):
     saved = torch.load(tmp_path / 'model.pth', weights_only=True)
     assert_equal(saved['state_dict'], expected)
     assert_equal(load_file(tmp_path / 'model.safetensors'), expected)
-    # It can be opened as what it was, and trained on.
-    other = make_cohort(seed=1)
+    # It can be trained on, by the config that it has.
+    model = Config.fromfile(tmp_path / 'config.py').model
+    other = MODELS.build(model)
     other.load_state_dict(saved['state_dict'])
     assert_equal(values_of(other.teacher.ema), values_of(cohort.branches))
