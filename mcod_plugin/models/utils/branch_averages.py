@@ -93,7 +93,6 @@ class BranchAverages:
             move(list(average.parameters()), values, None)
             _copy_values(average.buffers(), branch.buffers())
 
-    @torch.no_grad()
     def logits(self, images: Mapping[str, Tensor]) -> Dict[str, Tensor]:
         """What the averages predict.
 
