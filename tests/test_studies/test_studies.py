@@ -7,7 +7,8 @@ import pytest
 
 from mcod_plugin.compare.plan import plan
 from mcod_plugin.compare.report import Report
-from mcod_plugin.compare.results import all_runs, of_other_configs, read_results
+from mcod_plugin.compare.results import (all_runs, of_other_configs,
+                                         read_results)
 from mcod_plugin.compare.study import read_study
 
 ROOT = Path(__file__).parents[2]

@@ -91,8 +91,8 @@ class DiscontinuousKDHook(Hook):
         if not hasattr(self.model, 'kd_weights'):
             raise ConfigError(
                 'DiscontinuousKDHook needs a model with the attribute '
-                '"kd_weights" such as mcod_plugin.MultiBackboneClassifier; got '
-                f'{type(self.model).__name__}')
+                '"kd_weights", as mcod_plugin.MultiBackboneClassifier has; '
+                f'got {type(self.model).__name__}')
         names = self._names()
         self._check_others(runner, names)
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
