@@ -164,14 +164,15 @@ class DiscontinuousSchedule:
                                   f'begin, {begin}, or None; got {end}')
         if ramp is not None:
             _check_steps('ramp', ramp, minimum=1)
-        vars(self).update(
-            on=int(on),
-            gap=tuple(map(int, gap)),
-            weights=tuple(map(float, weight)),
-            curve=curve,
-            begin=_plain_steps(begin),
-            end=_plain_steps(end),
-            ramp=_plain_steps(ramp))
+        # The dataclass is frozen for all but its own constructor.
+        assign = object.__setattr__
+        assign(self, 'on', int(on))
+        assign(self, 'gap', tuple(map(int, gap)))
+        assign(self, 'weights', tuple(map(float, weight)))
+        assign(self, 'curve', curve)
+        assign(self, 'begin', _plain_steps(begin))
+        assign(self, 'end', _plain_steps(end))
+        assign(self, 'ramp', _plain_steps(ramp))
 
     def resolve(self, total: int) -> 'DiscontinuousSchedule':
         """Put in the end of the run, and steps for shares of it.

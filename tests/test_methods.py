@@ -112,13 +112,16 @@ def test_builds(networks, path, name):
     for key, value in settings.items():
         assert getattr(model.teacher, key) == value
     distill = model.distill
+    assert (distill is None) == (name == 'solo')
+    assert model.frozen == (['vgg'] if name == 'kd' else [])
+    if name == 'solo':
+        return
     assert (type(distill).__name__ == 'BalancedKDLoss') == (name == 'balanced')
     distill = getattr(distill, 'loss', distill)
     assert type(distill).__name__ == ('MutualKDLoss' if name == 'dml' else
                                       'DiscontinuousKDLoss')
     assert distill.temperature == temperature
     assert getattr(distill, 'standardize', False) == (name == 'standardized')
-    assert model.frozen == (['vgg'] if name == 'kd' else [])
     if name == 'one':
         number = len(model.branches)
         assert model.teacher.gate.weight.shape == (number, number *

@@ -1,13 +1,12 @@
 """Each branch alone: they see the same batches and never distil.
 
 This is the baseline of all others. The ensemble is the mean of the logits.
+There is no distillation loss, so that no hook can make the branches distil.
 """
 model = dict(
     teacher=dict(
         _delete_=True, type='mcod_plugin.EnsembleTeacher', fusion='mean'),
-    distill=dict(
-        _delete_=True, type='mcod_plugin.DiscontinuousKDLoss',
-        temperature=3.0))
+    distill=None)
 
 custom_hooks = [
     dict(

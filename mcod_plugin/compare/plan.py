@@ -18,9 +18,13 @@ from mcod_plugin.cli import merge_options, merge_settings, read_config, use_amp
 from mcod_plugin.errors import ConfigError, check_integer
 from mcod_plugin.evaluation import BranchMetrics
 from mcod_plugin.methods import apply_method
+from mcod_plugin.models.heads import BaseTeacher
+from mcod_plugin.models.losses import BaseKDLoss
+from mcod_plugin.models.utils.build_part import build_part
 from mcod_plugin.models.utils.model_config import model_config
 from mcod_plugin.registry import HOOKS, MODELS
 from mcod_plugin.utils.explain import explain
+from mcod_plugin.utils.part_name import part_name
 from .study import Method, Study
 
 __all__ = ['Run', 'choose', 'plan']
@@ -30,6 +34,10 @@ NEEDS = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'val_dataloader',
          'val_evaluator')
 
 # In a setting: the last checkpoint of another method's run of the same seed.
+# Teacher and loss of the method solo before it had no loss.
+OLD_SOLO = dict(
+    teacher=dict(type='mcod_plugin.EnsembleTeacher', fusion='mean'),
+    distill=dict(type='mcod_plugin.DiscontinuousKDLoss', temperature=3.0))
 CHECKPOINT = re.compile(r'\{checkpoint of ([^}]+)\}')
 
 
@@ -179,12 +187,13 @@ def _build(cfg: Config, cohorts: Dict[str, nn.Module]) -> None:
         cohort = json.dumps({**_plain(model), **dict.fromkeys(own)})
         if cohort not in cohorts:
             cohorts[cohort] = MODELS.build(model)
-        for part in filter(None, own.values()):
-            built = MODELS.build(part)
-            if hasattr(built, 'setup'):
-                built.setup(
-                    list(cohorts[cohort].branches),
-                    cohorts[cohort].num_classes)
+        for key, base in dict(teacher=BaseTeacher, distill=BaseKDLoss).items():
+            if own[key]:
+                part = build_part(f'model.{key}', own[key], base)
+                if base is BaseTeacher or not part.needs_feats:
+                    part.setup(
+                        list(cohorts[cohort].branches),
+                        cohorts[cohort].num_classes)
         for hook in cfg.get('custom_hooks') or ():
             HOOKS.build(hook)
     except Exception as error:
@@ -218,11 +227,31 @@ def _plain(cfg: Any) -> Dict[str, Any]:
     return json.loads(json.dumps(cfg.to_dict(), default=repr))
 
 
+def _told_by(cfg: Config) -> Dict[str, Any]:
+    """What tells a run's config from others.
+
+    A solo cohort without distillation loss counts as it was written when it
+    had one, at the weight 0: both train the same, and the results of such
+    runs are theirs.
+    """
+    plain = _plain(cfg)
+    model = plain['model']
+    weights = [
+        hook.get('weight') for hook in plain.get('custom_hooks') or ()
+        if part_name(hook) == 'DiscontinuousKDHook'
+    ]
+    if (model.get('teacher') == OLD_SOLO['teacher'] and model.get(
+            'distill', '') is None and weights and all(weight == [0, 0]
+                                                       for weight in weights)):
+        model['distill'] = OLD_SOLO['distill']
+    return plain
+
+
 def _run(study: Study, method: str, cfg: Config, seed: int,
          work_dir: str) -> Run:
     cfg = copy.deepcopy(cfg)
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
-    text = json.dumps(_plain(cfg), sort_keys=True)
+    text = json.dumps(_told_by(cfg), sort_keys=True)
     config_hash = hashlib.sha256(text.encode()).hexdigest()[:12]
     name = f'{method}_seed{seed}'
     result = osp.join(study.results, f'{name}.json')

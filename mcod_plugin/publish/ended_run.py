@@ -126,15 +126,20 @@ class EndedRun:
 
     @property
     def schedule_cfg(self) -> Optional[Dict[str, Any]]:
-        """Settings of the distillation schedule; None if it has none."""
-        for hook in self.cfg.get('custom_hooks') or []:
-            if part_name(hook) == SCHEDULE:
-                return {
-                    key: value
-                    for key, value in hook.items()
-                    if key not in ('type', 'priority', '_scope_')
-                }
-        return None
+        """Settings of the distillation schedule, the first if it has several;
+        None if it has none."""
+        return next(iter(self.schedule_cfgs), None)
+
+    @property
+    def schedule_cfgs(self) -> List[Dict[str, Any]]:
+        """Settings of the distillation schedules, of which several are for
+        different branches."""
+        return [{
+            key: value
+            for key, value in hook.items()
+            if key not in ('type', 'priority', '_scope_')
+        } for hook in self.cfg.get('custom_hooks') or []
+                if part_name(hook) == SCHEDULE]
 
     def schedule(self) -> Optional[DiscontinuousSchedule]:
         """The distillation schedule over the whole run.
@@ -157,13 +162,18 @@ class EndedRun:
     @property
     def _schedule(self) -> Optional[DiscontinuousSchedule]:
         """The schedule, which may lack its end."""
-        settings = self.schedule_cfg
-        if settings is None:
-            return None
-        return DiscontinuousSchedule(**{
-            key: value
-            for key, value in settings.items() if key != 'by_epoch'
-        })
+        return next(iter(self._schedules), None)
+
+    @property
+    def _schedules(self) -> List[DiscontinuousSchedule]:
+        return [
+            DiscontinuousSchedule(
+                **{
+                    key: value
+                    for key, value in settings.items()
+                    if key not in ('by_epoch', 'branches')
+                }) for settings in self.schedule_cfgs
+        ]
 
     @property
     def method(self) -> str:
@@ -188,6 +198,8 @@ class EndedRun:
         """Whether the branches, all of which learn, were taught by the
         ensemble of all, in phases or at a weight that changes."""
         if not self.distils or self.frozen:
+            return False
+        if len(self.schedule_cfgs) > 1 or self.schedule_cfg.get('branches'):
             return False
         teacher, schedule = self._part('teacher'), self._schedule
         return (self._part('distill')['type'] == OWN['distill']
@@ -218,8 +230,9 @@ class EndedRun:
         learn from but its own average."""
         taught = len(self.branches) > 1 or self._part('teacher').get(
             'ema') is not None
-        return (taught and self._schedule is not None
-                and any(self._schedule.weights))
+        return (taught and self.cfg.model.get('distill', OWN) is not None
+                and any(any(schedule.weights)
+                        for schedule in self._schedules))
 
 
 def read_run(setting: str,

@@ -141,7 +141,7 @@ def _curves_caption(run: EndedRun) -> str:
 
 def _schedule(run: EndedRun) -> Optional[Any]:
     schedule = run.schedule()
-    if schedule is None or not run.distils:
+    if schedule is None or not run.distils or len(run.schedule_cfgs) > 1:
         return None
     steps, weights = zip(*schedule.table())
     figure = new_figure(6.4, 2.1)

@@ -154,12 +154,13 @@ def _scheduler(settings: Any) -> str:
 
 
 def _schedule(run: Any) -> str:
-    settings = run.schedule_cfg
     if not run.distils:
         return 'never distilled'
     schedule = run.schedule()
-    text = _call(dict(settings, type='DiscontinuousKDHook'))
-    if schedule is not None:
+    text = ', '.join(
+        _call(dict(settings, type='DiscontinuousKDHook'))
+        for settings in run.schedule_cfgs)
+    if schedule is not None and len(run.schedule_cfgs) == 1:
         number = sum(weight > 0 for _, weight in schedule.table())
         text += f', on in {number} of {len(schedule.table())} steps'
     return text

@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import pytest
 from mmengine.config import Config
 
 from mcod_plugin.compare.plan import choose, plan
 from mcod_plugin.compare.study import read_study
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.methods import METHODS
 
 
 def make(path, options=()):
@@ -44,6 +47,30 @@ def test_runs_differ_in_method_and_seed_only(write_study):
         }
     assert first == second
     assert first['train_cfg']['max_epochs'] == 3
+
+
+def test_solo_counts_as_it_was_written_before(write_study, tmp_path):
+    """Results of runs whose config has a loss at weight 0 are solo's."""
+    text = Path(METHODS, 'solo.py').read_text()
+    assert text.count('distill=None') == text.count('(0.0, 0.0)') == 1
+    loss = "dict(_delete_=True, type='mcod_plugin.DiscontinuousKDLoss', " \
+        'temperature=3.0)'
+    texts = dict(
+        old=text.replace('distill=None', f'distill={loss}'),
+        scheduled=text.replace('(0.0, 0.0)', '(1.0, 1.0)'),
+        distilled=text.replace('distill=None', f'distill={loss}').replace(
+            '(0.0, 0.0)', '(1.0, 1.0)'),
+        another=text.replace("fusion='mean'", "fusion='prob_mean'"))
+    for name, content in texts.items():
+        (tmp_path / f'{name}.py').write_text(content)
+    methods = {name: str(tmp_path / f'{name}.py') for name in texts}
+    hashes = {
+        run.method: run.config_hash
+        for run in make(
+            write_study(seeds=[0], methods=dict(solo='solo', **methods)))
+    }
+    assert hashes.pop('old') == hashes['solo']
+    assert len(set(hashes.values())) == 4
 
 
 def test_order_of_settings(write_study):

@@ -88,9 +88,14 @@ def test_one_branch_has_nothing_to_learn_from(runs):
 
 def test_defaults_are_mcod(runs):
     run = read_run('WORK_DIR', str(runs.cohort))
-    run.cfg.model.teacher = run.cfg.model.distill = None
+    run.cfg.model.teacher = None
+    del run.cfg.model['distill']
     run.cfg.custom_hooks = [dict(type='mcod_plugin.DiscontinuousKDHook')]
     assert run.is_mcod
+    run.cfg.custom_hooks[0].branches = ['vgg']
+    assert run.distils and not run.is_mcod
+    run.cfg.model.distill = None
+    assert not run.distils
 
 
 PRETRAINED = dict(type='Pretrained', checkpoint='a.pth')

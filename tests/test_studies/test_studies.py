@@ -7,7 +7,8 @@ import pytest
 
 from mcod_plugin.compare.plan import plan
 from mcod_plugin.compare.report import Report
-from mcod_plugin.compare.results import all_runs, read_results
+from mcod_plugin.compare.results import (all_runs, of_other_configs,
+                                         read_results)
 from mcod_plugin.compare.study import read_study
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +63,9 @@ def test_report_is_that_of_the_results(path):
     assert figures
     for figure in figures:
         assert (Path(report).parent / figure).is_file()
+    # They go on to count.
+    hashes = {run.name: run.config_hash for run in plan(study, 'work_dirs')}
+    assert not of_other_configs(results, hashes)
     for run in all_runs(results):
         assert run['study'] == study.name
         assert not run['dirty']

@@ -34,19 +34,37 @@ class CohortReportHook(Hook):
     priority = 'LOW'
 
     def before_train(self, runner: Runner) -> None:
-        """Print the branches, and warn if nothing can distil them."""
+        """Print the branches, and say if they are never distilled."""
+        self._unscheduled = False
         model = get_ori_model(runner.model)
         if not hasattr(model, 'branches'):
             return
         runner.logger.info('Cohort:\n%s', branch_table(model))
-        scheduled = any(
+        if len(model.branches) < 2 or not hasattr(model, 'kd_weight'):
+            return
+        if model.distill is None:
+            runner.logger.info('The branches are never distilled, whatever '
+                               'the schedule: model.distill is None.')
+            return
+        self._unscheduled = not any(
             isinstance(hook, DiscontinuousKDHook) for hook in runner.hooks)
-        if len(model.branches) > 1 and not scheduled and getattr(
-                model, 'kd_weight', None) == 0:
+
+    def after_train_iter(self,
+                         runner: Runner,
+                         batch_idx: int,
+                         data_batch: Optional[dict] = None,
+                         outputs: Optional[dict] = None) -> None:
+        """Warn after the first step if nothing has distilled them: any hook
+        may write the weight."""
+        if not self._unscheduled:
+            return
+        self._unscheduled = False
+        if get_ori_model(runner.model).kd_weight == 0:
             runner.logger.warning(
                 'The branches are never distilled: custom_hooks has no '
-                'mcod_plugin.DiscontinuousKDHook. A config that sets '
-                'custom_hooks replaces those of its _base_.')
+                'mcod_plugin.DiscontinuousKDHook, and no other hook has '
+                'written model.kd_weight. A config that sets custom_hooks '
+                'replaces those of its _base_.')
 
     def after_val_epoch(self,
                         runner: Runner,

@@ -38,7 +38,8 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
 
     A gap leaves out ``loss_kd`` and ``kd_ratio`` of the branches, and MMEngine
     would go on to log the last ones from before. Here they are 0 in gaps, as
-    nothing is added to the loss.
+    nothing is added to the loss. Likewise, ``<branch>.kd_weight`` of a cohort
+    whose branches have had different weights is logged in every step.
 
     The ``kd_ratio`` of a cohort, how hard the distillation pulls, is asked for
     in steps that are logged and once in ten others.
@@ -60,6 +61,8 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         self._watch: Optional[DivergenceWatch] = None
         # What a gap leaves out, each with its value there.
         self.gap: Dict[str, float] = {}
+        # Weights that a branch has had of its own.
+        self._own_weights: Dict[str, None] = {}
         self._model: Optional[torch.nn.Module] = None
 
     def before_train(self, runner: Runner) -> None:
@@ -113,7 +116,10 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
             for key, value in self.gap.items()
             if f'{key.rpartition(".")[0]}.loss_kd' not in values
         }
-        for key, value in {**gap, **values}.items():
+        # It is left out of steps in which the branches have the same.
+        shared = dict.fromkeys(self._own_weights,
+                               values.get('train/kd_weight', 0.))
+        for key, value in {**gap, **shared, **values}.items():
             if isinstance(value, torch.Tensor):
                 value = value.detach().reshape(())
             self.waiting.append((key, value))
@@ -175,6 +181,8 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
             for interval in (MAX_STEPS, *log_intervals(runner)))
 
     def _note_distilled(self, keys: Iterable[str]) -> None:
+        self._own_weights.update(
+            dict.fromkeys(key for key in keys if key.endswith('.kd_weight')))
         self.gap.update({
             key: 0.
             for key in keys if key.endswith(('.loss_kd', '.kd_ratio'))

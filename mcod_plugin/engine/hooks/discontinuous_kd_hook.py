@@ -1,10 +1,10 @@
-from typing import Optional, Sequence, Union
+from typing import Any, List, Optional, Sequence, Union
 
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmpretrain.utils import get_ori_model
 
-from mcod_plugin.errors import ConfigError
+from mcod_plugin.errors import ConfigError, nearest
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.schedule import DiscontinuousSchedule
 
@@ -12,7 +12,7 @@ from mcod_plugin.schedule import DiscontinuousSchedule
 @HOOKS.register_module()
 class DiscontinuousKDHook(Hook):
     """When and how strongly the cohort distils: writes the current weight
-    into the model's ``kd_weight``.
+    into the model's ``kd_weights``.
 
     The weight is a pure function of the epoch (or iteration), so the hook
     has no state and a resumed run recomputes it.
@@ -38,9 +38,14 @@ class DiscontinuousKDHook(Hook):
         by_epoch (bool): Whether time counts in epochs; else in iterations.
             Where training counts iterations it must be False, unless the
             weight never changes. Defaults to True.
+        branches (str | Sequence[str], optional): Names of the branches that
+            the schedule is for, all of which are trained. Several hooks may
+            be for different branches; those that no hook is for are not
+            distilled. Defaults to all branches that are trained.
 
     Raises:
-        ConfigError: If a setting is none of those allowed.
+        ConfigError: If a setting is none of those allowed, or two hooks are
+            for the same branch.
 
     Examples:
         >>> custom_hooks = [
@@ -49,6 +54,12 @@ class DiscontinuousKDHook(Hook):
         ... ]
         >>> # always on: gap=(0, 0); never, i.e. solo: weight=(0, 0)
         >>> # from 0 to 1 in the first half: weight=(0, 1), ramp=0.5
+        >>> custom_hooks = [  # the VGG later than the others
+        ...     dict(type='mcod_plugin.DiscontinuousKDHook',
+        ...          branches=['resnet', 'densenet']),
+        ...     dict(type='mcod_plugin.DiscontinuousKDHook',
+        ...          branches=['vgg'], begin=0.5)
+        ... ]
     """
 
     priority = 'NORMAL'
@@ -61,7 +72,8 @@ class DiscontinuousKDHook(Hook):
                  begin: Union[int, float] = 0,
                  end: Optional[Union[int, float]] = None,
                  by_epoch: bool = True,
-                 ramp: Optional[Union[int, float]] = None) -> None:
+                 ramp: Optional[Union[int, float]] = None,
+                 branches: Optional[Union[str, Sequence[str]]] = None) -> None:
         self.schedule = DiscontinuousSchedule(
             on=on,
             gap=gap,
@@ -71,15 +83,18 @@ class DiscontinuousKDHook(Hook):
             end=end,
             ramp=ramp)
         self.by_epoch = by_epoch
+        self.branches = _parse_names(branches)
 
     def before_train(self, runner: Runner) -> None:
         """Find the model, and fit the schedule to the run's length."""
         self.model = get_ori_model(runner.model)
-        if not hasattr(self.model, 'kd_weight'):
+        if not hasattr(self.model, 'kd_weights'):
             raise ConfigError(
                 'DiscontinuousKDHook needs a model with the attribute '
-                '"kd_weight" such as mcod_plugin.MultiBackboneClassifier; got '
-                f'{type(self.model).__name__}')
+                '"kd_weights", as mcod_plugin.MultiBackboneClassifier has; '
+                f'got {type(self.model).__name__}')
+        names = self._names()
+        self._check_others(runner, names)
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
             # To MMEngine the whole run is one epoch.
             if not self.schedule.is_constant:
@@ -90,14 +105,55 @@ class DiscontinuousKDHook(Hook):
             self.by_epoch = False
         total = runner.max_epochs if self.by_epoch else runner.max_iters
         self.schedule = self.schedule.resolve(total)
-        runner.logger.info('Distillation schedule over %d %s:\n%s', total,
-                           'epochs' if self.by_epoch else 'iterations',
-                           self.schedule)
+        runner.logger.info(
+            'Distillation schedule over %d %s:\nbranches: %s\n%s', total,
+            'epochs' if self.by_epoch else 'iterations', ', '.join(names),
+            self.schedule)
+
+    def _names(self) -> List[str]:
+        """The branches that the schedule is for."""
+        trained = list(self.model.kd_weights)
+        for name in self.branches or ():
+            if name in trained:
+                continue
+            if name in self.model.branches:
+                raise ConfigError(
+                    f'DiscontinuousKDHook.branches names {name!r}, which is '
+                    'frozen and learns nothing; trained are '
+                    f'{", ".join(trained)}')
+            raise ConfigError(
+                f'DiscontinuousKDHook.branches names {name!r}, which is no '
+                f'branch of {", ".join(trained)}; {nearest(name, trained)}'.
+                rstrip('; '))
+        return self.branches or trained
+
+    def _check_others(self, runner: Runner, names: Sequence[str]) -> None:
+        """Raise if another hook is for one of the branches: the last one
+        would write the weight."""
+        for hook in runner.hooks:
+            if hook is self or not isinstance(hook, DiscontinuousKDHook):
+                continue
+            shared = [
+                name for name in names
+                if hook.branches is None or name in hook.branches
+            ]
+            if shared:
+                raise ConfigError(
+                    'custom_hooks has two mcod_plugin.DiscontinuousKDHook for '
+                    f'{", ".join(shared)}; give each other branches, by '
+                    'branches=[...], or take one out')
+
+    def _write(self, weight: float) -> None:
+        if self.branches is None:
+            self.model.kd_weight = weight
+        else:
+            self.model.kd_weights.update(
+                dict.fromkeys(self.branches, weight))
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Write the weight of the epoch."""
         if self.by_epoch:
-            self.model.kd_weight = self.schedule.weight(runner.epoch)
+            self._write(self.schedule.weight(runner.epoch))
 
     def before_train_iter(self,
                           runner: Runner,
@@ -105,4 +161,17 @@ class DiscontinuousKDHook(Hook):
                           data_batch: Optional[dict] = None) -> None:
         """Write the weight of the iteration."""
         if not self.by_epoch:
-            self.model.kd_weight = self.schedule.weight(runner.iter)
+            self._write(self.schedule.weight(runner.iter))
+
+
+def _parse_names(branches: Any) -> Optional[List[str]]:
+    """The names of some branches as a list; None for all."""
+    if branches is None:
+        return None
+    names = [branches] if isinstance(branches, str) else branches
+    if (not isinstance(names, (tuple, list)) or not names
+            or not all(isinstance(name, str) for name in names)
+            or len(set(names)) < len(names)):
+        raise ConfigError('DiscontinuousKDHook.branches must name at least '
+                          f'one branch, and none twice; got {branches!r}')
+    return list(names)

@@ -61,8 +61,11 @@ class RunRecordHook(Hook):
                           one both, as ``'bfloat16, float32'``
     ``curves``            ``epoch``, the numbers of epochs that were finished
                           at each validation, and the metrics by name
-    ``kd_weight``         of each epoch; of its last iteration, if the
-                          schedule goes by iterations
+    ``kd_weight``         of each epoch the weight of the distillation that
+                          took effect, the greatest of all branches; of its
+                          last iteration, if the schedule goes by iterations
+    ``<branch>.kd_weight`` the same of that branch, if the branches have had
+                          different weights
     ``kd_ratio``          by branch that is distilled how hard that pulls at
                           its logits against its own loss, of each epoch: the
                           mean over the steps in which ``<branch>.kd_ratio``
@@ -154,6 +157,7 @@ class RunRecordHook(Hook):
         self._state = self._loaded if runner.iter > 0 else dict(
             rows=[],
             kd_weight=[],
+            kd_weights={},
             kd_ratio={},
             train_loss={},
             train_seconds=0.,
@@ -179,6 +183,7 @@ class RunRecordHook(Hook):
         """Begin, and start the clock of the epoch."""
         self._begin(runner)
         self._ratios: Dict[str, List[Any]] = {}
+        self._weights: Dict[str, Any] = {}
         self._epoch_start = time.perf_counter()
 
     def after_train_iter(self,
@@ -186,11 +191,14 @@ class RunRecordHook(Hook):
                          batch_idx: int,
                          data_batch: Any = None,
                          outputs: Optional[dict] = None) -> None:
-        """Keep the ratios, and tell the progress once in a while."""
+        """Keep ratios and weights, and tell the progress once in a while."""
+        self._weights.clear()
         for key, value in (outputs or {}).items():
             name, _, what = key.rpartition('.')
             if what == 'kd_ratio':
                 self._ratios.setdefault(name, []).append(value)
+            elif what == 'kd_weight':
+                self._weights[name] = value
         self._note_peak(runner, batch_idx, runner.train_dataloader)
         if time.perf_counter() - self._told >= PERIOD:
             self._tell(runner, runner.iter + 1)
@@ -211,7 +219,7 @@ class RunRecordHook(Hook):
             torch.cuda.synchronize()
         state = self._state
         state['train_seconds'] += time.perf_counter() - self._epoch_start
-        state['kd_weight'].append(float(self.model.kd_weight))
+        self._note_weights(state)
         # A branch may be distilled for the first time in a late epoch. The
         # state of a run that was begun by an older version has no ratios.
         epochs = len(state['kd_weight'])
@@ -228,6 +236,17 @@ class RunRecordHook(Hook):
                 mean = hub.get_scalar(key).mean(len(runner.train_dataloader))
                 state['train_loss'].setdefault(name, []).append(float(mean))
         self._tell(runner, runner.iter)
+
+    def _note_weights(self, state: Dict[str, Any]) -> None:
+        """Note the weights that took effect in the last step. The state of a
+        run that was begun by an older version has none by branch."""
+        weight = float(self._weights.pop('', 0.))
+        before = list(state['kd_weight'])
+        state['kd_weight'].append(weight)
+        courses = state.setdefault('kd_weights', {})
+        for name in {**courses, **self._weights}:
+            courses.setdefault(name, list(before)).append(
+                float(self._weights.get(name, weight)))
 
     def after_val_epoch(self,
                         runner: Runner,
@@ -328,6 +347,10 @@ class RunRecordHook(Hook):
                 'precision', precision(runner.optim_wrapper)),
             curves=columns(rows),
             kd_weight=state['kd_weight'],
+            **{
+                f'{name}.kd_weight': course
+                for name, course in state.get('kd_weights', {}).items()
+            },
             kd_ratio=state.get('kd_ratio', {}),
             train_loss=state['train_loss'],
             last={

@@ -1,24 +1,26 @@
 import math
 import re
-from functools import partial
 from typing import (Any, Callable, Dict, Iterable, List, Optional, Sequence,
                     Tuple, Union)
 
 import torch
 import torch.nn as nn
-from mmengine.dist import all_reduce, is_distributed
 from mmengine.model import ModuleDict
-from mmpretrain.models.classifiers import BaseClassifier
+from mmpretrain.models.classifiers import BaseClassifier, ImageClassifier
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from mcod_plugin.errors import ConfigError, check_choice
+from mcod_plugin.errors import ConfigError, check_choice, check_number
 from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample
+from ..heads import BaseTeacher
+from ..losses import BaseKDLoss
 from ..utils.branch_images import BranchImages
 from ..utils.branch_loss import branch_loss, total_loss
 from ..utils.branch_settings import BranchSettings
 from ..utils.build_branch import build_branch
+from ..utils.build_part import adapt, build_part
+from ..utils.divergence_mask import DivergenceMask, without_diverged
 from ..utils.frozen import freeze
 from ..utils.input_size import guess_input_size, parse_input_size
 from ..utils.logit_gradients import gradient_ratio, logit_gradients
@@ -27,6 +29,9 @@ from ..utils.pretrained import load_pretrained, take_pretrained
 from ..utils.soft_labels import soft_labels
 from ..utils.state_faults import state_faults
 
+# What a cohort has that does not say anything else.
+TEACHER = dict(type='mcod_plugin.EnsembleTeacher')
+DISTILL = dict(type='mcod_plugin.DiscontinuousKDLoss')
 # Names that mean something else where a branch's name appears.
 RESERVED_NAMES = ('ensemble', 'diversity', 'teacher')
 
@@ -45,49 +50,13 @@ class MultiBackboneClassifier(BaseClassifier):
     where :math:`CE_i` is the loss of the branch's own head, :math:`z_t` the
     teacher's target and :math:`w(t)` the attribute :attr:`kd_weight`, which
     :class:`DiscontinuousKDHook` writes. While it is 0, targets and second
-    term are not computed at all.
+    term are not computed at all. Of several branches, those are distilled
+    whose weight in :attr:`kd_weights` is above 0.
 
-    A teacher is a module with ``ensemble(logits)``, the prediction, and a
-    call ``teacher(logits)`` that gives the targets by branch; a branch that
-    has none is not distilled. It may have
-
-    - ``setup(names, num_classes)``, called once when the cohort is built, to
-      check settings and to make parameters;
-    - ``needs_labels``, whether it is called as ``teacher(logits, labels)``,
-      with the labels as probabilities ``(N, C)``;
-    - ``needs_images``, whether it is called with ``images=``, those of each
-      branch ``(N, C, H, W)`` by name;
-    - ``begin(branches)``, called with the classifiers by name that are
-      trained, once the cohort is built and again when its weights are
-      initialised, for what begins as they do;
-    - ``missing_state(state_dict)``, what to add to weights of the cohort
-      before they are loaded, if they lack what the teacher can begin
-      without;
-    - ``loss(logits, labels)``, losses of its own by name. They are added in
-      every step, on- and off-phases alike, so that its parameters are always
-      trained;
-    - ``per_peer = True``, if it gives logits ``(P, N, C)`` of P peers instead
-      of ``(N, C)``;
-    - ``takes_alive = True``, if it can leave branches out, see
-      :meth:`leave_out_diverged`. All its methods are then called with
-      ``alive=``, a dict of boolean scalars by branch, once that was called.
-      Where nobody is left to teach a branch, its target is NaN. To any other
-      teacher, a branch that is left out has the mean logits of the others.
-
-    A distillation loss is a module that is called once a step for all B
-    branches which have a target, as ``distill(logits, targets)``. The logits
-    are ``(B, N, C)``; so are the targets, or ``(N, C)`` if all have the same
-    tensor. If it has ``per_peer = True``, as its teacher must have then, the
-    targets are ``(B, P, N, C)``, or ``(P, N, C)``. With ``needs_labels =
-    True`` it is called with ``labels=`` as well, the labels as probabilities
-    ``(N, C)``; with ``needs_own_grad = True`` with ``names=``, those of the B
-    branches, and ``own_grad=``, the gradients ``(B, N, C)`` of their own
-    losses at the logits, or None where no gradient is computed. It may have
-    ``setup(names, num_classes, feat_shapes)``, called once when the cohort is
-    built. With ``takes_alive = True`` it is called with ``alive=`` as a
-    teacher is, which tells of each target whether there is one: booleans of
-    the shape of the targets without ``(N, C)``. It gives the losses of the
-    branches ``(B, )``; their weight :math:`w(t)` is not its business.
+    The teacher is a :class:`BaseTeacher`, the distillation loss a
+    :class:`BaseKDLoss`; there it says how they are called. A module with the
+    same calls is adapted. The loss is called once a step for all branches
+    that are distilled and have a target.
 
     Args:
         branches (dict[str, dict | nn.Module]): The cohort by name. Each value
@@ -126,7 +95,10 @@ class MultiBackboneClassifier(BaseClassifier):
 
         teacher (dict | nn.Module): From logits to targets.
             Defaults to ``dict(type='mcod_plugin.EnsembleTeacher')``.
-        distill (dict | nn.Module): From logits and targets to losses.
+        distill (dict | nn.Module, optional): From logits and targets to
+            losses. None is a cohort that never distils, whatever its weights
+            are; its teacher makes the prediction alone, and is not asked for
+            losses of its own.
             Defaults to ``dict(type='mcod_plugin.DiscontinuousKDLoss')``.
         input_size (int | tuple[int, int], optional): Size in pixels (one
             side, or height and width) of the images that the data give. With
@@ -140,6 +112,8 @@ class MultiBackboneClassifier(BaseClassifier):
             that convolve and whose gradients are right in it, see
             :func:`choose_memory_format`. It changes speed, neither results
             (beyond rounding) nor checkpoints. Defaults to ``'auto'``.
+        loss_weight (float): The ``loss_weight`` of the branches that have
+            none of their own. Defaults to 1.0.
         train_cfg (dict, optional): Training settings. The key ``augments``
             holds batch augmentations such as Mixup. Defaults to None.
         data_preprocessor (dict | nn.Module, optional): The one preprocessor
@@ -157,18 +131,18 @@ class MultiBackboneClassifier(BaseClassifier):
         branch_images (BranchImages): Makes the images of each branch.
         frozen (list[str]): Names of the branches that only teach.
         teacher (nn.Module): The built teacher.
-        distill (nn.Module): The built distillation loss.
+        distill (nn.Module | None): The built distillation loss.
         input_size (tuple[int, int]): Height and width of the data's images.
         memory_formats (dict[str, torch.memory_format]): The format of each
             branch.
         in_channels (int): Number of channels of the images.
         num_classes (int): Number of classes of every branch.
-        kd_weight (float): Current weight of the distillation term.
+        kd_weights (dict[str, float]): Current weight of the distillation term
+            of each branch that is trained.
         ratio_due (bool): Whether the next step that distils is to give
             ``<branch>.kd_ratio``; it then sets this to False. A hook such as
             :class:`CohortRuntimeInfoHook` sets it to True.
-        alive (Tensor): Booleans ``(number of branches, )``: False for those
-            that are left out because they have diverged.
+        divergence (DivergenceMask): Leaves out what diverges.
 
     Raises:
         ConfigError: If the preprocessor divides by 0, there is no branch to
@@ -180,41 +154,52 @@ class MultiBackboneClassifier(BaseClassifier):
 
     def __init__(self,
                  branches: Dict[str, Any],
-                 teacher: Any = None,
-                 distill: Any = None,
+                 teacher: Any = TEACHER,
+                 distill: Any = DISTILL,
                  input_size: Optional[Union[int, Sequence[int]]] = None,
                  memory_format: str = 'auto',
                  train_cfg: Optional[dict] = None,
                  data_preprocessor: Any = None,
-                 init_cfg: Optional[dict] = None) -> None:
-        if data_preprocessor is None or isinstance(data_preprocessor, dict):
-            # It is built by MMEngine, hence the scope. Copied because the
-            # config of the caller must stay as it is.
-            data_preprocessor = dict(data_preprocessor or {})
-            data_preprocessor.setdefault('type',
-                                         'mcod_plugin.BatchDataPreprocessor')
-            if train_cfg is not None:
-                data_preprocessor.setdefault('batch_augments', train_cfg)
+                 init_cfg: Optional[dict] = None,
+                 loss_weight: float = 1.0) -> None:
         super().__init__(
-            init_cfg=init_cfg, data_preprocessor=data_preprocessor)
-
+            init_cfg=init_cfg,
+            data_preprocessor=_preprocessor(data_preprocessor, train_cfg))
         _check_names(branches)
         _check_std(self.data_preprocessor)
+        check_number('model.loss_weight', loss_weight, 0, exclusive=True)
         if input_size is None:
             input_size = guess_input_size(branches)
         self.input_size = parse_input_size('model.input_size', input_size)
         mean = getattr(self.data_preprocessor, 'mean', None)
         self.in_channels = 3 if mean is None else mean.numel()
         own = BranchSettings.of_cohort(self.input_size, self.data_preprocessor,
-                                       self.in_channels)
-        self.branch_settings = {}
-        built = {}
+                                       self.in_channels, loss_weight)
+        self._build_branches(branches, own)
+        self._freeze_branches()
+        self._choose_memory_formats(memory_format)
+        self.branch_images = BranchImages(own, self.branch_settings,
+                                          self.memory_formats)
+        self._build_distillation(teacher, distill)
+        self.kd_weights = {
+            name: 0.
+            for name in self.branches if name not in self.frozen
+        }
+        self.ratio_due = False
+        self.divergence = DivergenceMask(self.branches)
+        self._register_load_state_dict_pre_hook(
+            _check_state_dict, with_module=True)
+
+    def _build_branches(self, branches: Dict[str, Any],
+                        own: BranchSettings) -> None:
+        """Build the branches, which must agree on the number of classes."""
+        self.branch_settings, built, numbers = {}, {}, {}
         for name, cfg in branches.items():
             cfg, settings = own.take(name, cfg, self.in_channels)
             self.branch_settings[name] = settings
-            built[name] = build_branch(name, cfg, settings.input_size,
-                                       self.in_channels)
-        numbers = {name: number for name, (_, number) in built.items()}
+            built[name], numbers[name] = build_branch(name, cfg,
+                                                      settings.input_size,
+                                                      self.in_channels)
         if len(set(numbers.values())) > 1:
             given = ', '.join(f'{name} {n}' for name, n in numbers.items())
             raise ConfigError('model.branches must agree on num_classes; got '
@@ -228,9 +213,10 @@ class MultiBackboneClassifier(BaseClassifier):
             raise ConfigError(
                 f'data_preprocessor.num_classes is {given}, but num_classes '
                 f'of the branches is {self.num_classes}')
-        self.branches = ModuleDict(
-            {name: branch
-             for name, (branch, _) in built.items()})
+        self.branches = ModuleDict(built)
+
+    def _freeze_branches(self) -> None:
+        """Take the branches that only teach out of training."""
         self.frozen = [
             name for name, settings in self.branch_settings.items()
             if settings.frozen
@@ -240,6 +226,8 @@ class MultiBackboneClassifier(BaseClassifier):
         if len(self.frozen) == len(self.branches):
             raise ConfigError('model.branches must have one that is trained; '
                               f'frozen are {", ".join(self.frozen)}')
+
+    def _choose_memory_formats(self, memory_format: str) -> None:
         check_choice('model.memory_format', memory_format, MEMORY_FORMATS)
         self.memory_formats = {
             name: choose_memory_format(
@@ -247,30 +235,47 @@ class MultiBackboneClassifier(BaseClassifier):
                 (2, self.in_channels, *self.branch_settings[name].input_size))
             for name, branch in self.branches.items()
         }
-        self.branch_images = BranchImages(own, self.branch_settings,
-                                          self.memory_formats)
-        teacher = _build('model.teacher', teacher,
-                         'mcod_plugin.EnsembleTeacher')
-        distill = _build('model.distill', distill,
-                         'mcod_plugin.DiscontinuousKDLoss')
-        _check_pair(teacher, distill)
-        if hasattr(teacher, 'setup'):
-            teacher.setup(list(self.branches), self.num_classes)
-        if hasattr(distill, 'setup'):
-            distill.setup(list(self.branches), self.num_classes, None)
+
+    def _build_distillation(self, teacher: Any, distill: Any) -> None:
+        """Build teacher and distillation loss, and tell them the cohort."""
+        teacher = build_part('model.teacher', teacher or TEACHER, BaseTeacher)
+        if distill is not None:
+            distill = build_part('model.distill', distill or DISTILL,
+                                 BaseKDLoss)
+            _check_pair(teacher, distill)
         self.teacher = teacher
         self.distill = distill
+        self._check_features()
+        names = list(self.branches)
+        teacher.setup(names, self.num_classes)
+        if distill is not None:
+            shapes = self._feature_shapes() if distill.needs_feats else None
+            distill.setup(names, self.num_classes, shapes)
         self._begin_teacher()
-        self.kd_weight = 0.0
-        self.ratio_due = False
-        self._leaves_out = self._scaled = False
-        # It belongs to a run, not to the weights of the branches.
-        self.register_buffer(
-            'alive',
-            torch.ones(len(self.branches), dtype=torch.bool),
-            persistent=False)
-        self._register_load_state_dict_pre_hook(
-            _check_state_dict, with_module=True)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Also one that is exchanged later on.
+        if name == 'teacher':
+            value = adapt(value, BaseTeacher)
+        elif name == 'distill' and value is not None:
+            value = adapt(value, BaseKDLoss)
+        super().__setattr__(name, value)
+
+    @property
+    def kd_weight(self) -> float:
+        """float: Current weight of the distillation term, the greatest of
+        :attr:`kd_weights`; written, it is that of all of them."""
+        return max(self.kd_weights.values())
+
+    @kd_weight.setter
+    def kd_weight(self, weight: float) -> None:
+        self.kd_weights = dict.fromkeys(self.kd_weights, weight)
+
+    @property
+    def alive(self) -> Tensor:
+        """Tensor: Booleans ``(number of branches, )``: False for those that
+        are left out because they have diverged."""
+        return self.divergence.alive
 
     def init_weights(self) -> None:
         """Initialise the weights, to the same values in every memory
@@ -293,12 +298,11 @@ class MultiBackboneClassifier(BaseClassifier):
 
     def _begin_teacher(self) -> None:
         """Show the teacher the branches that are trained."""
-        if hasattr(self.teacher, 'begin'):
-            self.teacher.begin({
-                name: branch
-                for name, branch in self.branches.items()
-                if name not in self.frozen
-            })
+        self.teacher.begin({
+            name: branch
+            for name, branch in self.branches.items()
+            if name not in self.frozen
+        })
 
     def train(self, mode: bool = True) -> 'MultiBackboneClassifier':
         """Set the mode of all branches but the frozen ones, which stay in
@@ -334,7 +338,9 @@ class MultiBackboneClassifier(BaseClassifier):
             predictions.
         """
         if mode == 'tensor':
-            return self._ensemble(self.branch_logits(inputs))
+            return self._ask(self.teacher.ensemble,
+                             self.branch_logits(inputs),
+                             self.divergence.flags())
         if mode == 'loss':
             return self.loss(inputs, data_samples)
         if mode == 'predict':
@@ -351,6 +357,14 @@ class MultiBackboneClassifier(BaseClassifier):
             dict[str, Tensor]: Logits ``(N, num_classes)`` by branch, in at
             least single precision also under AMP.
         """
+        return self._branch_logits(inputs)
+
+    def _branch_logits(
+            self,
+            inputs: Tensor,
+            feats: Optional[Dict[str, tuple]] = None) -> Dict[str, Tensor]:
+        """Logits of all branches; their backbones' features are put into
+        ``feats`` on the way, unless it is None."""
         images = self.branch_images(inputs)
         if any(branch._compiled_call_impl
                for branch in self.branches.values()):
@@ -361,12 +375,50 @@ class MultiBackboneClassifier(BaseClassifier):
         for name, branch in self.branches.items():
             grad = torch.is_grad_enabled() and name not in self.frozen
             with torch.set_grad_enabled(grad):
-                logits[name] = branch(images[name])
+                if feats is None:
+                    logits[name] = branch(images[name])
+                else:
+                    feats[name], logits[name] = _in_two_steps(
+                        branch, images[name])
         return {
             name: score.float() if score.dtype in (
                 torch.float16, torch.bfloat16) else score
             for name, score in logits.items()
         }
+
+    def _needs_feats(self, weights: Dict[str, float]) -> bool:
+        """Whether teacher or loss are given features in this step."""
+        return any(weights.values()) and (
+            self.teacher.needs_feats or self.distill.needs_feats)
+
+    def _check_features(self) -> None:
+        """Raise unless the branches have the features that are asked for."""
+        if self.distill is None:
+            return
+        for key, part in dict(
+                teacher=self.teacher, distill=self.distill).items():
+            for name, branch in self.branches.items():
+                if part.needs_feats and not isinstance(branch,
+                                                       ImageClassifier):
+                    raise ConfigError(
+                        f'model.{key}.type {type(part).__name__} needs '
+                        'features, so each branch must be an ImageClassifier '
+                        f'with a backbone; got {name}, a '
+                        f'{type(branch).__name__}')
+
+    @torch.no_grad()
+    def _feature_shapes(self) -> Dict[str, tuple]:
+        """By branch the shapes of its features for one image."""
+        shapes = {}
+        for name, branch in self.branches.items():
+            size = self.branch_settings[name].input_size
+            training = branch.training
+            branch.eval()
+            feats, _ = _in_two_steps(branch,
+                                     torch.zeros(2, self.in_channels, *size))
+            branch.train(training)
+            shapes[name] = tuple(tuple(value.shape[1:]) for value in feats)
+        return shapes
 
     def extract_feat(self,
                      inputs: Tensor,
@@ -405,14 +457,7 @@ class MultiBackboneClassifier(BaseClassifier):
                 gradients of other branches stay as they are: the scaler has
                 to see where its factor is too large. Defaults to False.
         """
-        self._scaled = scaled
-        if self._leaves_out:
-            return
-        self._leaves_out = True
-        for index, branch in enumerate(self.branches.values()):
-            for parameter in branch.parameters():
-                if parameter.requires_grad:
-                    parameter.register_hook(partial(self._own_gradient, index))
+        self.divergence.activate(self.branches, scaled)
 
     def leave_out(self, names: Iterable[str]) -> None:
         """Leave out branches that have diverged, in training as in
@@ -422,72 +467,15 @@ class MultiBackboneClassifier(BaseClassifier):
             names (Iterable[str]): Their names; what is no branch is passed
                 over.
         """
-        names = set(names)
-        self.leave_out_diverged(self._scaled)
-        for index, name in enumerate(self.branches):
-            if name in names:
-                self.alive[index] = False
+        self.divergence.activate(self.branches, scaled=None)
+        self.divergence.leave_out(names)
 
-    def _own_gradient(self, index: int, gradient: Tensor) -> Tensor:
-        """The gradient of a branch; 0 if the branch is left out."""
-        if self._scaled:
-            return torch.where(self.alive[index], gradient, 0.)
-        # That of a branch which is left out is 0 or 0 times something.
-        return gradient.nan_to_num(0., 0., 0.)
-
-    def _note_alive(self, logits: Dict[str, Tensor],
-                    losses: Dict[str, Tensor]) -> Dict[str, Tensor]:
-        """Find the branches that diverge in this step.
-
-        Returns:
-            dict[str, Tensor]: Whether it takes part, for each branch.
-        """
-        # NaN or inf if a logit is, -inf if all of an image's are.
-        sums = torch.stack([value.detach() for value in logits.values()])
-        finite = sums.logsumexp(-1).isfinite().all(1)
-        totals = [
-            sum((value.detach().sum() for key, value in losses.items()
-                 if key.startswith(f'{name}.') and 'loss' in key),
-                score.new_zeros(())) for name, score in logits.items()
-        ]
-        alive = self.alive & finite & torch.stack(totals).isfinite()
-        if is_distributed():
-            # The ranks see other images.
-            shared = alive.to(torch.uint8)
-            all_reduce(shared, 'min')
-            alive = shared.bool()
-        # In place, where a CUDA graph and the hooks of gradients look for it;
-        # the copy is what this step's graph keeps.
-        self.alive.copy_(alive)
-        return dict(zip(logits, alive.unbind()))
-
-    def _call_teacher(self, call: Callable, logits: Dict[str, Tensor],
-                      alive: Optional[Dict[str, Tensor]], *args: Any,
-                      **kwargs: Any) -> Any:
+    def _ask(self, call: Callable, logits: Dict[str, Tensor],
+             alive: Optional[Dict[str, Tensor]], *args: Any,
+             **kwargs: Any) -> Any:
         """Call the teacher, without the branches that are left out."""
-        if alive is None:
-            return call(logits, *args, **kwargs)
-        present = {
-            name: torch.where(alive[name], value, 0.)
-            for name, value in logits.items()
-        }
-        if getattr(self.teacher, 'takes_alive', False):
-            return call(present, *args, alive=alive, **kwargs)
-        number = sum(alive.values())
-        others = sum(value.detach() for value in present.values()) / number
-        return call(
-            {
-                name: torch.where(alive[name], value, others)
-                for name, value in logits.items()
-            }, *args, **kwargs)
-
-    def _ensemble(self, logits: Dict[str, Tensor]) -> Tensor:
-        """The prediction of the ensemble, without the branches that are
-        left out."""
-        alive = None
-        if self._leaves_out:
-            alive = dict(zip(logits, self.alive.unbind()))
-        return self._call_teacher(self.teacher.ensemble, logits, alive)
+        return self.divergence.call_teacher(self.teacher, call, logits, alive,
+                                            *args, **kwargs)
 
     def loss(self, inputs: Tensor,
              data_samples: Sequence[DataSample]) -> Dict[str, Tensor]:
@@ -507,31 +495,137 @@ class MultiBackboneClassifier(BaseClassifier):
             own loss. It is the ratio of the norms of both gradients there, as
             they are weighted.
         """
-        logits = self.branch_logits(inputs)
-        losses, own = {}, {}
-        for name, branch in self.branches.items():
-            if name in self.frozen:
-                continue
-            own[name] = branch_loss(branch, logits[name], data_samples)
-            for key, value in own[name].items():
+        weights = self._weights_in_effect()
+        feats = {} if self._needs_feats(weights) else None
+        logits = self._branch_logits(inputs, feats)
+        own = {
+            name: branch_loss(self.branches[name], logits[name], data_samples)
+            for name in self.kd_weights
+        }
+        losses = self._own_losses(own)
+        alive = self.divergence.note(logits, losses)
+        losses = without_diverged(losses, alive)
+        labels = None
+        if self._needs_labels(weights):
+            labels = soft_labels(data_samples, next(iter(logits.values())))
+        if self.distill is not None and self.teacher.loss is not None:
+            for key, value in self._ask(self.teacher.loss, logits, alive,
+                                        labels).items():
+                losses[f'teacher.{key}'] = value
+        if any(weights.values()):
+            given = dict(labels=labels, feats=feats)
+            targets = self._targets(inputs, logits, alive, given)
+            losses.update(
+                self._kd_losses(weights, logits, targets, own, alive, given))
+        self._reach_all_parameters(losses)
+        losses.update(_logged_weights(weights))
+        return losses
+
+    def _weights_in_effect(self) -> Dict[str, float]:
+        """The weight of the distillation of each branch in this step."""
+        if self.distill is None:
+            return dict.fromkeys(self.kd_weights, 0.)
+        return {
+            name: max(float(weight), 0.)
+            for name, weight in self.kd_weights.items()
+        }
+
+    def _own_losses(self, own: Dict[str, Dict[str, Any]]) -> Dict[str, Any]:
+        """The weighted losses of the branches' own heads."""
+        losses = {}
+        for name, values in own.items():
+            for key, value in values.items():
                 if 'loss' in key:
                     value = self._weighted(name, value)
                 key = 'loss_ce' if key == 'loss' else key
                 losses[f'{name}.{key}'] = value
-        alive = None
-        if self._leaves_out:
-            alive = self._note_alive(logits, losses)
-            losses = _without_diverged(losses, alive)
-        if hasattr(self.teacher, 'loss'):
-            labels = soft_labels(data_samples, next(iter(logits.values())))
-            for key, value in self._call_teacher(self.teacher.loss, logits,
-                                                 alive, labels).items():
-                losses[f'teacher.{key}'] = value
-        if self.kd_weight > 0:
-            losses.update(
-                self._kd_losses(inputs, logits, data_samples, own, alive))
-        losses['kd_weight'] = torch.tensor(float(self.kd_weight))
         return losses
+
+    def _needs_labels(self, weights: Dict[str, float]) -> bool:
+        """Whether teacher or loss are given labels in this step."""
+        if self.distill is None:
+            return False
+        return self.teacher.loss is not None or any(weights.values()) and (
+            self.teacher.needs_labels or self.distill.needs_labels)
+
+    def _targets(self, inputs: Tensor, logits: Dict[str, Tensor],
+                 alive: Optional[Dict[str, Tensor]],
+                 given: Dict[str, Any]) -> Dict[str, Tensor]:
+        """What the teacher gives, by branch."""
+        more = {}
+        if self.teacher.needs_labels:
+            more['labels'] = given['labels']
+        if self.teacher.needs_feats:
+            more['feats'] = given['feats']
+        if self.teacher.needs_images:
+            more['images'] = self.branch_images(inputs)
+        return self._ask(self.teacher, logits, alive, **more)
+
+    def _kd_losses(self, weights: Dict[str, float], logits: Dict[str, Tensor],
+                   targets: Dict[str, Tensor], own: Dict[str, Dict[str, Any]],
+                   alive: Optional[Dict[str, Tensor]],
+                   given: Dict[str, Any]) -> Dict[str, Tensor]:
+        """``<branch>.loss_kd`` of each branch that learns from a target, and
+        ``<branch>.kd_ratio`` if it is due."""
+        distill = self.distill
+        names = [
+            name for name in logits
+            if name in targets and weights.get(name, 0.) > 0
+        ]
+        if not names:
+            return {}
+        target = targets[names[0]]
+        if any(targets[name] is not target for name in names):
+            target = torch.stack([targets[name] for name in names])
+        # All branches at once: what they share is computed once.
+        students = torch.stack([logits[name] for name in names])
+        ratio_due = self.ratio_due and students.requires_grad
+        own_grad = None
+        if students.requires_grad and (distill.needs_own_grad or ratio_due):
+            own_grad = logit_gradients(
+                [total_loss(own[name]) for name in names],
+                [logits[name] for name in names])
+        more = {}
+        if distill.needs_labels:
+            more['labels'] = given['labels']
+        if distill.needs_feats:
+            more.update(names=names, feats=given['feats'])
+        if distill.needs_own_grad:
+            more.update(names=names, own_grad=own_grad)
+        distances, learning = self.divergence.call_loss(
+            distill, students, target,
+            alive and [alive[name] for name in names], **more)
+        _check_distances(distill, distances, len(names))
+        distances = self.divergence.without_overflow(names, learning,
+                                                     distances)
+        losses = {
+            f'{name}.loss_kd': self._weighted(name, weights[name] * distance)
+            for name, distance in zip(names, distances)
+        }
+        if ratio_due:
+            self.ratio_due = False
+            # A branch's loss_weight is in both.
+            kd_grad, = logit_gradients([distances.sum()], [students])
+            ratios = gradient_ratio(kd_grad, own_grad)
+            losses.update({
+                f'{name}.kd_ratio': weights[name] * ratio
+                for name, ratio in zip(names, ratios)
+            })
+        return losses
+
+    def _reach_all_parameters(self, losses: Dict[str, Any]) -> None:
+        """Give parameters of the distillation the gradient 0 where no loss
+        reaches them, as in an off-phase: DistributedDataParallel would wait
+        for it."""
+        part = self.teacher if self.distill is None else self.distill
+        # The sum of no elements is 0 even of a parameter that is not finite.
+        zeros = [
+            value.flatten()[:0].sum() for value in part.parameters()
+            if value.requires_grad
+        ]
+        if zeros:
+            key = next(key for key in losses if 'loss' in key)
+            losses[key] = losses[key] + sum(zeros)
 
     def parse_losses(
             self, losses: Dict[str,
@@ -543,117 +637,7 @@ class MultiBackboneClassifier(BaseClassifier):
             which the losses of a branch that is left out are NaN.
         """
         total, logged = super().parse_losses(losses)
-        if self._leaves_out:
-            for index, name in enumerate(self.branches):
-                for key, value in logged.items():
-                    if key.startswith(f'{name}.') and 'loss' in key:
-                        logged[key] = torch.where(self.alive[index],
-                                                  value.detach(), math.nan)
-        return total, logged
-
-    def _kd_losses(
-            self,
-            inputs: Tensor,
-            logits: Dict[str, Tensor],
-            data_samples: Sequence[DataSample],
-            own: Dict[str, Dict[str, Any]],
-            alive: Optional[Dict[str, Tensor]] = None) -> Dict[str, Tensor]:
-        """``<branch>.loss_kd`` of each branch that learns from a target, and
-        ``<branch>.kd_ratio`` if it is due."""
-        needs = [
-            getattr(part, 'needs_labels', False)
-            for part in (self.teacher, self.distill)
-        ]
-        labels = soft_labels(data_samples, next(iter(
-            logits.values()))) if any(needs) else None
-        images = {}
-        if getattr(self.teacher, 'needs_images', False):
-            images = dict(images=self.branch_images(inputs))
-        targets = self._call_teacher(self.teacher, logits, alive,
-                                     *([labels] if needs[0] else []),
-                                     **images)
-        names = [
-            name for name in logits
-            if name in targets and name not in self.frozen
-        ]
-        if not names:
-            return {}
-        target = targets[names[0]]
-        if any(targets[name] is not target for name in names):
-            target = torch.stack([targets[name] for name in names])
-        # All branches at once: what they share is computed once.
-        students = torch.stack([logits[name] for name in names])
-        balanced = getattr(self.distill, 'needs_own_grad', False)
-        ratio_due = self.ratio_due and students.requires_grad
-        own_grad = None
-        if students.requires_grad and (balanced or ratio_due):
-            own_grad = logit_gradients(
-                [total_loss(own[name]) for name in names],
-                [logits[name] for name in names])
-        given, learning, more = students, None, {}
-        if alive is not None:
-            given, target, learning, more = self._among_the_living(
-                students, target, [alive[name] for name in names])
-        if needs[1]:
-            more['labels'] = labels
-        if balanced:
-            more.update(names=names, own_grad=own_grad)
-        distances = self.distill(given, target, **more)
-        got = tuple(distances.shape) if isinstance(
-            distances, Tensor) else type(distances).__name__
-        if got != (len(names), ):
-            raise ConfigError(
-                f'model.distill.type {type(self.distill).__name__} must give '
-                f'a tensor of one loss for each branch, ({len(names)},); got '
-                f'{got}')
-        if learning is not None:
-            distances = self._without_overflow(names, learning, distances)
-        losses = {
-            f'{name}.loss_kd': self._weighted(name, value)
-            for name, value in zip(names, self.kd_weight * distances)
-        }
-        if ratio_due:
-            self.ratio_due = False
-            # A branch's loss_weight is in both.
-            kd_grad, = logit_gradients([distances.sum()], [students])
-            ratios = self.kd_weight * gradient_ratio(kd_grad, own_grad)
-            losses.update({
-                f'{name}.kd_ratio': ratio
-                for name, ratio in zip(names, ratios)
-            })
-        return losses
-
-    def _among_the_living(self, students: Tensor, target: Tensor,
-                          alive: Sequence[Tensor]) -> tuple:
-        """Arguments of the distillation loss without numbers of branches that
-        are left out: 0 times NaN would be their gradient.
-
-        Returns:
-            tuple[Tensor, Tensor, Tensor, dict]: Students, targets, which
-            branches have somebody to learn from, as booleans ``(B, )``, and
-            more arguments.
-        """
-        learning = torch.stack(list(alive))
-        students = torch.where(learning[:, None, None], students, 0.)
-        taught = ~target.isnan().flatten(-2).any(-1)
-        target = torch.where(taught[..., None, None], target, 0.)
-        more = {}
-        if getattr(self.distill, 'takes_alive', False):
-            more = dict(alive=taught)
-        if getattr(self.distill, 'per_peer', False):
-            taught = taught.any(-1)
-        return students, target, learning & taught, more
-
-    def _without_overflow(self, names: Sequence[str], learning: Tensor,
-                          distances: Tensor) -> Tensor:
-        """The distillation losses of those that learn, 0 for the others. A
-        branch is left out if its loss is not finite."""
-        finite = distances.detach().isfinite()
-        going_on = dict(zip(names, (finite | ~learning).unbind()))
-        for index, name in enumerate(self.branches):
-            if name in going_on:
-                self.alive[index].logical_and_(going_on[name])
-        return torch.where(learning & finite, distances, 0.)
+        return total, self.divergence.mark(logged)
 
     def _weighted(self, name: str, loss: Tensor) -> Tensor:
         """A loss of a branch with the branch's ``loss_weight``."""
@@ -682,17 +666,18 @@ class MultiBackboneClassifier(BaseClassifier):
             name: score.detach()
             for name, score in self.branch_logits(inputs).items()
         }
-        ensemble = self._ensemble(logits).softmax(1)
+        alive = self.divergence.flags()
+        ensemble = self._ask(self.teacher.ensemble, logits, alive).softmax(1)
         labels = ensemble.argmax(1)
         scores = {
             f'pred_score_{name}': score.softmax(1)
             for name, score in logits.items()
         }
-        if self._leaves_out:
+        if alive is not None:
             # They predict nothing, though their numbers may look like it.
             scores = {
-                key: torch.where(alive, score, math.nan)
-                for (key, score), alive in zip(scores.items(), self.alive)
+                key: torch.where(flag, score, math.nan)
+                for (key, score), flag in zip(scores.items(), alive.values())
             }
         if isinstance(data_samples,
                       BatchDataSample) and not data_samples.touched:
@@ -750,24 +735,49 @@ def _check_std(preprocessor: nn.Module) -> None:
                               f'numbers{bound}; got {value!r}')
 
 
-def _without_diverged(losses: Dict[str, Any],
-                      alive: Dict[str, Tensor]) -> Dict[str, Any]:
-    """Losses with 0 for the branches that are left out."""
-    return {
-        key: torch.where(alive[key.partition('.')[0]], value, 0.)
-        if 'loss' in key else value
-        for key, value in losses.items()
-    }
+def _preprocessor(cfg: Any, train_cfg: Optional[dict]) -> Any:
+    """The config of the preprocessor with its defaults. It is built by
+    MMEngine, hence the scope."""
+    if not (cfg is None or isinstance(cfg, dict)):
+        return cfg
+    # Copied because the config of the caller must stay as it is.
+    cfg = dict(cfg or {})
+    cfg.setdefault('type', 'mcod_plugin.BatchDataPreprocessor')
+    if train_cfg is not None:
+        cfg.setdefault('batch_augments', train_cfg)
+    return cfg
 
 
-def _build(setting: str, part: Any, default: str) -> nn.Module:
-    """Build a part of the cohort, a default one if it is left out."""
-    if isinstance(part, nn.Module):
-        return part
-    if not isinstance(part, (dict, type(None))):
-        raise ConfigError(f'{setting} must be the config of a part (a dict); '
-                          f'got {part!r}')
-    return MODELS.build(part or dict(type=default))
+def _in_two_steps(branch: ImageClassifier,
+                  images: Tensor) -> Tuple[tuple, Tensor]:
+    """A backbone's features, and the logits that the rest of the branch makes
+    of them."""
+    feats = branch.extract_feat(images, stage='backbone')
+    maps = branch.neck(feats) if branch.with_neck else feats
+    feats = tuple(feats) if isinstance(feats, (tuple, list)) else (feats, )
+    return feats, branch.head(maps)
+
+
+def _logged_weights(weights: Dict[str, float]) -> Dict[str, Tensor]:
+    """``kd_weight``, the greatest, and ``<branch>.kd_weight`` where the
+    branches differ."""
+    logged = dict(kd_weight=max(weights.values()))
+    if len(set(weights.values())) > 1:
+        logged.update({
+            f'{name}.kd_weight': weight
+            for name, weight in weights.items()
+        })
+    return {key: torch.tensor(weight) for key, weight in logged.items()}
+
+
+def _check_distances(distill: nn.Module, distances: Any, number: int) -> None:
+    """Raise unless a distillation loss has given one loss a branch."""
+    got = tuple(distances.shape) if isinstance(
+        distances, Tensor) else type(distances).__name__
+    if got != (number, ):
+        raise ConfigError(
+            f'model.distill.type {type(distill).__name__} must give a tensor '
+            f'of one loss for each branch, ({number},); got {got}')
 
 
 def _check_pair(teacher: nn.Module, distill: nn.Module) -> None:
@@ -776,13 +786,11 @@ def _check_pair(teacher: nn.Module, distill: nn.Module) -> None:
     Their shapes do not tell: targets of P branches look like those of P
     peers.
     """
-    gives, takes = (
-        getattr(part, 'per_peer', False) for part in (teacher, distill))
-    if gives == takes:
+    if teacher.per_peer == distill.per_peer:
         return
     given = f'model.teacher.type {type(teacher).__name__}'
     taken = f'model.distill.type {type(distill).__name__}'
-    if takes:
+    if distill.per_peer:
         raise ConfigError(f'{taken} needs a teacher with per_peer, such as '
                           f'mcod_plugin.PeerTeacher; got {given}')
     raise ConfigError(f'{given} needs a loss with per_peer, such as '
@@ -801,9 +809,8 @@ def _check_state_dict(model: MultiBackboneClassifier,
         key[len(prefix):]: value
         for key, value in state_dict.items() if key.startswith(prefix)
     }
-    if hasattr(model.teacher, 'missing_state'):
-        for key, value in model.teacher.missing_state(given).items():
-            given[key] = state_dict[f'{prefix}{key}'] = value
+    for key, value in model.teacher.missing_state(given).items():
+        given[key] = state_dict[f'{prefix}{key}'] = value
     faults = state_faults(model.state_dict(), given)
     if faults:
         raise ConfigError('the checkpoint is not of this cohort '

@@ -2,12 +2,12 @@ import math
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import torch
-import torch.nn as nn
-from torch import Tensor
+from torch import Tensor, nn
 
 from mcod_plugin.errors import ConfigError, check_choice, check_number, nearest
 from mcod_plugin.registry import MODELS
 from ..utils.branch_averages import BranchAverages
+from .base_teacher import BaseTeacher
 from .fusion import (confident_logits, mean_logits, mean_probabilities,
                      min_logits)
 
@@ -19,7 +19,7 @@ AVERAGES = 'teacher.ema.'
 
 
 @MODELS.register_module()
-class EnsembleTeacher(nn.Module):
+class EnsembleTeacher(BaseTeacher):
     """From all branches' logits to the targets and to the prediction of the
     ensemble.
 

@@ -7,11 +7,12 @@ from torch import Tensor
 from torch.nn.utils import skip_init
 
 from mcod_plugin.registry import MODELS
+from .base_teacher import BaseTeacher
 from .fusion import soft_cross_entropy, weighted_sum
 
 
 @MODELS.register_module()
-class GatedTeacher(nn.Module):
+class GatedTeacher(BaseTeacher):
     r"""An ensemble that learns for each image how much each branch counts.
 
     .. math::

@@ -2,16 +2,16 @@ import math
 from typing import Dict, Optional, Sequence
 
 import torch
-import torch.nn as nn
 from torch import Tensor
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import MODELS
+from .base_teacher import BaseTeacher
 from .fusion import mean_logits
 
 
 @MODELS.register_module()
-class PeerTeacher(nn.Module):
+class PeerTeacher(BaseTeacher):
     """Every branch follows each of its peers, and there is no ensemble among
     the targets.
 

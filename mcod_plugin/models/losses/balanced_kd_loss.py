@@ -2,11 +2,13 @@ from typing import Any, Dict, Optional, Sequence
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcod_plugin.errors import ConfigError, check_number
 from mcod_plugin.registry import MODELS
+from ..utils.build_part import build_part
 from ..utils.logit_gradients import logit_gradients
+from .base_kd_loss import BaseKDLoss
 
 
 def balance_factors(own: Tensor, kd: Tensor, limit: float) -> Tensor:
@@ -30,7 +32,7 @@ def balance_factors(own: Tensor, kd: Tensor, limit: float) -> Tensor:
 
 
 @MODELS.register_module()
-class BalancedKDLoss(nn.Module):
+class BalancedKDLoss(BaseKDLoss):
     r"""A distillation loss that pulls as hard as the labels do, so that the
     schedule's weight is the ratio of both whatever the data are.
 
@@ -94,22 +96,19 @@ class BalancedKDLoss(nn.Module):
             raise ConfigError('distill.momentum must be less than 1; got '
                               f'{momentum!r}')
         check_number('distill.limit', limit, minimum=0, exclusive=True)
-        if not isinstance(loss, (dict, nn.Module, type(None))):
-            raise ConfigError('distill.loss must be the config of a loss (a '
-                              f'dict); got {loss!r}')
-        if not isinstance(loss, nn.Module):
-            loss = MODELS.build(
-                loss or dict(type='mcod_plugin.DiscontinuousKDLoss'))
-        if getattr(loss, 'needs_feats', False):
+        if loss is None:
+            loss = dict(type='mcod_plugin.DiscontinuousKDLoss')
+        loss = build_part('distill.loss', loss, BaseKDLoss)
+        if loss.needs_feats:
             raise ConfigError('distill.loss of BalancedKDLoss must compare '
                               'logits, at which the pull is measured; got '
                               f'{type(loss).__name__}, which needs features')
         self.loss = loss
         self.momentum = momentum
         self.limit = limit
-        self.per_peer = getattr(loss, 'per_peer', False)
-        self.needs_labels = getattr(loss, 'needs_labels', False)
-        self.takes_alive = getattr(loss, 'takes_alive', False)
+        self.per_peer = loss.per_peer
+        self.needs_labels = loss.needs_labels
+        self.takes_alive = loss.takes_alive
 
     def setup(self,
               names: Sequence[str],
@@ -124,8 +123,7 @@ class BalancedKDLoss(nn.Module):
         """
         self.names = list(names)
         self.register_buffer('squares', torch.zeros(2, len(names)))
-        if hasattr(self.loss, 'setup'):
-            self.loss.setup(names, num_classes, feat_shapes)
+        self.loss.setup(names, num_classes, feat_shapes)
 
     def forward(self,
                 logits: Tensor,

@@ -2,10 +2,11 @@ from typing import Optional
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcod_plugin.errors import check_choice, check_number
 from mcod_plugin.registry import MODELS
+from .base_kd_loss import BaseKDLoss
 
 # On which images a branch is distilled.
 WHERE = ('all', 'correct', 'surer')
@@ -164,7 +165,7 @@ def standardized(logits: Tensor) -> Tensor:
 
 
 @MODELS.register_module()
-class DiscontinuousKDLoss(nn.Module):
+class DiscontinuousKDLoss(BaseKDLoss):
     """Distillation loss between the logits of a student and of its teacher.
 
     See :func:`discontinuous_kd_loss`. The loss has no weight of its own and

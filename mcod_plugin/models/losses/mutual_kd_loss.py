@@ -1,10 +1,11 @@
 from typing import Optional
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcod_plugin.errors import check_number
 from mcod_plugin.registry import MODELS
+from .base_kd_loss import BaseKDLoss
 from .discontinuous_kd_loss import discontinuous_kd_loss
 
 
@@ -58,7 +59,7 @@ def mutual_kd_loss(student_logits: Tensor,
 
 
 @MODELS.register_module()
-class MutualKDLoss(nn.Module):
+class MutualKDLoss(BaseKDLoss):
     """Distillation loss between the logits of a student and of its peers.
 
     See :func:`mutual_kd_loss`; the peers come from :class:`PeerTeacher`. The

@@ -41,7 +41,8 @@ class BranchSettings:
 
     @classmethod
     def of_cohort(cls, input_size: Tuple[int, int], preprocessor: nn.Module,
-                  channels: int) -> 'BranchSettings':
+                  channels: int,
+                  loss_weight: float = 1.) -> 'BranchSettings':
         """What a branch that says nothing has.
 
         Args:
@@ -49,6 +50,7 @@ class BranchSettings:
                 images.
             preprocessor (nn.Module): The cohort's preprocessor.
             channels (int): Channels of the images.
+            loss_weight (float): Factor of its losses. Defaults to 1.0.
 
         Returns:
             BranchSettings: The settings.
@@ -56,7 +58,7 @@ class BranchSettings:
         mean, std = (
             _values(getattr(preprocessor, key, None), channels)
             for key in ('mean', 'std'))
-        return cls(input_size, mean, std)
+        return cls(input_size, mean, std, loss_weight=loss_weight)
 
     def take(self, name: str, cfg: Any,
              channels: int) -> Tuple[Any, 'BranchSettings']:

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 from torch import nn
 
 from mcod_plugin.engine.hooks.cohort_report_hook import (branch_table,
@@ -75,6 +76,21 @@ def test_a_missing_schedule_is_warned_of(tiny_config, tmp_path, changes, told):
         del cfg.model.branches['vit']
     RUNNERS.build(cfg).train()
     assert next(tmp_path.rglob('*.log')).read_text().count(NEVER) == told
+
+
+def test_another_hook_that_writes_the_weight(tiny_config, tmp_path):
+    """It distils, so that nothing is said of never."""
+
+    class Writer(Hook):
+
+        def before_train_iter(self, runner, *args, **kwargs):
+            runner.model.kd_weight = 1.
+
+    runner = RUNNERS.build(tiny_config(epochs=1, custom_hooks=None))
+    runner.register_hook(Writer())
+    runner.train()
+    log = next(tmp_path.rglob('*.log')).read_text()
+    assert 'never distilled' not in log and 'resnet.loss_kd' in log
 
 
 def test_test_prints_the_result(tiny_runner, tmp_path):

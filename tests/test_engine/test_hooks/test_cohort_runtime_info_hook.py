@@ -273,9 +273,9 @@ BALANCED = dict(
 
 
 @pytest.mark.parametrize('name, distill, free', [
-    ('mcod_plugin.CohortRuntimeInfoHook', None, True),
+    ('mcod_plugin.CohortRuntimeInfoHook', {}, True),
     ('mcod_plugin.CohortRuntimeInfoHook', BALANCED, True),
-    ('RuntimeInfoHook', None, False),
+    ('RuntimeInfoHook', {}, False),
 ])
 def test_no_step_waits_for_the_device(tiny_runner, name, distill, free):
     runner = tiny_runner(

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from mmengine.hooks import Hook
 
@@ -151,3 +153,104 @@ def test_weight_that_never_changes_needs_no_unit(tiny_runner, setting, weight):
 def test_bad_settings_fail_at_build(setting, match):
     with pytest.raises(ConfigError, match=match):
         HOOKS.build(dict(type='mcod_plugin.DiscontinuousKDHook', **setting))
+
+
+HOOK = dict(type='mcod_plugin.DiscontinuousKDHook', gap=(0, 0))
+
+
+def test_schedules_of_branches(tiny_runner, tmp_path):
+    """Weights in model, log and record are those that took effect."""
+    runner = tiny_runner(
+        epochs=2,
+        custom_hooks=[
+            dict(HOOK, branches=['resnet'], weight=(.5, .5)),
+            dict(HOOK, branches='vit', weight=(2., 2.), begin=1),
+            dict(type='mcod_plugin.RunRecordHook')
+        ],
+        **{'default_hooks.logger.interval': 1})
+    seen = []
+
+    class Note(Hook):
+
+        def after_train_epoch(self, runner):
+            seen.append(dict(runner.model.kd_weights))
+
+    runner.register_hook(Note())
+    runner.train()
+    assert seen == [dict(resnet=.5, vit=0.), dict(resnet=.5, vit=2.)]
+    log = next(tmp_path.rglob('*.log')).read_text()
+    for name in ('resnet', 'vit'):
+        assert f'schedule over 2 epochs:\nbranches: {name}\n' in log
+    hub = runner.message_hub
+    history = {
+        key: list(hub.get_scalar(f'train/{key}').data[0])
+        for key in ('kd_weight', 'resnet.kd_weight', 'vit.kd_weight')
+    }
+    assert history == {
+        'kd_weight': [.5] * 4 + [2.] * 4,
+        'resnet.kd_weight': [.5] * 8,
+        'vit.kd_weight': [0.] * 4 + [2.] * 4
+    }
+    record = json.loads(next(tmp_path.rglob('record.json')).read_text())
+    assert {
+        key: record[key]
+        for key in history
+    } == {
+        'kd_weight': [.5, 2.],
+        'resnet.kd_weight': [.5, .5],
+        'vit.kd_weight': [0., 2.]
+    }
+
+
+def test_weights_that_differ_for_a_while(tiny_runner, tmp_path):
+    """Log and record go on with a branch's weight where all are equal."""
+    runner = tiny_runner(
+        epochs=3,
+        custom_hooks=[
+            dict(HOOK, branches=['resnet'], weight=(1., 1.)),
+            dict(HOOK, branches=['vit'], weight=(1., 1.), begin=1, end=2),
+            dict(type='mcod_plugin.RunRecordHook')
+        ])
+    runner.train()
+    record = json.loads(next(tmp_path.rglob('record.json')).read_text())
+    assert record['kd_weight'] == record['resnet.kd_weight'] == [1., 1., 1.]
+    assert record['vit.kd_weight'] == [0., 1., 0.]
+    history = runner.message_hub.get_scalar('train/vit.kd_weight').data[0]
+    assert list(history) == [0.] * 4 + [1.] * 4 + [0.] * 4
+
+
+@pytest.mark.parametrize('hooks, message', [
+    ([HOOK, dict(HOOK, branches=['vit'])],
+     'custom_hooks has two mcod_plugin.DiscontinuousKDHook for vit; .*'),
+    ([dict(HOOK, branches=['vit', 'resnet']),
+      dict(HOOK, branches='resnet')],
+     'custom_hooks has two mcod_plugin.DiscontinuousKDHook for resnet; .*'),
+    ([HOOK, HOOK], 'custom_hooks has two .* for resnet, vit; .*'),
+    ([dict(HOOK, branches=['resnt'])],
+     "DiscontinuousKDHook.branches names 'resnt', which is no branch of "
+     r'resnet, vit; did you mean resnet\?'),
+])
+def test_branches_that_are_refused(tiny_runner, hooks, message):
+    runner = tiny_runner(custom_hooks=hooks)
+    with pytest.raises(ConfigError, match=f'^{message}$'):
+        runner.train()
+    assert runner.iter == 0
+
+
+@pytest.mark.parametrize('branches', [[], ['a', 'a'], [1], 2])
+def test_names_that_are_none(branches):
+    with pytest.raises(ConfigError, match='branches must name at least one'):
+        HOOKS.build(dict(HOOK, branches=branches))
+
+
+def test_no_hook_makes_a_cohort_without_loss_distil(tiny_runner, tmp_path):
+    runner = tiny_runner(
+        epochs=1,
+        custom_hooks=[HOOK, dict(type='mcod_plugin.RunRecordHook')],
+        **{'model.distill': None})
+    runner.train()
+    assert runner.model.kd_weight == 1
+    log = next(tmp_path.rglob('*.log')).read_text()
+    assert 'whatever the schedule: model.distill is None.' in log
+    record = json.loads(next(tmp_path.rglob('record.json')).read_text())
+    assert record['kd_weight'] == [0.]

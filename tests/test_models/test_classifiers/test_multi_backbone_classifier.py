@@ -523,7 +523,8 @@ def test_mixup_with_labels(fusion):
     cohort.kd_weight = 1.
     seen = []
     cohort.teacher.register_forward_pre_hook(
-        lambda _, args: seen.append(args[1]))
+        lambda _, args, kwargs: seen.append(kwargs['labels']),
+        with_kwargs=True)
     logs = train_step(cohort)
     labels, = seen
     assert (labels.max(1).values < 1).any()
@@ -711,7 +712,7 @@ def test_mutual_learning_from_a_frozen_peer():
      'model.distill.type MutualKDLoss needs a teacher with per_peer, such as '
      'mcod_plugin.PeerTeacher; got model.teacher.type EnsembleTeacher'),
     (None, PEERS['distill'], 'got model.teacher.type EnsembleTeacher'),
-    (PEERS['teacher'], None,
+    (PEERS['teacher'], {},
      'model.teacher.type PeerTeacher needs a loss with per_peer, such as '
      'mcod_plugin.MutualKDLoss; got model.distill.type DiscontinuousKDLoss'),
 ])

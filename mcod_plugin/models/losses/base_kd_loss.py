@@ -1,0 +1,73 @@
+from typing import Dict, Optional, Sequence
+
+from torch import Tensor, nn
+
+
+class BaseKDLoss(nn.Module):
+    """What a cohort asks of its distillation loss: how far branches are from
+    their targets.
+
+    A subclass has :meth:`forward`, and says by its attributes, of the class
+    or of an instance, what else it is given. It is given nothing that it does
+    not ask for. When the loss applies and how strongly is not its business.
+    Parameters of its own have the gradient 0 in steps that do not distil.
+
+    Attributes:
+        needs_labels (bool): Whether it is called with ``labels=``, the labels
+            as probabilities ``(N, C)``.
+        needs_feats (bool): Whether it is called with ``feats=``, by branch
+            the tuple of its backbone's features, and with ``names=``, those
+            of the B branches.
+        per_peer (bool): Whether it takes the logits of P peers, ``(B, P, N,
+            C)`` or ``(P, N, C)``, for targets. Its teacher must give these.
+        takes_alive (bool): Whether it is called with ``alive=`` once
+            branches may be left out, which tells of each target whether there
+            is one: booleans of the shape of the targets without ``(N, C)``.
+        needs_own_grad (bool): Whether it is called with ``names=``, those of
+            the B branches, and ``own_grad=``, the gradients ``(B, N, C)`` of
+            their own losses at the logits, or None where no gradient is
+            computed.
+
+    Examples:
+        >>> class LogitLoss(BaseKDLoss):
+        ...     '''The mean squared distance of the logits.'''
+        ...     def forward(self, logits, targets):
+        ...         return (logits - targets).square().mean((1, 2))
+    """
+
+    needs_labels = False
+    needs_feats = False
+    per_peer = False
+    takes_alive = False
+    needs_own_grad = False
+
+    def setup(self,
+              names: Sequence[str],
+              num_classes: int,
+              feat_shapes: Optional[Dict[str, tuple]] = None) -> None:
+        """Check settings and make parameters. The cohort calls this once,
+        when it is built.
+
+        Args:
+            names (Sequence[str]): Names of all branches.
+            num_classes (int): Number C of classes.
+            feat_shapes (dict[str, tuple], optional): By branch the shapes of
+                its features for one image, if :attr:`needs_feats`. Defaults
+                to None.
+
+        Raises:
+            ConfigError: If the loss is not for such a cohort.
+        """
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Compute the losses of all branches that are distilled in a step.
+
+        Args:
+            logits (Tensor): Logits ``(B, N, C)`` of B branches.
+            targets (Tensor): Their targets ``(B, N, C)``, or ``(N, C)`` if
+                all have the same.
+
+        Returns:
+            Tensor: The losses ``(B, )``, unweighted.
+        """
+        raise NotImplementedError

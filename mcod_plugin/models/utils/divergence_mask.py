@@ -1,0 +1,245 @@
+import math
+from functools import partial
+from typing import (Any, Callable, Dict, Iterable, Mapping, Optional, Sequence,
+                    Tuple)
+
+import torch
+import torch.nn as nn
+from mmengine.dist import all_reduce, is_distributed
+from torch import Tensor
+
+__all__ = ['DivergenceMask', 'without_diverged']
+
+
+class DivergenceMask(nn.Module):
+    """Which branches of a cohort are left out because they have diverged, and
+    what is computed without them.
+
+    A branch has diverged when its logits or its losses are not finite (a
+    class may be ruled out by -inf). All of it happens on the device: the host
+    need not look.
+
+    Args:
+        names (Iterable[str]): Names of the branches.
+
+    Attributes:
+        alive (Tensor): Booleans ``(number of branches, )``: False for those
+            that are left out.
+        active (bool): Whether branches are left out at all.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self.names = list(names)
+        self.active = False
+        self._scaled = False
+        # It belongs to a run, not to the weights of the branches.
+        self.register_buffer(
+            'alive',
+            torch.ones(len(self.names), dtype=torch.bool),
+            persistent=False)
+
+    def activate(self, branches: Mapping[str, nn.Module],
+                 scaled: Optional[bool]) -> None:
+        """From now on, leave out each branch that diverges.
+
+        Args:
+            branches (dict[str, nn.Module]): The branches.
+            scaled (bool, optional): Whether the loss is scaled; see
+                :meth:`MultiBackboneClassifier.leave_out_diverged`. None is as
+                before.
+        """
+        if scaled is not None:
+            self._scaled = scaled
+        if self.active:
+            return
+        self.active = True
+        for index, name in enumerate(self.names):
+            for parameter in branches[name].parameters():
+                if parameter.requires_grad:
+                    parameter.register_hook(partial(self._own_gradient, index))
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Leave out some branches.
+
+        Args:
+            names (Iterable[str]): Their names; what is no branch is passed
+                over.
+        """
+        names = set(names)
+        for index, name in enumerate(self.names):
+            if name in names:
+                self.alive[index] = False
+
+    def _own_gradient(self, index: int, gradient: Tensor) -> Tensor:
+        """The gradient of a branch; 0 if the branch is left out."""
+        if self._scaled:
+            return torch.where(self.alive[index], gradient, 0.)
+        # That of a branch which is left out is 0 or 0 times something.
+        return gradient.nan_to_num(0., 0., 0.)
+
+    def flags(self) -> Optional[Dict[str, Tensor]]:
+        """Whether each branch takes part, as boolean scalars by name; None
+        if none is ever left out."""
+        if not self.active:
+            return None
+        return dict(zip(self.names, self.alive.unbind()))
+
+    def note(self, logits: Dict[str, Tensor],
+             losses: Dict[str, Tensor]) -> Optional[Dict[str, Tensor]]:
+        """Find the branches that diverge in this step.
+
+        Args:
+            logits (dict[str, Tensor]): Logits ``(N, C)`` of all branches.
+            losses (dict[str, Tensor]): Their own losses, whose names begin
+                with that of the branch and a dot.
+
+        Returns:
+            dict[str, Tensor] | None: See :meth:`flags`; what this step's
+            graph may keep.
+        """
+        if not self.active:
+            return None
+        # NaN or inf if a logit is, -inf if all of an image's are.
+        sums = torch.stack([value.detach() for value in logits.values()])
+        finite = sums.logsumexp(-1).isfinite().all(1)
+        totals = [
+            sum((value.detach().sum() for key, value in losses.items()
+                 if key.startswith(f'{name}.') and 'loss' in key),
+                score.new_zeros(())) for name, score in logits.items()
+        ]
+        alive = self.alive & finite & torch.stack(totals).isfinite()
+        if is_distributed():
+            # The ranks see other images.
+            shared = alive.to(torch.uint8)
+            all_reduce(shared, 'min')
+            alive = shared.bool()
+        # In place, where a CUDA graph and the hooks of gradients look for it;
+        # the copy is what this step's graph keeps.
+        self.alive.copy_(alive)
+        return dict(zip(logits, alive.unbind()))
+
+    def call_teacher(self, teacher: nn.Module, call: Callable,
+                     logits: Dict[str, Tensor],
+                     alive: Optional[Dict[str, Tensor]], *args: Any,
+                     **kwargs: Any) -> Any:
+        """Call a teacher without the branches that are left out.
+
+        Args:
+            teacher (BaseTeacher): The teacher.
+            call (Callable): The teacher or one of its methods.
+            logits (dict[str, Tensor]): Logits ``(N, C)`` of all branches.
+            alive (dict[str, Tensor], optional): See :meth:`flags`.
+            *args: Handed on.
+            **kwargs: Handed on.
+
+        Returns:
+            Any: What it gives.
+        """
+        if alive is None:
+            return call(logits, *args, **kwargs)
+        present = {
+            name: torch.where(alive[name], value, 0.)
+            for name, value in logits.items()
+        }
+        if teacher.takes_alive:
+            return call(present, *args, alive=alive, **kwargs)
+        number = sum(alive.values())
+        others = sum(value.detach() for value in present.values()) / number
+        return call(
+            {
+                name: torch.where(alive[name], value, others)
+                for name, value in logits.items()
+            }, *args, **kwargs)
+
+    def call_loss(self, distill: nn.Module, students: Tensor, target: Tensor,
+                  alive: Optional[Sequence[Tensor]],
+                  **kwargs: Any) -> Tuple[Any, Optional[Tensor]]:
+        """Call a distillation loss without numbers of branches that are left
+        out: 0 times NaN would be their gradient.
+
+        Args:
+            distill (BaseKDLoss): The loss.
+            students (Tensor): Logits ``(B, N, C)``.
+            target (Tensor): Their targets.
+            alive (Sequence[Tensor], optional): The flags of the B branches.
+            **kwargs: Handed on.
+
+        Returns:
+            tuple[Any, Tensor | None]: What it gives, and which of the
+            branches have somebody to learn from, as booleans ``(B, )``; None
+            if none is ever left out.
+        """
+        if alive is None:
+            return distill(students, target, **kwargs), None
+        learning = torch.stack(list(alive))
+        students = torch.where(learning[:, None, None], students, 0.)
+        taught = ~target.isnan().flatten(-2).any(-1)
+        target = torch.where(taught[..., None, None], target, 0.)
+        if distill.takes_alive:
+            kwargs['alive'] = taught
+        if distill.per_peer:
+            taught = taught.any(-1)
+        return distill(students, target, **kwargs), learning & taught
+
+    def without_overflow(self, names: Iterable[str],
+                         learning: Optional[Tensor],
+                         distances: Tensor) -> Tensor:
+        """The distillation losses of those that learn, 0 for the others. A
+        branch is left out if its loss is not finite.
+
+        Args:
+            names (Iterable[str]): Names of the B branches.
+            learning (Tensor, optional): See :meth:`call_loss`.
+            distances (Tensor): Their losses ``(B, )``.
+
+        Returns:
+            Tensor: The losses ``(B, )``.
+        """
+        if learning is None:
+            return distances
+        finite = distances.detach().isfinite()
+        going_on = dict(zip(names, (finite | ~learning).unbind()))
+        for index, name in enumerate(self.names):
+            if name in going_on:
+                self.alive[index].logical_and_(going_on[name])
+        return torch.where(learning & finite, distances, 0.)
+
+    def mark(self, values: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """Losses for the log, which are NaN for a branch that is left out.
+
+        Args:
+            values (dict[str, Tensor]): What is logged, by name.
+
+        Returns:
+            dict[str, Tensor]: The same with NaN.
+        """
+        alive = self.flags() or {}
+        return {
+            key: torch.where(alive[name], value.detach(), math.nan)
+            if name in alive and 'loss' in key else value
+            for key, value, name in ((key, value, key.partition('.')[0])
+                                     for key, value in values.items())
+        }
+
+
+def without_diverged(losses: Dict[str, Any],
+                     alive: Optional[Dict[str, Tensor]]) -> Dict[str, Any]:
+    """Losses with 0 for the branches that are left out.
+
+    Args:
+        losses (dict[str, Any]): Losses, and what is only logged, whose names
+            begin with that of a branch and a dot.
+        alive (dict[str, Tensor], optional): See
+            :meth:`DivergenceMask.flags`.
+
+    Returns:
+        dict[str, Any]: The losses.
+    """
+    if alive is None:
+        return losses
+    return {
+        key: torch.where(alive[key.partition('.')[0]], value, 0.)
+        if 'loss' in key else value
+        for key, value in losses.items()
+    }
