@@ -66,7 +66,7 @@ def test_unknown_argument_like_no_other():
         type='mcod_plugin.DiscontinuousKDLoss', qqq=2)))
     text = explained(cfg, lambda cfg: MODELS.build(cfg.model.distill))
     assert text == ('model.distill.qqq is no setting of DiscontinuousKDLoss; '
-                    'it takes temperature')
+                    'it takes temperature, where, standardize')
 
 
 def test_argument_of_a_base_class():
