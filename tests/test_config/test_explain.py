@@ -2,9 +2,9 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS, build_from_cfg
 
-from mcod_plugin.errors import ConfigError
+from mcod_plugin.config.explain import explain, unknown_type
+from mcod_plugin.errors import ConfigError, one_line
 from mcod_plugin.registry import DATASETS, HOOKS, MODELS
-from mcod_plugin.utils.explain import explain, one_line, unknown_type
 
 
 def explained(cfg, build):
@@ -66,7 +66,7 @@ def test_unknown_argument_like_no_other():
         type='mcod_plugin.DiscontinuousKDLoss', qqq=2)))
     text = explained(cfg, lambda cfg: MODELS.build(cfg.model.distill))
     assert text == ('model.distill.qqq is no setting of DiscontinuousKDLoss; '
-                    'it takes temperature')
+                    'it takes temperature, where, standardize')
 
 
 def test_argument_of_a_base_class():
