@@ -9,11 +9,17 @@ from mmengine.utils import get_object_from_string
 
 __all__ = ['is_part', 'type_name', 'walk']
 
-# The scopes in which a name is looked for whatever it is written with.
+# MMEngine's registries, whose children are those of projects.
+ROOTS = [
+    value for value in vars(mmengine.registry).values()
+    if isinstance(value, Registry)
+]
+# The scopes in which no two parts have the same name.
 SCOPES = ('', 'mcod_plugin', 'mmengine', 'mmpretrain')
 
 
-def is_part(cfg: Any, cls: Union[type, Tuple[type, ...]],
+def is_part(cfg: Any,
+            cls: Union[type, Tuple[type, ...]],
             key: str = 'type') -> bool:
     """Whether a config builds an object of a class.
 
@@ -38,35 +44,31 @@ def is_part(cfg: Any, cls: Union[type, Tuple[type, ...]],
     if not isinstance(kind, str):
         return kind is cls
     scope, _, name = kind.rpartition('.')
-    if name not in _names(cls):
-        return False
-    return scope in SCOPES or _find(kind) in (None, cls)
+    return name in _names(cls) and (scope in SCOPES
+                                    or _named(kind, cls) is cls)
 
 
 @lru_cache(maxsize=None)
 def _names(cls: type) -> Set[str]:
     """The class's own name and those that it is registered under."""
-    roots = [
-        value for value in vars(mmengine.registry).values()
-        if isinstance(value, Registry)
-    ]
     return {cls.__name__}.union(
         *({name
            for name, part in registry.module_dict.items() if part is cls}
-          for root in roots for registry in (root, *root.children.values())))
+          for root in ROOTS for registry in (root, *root.children.values())))
 
 
-@lru_cache(maxsize=None)
-def _find(kind: str) -> Any:
-    """What a name stands for that has another scope, or is a dotted path;
-    None if nothing tells, as of a project that takes it from the toolbox."""
+def _named(kind: str, cls: type) -> Any:
+    """What a name stands for that has the scope of another project, or is a
+    dotted path."""
     scope, _, name = kind.rpartition('.')
-    for root in vars(mmengine.registry).values():
-        if isinstance(root, Registry) and scope in root.children:
-            part = root.children[scope].module_dict.get(name)
-            if part is not None:
-                return part
-    return get_object_from_string(kind)
+    projects = [
+        root.children[scope] for root in ROOTS if scope in root.children
+    ]
+    if not projects:
+        return get_object_from_string(kind)
+    own = [project.module_dict.get(name) for project in projects]
+    # What a project has not itself, it takes from MMEngine.
+    return next(filter(None, own), cls)
 
 
 def type_name(cfg: Mapping, key: str = 'type') -> str:

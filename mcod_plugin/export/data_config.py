@@ -13,8 +13,8 @@ from mcod_plugin.datasets import InMemoryDataset
 from mcod_plugin.datasets.in_memory_dataset import (OWN_KEYS, is_in_memory,
                                                     takes_part)
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.evaluation import BranchMetrics
 from mcod_plugin.models.data_preprocessors import BatchDataPreprocessor
+from .classifier_config import needs_plugin
 
 __all__ = [
     'crop_ratio', 'evaluator', 'preprocessor', 'source_loader',
@@ -184,7 +184,7 @@ def evaluator(given: Any, num_classes: int) -> Any:
     """
     metrics = plain('test_evaluator', given or [])
     metrics = metrics if isinstance(metrics, list) else [metrics]
-    ours = [metric for metric in metrics if is_part(metric, BranchMetrics)]
+    ours = [metric for metric in metrics if needs_plugin(metric)]
     kept = [metric for metric in metrics if metric not in ours]
     if ours or not kept:
         # MMEngine takes no metric twice.
