@@ -65,7 +65,8 @@ def toolbox_loader(loader: dict,
         labels.
     """
     loader = plain('test_dataloader', loader)
-    dataset = _without_memory(loader['dataset'])
+    _leave_memory(loader)
+    dataset = loader['dataset']
     if size is not None:
         if (exact or channels != 3) and not is_in_memory(dataset):
             steps = _exact_resizing(size)
@@ -98,16 +99,12 @@ def _exact_resizing(size: Tuple[int, int]) -> List[dict]:
     ]
 
 
-def _without_memory(value: Any) -> Any:
+def _leave_memory(loader: dict) -> None:
     """Put the toolbox's data sets in the place of those in memory."""
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_without_memory, value))
-    if not isinstance(value, dict):
-        return value
-    if is_part(value, InMemoryDataset) and not takes_part(value):
-        kept = {k: v for k, v in value.items() if k not in OWN_KEYS}
-        value = {**kept, 'type': value['source']}
-    return {key: _without_memory(child) for key, child in value.items()}
+    for _, dataset in walk(loader):
+        if is_part(dataset, InMemoryDataset) and not takes_part(dataset):
+            own = {key: dataset.pop(key, None) for key in OWN_KEYS}
+            dataset['type'] = own['source']
 
 
 def _insert_last(value: Any, transforms: Sequence[dict]) -> None:
@@ -154,9 +151,8 @@ def preprocessor(given: dict, mean: Any, std: Any, num_classes: int) -> dict:
         toolbox's stays as it is.
     """
     given = plain('data_preprocessor', given)
-    if given.get('type') is None or any(
-            is_part(given, kind)
-            for kind in (ClsDataPreprocessor, BatchDataPreprocessor)):
+    if given.get('type') is None or is_part(
+            given, (ClsDataPreprocessor, BatchDataPreprocessor)):
         known = inspect.signature(ClsDataPreprocessor).parameters
         given = {
             key: value

@@ -26,11 +26,10 @@ def network_input_size(branch: Any) -> Optional[Union[int, Sequence[int]]]:
         if isinstance(network, Mapping):
             if network.get('img_size') is not None:
                 return network['img_size']
-            is_timms = any(
-                is_part(network, kind)
-                for kind in (TIMMBackbone, TimmClassifier))
-            if not is_timms or not network.get(
-                    'strict_img_size', not network.get('dynamic_img_size')):
+            fixed = network.get('strict_img_size',
+                                not network.get('dynamic_img_size'))
+            if not fixed or not is_part(network,
+                                        (TIMMBackbone, TimmClassifier)):
                 return None
             import timm
             try:
