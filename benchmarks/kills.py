@@ -180,7 +180,9 @@ def outcome(folder):
         elif path.name == 'last_checkpoint':
             found[path.name] = os.path.basename(path.read_text())
         elif path.is_file():
-            text = path.read_text().replace('resume = True', 'resume = False')
+            # What should not be there may be no text.
+            text = path.read_text(errors='replace').replace(
+                'resume = True', 'resume = False')
             found[path.name] = '' if path.stem == 'progress' else text
     tables = re.findall(r'Result after .*?\n((?:[┏┃┡│└].*\n)+)',
                         (folder / 'log.txt').read_text())

@@ -2,6 +2,7 @@
 # What takes seconds to import is imported where it is used: ``--help`` and a
 # mistyped file name need none of it.
 import argparse
+import multiprocessing
 import os
 import os.path as osp
 import shlex
@@ -238,17 +239,19 @@ def orderly_end(trains: bool = False) -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
         nonlocal code
         if os.getpid() != owner:
-            # A worker of a data loader. Its owner, which hears of it as well,
-            # would take another exit code for a fault.
-            if number == signal.SIGTERM:
-                os._exit(0)
-            return
+            # A worker of a data loader. Its owner would take another exit
+            # code for a fault.
+            os._exit(0)
         if stop_code(sys.exc_info()[1]) is not None:
             return  # Launchers repeat it, while the block cleans up.
         if number != signal.SIGALRM:
             code = 128 + number
-        # PyTorch would report workers that were stopped as well.
+        # PyTorch would report workers that are gone, and they that this
+        # process does not listen any more.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for child in multiprocessing.active_children():
+            if child.daemon:
+                child.kill()
         # What is raised within a destructor is printed and lost: once more.
         signal.setitimer(signal.ITIMER_REAL, 0.1)
         if all(frame.f_code.co_name != '__del__'

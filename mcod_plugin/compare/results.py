@@ -321,8 +321,6 @@ def _faults(run: Any) -> Iterator[str]:
     if len(set(lengths.values())) > 1 or (lengths and 'epoch' not in lengths):
         yield ("'curves' must hold 'epoch' and as many numbers for each "
                f'metric; got {lengths}')
-
-
     if not all(
             isinstance(when, dict) and {'epoch', 'iteration'} <= when.keys()
             for when in run.get('diverged', {}).values()):

@@ -5,7 +5,6 @@ then it is renamed. The writer holds a lock on it, which ends with the process
 however that ends, so that what killed processes have left is told from what
 others are still at.
 """
-import fcntl
 import os
 import os.path as osp
 import re
@@ -17,6 +16,12 @@ from glob import escape, glob
 from typing import Iterator
 
 from mcod_plugin.errors import ConfigError
+
+try:
+    import fcntl
+except ImportError:
+    # Windows: there are no such locks, so what others have left stays.
+    fcntl = None
 
 __all__ = [
     'check_out', 'hold', 'new_file', 'remove_dead', 'sweep', 'sync',
@@ -91,6 +96,11 @@ def hold(path: str) -> Iterator[None]:
     Args:
         path (str): The file, which is made if it is not there, or a folder.
     """
+    if fcntl is None:
+        if not osp.isdir(path):
+            os.close(_open(path, os.O_CREAT))
+        yield
+        return
     while True:
         handle = _open(path, os.O_CREAT)
         try:
@@ -112,6 +122,8 @@ def remove_dead(path: str) -> None:
     Args:
         path (str): The file or folder, see :func:`hold`.
     """
+    if fcntl is None:
+        return
     with suppress(OSError):
         handle = _open(path)
         try:
@@ -130,6 +142,9 @@ def sync(path: str) -> None:
     Args:
         path (str): A file, or a folder for the names in it.
     """
+    if fcntl is None and osp.isdir(path):
+        # Windows opens no folders.
+        return
     handle = _open(path)
     try:
         os.fsync(handle)

@@ -312,7 +312,8 @@ ADAMW = dict(type='AdamW', lr=1e-3, _delete_=True)
          r'the state of its optimizer does not fit: momentum_buffer of '
          r'branches\.q\.\S+ is of shape \(.*\) instead of \(.*\)'),
         ({}, without_names, cohort(q=dict(VIT, lr_mult=.5), p=RESNET),
-         'the state of its optimizer names no parameters, and by position it does '
+         'the state of its optimizer names no parameters, and by position '
+         'it does '
          r'not fit: group 0 has \d+ parameters instead of \d+'),
         ({}, None, {
             'optim_wrapper.optimizer': ADAMW

@@ -27,6 +27,25 @@ def test_write_text(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_without_locks(tmp_path):
+    """As on Windows, where nobody knows whether a writer still lives."""
+    code = """\
+import sys
+sys.modules['fcntl'] = None
+from mcod_plugin.utils.files import hold, new_file, sweep, write_text
+folder = sys.argv[1]
+write_text(folder + '/it.json', 'text')
+with hold(folder), new_file(folder + '/other.json') as part:
+    open(part, 'w').write('other')
+    sweep(folder)
+"""
+    left = tmp_path / f'it.json.{"0" * 32}.part'
+    left.touch()
+    subprocess.run([sys.executable, '-c', code, str(tmp_path)], check=True)
+    texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert texts == {'it.json': 'text', 'other.json': 'other', left.name: ''}
+
+
 def test_old_file_stays_if_the_new_one_fails(tmp_path):
     path = tmp_path / 'it.json'
     write_text(str(path), 'old')

@@ -93,7 +93,8 @@ def test_single_precision_on_a_cpu_without(tiny_runner, no_bfloat16, capsys):
         if 'WARNING - Mixed precision' in line
     ]
     assert re.search(
-        'this CPU has no instructions for bfloat16, so training is in float32; '
+        'this CPU has no instructions for bfloat16, so training is in '
+        'float32; '
         r"optim_wrapper\.dtype='bfloat16' would have it emulated", line)
 
 

@@ -140,7 +140,8 @@ def test_other_parameters(order, words, grouped):
     before = copy.deepcopy(wrapper.state_dict())
     with pytest.raises(
             ConfigError,
-            match=f'^the state of its optimizer is of other parameters: {words}'
+            match='^the state of its optimizer is of other parameters: '
+            f'{words}'
     ):
         match_parameters(wrapper.optimizer, saved())
     assert wrapper.state_dict() == before
