@@ -8,6 +8,7 @@ from mmpretrain.datasets import PackInputs, RandomCrop
 from mmpretrain.evaluation import Accuracy
 
 from mcod_plugin.config.parts import is_part, type_name
+from mcod_plugin.config.read import LOADERS
 from mcod_plugin.datasets.in_memory_dataset import (FIXED_TRANSFORMS,
                                                     InMemoryDataset)
 from .differences import left_out
@@ -214,11 +215,7 @@ def _evaluation(recipe: Source) -> Iterator[str]:
 
 def _in_memory_hint(recipe: Source) -> Iterator[str]:
     """How to keep the data in memory, where that can be done."""
-    loaders = [
-        name
-        for name in ('train_dataloader', 'val_dataloader', 'test_dataloader')
-        if recipe.cfg.get(name)
-    ]
+    loaders = [name for name in LOADERS if recipe.cfg.get(name)]
     kinds = set()
     for name in loaders:
         dataset = recipe.cfg[name]['dataset']

@@ -6,7 +6,9 @@ from mmengine.model import PretrainedInit
 
 from .parts import is_part, walk
 
-__all__ = ['checkpoints', 'is_pretrained', 'without_pretrained']
+__all__ = [
+    'PRETRAINED_KEYS', 'checkpoints', 'is_pretrained', 'without_pretrained'
+]
 
 # Settings that name weights besides ``init_cfg``.
 PRETRAINED_KEYS = ('pretrained', 'checkpoint_path')
