@@ -14,6 +14,7 @@ from mcod_plugin.config.model_config import model_config
 from mcod_plugin.config.plain import plain
 from mcod_plugin.config.pretrained import without_pretrained
 from mcod_plugin.errors import ConfigError, one_line
+from mcod_plugin.models.heads.ensemble_teacher import AVERAGES
 from mcod_plugin.models.utils.branch_images import resize
 from mcod_plugin.models.utils.branch_settings import BranchSettings
 from mcod_plugin.registry import MODELS
@@ -32,7 +33,8 @@ def load_cohort(cfg: Any, filename: str, checkpoint: dict) -> nn.Module:
 
     Where MMEngine's ``EMAHook`` has averaged weights, a checkpoint holds the
     averages as ``state_dict`` and the raw weights as ``ema_state_dict``; so
-    it is the averages that are loaded.
+    it is the averages that are loaded. Averages that have taught in a cohort
+    (``model.teacher.ema``) are left out: they have done their work.
 
     Args:
         cfg (Config): The cohort's config.
@@ -51,6 +53,9 @@ def load_cohort(cfg: Any, filename: str, checkpoint: dict) -> nn.Module:
     model = model_config(cfg)
     model['branches'] = without_pretrained(model['branches'])
     model['init_cfg'] = None
+    teacher = model.get('teacher')
+    if isinstance(teacher, dict) and teacher.get('ema') is not None:
+        model['teacher'] = type(teacher)(teacher, ema=None)
     # An order that the branches have when they stand alone.
     model['memory_format'] = 'contiguous'
     try:
@@ -60,6 +65,10 @@ def load_cohort(cfg: Any, filename: str, checkpoint: dict) -> nn.Module:
     state_dict = {
         re.sub(r'^module\.', '', key): value
         for key, value in checkpoint.get('state_dict', checkpoint).items()
+    }
+    state_dict = {
+        key: value
+        for key, value in state_dict.items() if not key.startswith(AVERAGES)
     }
     try:
         cohort.load_state_dict(state_dict)

@@ -166,8 +166,11 @@ class EndedRun:
     @property
     def method(self) -> str:
         """How the branches were trained, in words."""
-        if len(self.branches) == 1:
+        alone = len(self.branches) == 1
+        if not self.distils and alone:
             return 'alone, never distilled'
+        if alone:
+            return 'alone, distilled from its own moving average'
         if not self.distils:
             return 'side by side, never distilled (the solo baseline)'
         if self.is_mcod:
@@ -191,6 +194,7 @@ class EndedRun:
                     (teacher.get('weights') or {}).values())
                 and not teacher.get('members')
                 and not teacher.get('leave_one_out')
+                and teacher.get('ema') is None
                 and (any(schedule.gap) or len({*schedule.weights}) > 1))
 
     @property
@@ -209,8 +213,10 @@ class EndedRun:
     @property
     def distils(self) -> bool:
         """Whether the branches were ever distilled; a lone one has nothing to
-        learn from."""
-        return (len(self.branches) > 1 and self._schedule is not None
+        learn from but its own average."""
+        taught = len(self.branches) > 1 or self._part('teacher').get(
+            'ema') is not None
+        return (taught and self._schedule is not None
                 and any(self._schedule.weights))
 
 

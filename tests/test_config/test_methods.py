@@ -36,6 +36,8 @@ EXPECTED = dict(
                     (.5, .5)),
     one=('GatedTeacher', {}, 3, (0, 0), (1, 1)),
     standardized=('EnsembleTeacher', dict(fusion='mean'), 2, (0, 0), (1, 1)),
+    averaged=('EnsembleTeacher', dict(fusion='mean', decay=.999), 3, (0, 0),
+              (1, 1)),
     balanced=('EnsembleTeacher', dict(fusion='mean'), 3, (0, 0), (.3, .3)),
     kd=('EnsembleTeacher', dict(fusion='mean', members=['vgg']), 3, (0, 0),
         (1, 1)))
@@ -215,7 +217,7 @@ def test_trains(tiny_config, beginning, name):
         for key, value in tape.weights.items() if key.startswith('branches.')
     }
     assert len(tape.weights) - len(weights) == dict(
-        one=2, balanced=1).get(name, 0)
+        one=2, balanced=1, averaged=len(weights)).get(name, 0)
     beginning.setdefault('weights', weights)
     beginning.setdefault('images', tape.images)
     assert weights.keys() == beginning['weights'].keys()

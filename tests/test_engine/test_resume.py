@@ -69,6 +69,11 @@ CHANGES = [
     {
         'model.teacher': dict(type='mcod_plugin.GatedTeacher')
     },
+    # Averages, which go on over gaps, of real steps only.
+    {
+        'model.teacher': dict(type='mcod_plugin.EnsembleTeacher', ema=0.9),
+        'optim_wrapper.accumulative_counts': 2
+    },
     # A weight in units of the labels' pull, whose average goes on over gaps.
     {
         'model.distill': dict(type='mcod_plugin.BalancedKDLoss'),
@@ -350,6 +355,14 @@ ADAMW = dict(type='AdamW', lr=1e-3, _delete_=True)
          'model.teacher.type GatedTeacher takes the branches in their order, '
          'so model.branches must be in that of the checkpoint, p, q; got q, p'
          ),
+        ({}, None, {
+            'model.teacher': dict(type='mcod_plugin.EnsembleTeacher', ema=.9)
+        }, 'its run had no averages of the branches, so it cannot go on with '
+         r'model\.teacher\.ema'),
+        ({
+            'model.teacher': dict(type='mcod_plugin.EnsembleTeacher', ema=.9)
+        }, None, {}, r'not of this cohort .*adds teacher \(\d+ keys such as '
+         r'teacher\.ema\.p\.'),
         ({}, None, {
             'param_scheduler': SCHEDULERS
         }, 'its run has 1 schedulers, unlike param_scheduler, which has 3'),

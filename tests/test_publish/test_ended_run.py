@@ -59,6 +59,9 @@ def test_methods_are_told_apart(runs, file):
         'model.teacher.weights': dict(vgg=0)
     },
     {
+        'model.teacher.ema': 0.999
+    },
+    {
         'model.teacher.type': 'mine.EnsembleTeacher'
     },
     {
@@ -78,6 +81,9 @@ def test_one_branch_has_nothing_to_learn_from(runs):
     del run.cfg.model.branches['vgg']
     assert not run.distils and not run.is_mcod
     assert run.method == 'alone, never distilled'
+    run.cfg.model.teacher.ema = 0.999
+    assert run.distils and not run.is_mcod
+    assert run.method == 'alone, distilled from its own moving average'
 
 
 def test_defaults_are_mcod(runs):

@@ -49,6 +49,8 @@ methods = dict(
         method='always_on', settings={'model.distill.where': 'correct'}),
     surer=dict(method='always_on', settings={'model.distill.where': 'surer'}),
     standardized='standardized',
+    # a run of some hundred steps is too short for 0.999
+    averaged=dict(method='averaged', settings={'model.teacher.ema': 0.99}),
     # only the end, or all but the end
     late=dict(method='always_on', settings={'custom_hooks.0.begin': 0.5}),
     release=dict(method='always_on', settings={'custom_hooks.0.end': 0.8}))

@@ -11,6 +11,7 @@ from mmpretrain.utils import get_ori_model
 from torch.nn.modules.batchnorm import _NormBase
 
 from mcod_plugin.errors import TrainingError
+from mcod_plugin.models.heads.ensemble_teacher import AVERAGES
 
 # Where the message hub keeps the branches that are left out, so that they are
 # saved and resumed with the run: by name the ``epoch`` and ``iteration``, both
@@ -255,7 +256,8 @@ def broken_parts(model: nn.Module) -> List[str]:
         if parameter.requires_grad:
             add(name, parameter)
     for name, module in model.named_modules():
-        if isinstance(module, _NormBase):
+        # Those of an average are copies of its branch's.
+        if isinstance(module, _NormBase) and not name.startswith(AVERAGES):
             for value in (module.running_mean, module.running_var):
                 if value is not None:
                     add(name, value)

@@ -485,6 +485,13 @@ class CohortRunner(Runner):
     def _check_state(self, model: nn.Module, checkpoint: dict) -> None:
         """Raise unless the states of optimizer and schedulers fit, before
         anything is loaded."""
+        teacher = getattr(model, 'teacher', None)
+        if hasattr(teacher, 'missing_state') and teacher.missing_state(
+                checkpoint.get('state_dict', {})):
+            raise ConfigError(
+                'its run had no averages of the branches, so it cannot go on '
+                'with model.teacher.ema; resume it without, or have another '
+                'run start from it (load_from)')
         try:
             self._match_optimizer(checkpoint)
         except ConfigError:

@@ -56,6 +56,14 @@ class MultiBackboneClassifier(BaseClassifier):
       check settings and to make parameters;
     - ``needs_labels``, whether it is called as ``teacher(logits, labels)``,
       with the labels as probabilities ``(N, C)``;
+    - ``needs_images``, whether it is called with ``images=``, those of each
+      branch ``(N, C, H, W)`` by name;
+    - ``begin(branches)``, called with the classifiers by name that are
+      trained, once the cohort is built and again when its weights are
+      initialised, for what begins as they do;
+    - ``missing_state(state_dict)``, what to add to weights of the cohort
+      before they are loaded, if they lack what the teacher can begin
+      without;
     - ``loss(logits, labels)``, losses of its own by name. They are added in
       every step, on- and off-phases alike, so that its parameters are always
       trained;
@@ -253,6 +261,7 @@ class MultiBackboneClassifier(BaseClassifier):
             distill.setup(list(self.branches), self.num_classes, None)
         self.teacher = teacher
         self.distill = distill
+        self._begin_teacher()
         self.kd_weight = 0.0
         self.ratio_due = False
         self._leaves_out = self._scaled = False
@@ -281,6 +290,16 @@ class MultiBackboneClassifier(BaseClassifier):
             load_pretrained(setting, cfg, self.get_submodule(name))
         for name, branch in self.branches.items():
             branch.to(memory_format=self.memory_formats[name])
+        self._begin_teacher()
+
+    def _begin_teacher(self) -> None:
+        """Show the teacher the branches that are trained."""
+        if hasattr(self.teacher, 'begin'):
+            self.teacher.begin({
+                name: branch
+                for name, branch in self.branches.items()
+                if name not in self.frozen
+            })
 
     def train(self, mode: bool = True) -> 'MultiBackboneClassifier':
         """Set the mode of all branches but the frozen ones, which stay in
@@ -444,23 +463,24 @@ class MultiBackboneClassifier(BaseClassifier):
         return dict(zip(logits, alive.unbind()))
 
     def _call_teacher(self, call: Callable, logits: Dict[str, Tensor],
-                      alive: Optional[Dict[str, Tensor]], *args: Any) -> Any:
+                      alive: Optional[Dict[str, Tensor]], *args: Any,
+                      **kwargs: Any) -> Any:
         """Call the teacher, without the branches that are left out."""
         if alive is None:
-            return call(logits, *args)
+            return call(logits, *args, **kwargs)
         present = {
             name: torch.where(alive[name], value, 0.)
             for name, value in logits.items()
         }
         if getattr(self.teacher, 'takes_alive', False):
-            return call(present, *args, alive=alive)
+            return call(present, *args, alive=alive, **kwargs)
         number = sum(alive.values())
         others = sum(value.detach() for value in present.values()) / number
         return call(
             {
                 name: torch.where(alive[name], value, others)
                 for name, value in logits.items()
-            }, *args)
+            }, *args, **kwargs)
 
     def _ensemble(self, logits: Dict[str, Tensor]) -> Tensor:
         """The prediction of the ensemble, without the branches that are
@@ -509,7 +529,8 @@ class MultiBackboneClassifier(BaseClassifier):
                                                  alive, labels).items():
                 losses[f'teacher.{key}'] = value
         if self.kd_weight > 0:
-            losses.update(self._kd_losses(logits, data_samples, own, alive))
+            losses.update(
+                self._kd_losses(inputs, logits, data_samples, own, alive))
         losses['kd_weight'] = torch.tensor(float(self.kd_weight))
         return losses
 
@@ -533,6 +554,7 @@ class MultiBackboneClassifier(BaseClassifier):
 
     def _kd_losses(
             self,
+            inputs: Tensor,
             logits: Dict[str, Tensor],
             data_samples: Sequence[DataSample],
             own: Dict[str, Dict[str, Any]],
@@ -545,8 +567,12 @@ class MultiBackboneClassifier(BaseClassifier):
         ]
         labels = soft_labels(data_samples, next(iter(
             logits.values()))) if any(needs) else None
+        images = {}
+        if getattr(self.teacher, 'needs_images', False):
+            images = dict(images=self.branch_images(inputs))
         targets = self._call_teacher(self.teacher, logits, alive,
-                                     *([labels] if needs[0] else []))
+                                     *([labels] if needs[0] else []),
+                                     **images)
         names = [
             name for name in logits
             if name in targets and name not in self.frozen
@@ -776,6 +802,9 @@ def _check_state_dict(model: MultiBackboneClassifier,
         key[len(prefix):]: value
         for key, value in state_dict.items() if key.startswith(prefix)
     }
+    if hasattr(model.teacher, 'missing_state'):
+        for key, value in model.teacher.missing_state(given).items():
+            given[key] = state_dict[f'{prefix}{key}'] = value
     faults = state_faults(model.state_dict(), given)
     if faults:
         raise ConfigError('the checkpoint is not of this cohort '

@@ -7,12 +7,15 @@ from torch import Tensor
 
 from mcod_plugin.errors import ConfigError, check_choice, check_number, nearest
 from mcod_plugin.registry import MODELS
+from ..utils.branch_averages import BranchAverages
 from .fusion import (confident_logits, mean_logits, mean_probabilities,
                      min_logits)
 
 FUSIONS = {'mean': mean_logits, 'prob_mean': mean_probabilities}
 # These ask how right a branch is.
 LABELLED_FUSIONS = {'min_logit': min_logits, 'confidence': confident_logits}
+# What begins the keys of the branches' averages in a cohort's state dict.
+AVERAGES = 'teacher.ema.'
 
 
 @MODELS.register_module()
@@ -43,8 +46,34 @@ class EnsembleTeacher(nn.Module):
             no target, since that would be itself; the others follow it. The
             prediction is the ensemble of all branches in any case, so that
             it means the same whoever teaches. Defaults to all branches.
+        ema (float, optional): With it, not the branches teach but their
+            exponential moving averages over the steps of the optimizer, in
+            eval mode: how much of an average is kept in a step, at least 0
+            and less than 1. ``0.999`` remembers about the last thousand
+            steps. A frozen branch is its own average. Buffers, such as the
+            statistics of batch norm, are the branch's present ones.
+
+            The averages begin at the weights that the branches begin with,
+            stand under ``teacher.ema.<branch>.<key>`` in the cohort's state
+            dict, and take the memory of the branches' weights once more. In
+            on-phases each costs a forward pass besides. The prediction is
+            that of the branches in any case.
+
+            Weights averaged over time teach as in `Mean Teacher
+            <https://arxiv.org/abs/1703.01780>`_, and of every network of a
+            cohort as the peer mean teachers of `Peer Collaborative Learning
+            <https://arxiv.org/abs/2006.04147>`_ (PCL). PCL's peers are
+            branches of one network, each of which learns from the averages of
+            the others and from a classifier on the features of all. Here the
+            networks differ and share nothing, and the averages are made one
+            by ``fusion``, with the branch's own unless ``leave_one_out``; the
+            factor does not grow from step to step.
+            Defaults to None, that the branches teach.
 
     Attributes:
+        ema (nn.ModuleDict): The averages by branch; None without.
+        needs_images (bool): Whether the images are needed for the targets,
+            which the averages are.
         needs_labels (bool): Whether labels are needed for the targets.
         takes_alive (bool): That branches can be left out.
 
@@ -60,6 +89,8 @@ class EnsembleTeacher(nn.Module):
         ['a', 'b']
         >>> list(EnsembleTeacher(members='a')(logits))
         ['b']
+        >>> model = dict(teacher=dict(
+        ...     type='mcod_plugin.EnsembleTeacher', ema=0.999))
     """
 
     takes_alive = True
@@ -68,7 +99,8 @@ class EnsembleTeacher(nn.Module):
                  fusion: str = 'mean',
                  weights: Optional[Mapping[str, float]] = None,
                  leave_one_out: bool = False,
-                 members: Optional[Union[str, Sequence[str]]] = None) -> None:
+                 members: Optional[Union[str, Sequence[str]]] = None,
+                 ema: Optional[float] = None) -> None:
         super().__init__()
         check_choice('model.teacher.fusion', fusion,
                      [*FUSIONS, *LABELLED_FUSIONS])
@@ -84,6 +116,16 @@ class EnsembleTeacher(nn.Module):
             raise ConfigError('model.teacher.members must name at least one '
                               f'branch, and none twice; got {members!r}')
         self.members = None if members is None else list(members)
+        if ema is not None:
+            check_number('model.teacher.ema', ema, minimum=0)
+            if ema >= 1:
+                raise ConfigError('model.teacher.ema must be less than 1; got '
+                                  f'{ema!r}')
+        self.decay = ema
+        self.needs_images = ema is not None
+        self.averages = None if ema is None else BranchAverages(ema)
+        # They are moved and saved with the cohort.
+        self.ema = None if ema is None else self.averages.networks
 
     def _parse(self, weights: Mapping[str, float]) -> Dict[str, float]:
         setting = 'model.teacher.weights'
@@ -128,6 +170,55 @@ class EnsembleTeacher(nn.Module):
                     'model.teacher.weights must not be 0 for all that teach '
                     f'together ({", ".join(group)}); got {self.weights!r}')
 
+    def begin(self, branches: Mapping[str, nn.Module]) -> None:
+        """Begin the averages, if there are to be any. The cohort calls this
+        once it is built, and again when its weights are initialised.
+
+        Args:
+            branches (Mapping[str, nn.Module]): The classifiers by name that
+                are trained.
+
+        Raises:
+            ConfigError: If none of them teaches, or one cannot be copied.
+        """
+        if self.averages is None:
+            return
+        teaching = {
+            name: branch
+            for name, branch in branches.items()
+            if self.members is None or name in self.members
+        }
+        if not teaching:
+            raise ConfigError(
+                'model.teacher.ema is for branches that are trained; all of '
+                f'model.teacher.members ({", ".join(self.members)}) are '
+                'frozen')
+        self.averages.begin(teaching)
+
+    def missing_state(self, state_dict: Mapping[str,
+                                                Tensor]) -> Dict[str, Tensor]:
+        """What the weights of a cohort lack if they come without averages,
+        which begin there then.
+
+        Args:
+            state_dict (Mapping[str, Tensor]): A cohort's state dict.
+
+        Returns:
+            dict[str, Tensor]: What is to be added to it; nothing if it holds
+            averages or there are to be none.
+        """
+        if self.ema is None or any(
+                key.startswith(AVERAGES) for key in state_dict):
+            return {}
+        sources = {
+            f'{AVERAGES}{key}': f'branches.{key}'
+            for key in self.ema.state_dict()
+        }
+        return {
+            key: state_dict[source].clone()
+            for key, source in sources.items() if source in state_dict
+        }
+
     def _teachers(self, name: str, names: Sequence[str]) -> Sequence[str]:
         """The branches that a branch follows."""
         if self.members == [name]:
@@ -165,8 +256,8 @@ class EnsembleTeacher(nn.Module):
             self,
             logits: Dict[str, Tensor],
             labels: Optional[Tensor] = None,
-            alive: Optional[Dict[str,
-                                 Tensor]] = None) -> Dict[str, Tensor]:
+            alive: Optional[Dict[str, Tensor]] = None,
+            images: Optional[Dict[str, Tensor]] = None) -> Dict[str, Tensor]:
         """What each branch has to follow; no gradient flows through it.
 
         Args:
@@ -174,12 +265,23 @@ class EnsembleTeacher(nn.Module):
             labels (Tensor, optional): The labels as probabilities ``(N, C)``,
                 if :attr:`needs_labels`. Defaults to None.
             alive (dict[str, Tensor], optional): See :meth:`ensemble`.
+            images (dict[str, Tensor], optional): Images ``(N, C, H, W)`` by
+                branch, if :attr:`needs_images`. Defaults to None.
 
         Returns:
             dict[str, Tensor]: Target logits ``(N, C)`` by branch; branches
             that follow the same ones share the tensor. NaN where all whom a
             branch follows are left out.
         """
+        if self.averages is not None:
+            averaged = self.averages.logits(images)
+            if alive is not None:
+                # The average of a branch that has diverged has, too.
+                averaged = {
+                    name: torch.where(alive[name], value, 0.)
+                    for name, value in averaged.items()
+                }
+            logits = {**logits, **averaged}
         targets, fused = {}, {}
         for name in logits:
             group = tuple(self._teachers(name, list(logits)))
@@ -203,6 +305,8 @@ class EnsembleTeacher(nn.Module):
             value = getattr(self, setting)
             if value:
                 given.append(f'{setting}={value!r}')
+        if self.decay is not None:
+            given.append(f'ema={self.decay!r}')
         return ', '.join(given)
 
 

@@ -1,4 +1,5 @@
 """Runs that diverge, on their own and in two processes."""
+import copy
 import json
 import math
 import os
@@ -263,6 +264,20 @@ def test_drop(tiny_runner):
     assert not any('alive' in key for key in newest(runner)['state_dict'])
 
 
+def test_drop_with_averages(tiny_runner):
+    """The average has the statistics of its branch, which are NaN."""
+    teacher = dict(type='mcod_plugin.EnsembleTeacher', ema=.9)
+    runner = drop(
+        tiny_runner, Break('resnet', 5), **{'model.teacher': teacher})
+    runner.train()
+    assert 'resnet is left out from now on' in log(runner)
+    state = runner.model.state_dict()
+    assert not state['teacher.ema.resnet.backbone.stem.1.running_mean'
+                     ].isfinite().any()
+    for key, value in state.items():
+        assert '.resnet.' in key or value.isfinite().all(), key
+
+
 def test_drop_by_weights_before_a_checkpoint(tiny_runner):
     """No validation and no checkpoint takes it for alive."""
     runner = drop(tiny_runner, Break('vit', 3, True), epochs=2)
@@ -340,6 +355,10 @@ def test_broken_parts():
     model.gate.weight.data[0, 0] = math.inf
     assert broken_parts(model) == ['a', 'gate']
     assert broken_parts(nn.ReLU()) == []
+    # What an average has from its branch is the branch's.
+    model.teacher = nn.Module()
+    model.teacher.ema = copy.deepcopy(model.branches).requires_grad_(False)
+    assert broken_parts(model) == ['a', 'gate']
 
 
 # Two processes

@@ -101,6 +101,7 @@ KINDS = dict(
     prob_mean=ensemble(fusion='prob_mean', leave_one_out=True),
     min_logit=ensemble(fusion='min_logit'),
     confidence=ensemble(fusion='confidence'),
+    averaged=ensemble(ema=.9),
     frozen=ensemble(members='vgg'),
     gated=dict(teacher=dict(type='mcod_plugin.GatedTeacher')),
     peers=dict(

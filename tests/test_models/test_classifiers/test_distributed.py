@@ -19,8 +19,9 @@ pytestmark = pytest.mark.skipif(
 WORLD_SIZE = 2
 # off, on, on harder
 KD_WEIGHTS = [0., .5, 2.]
-# a teacher with parameters, one that is not trained, and a loss with a state
-KINDS = ['ensemble', 'gated', 'frozen', 'balanced']
+# a teacher with parameters, averages, one that is not trained, and a loss with
+# a state
+KINDS = ['ensemble', 'gated', 'averaged', 'frozen', 'balanced']
 
 
 def make_cohort(kind):
@@ -29,6 +30,7 @@ def make_cohort(kind):
     teacher = dict(
         ensemble=None,
         gated=dict(type='mcod_plugin.GatedTeacher'),
+        averaged=dict(type='mcod_plugin.EnsembleTeacher', ema=.5),
         frozen=dict(type='mcod_plugin.EnsembleTeacher', members='fixed'))
     head = dict(type='LinearClsHead', num_classes=5)
     alexnet = dict(
