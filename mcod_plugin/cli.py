@@ -8,36 +8,18 @@ import os.path as osp
 import shlex
 import signal
 import sys
-import tempfile
 import warnings
 from contextlib import contextmanager
-from traceback import walk_stack, walk_tb
-from typing import Any, Callable, Dict, Iterator, NoReturn, Optional, Sequence
+from traceback import walk_stack
+from typing import Any, Callable, Iterator, NoReturn, Optional, Sequence
 
+from mcod_plugin.config.read import LOADERS, merge_options, read_config
 from mcod_plugin.errors import ConfigError, TrainingError, nearest
-from mcod_plugin.utils.part_name import part_name
 
 __all__ = [
-    'ToolParser', 'add_config_arguments', 'add_study_arguments', 'check_out',
-    'load_config', 'merge_options', 'merge_settings', 'orderly_end',
-    'read_config', 'run_config', 'train',
-    'use_amp', 'user_errors'
+    'ToolParser', 'add_config_arguments', 'add_study_arguments', 'load_config',
+    'orderly_end', 'run_config', 'train', 'user_errors'
 ]
-
-# Top-level keys that a config need not hold for them to be set.
-RUNNER_KEYS = {
-    'activation_checkpointing', 'auto_scale_lr', 'compile', 'custom_hooks',
-    'custom_imports', 'data_preprocessor', 'default_hooks', 'default_scope',
-    'efficient_conv_bn_eval', 'env_cfg', 'experiment_name',
-    'find_unused_parameters', 'launcher', 'load_from', 'log_level',
-    'log_processor', 'model', 'model_wrapper_cfg', 'on_divergence',
-    'optim_wrapper', 'param_scheduler', 'randomness', 'resume', 'runner_type',
-    'sync_bn', 'test_cfg', 'test_dataloader', 'test_evaluator', 'train_cfg',
-    'train_dataloader', 'val_cfg', 'val_dataloader', 'val_evaluator',
-    'visualizer', 'work_dir'
-}
-
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 # The variable by which a launcher tells each process its number.
 LAUNCHERS = {
@@ -131,35 +113,6 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
         'train_dataloader.dataset.data_root=/data')
 
 
-def check_out(setting: str, path: str) -> None:
-    """Raise unless a file can be written, before there is work to lose.
-
-    Args:
-        setting (str): The argument, as the user types it.
-        path (str): The file.
-
-    Raises:
-        ConfigError: If its folder does not exist or takes no file, or it is
-            a folder itself or a file that must not be written to.
-    """
-    folder = osp.dirname(osp.abspath(path))
-    if not osp.isdir(folder):
-        raise ConfigError(f'{setting} {path}: the folder {folder} does not '
-                          'exist; make it first')
-    if osp.isdir(path):
-        raise ConfigError(f'{setting} {path} is a folder; name a file in it')
-    try:
-        # Permissions do not tell: root has them all, even in /proc.
-        with tempfile.NamedTemporaryFile(
-                prefix=f'.{osp.basename(path)}.', dir=folder):
-            pass
-    except OSError as error:
-        raise ConfigError(f'{setting} {path}: no such file can be made in '
-                          f'{folder} ({error.strerror})') from error
-    if osp.exists(path) and not os.access(path, os.W_OK):
-        raise ConfigError(f'{setting} {path} must not be written to')
-
-
 def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
     """Read the config and merge the arguments that all tools share.
 
@@ -184,7 +137,7 @@ def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config)
     if args.method is not None:
-        from mcod_plugin.methods import apply_method, find_method
+        from mcod_plugin.config.methods import apply_method, find_method
         apply_method(cfg, find_method(args.method))
     merge_options(cfg, args.cfg_options)
     for name in needs:
@@ -211,102 +164,6 @@ def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
     return cfg
 
 
-def read_config(path: str) -> Any:
-    """Read a config.
-
-    Args:
-        path (str): The file.
-
-    Returns:
-        Config: The config.
-
-    Raises:
-        ConfigError: If it is missing or cannot be read.
-    """
-    if not osp.isfile(path):
-        raise ConfigError(f'config {path}: there is no such file')
-    from mmengine.config import Config
-
-    from mcod_plugin.utils.explain import one_line
-    try:
-        return Config.fromfile(path)
-    except SyntaxError as error:
-        raise ConfigError(f'config {_file_of(error) or path}, line '
-                          f'{error.lineno}: {error.msg}: '
-                          f'{(error.text or "").strip()}') from error
-    except Exception as error:
-        # Whatever the file does when it is executed.
-        raise ConfigError(f'config {path}: {one_line(error)}') from error
-
-
-def _file_of(error: SyntaxError) -> Optional[str]:
-    """The config or base config that MMEngine was reading."""
-    found = None
-    for frame, _ in walk_tb(error.__traceback__):
-        name = frame.f_locals.get('filename')
-        if isinstance(name, str) and name.endswith('.py'):
-            found = name
-    return found
-
-
-def merge_options(cfg: Any, options: Sequence[str]) -> None:
-    """Merge ``--cfg-options`` into a config.
-
-    Args:
-        cfg (Config): The config, which is changed.
-        options (Sequence[str]): Texts ``KEY=VALUE``.
-
-    Raises:
-        ConfigError: If one is no such text, or its key leads nowhere.
-    """
-    merge_settings(cfg, _parse_options(options), '--cfg-options')
-
-
-def merge_settings(cfg: Any, settings: Dict[str, Any], source: str) -> None:
-    """Merge settings into a config.
-
-    Args:
-        cfg (Config): The config, which is changed.
-        settings (dict[str, Any]): The values by dotted key.
-        source (str): Where the settings were given, for error messages.
-
-    Raises:
-        ConfigError: If a key leads nowhere. A top-level name that the config
-            does not know is a slip, not a new setting.
-    """
-    from mcod_plugin.utils.explain import one_line
-    for key, value in settings.items():
-        top = key.partition('.')[0]
-        if top not in cfg and top not in RUNNER_KEYS:
-            raise ConfigError(
-                f'{source} {key}: the config has no setting {top!r}; ' +
-                (nearest(top, {*cfg, *RUNNER_KEYS}) or f'it has '
-                 f'{", ".join(sorted(cfg))}'))
-        try:
-            cfg.merge_from_dict({key: value})
-        except Exception as error:
-            raise ConfigError(f'{source} {key}: {one_line(error)}') from error
-
-
-def _parse_options(options: Sequence[str]) -> Dict[str, Any]:
-    from mmengine.config import DictAction
-    parsed = argparse.Namespace(options={})
-    action = DictAction(['--cfg-options'], 'options')
-    for option in options:
-        if not option.partition('=')[0] or '=' not in option:
-            raise ConfigError(f'--cfg-options takes KEY=VALUE; got {option!r}')
-        try:
-            action(None, parsed, [option])
-        except AssertionError as error:
-            raise ConfigError(f'--cfg-options {option}: {error}') from error
-        except RecursionError as error:
-            raise ConfigError(
-                f'--cfg-options {option}: a value is a number, a word, or a '
-                'list or tuple of such; for a dict name each of its keys, as '
-                'in model.teacher.fusion=mean') from error
-    return parsed.options
-
-
 def run_config(cfg: Any, action: Callable[[Any], Any]) -> Any:
     """Build the runner of a config and do something with it.
 
@@ -324,8 +181,8 @@ def run_config(cfg: Any, action: Callable[[Any], Any]) -> Any:
     Raises:
         ConfigError: If the run cannot begin.
     """
+    from mcod_plugin.config.explain import explain
     from mcod_plugin.registry import RUNNERS
-    from mcod_plugin.utils.explain import explain
     if cfg.get('runner_type') is None:
         cfg.runner_type = 'mcod_plugin.CohortRunner'
     _check_work_dir(cfg.work_dir)
@@ -352,48 +209,6 @@ def _check_work_dir(work_dir: str) -> None:
         reason = 'cannot be written to' if osp.isdir(place) else 'is no folder'
         raise ConfigError(f'work_dir {work_dir} cannot be used: {place} '
                           f'{reason}')
-
-
-def use_amp(cfg: Any) -> None:
-    """Have a config train in mixed precision: in bfloat16, or on a GPU
-    without it in float16 with a scaled loss. A CPU without it trains in
-    float32, and says so.
-
-    Args:
-        cfg (Config): The config, which is changed. One that asks for float16
-            itself keeps it.
-
-    Raises:
-        ConfigError: If its optimizer wrapper is of another kind, or it asks
-            for float16 and there is no GPU.
-    """
-    from mmengine.device import get_device
-
-    from mcod_plugin.engine.optim_wrapper import has_bfloat16
-    wrapper = cfg.optim_wrapper
-    kind = part_name(wrapper) or 'OptimWrapper'
-    dtype = str(wrapper.get('dtype')).rpartition('.')[2]
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'AutocastOptimWrapper'):
-        raise ConfigError(
-            '--amp: optim_wrapper.type must be one of AmpOptimWrapper, '
-            'OptimWrapper, mcod_plugin.AutocastOptimWrapper; got '
-            f'{wrapper.type!r}')
-    half = kind == 'AmpOptimWrapper' and dtype == 'float16'
-    if half and get_device() == 'cpu':
-        raise ConfigError('--amp: optim_wrapper.dtype float16 needs a GPU, '
-                          'and this machine has none; leave it out')
-    if dtype in ('None', 'auto', 'bfloat16'):
-        # Whatever the device has.
-        wrapper.pop('dtype', None)
-    # Whether a CPU has it is told where it is used, maybe on another machine.
-    if (get_device() == 'cpu' or has_bfloat16()) and not half:
-        wrapper.type = 'mcod_plugin.AutocastOptimWrapper'
-        # Settings of AmpOptimWrapper, for the scaling that is not needed.
-        wrapper.pop('loss_scale', None)
-        wrapper.pop('use_fsdp', None)
-    else:
-        wrapper.type = 'AmpOptimWrapper'
-        wrapper.setdefault('loss_scale', 'dynamic')
 
 
 class Stopped(SystemExit):

@@ -5,7 +5,7 @@ from numbers import Integral, Real
 from typing import Any, Iterable
 
 __all__ = [
-    'ConfigError', 'TrainingError', 'nearest', 'check_choice',
+    'ConfigError', 'TrainingError', 'nearest', 'one_line', 'check_choice',
     'check_integer', 'check_number'
 ]
 
@@ -48,6 +48,20 @@ def nearest(name: str, choices: Iterable[str], limit: int = 3) -> str:
         name.rpartition('.')[2].lower(), spelled, n=limit, cutoff=0.6)
     names = list(dict.fromkeys(spelled[match] for match in found))
     return f'did you mean {", ".join(names)}?' if names else ''
+
+
+def one_line(error: Exception) -> str:
+    """An error's message without line breaks.
+
+    Args:
+        error (Exception): The error.
+
+    Returns:
+        str: The message.
+    """
+    # The text of a KeyError is the representation of its argument.
+    is_key = isinstance(error, KeyError) and error.args
+    return ' '.join(str(error.args[0] if is_key else error).split())
 
 
 def check_choice(setting: str, value: Any, choices: Iterable) -> None:

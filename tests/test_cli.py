@@ -4,16 +4,10 @@ import signal
 import sys
 import time
 
-import mmengine.device
 import pytest
-import torch
-from mmengine.config import Config
-from mmengine.optim import OptimWrapper
 
 from mcod_plugin import cli
-from mcod_plugin.cli import (check_out, orderly_end, stop_code, use_amp,
-                             user_errors)
-from mcod_plugin.engine.optim_wrapper import autocast_optim_wrapper
+from mcod_plugin.cli import orderly_end, stop_code, user_errors
 from mcod_plugin.errors import ConfigError
 
 
@@ -101,97 +95,6 @@ def test_pinned_memory_as_in_the_toolbox(config, monkeypatch, given, off, gpu,
     monkeypatch.setattr('mmengine.device.is_cuda_available', lambda: gpu)
     loader = load_config(config, no_pin_memory=off).train_dataloader
     assert loader.pin_memory is pinned
-
-
-def amp(**settings):
-    cfg = Config(dict(optim_wrapper=dict(optimizer={}, **settings)))
-    use_amp(cfg)
-    cfg.optim_wrapper.pop('optimizer')
-    return cfg.optim_wrapper
-
-
-@pytest.fixture
-def on(monkeypatch):
-    """Makes the tools think that they are on another device."""
-
-    def become(device, bfloat16=True):
-        for module in (mmengine.device, autocast_optim_wrapper):
-            monkeypatch.setattr(module, 'get_device', lambda: device)
-        monkeypatch.setattr(torch.cuda, 'is_bf16_supported',
-                            lambda including_emulation=True: bfloat16)
-
-    return become
-
-
-OURS = dict(type='mcod_plugin.AutocastOptimWrapper')
-SCALED = dict(type='AmpOptimWrapper', loss_scale='dynamic')
-
-
-@pytest.mark.parametrize('settings', [
-    dict(),
-    dict(type=None),
-    dict(type='OptimWrapper'),
-    dict(type='AmpOptimWrapper', loss_scale=512., dtype=None),
-    dict(type='mmengine.AmpOptimWrapper', dtype='bfloat16'),
-    dict(type=OptimWrapper),
-    dict(OURS, dtype='bfloat16'),
-    dict(OURS, dtype='auto'),
-])
-def test_amp_is_bfloat16_where_there_is_bfloat16(on, settings):
-    for device in ('cpu', 'cuda'):
-        on(device)
-        assert amp(**settings) == OURS
-    on('cuda', bfloat16=False)
-    assert amp(**settings) == {
-        **SCALED, 'loss_scale': settings.get('loss_scale', 'dynamic')
-    }
-
-
-def test_amp_keeps_float16_that_is_asked_for(on):
-    on('cuda')
-    settings = dict(type='AmpOptimWrapper', dtype='float16')
-    assert amp(**settings) == dict(SCALED, dtype='float16')
-    on('cpu')
-    with pytest.raises(ConfigError, match='dtype float16 needs a GPU'):
-        amp(**settings)
-
-
-def test_amp_with_other_wrappers():
-    with pytest.raises(ConfigError, match='must be one of.*ApexOptimWrapper'):
-        amp(type='ApexOptimWrapper')
-
-
-def test_out_must_have_a_place(tmp_path):
-    check_out('--out', str(tmp_path / 'new.json'))
-    with pytest.raises(ConfigError, match='does not exist'):
-        check_out('--out', str(tmp_path / 'no' / 'new.json'))
-    with pytest.raises(ConfigError, match='is a folder'):
-        check_out('--out', str(tmp_path))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_out_must_be_writable(tmp_path):
-    with pytest.raises(ConfigError, match='no such file can be made in'):
-        check_out('--out', str(tmp_path / ('a' * 300)))
-    path = tmp_path / 'old.json'
-    path.write_text('old')
-    check_out('--out', str(path))
-    assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.skipif(
-    not sys.platform.startswith('linux'), reason='only Linux has /proc')
-def test_out_must_be_writable_by_root_as_well():
-    with pytest.raises(ConfigError, match='--out /proc/x.py: .* in /proc'):
-        check_out('--out', '/proc/x.py')
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
-def test_out_must_not_be_read_only(tmp_path):
-    path = tmp_path / 'old.json'
-    path.touch(0o444)
-    with pytest.raises(ConfigError, match='old.json must not be written to'):
-        check_out('--out', str(path))
 
 
 def test_user_errors_end_with_one_line(capsys, monkeypatch):

@@ -10,8 +10,8 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmpretrain.structures import DataSample
 
-from mcod_plugin.cli import merge_options
-from mcod_plugin.methods import apply_method, find_method
+from mcod_plugin.config.methods import apply_method, find_method
+from mcod_plugin.config.read import merge_options
 from mcod_plugin.registry import METRICS, RUNNERS
 
 ROOT = Path(__file__).parents[1]

@@ -6,10 +6,11 @@ import copy
 import os.path as osp
 import sys
 
-from mcod_plugin.cli import (ToolParser, add_config_arguments, check_out,
-                             load_config, merge_options, orderly_end, use_amp,
-                             user_errors)
+from mcod_plugin.cli import (ToolParser, add_config_arguments, load_config,
+                             orderly_end, user_errors)
+from mcod_plugin.config.read import merge_options
 from mcod_plugin.errors import ConfigError, check_integer, check_number
+from mcod_plugin.utils.files import check_out
 
 # What this tool runs is no part of the package.
 BENCHMARKS = osp.join(
@@ -105,6 +106,7 @@ def main():
         check_args(args)
         cfg = load_config(args, NEEDS)
         if args.amp:
+            from mcod_plugin.engine.optim_wrapper import use_amp
             use_amp(cfg)
         variants = {
             ' '.join(options): vary(cfg, options)

@@ -2,10 +2,10 @@
 
     python tools/test.py configs/mcod_quickstart.py CHECKPOINT
 """
-from mcod_plugin.cli import (ToolParser, add_config_arguments, check_out,
-                             load_config, orderly_end, run_config, user_errors)
+from mcod_plugin.cli import (ToolParser, add_config_arguments, load_config,
+                             orderly_end, run_config, user_errors)
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.utils.files import new_file
+from mcod_plugin.utils.files import check_out, new_file
 
 NEEDS = ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')
 

@@ -4,9 +4,9 @@
 
 Stopped at any moment, it goes on with --resume and ends as if it was not.
 """
-from mcod_plugin.cli import (LOADERS, ToolParser, add_config_arguments,
-                             load_config, orderly_end, run_config, train,
-                             use_amp, user_errors)
+from mcod_plugin.cli import (ToolParser, add_config_arguments, load_config,
+                             orderly_end, run_config, train, user_errors)
+from mcod_plugin.config.read import LOADERS
 from mcod_plugin.errors import ConfigError
 
 NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -47,6 +47,7 @@ def merge_args(cfg, args):
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     if args.amp:
+        from mcod_plugin.engine.optim_wrapper import use_amp
         use_amp(cfg)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None

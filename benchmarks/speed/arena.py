@@ -13,8 +13,7 @@ from typing import Any, Callable, Dict, Iterator, Tuple
 
 import torch
 
-from mcod_plugin.errors import ConfigError
-from mcod_plugin.utils.explain import one_line
+from mcod_plugin.errors import ConfigError, one_line
 from .turns import Turns
 
 # Seconds for a contender to end by itself.

@@ -13,10 +13,12 @@ from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 from torch import Tensor
 
+from mcod_plugin.config.explain import explain
+from mcod_plugin.config.parts import is_part
+from mcod_plugin.engine.hooks import DiscontinuousKDHook
 from mcod_plugin.engine.runner import CohortRunner
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import RUNNERS
-from mcod_plugin.utils.explain import explain
 from .toolbox import FOREVER, solo_optim_wrapper, solo_runner
 from .turn_hook import TurnHook, ahead
 from .turns import Turns
@@ -161,7 +163,7 @@ def cohort_runner(cfg: Any, folder: str) -> Runner:
         cfg.default_hooks.checkpoint.interval = FOREVER
     cfg.custom_hooks = [
         hook for hook in cfg.get('custom_hooks') or []
-        if not str(hook.get('type')).endswith('DiscontinuousKDHook')
+        if not is_part(hook, DiscontinuousKDHook)
     ]
     cfg.custom_hooks.append(
         dict(

@@ -8,17 +8,21 @@ from mmengine.config import Config
 from mmengine.device import is_cuda_available
 from mmengine.hub import get_config
 from mmengine.runner import Runner
+from mmpretrain.datasets import PackInputs
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import DATASETS as MMPRETRAIN_DATASETS
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 
-from mcod_plugin.cli import LOADERS
+from mcod_plugin.config.input_size import data_input_size
+from mcod_plugin.config.parts import is_part, walk
+from mcod_plugin.config.read import LOADERS
+from mcod_plugin.datasets import InMemoryDataset
 from mcod_plugin.datasets.in_memory_dataset import (OWN_KEYS, PART_KEYS,
-                                                    is_part)
+                                                    takes_part)
 from mcod_plugin.datasets.split import check_per_class, select_images
+from mcod_plugin.engine.optim_wrapper import BranchOptimWrapperConstructor
 from mcod_plugin.models.utils.branch_settings import BranchSettings
-from mcod_plugin.models.utils.input_size import (data_input_size,
-                                                 guess_input_size)
+from mcod_plugin.models.utils.input_size import guess_input_size
 from mcod_plugin.models.utils.pretrained import take_pretrained
 from mcod_plugin.registry import DATASETS, MODELS
 
@@ -93,7 +97,7 @@ def solo_optim_wrapper(cfg: dict, branch: BranchSettings) -> dict:
         dict: The config, with the branch's learning rate and weight decay.
     """
     cfg = copy.deepcopy(cfg)
-    if str(cfg.get('constructor')).startswith('mcod_plugin.'):
+    if is_part(cfg, BranchOptimWrapperConstructor, 'constructor'):
         del cfg['constructor']
     for key, factor in (('lr', branch.lr_mult), ('weight_decay',
                                                  branch.decay_mult)):
@@ -130,23 +134,19 @@ def toolbox_loader(loader: dict,
 
 def _restore_sources(value: Any) -> None:
     """Put the toolbox's data sets in the place of those in memory."""
-    if isinstance(value, dict):
-        if str(value.get('type')).endswith('InMemoryDataset'):
+    for _, dataset in walk(value):
+        if is_part(dataset, InMemoryDataset):
             part = {
-                key: value[key]
-                for key in PART_KEYS if is_part(value) and key in value
+                key: dataset[key]
+                for key in PART_KEYS if takes_part(dataset) and key in dataset
             }
-            own = {key: value.pop(key, None) for key in OWN_KEYS}
-            value['type'] = own['source']
+            own = {key: dataset.pop(key, None) for key in OWN_KEYS}
+            dataset['type'] = own['source']
             if part:
-                value.update(
+                dataset.update(
                     part,
                     type='mcod_plugin.select_source',
                     source=own['source'])
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for child in value:
-            _restore_sources(child)
 
 
 @DATASETS.register_module()
@@ -188,15 +188,14 @@ def _relabel(labels: Sequence[int], data: dict) -> dict:
 
 def _resize_at_the_end(value: Any, size: Tuple[int, int]) -> None:
     """Let all pipelines within a config resize the images that they pack."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for index, child in enumerate(value):
-            if isinstance(child, dict) and child.get('type') == 'PackInputs':
-                height, width = size
-                value.insert(index, dict(type='Resize', scale=(width, height)))
-                break
-            _resize_at_the_end(child, size)
+    height, width = size
+    for _, steps in walk(value):
+        if isinstance(steps, list):
+            for index, step in enumerate(steps):
+                if is_part(step, PackInputs):
+                    steps.insert(index,
+                                 dict(type='Resize', scale=(width, height)))
+                    break
 
 
 def _classifier(cfg: Any,

@@ -14,17 +14,19 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 
-from mcod_plugin.cli import merge_options, merge_settings, read_config, use_amp
+from mcod_plugin.config.explain import explain
+from mcod_plugin.config.methods import apply_method
+from mcod_plugin.config.model_config import model_config
+from mcod_plugin.config.parts import is_part
+from mcod_plugin.config.read import merge_options, merge_settings, read_config
+from mcod_plugin.engine.hooks import DiscontinuousKDHook
+from mcod_plugin.engine.optim_wrapper import use_amp
 from mcod_plugin.errors import ConfigError, check_integer
 from mcod_plugin.evaluation import BranchMetrics
-from mcod_plugin.methods import apply_method
 from mcod_plugin.models.heads import BaseTeacher
 from mcod_plugin.models.losses import BaseKDLoss
 from mcod_plugin.models.utils.build_part import build_part
-from mcod_plugin.models.utils.model_config import model_config
 from mcod_plugin.registry import HOOKS, MODELS
-from mcod_plugin.utils.explain import explain
-from mcod_plugin.utils.part_name import part_name
 from .study import Method, Study
 
 __all__ = ['Run', 'choose', 'plan']
@@ -164,7 +166,7 @@ def _check_evaluator(evaluator: Any) -> None:
     if isinstance(evaluator, dict):
         evaluator = [evaluator]
     for metric in evaluator:
-        if metric.get('type') in ('mcod_plugin.BranchMetrics', BranchMetrics):
+        if is_part(metric, BranchMetrics):
             topk = metric.get('topk', 1)
             if 1 in (topk if isinstance(topk, (list, tuple)) else [topk]):
                 return
@@ -237,8 +239,8 @@ def _told_by(cfg: Config) -> Dict[str, Any]:
     plain = _plain(cfg)
     model = plain['model']
     weights = [
-        hook.get('weight') for hook in plain.get('custom_hooks') or ()
-        if part_name(hook) == 'DiscontinuousKDHook'
+        list(hook.get('weight', ())) for hook in cfg.get('custom_hooks') or ()
+        if is_part(hook, DiscontinuousKDHook)
     ]
     if (model.get('teacher') == OLD_SOLO['teacher'] and model.get(
             'distill', '') is None and weights and all(weight == [0, 0]

@@ -6,10 +6,9 @@ from typing import Any, Dict, List, Optional
 
 from mmengine.config import Config
 
+from mcod_plugin.config.methods import find_method
 from mcod_plugin.errors import (ConfigError, check_choice, check_integer,
-                                nearest)
-from mcod_plugin.methods import find_method
-from mcod_plugin.utils.explain import one_line
+                                nearest, one_line)
 
 __all__ = ['Method', 'Study', 'read_study']
 

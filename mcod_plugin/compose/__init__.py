@@ -3,6 +3,6 @@
 Configs that were composed import :func:`branch_from` from here; what writes
 them is in :mod:`.compose`, which such a config need not load.
 """
-from .branch_from import branch_from
+from mcod_plugin.config.branch_from import branch_from
 
 __all__ = ['branch_from']

@@ -3,7 +3,14 @@ import os.path as osp
 import textwrap
 from typing import Any, Iterator, List, Sequence
 
-from mcod_plugin.utils.part_name import part_name
+from mmcv.transforms import RandomFlip
+from mmpretrain.datasets import PackInputs, RandomCrop
+from mmpretrain.evaluation import Accuracy
+
+from mcod_plugin.config.parts import is_part, type_name
+from mcod_plugin.config.read import LOADERS
+from mcod_plugin.datasets.in_memory_dataset import (FIXED_TRANSFORMS,
+                                                    InMemoryDataset)
 from .differences import left_out
 from .own_settings import own_settings
 from .source import Source, call_text
@@ -12,10 +19,7 @@ __all__ = ['cohort_text']
 
 WIDTH = 79
 # What InMemoryDataset can do to images.
-IN_MEMORY = {
-    'LoadImageFromFile', 'Resize', 'ResizeEdge', 'CenterCrop', 'RandomCrop',
-    'RandomFlip', 'PackInputs'
-}
+IN_MEMORY = (*FIXED_TRANSFORMS, RandomCrop, RandomFlip, PackInputs)
 # The hooks of the cohort's runtime: what they do, and their settings.
 HOOKS = dict(
     runtime_info=('The losses stay on the device until they are logged.',
@@ -197,10 +201,10 @@ def _evaluation(recipe: Source) -> Iterator[str]:
     metrics = recipe.cfg[given[0]]
     metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
     topk = next((metric['topk'] for metric in metrics
-                 if part_name(metric) == 'Accuracy' and 'topk' in metric),
+                 if is_part(metric, Accuracy) and 'topk' in metric),
                 (1, 5))
     topk = topk if isinstance(topk, int) else tuple(topk)
-    names = ', '.join(map(part_name, metrics))
+    names = ', '.join(map(type_name, metrics))
     yield f'# In place of {names}: by branch and for the ensemble.'
     yield (f'{given[0]} = dict(_delete_=True, '
            f"type='mcod_plugin.BranchMetrics', topk={topk!r})")
@@ -211,20 +215,16 @@ def _evaluation(recipe: Source) -> Iterator[str]:
 
 def _in_memory_hint(recipe: Source) -> Iterator[str]:
     """How to keep the data in memory, where that can be done."""
-    loaders = [
-        name
-        for name in ('train_dataloader', 'val_dataloader', 'test_dataloader')
-        if recipe.cfg.get(name)
-    ]
+    loaders = [name for name in LOADERS if recipe.cfg.get(name)]
     kinds = set()
     for name in loaders:
         dataset = recipe.cfg[name]['dataset']
-        kinds.add(part_name(dataset))
+        kinds.add(type_name(dataset))
         steps = dataset.get('pipeline')
-        if steps is None or not {part_name(step)
-                                 for step in steps} <= IN_MEMORY:
+        if steps is None or not all(
+                is_part(step, IN_MEMORY) for step in steps):
             return
-    if len(kinds) != 1 or kinds == {'InMemoryDataset'}:
+    if len(kinds) != 1 or is_part(dataset, InMemoryDataset):
         return
     yield from _wrapped(
         'If all images fit into memory, this serves them by the batch, which '

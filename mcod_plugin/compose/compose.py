@@ -7,16 +7,18 @@ import tempfile
 from typing import List, Optional, Sequence
 
 from mmengine.config import Config
+from mmengine.runner import EpochBasedTrainLoop
+from mmpretrain.engine import LearningRateDecayOptimWrapperConstructor
 
-from mcod_plugin.cli import check_out, read_config
+from mcod_plugin.config.branch_from import branch_from, read_source
+from mcod_plugin.config.explain import explain
+from mcod_plugin.config.parts import is_part
+from mcod_plugin.config.read import read_config
 from mcod_plugin.errors import ConfigError, nearest
 from mcod_plugin.models.utils.build_branch import build_branch
 from mcod_plugin.models.utils.input_size import guess_input_size
 from mcod_plugin.registry import RUNNERS
-from mcod_plugin.utils.explain import explain
-from mcod_plugin.utils.files import write_text
-from mcod_plugin.utils.part_name import part_name
-from .branch_from import branch_from, read_source
+from mcod_plugin.utils.files import check_out, write_text
 from .cohort_text import cohort_text
 from .differences import table
 from .source import Source
@@ -191,17 +193,17 @@ def _check_recipe(recipe: Source) -> None:
             f'config {recipe.config} is of pure Python style (read_base or '
             'imports), which a config with _base_ cannot inherit a recipe '
             f'from; {other}')
-    if cfg.train_cfg.get('by_epoch') is not True and part_name(
-            cfg.train_cfg) != 'EpochBasedTrainLoop':
+    if cfg.train_cfg.get('by_epoch') is not True and not is_part(
+            cfg.train_cfg, EpochBasedTrainLoop):
         raise ConfigError(f'config {recipe.config} trains by iterations, and '
                           'the schedule of a composed cohort counts epochs; '
                           f'{other}')
-    constructor = part_name(cfg.optim_wrapper, 'constructor')
-    if constructor == 'LearningRateDecayOptimWrapperConstructor':
+    if is_part(cfg.optim_wrapper, LearningRateDecayOptimWrapperConstructor,
+               'constructor'):
         raise ConfigError(
-            f'config {recipe.config}: optim_wrapper.constructor {constructor} '
-            'sets learning rates by the depth of one backbone, and a cohort '
-            f'has several; {other}')
+            f'config {recipe.config}: optim_wrapper.constructor '
+            'LearningRateDecayOptimWrapperConstructor sets learning rates by '
+            f'the depth of one backbone, and a cohort has several; {other}')
 
 
 def _check_branches(sources: Sequence[Source]) -> int:

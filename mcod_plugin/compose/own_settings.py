@@ -1,7 +1,7 @@
 """What a branch keeps of its own recipe in another one's."""
 from typing import Any, Dict, NamedTuple
 
-from mcod_plugin.utils.part_name import part_name
+from mcod_plugin.config.parts import type_name
 from .source import Source
 
 __all__ = ['KEPT_BY', 'OwnSetting', 'own_settings']
@@ -60,7 +60,7 @@ def own_settings(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
         found['input_size'] = OwnSetting(
             size[0] if size[0] == size[1] else size,
             'images are resized to it')
-    if source.optimizer and part_name(source.optimizer) == part_name(
+    if source.optimizer and type_name(source.optimizer) == type_name(
             recipe.optimizer):
         found.update(_factors(source, recipe))
     return found

@@ -6,11 +6,10 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from mmengine.config import Config
 
-from mcod_plugin.export.data_config import channel_order
-from mcod_plugin.models.utils.input_size import (data_input_size,
-                                                 parse_input_size)
-from mcod_plugin.utils.dataset_layers import innermost_dataset
-from mcod_plugin.utils.part_name import part_name
+from mcod_plugin.config.data import channel_order, innermost_dataset
+from mcod_plugin.config.input_size import data_input_size, parse_input_size
+from mcod_plugin.config.parts import type_name
+from mcod_plugin.config.pretrained import checkpoints
 
 __all__ = ['Source', 'call_text']
 
@@ -60,7 +59,7 @@ class Source:
     @property
     def dataset_type(self) -> str:
         """The type of the data set for training."""
-        return self.dataset.get('source') or part_name(self.dataset)
+        return self.dataset.get('source') or type_name(self.dataset)
 
     @property
     def classes(self) -> Optional[Tuple[str, ...]]:
@@ -161,7 +160,7 @@ class Source:
     @property
     def weights(self) -> List[str]:
         """The checkpoints from which training starts."""
-        found = list(_checkpoints(self.model))
+        found = list(checkpoints(self.model))
         if self.cfg.get('load_from'):
             found.append(self.cfg.load_from)
         return found
@@ -186,7 +185,7 @@ class Source:
             f'mean {_numbers(mean)}, std {_numbers(std)}, '
             f'{self.channel_order}',
             'training images':
-            ', '.join(part_name(step) for step in pipeline),
+            ', '.join(type_name(step) for step in pipeline),
             'batch augmentations':
             ', '.join(map(call_text, self.batch_augments)),
             'optimizer':
@@ -226,7 +225,7 @@ def call_text(part: dict, without: Sequence[str] = ()) -> str:
     settings = ', '.join(f'{key}={_plain(value)}'
                          for key, value in part.items()
                          if key not in ('type', '_scope_', *without))
-    return f'{part_name(part)}({settings})' if settings else part_name(part)
+    return f'{type_name(part)}({settings})' if settings else type_name(part)
 
 
 def _plain(value: Any) -> str:
@@ -257,20 +256,3 @@ def _imported(path: str) -> Iterator[str]:
             base = osp.join(*folders, *node.module.split('.')) + '.py'
             yield base
             yield from _imported(base)
-
-
-def _checkpoints(value: Any) -> Iterator[str]:
-    """All checkpoints that a model's config names."""
-    if isinstance(value, dict):
-        if part_name(value) in ('Pretrained', 'PretrainedInit'):
-            yield str(value.get('checkpoint'))
-        pretrained = value.get('pretrained')
-        if pretrained:
-            # Of timm it is a switch, not a path.
-            yield str(
-                value.get('model_name') if pretrained is True else pretrained)
-        for child in value.values():
-            yield from _checkpoints(child)
-    elif isinstance(value, (list, tuple)):
-        for child in value:
-            yield from _checkpoints(child)

@@ -15,10 +15,12 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mcod_plugin.errors import ConfigError, check_choice, check_number
+from mcod_plugin.config.explain import arguments
+from mcod_plugin.config.parts import is_part, walk
+from mcod_plugin.errors import (ConfigError, check_choice, check_number,
+                                one_line)
 from mcod_plugin.registry import DATASETS
 from mcod_plugin.structures import BatchDataSample
-from mcod_plugin.utils.explain import arguments, one_line
 from mcod_plugin.utils.memory import GIB, free_memory
 from .batch_transforms import crop, random_flip, random_windows, to_device
 from .split import LABELS, check_per_class, select_images
@@ -153,7 +155,7 @@ class InMemoryDataset(Dataset):
         self.source = source
         self._max_gib = max_gib
         part = dict(label=label, classes=classes, per_class=per_class)
-        if is_part(part):
+        if takes_part(part):
             numbers, labels = self._select(dataset, part)
             images, _ = self._read(dataset, fixed, numbers)
         else:
@@ -381,7 +383,7 @@ class InMemoryDataset(Dataset):
                 f'{self.images.device}')
 
 
-def is_part(cfg: dict) -> bool:
+def takes_part(cfg: dict) -> bool:
     """Whether labels or images are others than those of the source.
 
     Args:
@@ -392,6 +394,18 @@ def is_part(cfg: dict) -> bool:
     """
     return cfg.get('label', 'fine') != 'fine' or any(
         cfg.get(key) is not None for key in ('classes', 'per_class'))
+
+
+def is_in_memory(cfg: Any) -> bool:
+    """Whether images of a data set are kept in memory.
+
+    Args:
+        cfg (dict | Any): The config of the data set or of its loader.
+
+    Returns:
+        bool: Whether it, or one that it wraps, is an ``InMemoryDataset``.
+    """
+    return any(is_part(part, InMemoryDataset) for _, part in walk(cfg))
 
 
 def borders(

@@ -9,8 +9,7 @@ from mmengine.fileio import exists, get, join_path
 from mmpretrain.datasets import CIFAR100
 from mmpretrain.datasets.utils import check_md5
 
-from mcod_plugin.errors import ConfigError, nearest
-from mcod_plugin.utils.explain import one_line
+from mcod_plugin.errors import ConfigError, nearest, one_line
 
 __all__ = [
     'are_names', 'check_per_class', 'find_classes', 'select_images',

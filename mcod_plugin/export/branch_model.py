@@ -5,6 +5,8 @@ from typing import Any, Dict, List, Optional, Tuple
 import torch.nn as nn
 from torch import Tensor
 
+from mcod_plugin.config.parts import is_part
+from mcod_plugin.models.necks import LayoutPooling
 from .classifier_config import PLUGIN, needs_plugin
 from .timm_twin import TimmTwin, timm_twin
 
@@ -77,7 +79,7 @@ class BranchModel:
         ``LayoutPooling`` does. timm does it inside the network.
         """
         neck = self.config.get('neck') or {}
-        pools = neck.get('type') == 'mcod_plugin.LayoutPooling'
+        pools = is_part(neck, LayoutPooling)
         if not pools or self.timm is None:
             return self.config, self.classifier.state_dict()
         config = dict(

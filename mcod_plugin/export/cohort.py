@@ -7,18 +7,21 @@ import torch
 import torch.nn as nn
 from mmengine.registry import init_default_scope
 
-from mcod_plugin.errors import ConfigError
+from mcod_plugin.config.data import channel_order, pipeline_of
+from mcod_plugin.config.explain import explain
+from mcod_plugin.config.input_size import data_input_size
+from mcod_plugin.config.model_config import model_config
+from mcod_plugin.config.plain import plain
+from mcod_plugin.config.pretrained import without_pretrained
+from mcod_plugin.errors import ConfigError, one_line
 from mcod_plugin.models.heads.ensemble_teacher import AVERAGES
 from mcod_plugin.models.utils.branch_images import resize
 from mcod_plugin.models.utils.branch_settings import BranchSettings
-from mcod_plugin.models.utils.input_size import data_input_size
-from mcod_plugin.models.utils.model_config import model_config
 from mcod_plugin.registry import MODELS
-from mcod_plugin.utils.explain import explain, one_line
 from .branch_model import BranchModel
-from .classifier_config import PLUGIN, plain, stand_alone, without_pretrained
-from .data_config import (channel_order, crop_ratio, evaluator, pipeline_of,
-                          preprocessor, source_loader, toolbox_loader)
+from .classifier_config import PLUGIN, stand_alone
+from .data_config import (crop_ratio, evaluator, preprocessor, source_loader,
+                          toolbox_loader)
 from .images import Images
 from .verify import batches
 

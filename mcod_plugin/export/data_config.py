@@ -2,17 +2,23 @@
 import inspect
 from typing import Any, List, Optional, Sequence, Tuple
 
+from mmcv.transforms import CenterCrop
+from mmpretrain.datasets import PackInputs, ResizeEdge
+from mmpretrain.evaluation import Accuracy
 from mmpretrain.models import ClsDataPreprocessor
 
-from mcod_plugin.datasets.in_memory_dataset import OWN_KEYS, is_part
+from mcod_plugin.config.parts import is_part, walk
+from mcod_plugin.config.plain import plain
+from mcod_plugin.datasets import InMemoryDataset
+from mcod_plugin.datasets.in_memory_dataset import (OWN_KEYS, is_in_memory,
+                                                    takes_part)
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.utils.dataset_layers import dataset_layers
-from mcod_plugin.utils.part_name import part_name
-from .classifier_config import PLUGIN, plain, texts
+from mcod_plugin.models.data_preprocessors import BatchDataPreprocessor
+from .classifier_config import needs_plugin
 
 __all__ = [
-    'channel_order', 'crop_ratio', 'evaluator', 'in_memory', 'pipeline_of',
-    'preprocessor', 'source_loader', 'toolbox_loader'
+    'crop_ratio', 'evaluator', 'preprocessor', 'source_loader',
+    'toolbox_loader'
 ]
 
 # What the preprocessor does in training only.
@@ -59,9 +65,10 @@ def toolbox_loader(loader: dict,
         labels.
     """
     loader = plain('test_dataloader', loader)
-    dataset = _without_memory(loader['dataset'])
+    _leave_memory(loader)
+    dataset = loader['dataset']
     if size is not None:
-        if (exact or channels != 3) and not in_memory(dataset):
+        if (exact or channels != 3) and not is_in_memory(dataset):
             steps = _exact_resizing(size)
         else:
             steps = [dict(type='Resize', scale=(size[1], size[0]))]
@@ -79,18 +86,6 @@ def toolbox_loader(loader: dict,
         collate_fn=dict(type='default_collate'))
 
 
-def in_memory(dataset: dict) -> bool:
-    """Whether images of a data set are kept in memory, as uint8.
-
-    Args:
-        dataset (dict): Its plain config.
-
-    Returns:
-        bool: Whether it, or one that it wraps, is an ``InMemoryDataset``.
-    """
-    return f'{PLUGIN}.InMemoryDataset' in texts(dataset)
-
-
 def _exact_resizing(size: Tuple[int, int]) -> List[dict]:
     """Transforms that bring images to a size as the cohort does, which the
     toolbox's own ``Resize`` cannot: antialiased, and not rounded."""
@@ -104,61 +99,22 @@ def _exact_resizing(size: Tuple[int, int]) -> List[dict]:
     ]
 
 
-def _without_memory(value: Any) -> Any:
+def _leave_memory(loader: dict) -> None:
     """Put the toolbox's data sets in the place of those in memory."""
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_without_memory, value))
-    if not isinstance(value, dict):
-        return value
-    if (value.get('type') == f'{PLUGIN}.InMemoryDataset'
-            and not is_part(value)):
-        kept = {k: v for k, v in value.items() if k not in OWN_KEYS}
-        value = {**kept, 'type': value['source']}
-    return {key: _without_memory(child) for key, child in value.items()}
+    for _, dataset in walk(loader):
+        if is_part(dataset, InMemoryDataset) and not takes_part(dataset):
+            own = {key: dataset.pop(key, None) for key in OWN_KEYS}
+            dataset['type'] = own['source']
 
 
 def _insert_last(value: Any, transforms: Sequence[dict]) -> None:
     """Put transforms before the packing into all pipelines of a config."""
-    for child in list(value.values() if isinstance(value, dict) else value):
-        if isinstance(child, (dict, list, tuple)):
-            _insert_last(child, transforms)
-    if isinstance(value, list):
-        names = [
-            child.get('type') for child in value if isinstance(child, dict)
-        ]
-        if 'PackInputs' in names:
-            place = names.index('PackInputs')
-            value[place:place] = transforms
-
-
-def pipeline_of(loader: dict) -> List[dict]:
-    """The transforms of a data loader's config.
-
-    Args:
-        loader (dict): The config.
-
-    Returns:
-        list[dict]: Those of its data set, or of the one that this wraps.
-    """
-    for dataset in dataset_layers(loader.get('dataset')):
-        if dataset.get('pipeline'):
-            return list(dataset['pipeline'])
-    return []
-
-
-def channel_order(pipeline: Sequence[dict]) -> str:
-    """The order of the colours of the images that a pipeline gives.
-
-    Args:
-        pipeline (Sequence[dict]): Configs of its transforms.
-
-    Returns:
-        str: ``'BGR'`` of image files, as OpenCV reads them, ``'RGB'`` of data
-        sets that hold the pixels.
-    """
-    loads = any(
-        part_name(transform) == 'LoadImageFromFile' for transform in pipeline)
-    return 'BGR' if loads else 'RGB'
+    for _, steps in walk(value):
+        if isinstance(steps, list):
+            for place, step in enumerate(steps):
+                if is_part(step, PackInputs):
+                    steps[place:place] = transforms
+                    break
 
 
 def crop_ratio(pipeline: List[dict]) -> float:
@@ -172,10 +128,9 @@ def crop_ratio(pipeline: List[dict]) -> float:
     """
     ratio, edge = 1., None
     for transform in pipeline:
-        name = part_name(transform)
-        if name == 'ResizeEdge':
+        if is_part(transform, ResizeEdge):
             edge = transform.get('scale')
-        elif name == 'CenterCrop' and edge:
+        elif is_part(transform, CenterCrop) and edge:
             size = transform.get('crop_size')
             size = max(size) if isinstance(size, (list, tuple)) else size
             ratio = min(1., size / edge)
@@ -196,8 +151,8 @@ def preprocessor(given: dict, mean: Any, std: Any, num_classes: int) -> dict:
         toolbox's stays as it is.
     """
     given = plain('data_preprocessor', given)
-    kind = part_name(given) or 'ClsDataPreprocessor'
-    if kind in ('ClsDataPreprocessor', 'BatchDataPreprocessor'):
+    if given.get('type') is None or is_part(
+            given, (ClsDataPreprocessor, BatchDataPreprocessor)):
         known = inspect.signature(ClsDataPreprocessor).parameters
         given = {
             key: value
@@ -225,11 +180,11 @@ def evaluator(given: Any, num_classes: int) -> Any:
     """
     metrics = plain('test_evaluator', given or [])
     metrics = metrics if isinstance(metrics, list) else [metrics]
-    ours = [m for m in metrics if str(m.get('type')).startswith(f'{PLUGIN}.')]
+    ours = [metric for metric in metrics if needs_plugin(metric)]
     kept = [metric for metric in metrics if metric not in ours]
     if ours or not kept:
         # MMEngine takes no metric twice.
-        accuracy = next((m for m in kept if part_name(m) == 'Accuracy'), None)
+        accuracy = next((m for m in kept if is_part(m, Accuracy)), None)
         if accuracy is None:
             accuracy = dict(type='Accuracy')
             kept.insert(0, accuracy)

@@ -4,12 +4,10 @@ import os.path as osp
 import shutil
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
+from mcod_plugin.config.input_size import data_input_size, parse_input_size
 from mcod_plugin.engine.hooks.divergence_watch import diverged_branches
-from mcod_plugin.errors import ConfigError, nearest
-from mcod_plugin.models.utils.input_size import (data_input_size,
-                                                 parse_input_size)
+from mcod_plugin.errors import ConfigError, nearest, one_line
 from mcod_plugin.utils.checkpoint import read_checkpoint
-from mcod_plugin.utils.explain import one_line
 from mcod_plugin.utils.leftovers import remove_empty
 from mcod_plugin.utils.new_folder import new_folder
 from mcod_plugin.utils.packages import require_packages

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple, Optional, Sequence
 import numpy as np
 from mmengine.registry import init_default_scope
 
+from mcod_plugin.config.explain import arguments, explain
+from mcod_plugin.config.parts import walk
 from mcod_plugin.engine.runner import CohortRunner
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import DATASETS
-from mcod_plugin.utils.explain import arguments, explain
 
 __all__ = ['Images', 'random_images', 'validation_images']
 
@@ -76,21 +77,16 @@ def validation_images(cfg: Any, limit: int) -> Images:
                   f'{number:,} of {len(dataset):,} images of {key}')
 
 
-def _forbid_download(value: Any) -> None:
+def _forbid_download(cfg: Any) -> None:
     """Set ``download`` of all data sets within a config that have it."""
-    if isinstance(value, (list, tuple)):
-        for child in value:
-            _forbid_download(child)
-    elif isinstance(value, dict):
-        kind = value.get('source', value.get('type'))
-        if isinstance(kind, str):
-            with DATASETS.switch_scope_and_registry(None) as registry:
-                kind = registry.get(kind)
-        if kind is not None and 'download' in arguments(kind):
-            value['download'] = False
-        for child in list(value.values()):
-            if isinstance(child, (dict, list, tuple)):
-                _forbid_download(child)
+    for _, value in walk(cfg):
+        if isinstance(value, dict):
+            kind = value.get('source', value.get('type'))
+            if isinstance(kind, str):
+                with DATASETS.switch_scope_and_registry(None) as registry:
+                    kind = registry.get(kind)
+            if kind is not None and 'download' in arguments(kind):
+                value['download'] = False
 
 
 def random_images(channels: int, size: Sequence[int], reason: str) -> Images:

@@ -10,8 +10,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from mcod_plugin.errors import ConfigError
-from mcod_plugin.utils.explain import one_line
+from mcod_plugin.errors import ConfigError, one_line
 from .branch_model import BranchModel
 from .files import write_bytes
 

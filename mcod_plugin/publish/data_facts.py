@@ -2,9 +2,9 @@
 from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
+from mcod_plugin.config.data import innermost_dataset
+from mcod_plugin.config.parts import type_name
 from mcod_plugin.datasets import in_memory_dataset
-from mcod_plugin.utils.dataset_layers import innermost_dataset
-from mcod_plugin.utils.part_name import part_name
 
 __all__ = ['DataFacts', 'data_facts', 'data_part', 'data_split']
 
@@ -59,7 +59,7 @@ def data_facts(loader: Any) -> DataFacts:
         and that its terms must be looked up.
     """
     dataset = innermost_dataset(loader)
-    kind = part_name(dataset, 'source') or part_name(dataset) or 'unknown'
+    kind = type_name(dataset, 'source') or type_name(dataset) or 'unknown'
     if kind in KNOWN:
         return KNOWN[kind]
     return DataFacts(
@@ -92,7 +92,7 @@ def data_part(loader: Any) -> Dict[str, Any]:
     """
     dataset = innermost_dataset(loader)
     keys = PART_KEYS
-    if 'source' in dataset and in_memory_dataset.is_part(dataset):
+    if 'source' in dataset and in_memory_dataset.takes_part(dataset):
         # The toolbox's data sets give their classes other names by one.
         keys += in_memory_dataset.PART_KEYS
     found = {key: dataset.get(key) for key in keys}

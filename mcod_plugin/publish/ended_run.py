@@ -6,22 +6,20 @@ from dataclasses import dataclass
 from glob import escape, glob
 from typing import Any, Dict, List, Optional
 
-from mcod_plugin.cli import read_config
+from mcod_plugin.config.parts import is_part, type_name
+from mcod_plugin.config.pretrained import is_pretrained
+from mcod_plugin.config.read import read_config
+from mcod_plugin.engine.hooks import DiscontinuousKDHook, RunRecordHook
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.export.classifier_config import is_pretrained
+from mcod_plugin.models.heads import EnsembleTeacher
+from mcod_plugin.models.losses import DiscontinuousKDLoss
 from mcod_plugin.schedule import DiscontinuousSchedule
 from mcod_plugin.utils.checkpoint import last_checkpoint, read_checkpoint
-from mcod_plugin.utils.part_name import part_name
 
 __all__ = ['EndedRun', 'read_curves', 'read_run']
 
-SCHEDULE = 'DiscontinuousKDHook'
-RECORD = 'RunRecordHook'
-BRANCH_METRICS = 'BranchMetrics'
 # Teacher and loss of the plugin's own method, which are its defaults.
-OWN = dict(
-    teacher='mcod_plugin.EnsembleTeacher',
-    distill='mcod_plugin.DiscontinuousKDLoss')
+OWN = dict(teacher=EnsembleTeacher, distill=DiscontinuousKDLoss)
 # What MCOD leaves open: how the ensemble of all branches is made.
 MCOD_FUSIONS = ('mean', 'prob_mean', 'confidence')
 
@@ -139,7 +137,7 @@ class EndedRun:
             for key, value in hook.items()
             if key not in ('type', 'priority', '_scope_')
         } for hook in self.cfg.get('custom_hooks') or []
-                if part_name(hook) == SCHEDULE]
+                if is_part(hook, DiscontinuousKDHook)]
 
     def schedule(self) -> Optional[DiscontinuousSchedule]:
         """The distillation schedule over the whole run.
@@ -191,7 +189,7 @@ class EndedRun:
             return ('side by side, distilled from the frozen '
                     f'{" and ".join(self.frozen_teachers)}')
         return ('together by online distillation with '
-                f'{part_name(self._part("teacher"))}')
+                f'{type_name(self._part("teacher"))}')
 
     @property
     def is_mcod(self) -> bool:
@@ -202,8 +200,8 @@ class EndedRun:
         if len(self.schedule_cfgs) > 1 or self.schedule_cfg.get('branches'):
             return False
         teacher, schedule = self._part('teacher'), self._schedule
-        return (self._part('distill')['type'] == OWN['distill']
-                and teacher['type'] == OWN['teacher']
+        return (is_part(self._part('distill'), OWN['distill'])
+                and is_part(teacher, OWN['teacher'])
                 and teacher.get('fusion', 'mean') in MCOD_FUSIONS and all(
                     (teacher.get('weights') or {}).values())
                 and not teacher.get('members')
@@ -292,7 +290,7 @@ def _read_record(work_dir: str, cfg: Any) -> Dict[str, Any]:
     """What the run's RunRecordHook has written, wherever that is."""
     hooks = [
         hook for hook in cfg.get('custom_hooks') or []
-        if part_name(hook) == RECORD
+        if is_part(hook, RunRecordHook)
     ]
     out = hooks[-1].get('out') if hooks else None
     path = out or osp.join(work_dir, 'record.json')

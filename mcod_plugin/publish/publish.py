@@ -4,13 +4,14 @@ import re
 import sys
 from typing import Optional
 
+from mcod_plugin.config.parts import is_part
 from mcod_plugin.engine.hooks.divergence_watch import diverged_branches
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.evaluation import BranchMetrics
 from mcod_plugin.export.images import validation_images
 from mcod_plugin.utils.new_folder import new_folder
 from mcod_plugin.utils.packages import require_packages
-from mcod_plugin.utils.part_name import part_name
-from .ended_run import BRANCH_METRICS, read_run
+from .ended_run import read_run
 from .publication import Publication
 from .publisher import Publisher
 from .recipe import check_solo
@@ -64,10 +65,10 @@ def publish_cohort(work_dir: str,
         # The test of what is published gives the number on its card.
         for part in ('dataloader', 'evaluator', 'cfg'):
             run.cfg[f'test_{part}'] = run.cfg.get(f'val_{part}')
-    if BRANCH_METRICS not in map(part_name, run.test_metrics):
+    if not any(is_part(m, BranchMetrics) for m in run.test_metrics):
         # The card tells the accuracy of each branch.
         run.cfg.test_evaluator = [
-            dict(type=f'mcod_plugin.{BRANCH_METRICS}'), *run.test_metrics
+            dict(type='mcod_plugin.BranchMetrics'), *run.test_metrics
         ]
     baseline = None
     if solo is not None:

@@ -7,15 +7,18 @@ import torch
 import torch.nn as nn
 from mmpretrain.evaluation import ConfusionMatrix
 
-from mcod_plugin.cli import read_config
+from mcod_plugin.config.parts import is_part
+from mcod_plugin.config.read import read_config
+from mcod_plugin.datasets.in_memory_dataset import is_in_memory
 from mcod_plugin.engine.hooks.cohort_report_hook import (count_flops,
                                                          network_name,
                                                          result_table)
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.evaluation.branch_metrics import pairwise_disagreement
+from mcod_plugin.evaluation.branch_metrics import (BranchMetrics,
+                                                   pairwise_disagreement)
 from mcod_plugin.export.branch_model import BranchModel
 from mcod_plugin.export.cohort import branch_model, load_cohort
-from mcod_plugin.export.data_config import in_memory, source_loader
+from mcod_plugin.export.data_config import source_loader
 from mcod_plugin.export.files import file_sizes
 from mcod_plugin.export.images import Images
 from mcod_plugin.export.mmpretrain_format import write_mmpretrain
@@ -25,10 +28,9 @@ from mcod_plugin.export.safetensors_format import write_safetensors
 from mcod_plugin.utils.checkpoint import read_checkpoint
 from mcod_plugin.utils.files import write_text
 from mcod_plugin.utils.machine import cpu_name, describe_machine
-from mcod_plugin.utils.part_name import part_name
 from .card import branch_card, cohort_card
 from .data_facts import data_facts, data_part, data_split
-from .ended_run import BRANCH_METRICS, EndedRun
+from .ended_run import EndedRun
 from .figures import draw_branch, draw_cohort
 from .measure import accuracy, cohort_logits, median_latency
 from .member import Member
@@ -192,7 +194,7 @@ class Publisher:
     def _check_size(self, model: BranchModel) -> None:
         """Raise unless the branch's config gives the images of the cohort."""
         if (self.cohort.branch_settings[model.name].resized
-                and in_memory(model.test_settings['test_dataloader'])):
+                and is_in_memory(model.test_settings['test_dataloader'])):
             raise ConfigError(
                 f'model.branches.{model.name}.input_size: a branch with a '
                 'size of its own is not published with per_class, classes '
@@ -253,7 +255,7 @@ class Publisher:
         """The table that the cohort's test prints."""
         topk = next(
             metric.get('topk', TOPK) for metric in self.run.test_metrics
-            if part_name(metric) == BRANCH_METRICS)
+            if is_part(metric, BranchMetrics))
         metrics = {
             f'{name}/{key}': value
             for name in sorted(self.logits)

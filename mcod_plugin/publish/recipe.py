@@ -1,15 +1,16 @@
 """What two runs have in common."""
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Dict, Tuple
 
+from mcod_plugin.config.parts import is_part, walk
+from mcod_plugin.engine.hooks import DiscontinuousKDHook, RunRecordHook
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.utils.part_name import part_name
-from .ended_run import RECORD, SCHEDULE, EndedRun
+from .ended_run import EndedRun
 
 __all__ = ['check_solo', 'recipe_differences']
 
 # What makes no other recipe: where things go, what is printed, and the method
 # itself, which is the teacher, the loss and the schedule.
-METHOD_HOOKS = (SCHEDULE, RECORD)
+METHOD_HOOKS = (DiscontinuousKDHook, RunRecordHook)
 IGNORED = ('work_dir', 'experiment_name', 'log_level', 'log_processor',
            'launcher', 'resume', 'visualizer', 'env_cfg', 'default_hooks',
            'custom_imports', 'runner_type', 'model.teacher', 'model.distill',
@@ -71,9 +72,13 @@ def _settings(cfg: Any) -> Dict[str, Any]:
         cfg['load_from'] = None
     cfg['custom_hooks'] = [
         hook for hook in cfg.get('custom_hooks') or []
-        if part_name(hook) not in METHOD_HOOKS
+        if not is_part(hook, METHOD_HOOKS)
     ]
-    return {key: value for key, value in _flat('', cfg) if not _ignored(key)}
+    return {
+        key: value
+        for key, value in walk(cfg)
+        if not isinstance(value, (dict, list, tuple)) and not _ignored(key)
+    }
 
 
 def _ignored(key: str) -> bool:
@@ -82,13 +87,3 @@ def _ignored(key: str) -> bool:
                for name in IGNORED) or (len(parts) > 1
                                         and parts[0].endswith('_dataloader')
                                         and parts[1] in IGNORED_IN_LOADERS)
-
-
-def _flat(key: str, value: Any) -> Iterator[Tuple[str, Any]]:
-    if isinstance(value, (list, tuple)):
-        value = {str(index): child for index, child in enumerate(value)}
-    if not isinstance(value, dict):
-        yield key, value
-        return
-    for name, child in value.items():
-        yield from _flat(f'{key}.{name}' if key else str(name), child)

@@ -2,7 +2,11 @@
 import os.path as osp
 from typing import Any, Dict, Iterator, Optional, Sequence
 
-from mcod_plugin.export.data_config import pipeline_of
+from mmcv.transforms import LoadImageFromFile
+from mmpretrain.datasets import PackInputs
+
+from mcod_plugin.config.data import pipeline_of
+from mcod_plugin.config.parts import is_part
 from mcod_plugin.utils.units import duration
 from .data_facts import data_facts, data_part, data_split
 from .ended_run import EndedRun
@@ -96,7 +100,7 @@ def _data_settings(loader: Any) -> str:
 def _transforms(loader: Any) -> str:
     calls = [
         _call(transform) for transform in pipeline_of(loader)
-        if transform.get('type') not in ('PackInputs', 'LoadImageFromFile')
+        if not is_part(transform, (PackInputs, LoadImageFromFile))
     ]
     return ', '.join(calls) or 'none'
 

@@ -9,10 +9,11 @@ from typing import Any, Dict, Tuple
 import torch.nn as nn
 from mmengine.config import Config
 
-from mcod_plugin.export.classifier_config import plain, without_pretrained
+from mcod_plugin.config.parts import is_part
+from mcod_plugin.config.plain import plain
+from mcod_plugin.config.pretrained import without_pretrained
+from mcod_plugin.engine.hooks import RunRecordHook
 from mcod_plugin.export.files import to_checkpoint, to_safetensors, write_bytes
-from mcod_plugin.utils.part_name import part_name
-from .ended_run import RECORD
 
 __all__ = ['publish_name', 'published_config', 'write_cohort']
 
@@ -39,7 +40,7 @@ def published_config(cfg: Any, cohort: nn.Module) -> Config:
     }
     hooks = settings.get('custom_hooks') or []
     settings['custom_hooks'] = [
-        hook for hook in hooks if part_name(hook) != RECORD
+        hook for hook in hooks if not is_part(hook, RunRecordHook)
     ]
     model = settings['model'] = without_pretrained(settings['model'])
     if settings.get('data_preprocessor'):

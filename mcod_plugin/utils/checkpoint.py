@@ -11,8 +11,7 @@ from urllib.parse import urlparse
 
 import torch
 
-from mcod_plugin.errors import ConfigError
-from mcod_plugin.utils.explain import one_line
+from mcod_plugin.errors import ConfigError, one_line
 
 __all__ = [
     'DamagedCheckpoint', 'last_checkpoint', 'read_checkpoint',

@@ -9,10 +9,13 @@ import os
 import os.path as osp
 import re
 import shutil
+import tempfile
 import uuid
 from contextlib import contextmanager, suppress
 from glob import escape, glob
 from typing import Iterator
+
+from mcod_plugin.errors import ConfigError
 
 try:
     import fcntl
@@ -20,7 +23,10 @@ except ImportError:
     # Windows: there are no such locks, so what others have left stays.
     fcntl = None
 
-__all__ = ['hold', 'new_file', 'remove_dead', 'sweep', 'sync', 'write_text']
+__all__ = [
+    'check_out', 'hold', 'new_file', 'remove_dead', 'sweep', 'sync',
+    'write_text'
+]
 
 # What ``new_file`` makes, and the checkpoints of earlier versions.
 PART = re.compile(r'\.[0-9a-f]{32}\.part$|(^|_)(epoch|iter)_\d+\.pth\.part$')
@@ -155,3 +161,32 @@ def _open(path: str, flags: int = 0) -> int:
         return os.open(path, os.O_RDONLY)
     # A network's file system locks only what may be written to.
     return os.open(path, os.O_RDWR | flags, 0o666)
+
+
+def check_out(setting: str, path: str) -> None:
+    """Raise unless a file can be written, before there is work to lose.
+
+    Args:
+        setting (str): The argument, as the user types it.
+        path (str): The file.
+
+    Raises:
+        ConfigError: If its folder does not exist or takes no file, or it is
+            a folder itself or a file that must not be written to.
+    """
+    folder = osp.dirname(osp.abspath(path))
+    if not osp.isdir(folder):
+        raise ConfigError(f'{setting} {path}: the folder {folder} does not '
+                          'exist; make it first')
+    if osp.isdir(path):
+        raise ConfigError(f'{setting} {path} is a folder; name a file in it')
+    try:
+        # Permissions do not tell: root has them all, even in /proc.
+        with tempfile.NamedTemporaryFile(
+                prefix=f'.{osp.basename(path)}.', dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f'{setting} {path}: no such file can be made in '
+                          f'{folder} ({error.strerror})') from error
+    if osp.exists(path) and not os.access(path, os.W_OK):
+        raise ConfigError(f'{setting} {path} must not be written to')

@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mcod_plugin.compare.plan import choose, plan
 from mcod_plugin.compare.study import read_study
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.methods import METHODS
+from mcod_plugin.config.methods import METHODS
 
 
 def make(path, options=()):

@@ -15,6 +15,7 @@ from mmpretrain.datasets import CIFAR100, BaseDataset, PackInputs, RandomCrop
 from mmpretrain.registry import DATASETS as MMPRETRAIN_DATASETS
 from scipy.stats import binomtest, chi2_contingency, chisquare
 
+from mcod_plugin.config.explain import explain
 from mcod_plugin.datasets import (Digits, InMemoryDataset, batch_transforms,
                                   in_memory_dataset)
 from mcod_plugin.datasets.batch_transforms import to_device
@@ -22,7 +23,6 @@ from mcod_plugin.engine.hooks.label_check_hook import label_bounds
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import DATASETS
 from mcod_plugin.structures import BatchDataSample
-from mcod_plugin.utils.explain import explain
 
 PACK = dict(type='PackInputs')
 FLIP = dict(type='RandomFlip', prob=0.5)

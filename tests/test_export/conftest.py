@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 
-from mcod_plugin.cli import read_config
+from mcod_plugin.config.read import read_config
 from mcod_plugin.export import export_branches
 from mcod_plugin.registry import RUNNERS
 

@@ -1,12 +1,7 @@
 import pytest
 from mmengine.config import ConfigDict
-from mmpretrain.models import LinearClsHead
 
-from mcod_plugin.errors import ConfigError
-from mcod_plugin.export.classifier_config import (is_pretrained, needs_plugin,
-                                                  plain, stand_alone,
-                                                  without_pretrained)
-from mcod_plugin.models.backbones import CifarResNet
+from mcod_plugin.export.classifier_config import needs_plugin, stand_alone
 from mcod_plugin.models.utils.build_branch import build_branch
 
 HEAD = dict(type='LinearClsHead', num_classes=10)
@@ -60,49 +55,6 @@ def test_what_is_stated_wins():
         head=dict(HEAD, in_channels=16))
     branch, _ = build_branch('net', cfg, (16, 16), 3)
     assert stand_alone('model.branches.net', cfg, branch) == cfg
-
-
-def test_weights_to_start_from_are_left_out():
-    cfg = dict(
-        pretrained='a.pth',
-        init_cfg=dict(type='Pretrained', checkpoint='b.pth'),
-        backbone=dict(
-            type='TIMMBackbone',
-            pretrained=True,
-            checkpoint_path='c.pth',
-            init_cfg=[
-                dict(type='Kaiming', layer='Conv2d'),
-                dict(type='Pretrained', checkpoint='d.pth')
-            ]),
-        head=dict(HEAD, init_cfg=dict(type='Normal', layer='Linear')))
-    assert without_pretrained(cfg) == dict(
-        backbone=dict(type='TIMMBackbone'),
-        head=dict(HEAD, init_cfg=dict(type='Normal', layer='Linear')))
-    assert cfg['backbone']['pretrained'] is True
-
-
-@pytest.mark.parametrize('cfg, expected', [
-    (dict(pretrained=True), True),
-    (dict(pretrained=False, checkpoint_path=''), False),
-    (dict(backbone=[dict(checkpoint_path='c.pth')]), True),
-    (dict(init_cfg=[dict(type='mmengine.Pretrained')]), True),
-    (dict(init_cfg=dict(type='Normal', layer='Linear')), False),
-])
-def test_is_pretrained(cfg, expected):
-    assert is_pretrained(cfg) is expected
-
-
-def test_plain():
-    given = ConfigDict(
-        a=dict(type=LinearClsHead), b=[CifarResNet, (1, 2.5)], c=None)
-    found = plain('model', given)
-    assert found == dict(
-        a=dict(type='LinearClsHead'),
-        b=['mcod_plugin.CifarResNet', (1, 2.5)],
-        c=None)
-    assert type(found['a']) is dict
-    with pytest.raises(ConfigError, match=r'model\.a\.1 .* got a function'):
-        plain('model', dict(a=[1, lambda: 0]))
 
 
 def test_needs_plugin():

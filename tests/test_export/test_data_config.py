@@ -7,9 +7,10 @@ from mmengine.evaluator import Evaluator
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
+from mcod_plugin.config.data import channel_order, pipeline_of
+from mcod_plugin.datasets.in_memory_dataset import is_in_memory
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.export.data_config import (channel_order, crop_ratio,
-                                            evaluator, in_memory, pipeline_of,
+from mcod_plugin.export.data_config import (crop_ratio, evaluator,
                                             preprocessor, source_loader,
                                             toolbox_loader)
 
@@ -119,8 +120,8 @@ def test_exact_resizing(channels, size, turned):
 def test_images_in_memory_are_not_resized_exactly():
     dataset = memory(per_class=(0, 40))
     wrapped = dict(type='RepeatDataset', times=2, dataset=dataset)
-    assert in_memory(dataset) and in_memory(wrapped)
-    assert not in_memory(toolbox_loader(dict(dataset=memory()))['dataset'])
+    assert is_in_memory(dataset) and is_in_memory(wrapped)
+    assert not is_in_memory(toolbox_loader(dict(dataset=memory()))['dataset'])
     found = toolbox_loader(dict(dataset=dataset), (32, 48), exact=True)
     assert [step['type'] for step in found['dataset']['pipeline']
             ] == ['Resize', 'PackInputs']

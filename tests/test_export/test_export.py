@@ -12,10 +12,9 @@ import torch
 import torchvision.transforms.functional as TF
 from safetensors.torch import load_file, save_file
 
-from mcod_plugin.cli import read_config
+from mcod_plugin.config.read import read_config
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.export import export as export_module
-from mcod_plugin.export import export_branches, report
+from mcod_plugin.export import export as export_module, export_branches, report
 from mcod_plugin.registry import DATASETS, MODELS
 
 TIMM = ('timm_cnn', 'timm_stages', 'swin', 'vit', 'vit2', 'timm_classifier')

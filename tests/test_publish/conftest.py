@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 from mmengine.registry import init_default_scope
 
-from mcod_plugin.cli import read_config
-from mcod_plugin.methods import apply_method, find_method
+from mcod_plugin.config.methods import apply_method, find_method
+from mcod_plugin.config.read import read_config
 from mcod_plugin.publish import publish_cohort
 from mcod_plugin.registry import RUNNERS
 

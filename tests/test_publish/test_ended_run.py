@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
+from mcod_plugin.config.methods import METHODS, apply_method, find_method
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.methods import METHODS, apply_method, find_method
 from mcod_plugin.publish.ended_run import read_curves, read_run
 from .conftest import train
 

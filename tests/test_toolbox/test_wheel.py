@@ -13,7 +13,7 @@ from pathlib import Path
 
 import mcod_plugin
 import mmpretrain
-from mcod_plugin.methods import find_method
+from mcod_plugin.config.methods import find_method
 from mmengine.config import Config
 
 library = Path(sys.argv[1])

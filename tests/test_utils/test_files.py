@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from mcod_plugin.utils.files import new_file, sweep, write_text
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.utils.files import check_out, new_file, sweep, write_text
 
 WRITER = """\
 import sys, time
@@ -137,3 +138,36 @@ def test_on_the_disk_before_it_is_in_its_place(tmp_path, monkeypatch):
     write_text(str(tmp_path / 'it.json'), 'text')
     assert done == [('fsync', 'file'), ('replace', 'file'),
                     ('fsync', 'folder')]
+
+
+def test_out_must_have_a_place(tmp_path):
+    check_out('--out', str(tmp_path / 'new.json'))
+    with pytest.raises(ConfigError, match='does not exist'):
+        check_out('--out', str(tmp_path / 'no' / 'new.json'))
+    with pytest.raises(ConfigError, match='is a folder'):
+        check_out('--out', str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_out_must_be_writable(tmp_path):
+    with pytest.raises(ConfigError, match='no such file can be made in'):
+        check_out('--out', str(tmp_path / ('a' * 300)))
+    path = tmp_path / 'old.json'
+    path.write_text('old')
+    check_out('--out', str(path))
+    assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith('linux'), reason='only Linux has /proc')
+def test_out_must_be_writable_by_root_as_well():
+    with pytest.raises(ConfigError, match='--out /proc/x.py: .* in /proc'):
+        check_out('--out', '/proc/x.py')
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
+def test_out_must_not_be_read_only(tmp_path):
+    path = tmp_path / 'old.json'
+    path.touch(0o444)
+    with pytest.raises(ConfigError, match='old.json must not be written to'):
+        check_out('--out', str(path))

@@ -14,10 +14,9 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmpretrain.utils import get_ori_model
 from torch.utils.data import DataLoader
 
-from mcod_plugin.cli import check_out
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import HOOKS
-from mcod_plugin.utils.files import write_text
+from mcod_plugin.utils.files import check_out, write_text
 from mcod_plugin.utils.machine import describe_machine
 from mcod_plugin.utils.memory import peak_memory
 from ..optim_wrapper import precision

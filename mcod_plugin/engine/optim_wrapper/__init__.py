@@ -1,4 +1,4 @@
-from .autocast_optim_wrapper import AutocastOptimWrapper, has_bfloat16
+from .autocast_optim_wrapper import AutocastOptimWrapper, has_bfloat16, use_amp
 from .branch_optim_wrapper_constructor import (BranchOptimWrapperConstructor,
                                                with_branch_constructor)
 from .fused import prefer_fused
@@ -10,5 +10,5 @@ __all__ = [
     'AutocastOptimWrapper', 'BranchOptimWrapperConstructor',
     'arrange_parameters', 'changed_options', 'has_bfloat16',
     'match_parameters', 'name_parameters', 'precision', 'prefer_fused',
-    'with_branch_constructor'
+    'use_amp', 'with_branch_constructor'
 ]

@@ -1,14 +1,15 @@
 import logging
 from contextlib import contextmanager
 from inspect import signature
-from typing import Iterator, Union
+from typing import Any, Iterator, Union
 
 import torch
 import torch.nn as nn
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.optim import OptimWrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
+from mcod_plugin.config.parts import is_part
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import OPTIM_WRAPPERS
 from mcod_plugin.utils.machine import cpu_has_bfloat16
@@ -104,3 +105,42 @@ def has_bfloat16() -> bool:
             return supported(including_emulation=False)
         return supported()
     return cpu_has_bfloat16() if device == 'cpu' else device == 'mps'
+
+
+def use_amp(cfg: Any) -> None:
+    """Have a config train in mixed precision: in bfloat16, or on a GPU
+    without it in float16 with a scaled loss. A CPU without it trains in
+    float32, and says so.
+
+    Args:
+        cfg (Config): The config, which is changed. One that asks for float16
+            itself keeps it.
+
+    Raises:
+        ConfigError: If its optimizer wrapper is of another kind, or it asks
+            for float16 and there is no GPU.
+    """
+    wrapper = cfg.optim_wrapper
+    dtype = str(wrapper.get('dtype')).rpartition('.')[2]
+    if wrapper.get('type') is not None and not is_part(
+            wrapper, (OptimWrapper, AmpOptimWrapper, AutocastOptimWrapper)):
+        raise ConfigError(
+            '--amp: optim_wrapper.type must be one of AmpOptimWrapper, '
+            'OptimWrapper, mcod_plugin.AutocastOptimWrapper; got '
+            f'{wrapper.type!r}')
+    half = is_part(wrapper, AmpOptimWrapper) and dtype == 'float16'
+    if half and get_device() == 'cpu':
+        raise ConfigError('--amp: optim_wrapper.dtype float16 needs a GPU, '
+                          'and this machine has none; leave it out')
+    if dtype in ('None', 'auto', 'bfloat16'):
+        # Whatever the device has.
+        wrapper.pop('dtype', None)
+    # Whether a CPU has it is told where it is used, maybe on another machine.
+    if (get_device() == 'cpu' or has_bfloat16()) and not half:
+        wrapper.type = 'mcod_plugin.AutocastOptimWrapper'
+        # Settings of AmpOptimWrapper, for the scaling that is not needed.
+        wrapper.pop('loss_scale', None)
+        wrapper.pop('use_fsdp', None)
+    else:
+        wrapper.type = 'AmpOptimWrapper'
+        wrapper.setdefault('loss_scale', 'dynamic')

@@ -1,6 +1,9 @@
 from typing import Any, Mapping
 
-from .autocast_optim_wrapper import has_bfloat16
+from mmengine.optim import AmpOptimWrapper
+
+from mcod_plugin.config.parts import is_part
+from .autocast_optim_wrapper import AutocastOptimWrapper, has_bfloat16
 
 
 def precision(optim_wrapper: Any) -> str:
@@ -14,15 +17,16 @@ def precision(optim_wrapper: Any) -> str:
         str: ``'float32'``, ``'bfloat16'`` or ``'float16'``.
     """
     if isinstance(optim_wrapper, Mapping):
-        kind = optim_wrapper.get('type')
-        kind = getattr(kind, '__name__', str(kind))
+        ours = is_part(optim_wrapper, AutocastOptimWrapper)
+        scaled = is_part(optim_wrapper, AmpOptimWrapper)
         dtype = optim_wrapper.get('dtype')
     else:
-        kind = type(optim_wrapper).__name__
+        ours = isinstance(optim_wrapper, AutocastOptimWrapper)
+        scaled = isinstance(optim_wrapper, AmpOptimWrapper)
         dtype = getattr(optim_wrapper, 'cast_dtype', None)
-    if kind.endswith('AutocastOptimWrapper') and dtype in (None, 'auto'):
+    if ours and dtype in (None, 'auto'):
         return 'bfloat16' if has_bfloat16() else 'float32'
-    if kind.endswith(('AutocastOptimWrapper', 'AmpOptimWrapper')):
+    if ours or scaled:
         # MMEngine casts to it unless it is told otherwise.
         return str(dtype or 'float16').rpartition('.')[2]
     return 'float32'

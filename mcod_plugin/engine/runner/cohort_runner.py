@@ -9,9 +9,9 @@ import torch.nn as nn
 from mmengine.device import get_device
 from mmengine.dist import is_main_process, master_only
 from mmengine.evaluator import Evaluator
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, RuntimeInfoHook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner import (BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop,
                              Runner)
@@ -19,10 +19,13 @@ from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from mmpretrain.utils import get_ori_model
 from torch.utils.data import DataLoader
 
-from mcod_plugin.datasets import InMemoryDataset
+from mcod_plugin.config.explain import unknown_type
+from mcod_plugin.config.input_size import data_input_size
+from mcod_plugin.config.missing_data import explain_missing_data
+from mcod_plugin.config.parts import is_part
+from mcod_plugin.datasets.in_memory_dataset import is_in_memory
 from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.evaluation import CohortEvaluator
-from mcod_plugin.models.utils.input_size import data_input_size
 from mcod_plugin.models.utils.memory_format import match_state
 from mcod_plugin.models.utils.state_faults import state_faults
 from mcod_plugin.registry import RUNNERS
@@ -30,11 +33,8 @@ from mcod_plugin.utils.allocator import keep_freed_memory
 from mcod_plugin.utils.checkpoint import (DamagedCheckpoint, last_checkpoint,
                                           read_checkpoint,
                                           resumable_checkpoints)
-from mcod_plugin.utils.explain import unknown_type
 from mcod_plugin.utils.files import new_file, sweep, write_text
 from mcod_plugin.utils.leftovers import missing_folders, remove_empty
-from mcod_plugin.utils.missing_data import explain_missing_data
-from mcod_plugin.utils.part_name import part_name
 from mcod_plugin.utils.workers import default_workers
 from ..hooks.branch_checkpoint_hook import (ENDED, BranchCheckpointHook,
                                             checkpoint_folder)
@@ -160,15 +160,14 @@ class CohortRunner(Runner):
         hooks = dict(hooks or {})
         checkpoint = hooks.setdefault('checkpoint',
                                       dict(type='CheckpointHook', interval=1))
-        if isinstance(checkpoint, dict) and checkpoint.get('type') in (
-                'CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook):
+        if is_part(checkpoint, CheckpointHook):
             hooks['checkpoint'] = type(checkpoint)(
                 checkpoint, type='mcod_plugin.BranchCheckpointHook')
         # It watches whether training diverges.
         runtime = hooks.setdefault(
             'runtime_info', dict(type='mcod_plugin.CohortRuntimeInfoHook'))
         if self.cfg.get('on_divergence') == 'drop' and (
-                runtime is None or part_name(runtime) == 'RuntimeInfoHook'):
+                runtime is None or is_part(runtime, RuntimeInfoHook)):
             raise ConfigError(
                 "on_divergence='drop' needs default_hooks.runtime_info of "
                 f'type mcod_plugin.CohortRuntimeInfoHook; got {runtime!r}')
@@ -234,7 +233,7 @@ class CohortRunner(Runner):
         dataloader = dict(dataloader)
         dataloader.setdefault('num_workers', default_workers())
         dataset = dataloader.get('dataset', {})
-        if _is_in_memory(dataset):
+        if is_in_memory(dataset):
             # It makes whole batches, where the images are.
             for key in WORKER_SETTINGS:
                 dataloader.pop(key, None)
@@ -298,9 +297,7 @@ class CohortRunner(Runner):
                 if isinstance(name, str) and registry.get(name) is None:
                     raise unknown_type('optim_wrapper.optimizer.type', name,
                                        registry)
-            kind = optim_wrapper.get('type')
-            scaled = getattr(kind, '__name__',
-                             str(kind)).endswith('AmpOptimWrapper')
+            scaled = is_part(optim_wrapper, AmpOptimWrapper)
             if scaled and get_device() == 'cpu':
                 raise ConfigError(
                     'optim_wrapper.type AmpOptimWrapper needs a GPU, and this '
@@ -641,13 +638,3 @@ def _check_order(model: nn.Module, checkpoint: dict) -> None:
             f'model.teacher.type {type(teacher).__name__} takes the branches '
             'in their order, so model.branches must be in that of the '
             f'checkpoint, {", ".join(saved)}; got {", ".join(model.branches)}')
-
-
-def _is_in_memory(dataset: Any) -> bool:
-    """Whether a data set, or one that it wraps, is held in memory."""
-    if isinstance(dataset, (list, tuple)):
-        return any(map(_is_in_memory, dataset))
-    return isinstance(dataset, dict) and (dataset.get('type') in (
-        'mcod_plugin.InMemoryDataset', InMemoryDataset) or any(
-            _is_in_memory(dataset.get(key))
-            for key in ('dataset', 'datasets')))

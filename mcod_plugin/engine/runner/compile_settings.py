@@ -3,8 +3,7 @@ from typing import Any, Optional
 
 import torch
 
-from mcod_plugin.errors import ConfigError, nearest
-from mcod_plugin.utils.explain import one_line
+from mcod_plugin.errors import ConfigError, nearest, one_line
 
 
 def compile_settings(setting: Any) -> Optional[dict]:

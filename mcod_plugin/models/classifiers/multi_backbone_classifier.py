@@ -10,6 +10,7 @@ from mmpretrain.models.classifiers import BaseClassifier, ImageClassifier
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from mcod_plugin.config.input_size import parse_input_size
 from mcod_plugin.errors import ConfigError, check_choice, check_number
 from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample
@@ -22,7 +23,7 @@ from ..utils.build_branch import build_branch
 from ..utils.build_part import adapt, build_part
 from ..utils.divergence_mask import DivergenceMask, without_diverged
 from ..utils.frozen import freeze
-from ..utils.input_size import guess_input_size, parse_input_size
+from ..utils.input_size import guess_input_size
 from ..utils.logit_gradients import gradient_ratio, logit_gradients
 from ..utils.memory_format import MEMORY_FORMATS, choose_memory_format
 from ..utils.pretrained import load_pretrained, take_pretrained

@@ -5,9 +5,9 @@ from typing import Any, Optional, Tuple
 
 import torch.nn as nn
 
+from mcod_plugin.config.input_size import parse_input_size
 from mcod_plugin.errors import ConfigError, check_choice, check_number
 from .frozen import is_frozen
-from .input_size import parse_input_size
 
 Statistics = Optional[Tuple[float, ...]]
 

@@ -10,14 +10,15 @@ import torch
 import torch.nn as nn
 from mmengine.logging import print_log
 from mmengine.utils import is_method_overridden
+from mmpretrain.models.backbones import TIMMBackbone
 from mmpretrain.models.classifiers import BaseClassifier, ImageClassifier
-from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
+from mmpretrain.models.heads import ClsHead, LinearClsHead, MultiLabelClsHead
+from mmpretrain.models.necks import GlobalAveragePooling
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from mcod_plugin.errors import ConfigError, nearest
-from mcod_plugin.utils.explain import one_line
-from mcod_plugin.utils.part_name import part_name
+from mcod_plugin.config.parts import is_part
+from mcod_plugin.errors import ConfigError, nearest, one_line
 from .branch_loss import loss_owner
 from .feature_layout import FeatureLayout, feature_layout
 from .nested_keys import name_keys_in_place
@@ -105,8 +106,8 @@ def _complete(setting: str, cfg: dict, shape: Tuple[int, ...]) -> None:
     with recorded_features(backbone) as inner:
         feats = _run(f'{setting}.backbone', backbone, images)
     layout = feature_layout(backbone, _last(feats))
-    if (inner and _is_a(given, 'TIMMBackbone')
-            and _is_a(cfg['head'], 'LinearClsHead')
+    if (inner and is_part(given, TIMMBackbone)
+            and is_part(cfg['head'], LinearClsHead)
             and ('neck' not in cfg or _averages(cfg['neck']))):
         _tell_left_out(setting, given, cfg['head'], inner[-1], images)
     if 'neck' not in cfg:
@@ -139,7 +140,7 @@ def _build_backbone(setting: str, cfg: Any, head: Any) -> nn.Module:
     try:
         return _build(f'{setting}.backbone', cfg)
     except ConfigError as error:
-        if not (_is_a(cfg, 'TIMMBackbone') and isinstance(head, dict)
+        if not (is_part(cfg, TIMMBackbone) and isinstance(head, dict)
                 and is_buildable(cfg)):
             raise
         # Some of timm's networks do not let go of their pooling.
@@ -163,10 +164,6 @@ def _tell_left_out(setting: str, backbone: dict, head: dict, features: Any,
             level=logging.WARNING)
 
 
-def _is_a(cfg: Any, name: str) -> bool:
-    return isinstance(cfg, dict) and part_name(cfg) == name
-
-
 def _name(setting: str) -> str:
     return setting.rpartition('.')[2]
 
@@ -186,8 +183,7 @@ def _pooling(layout: Optional[FeatureLayout]) -> Optional[dict]:
 
 def _averages(neck: Any) -> bool:
     """Whether a neck is the toolbox's average over an image's two axes."""
-    return (isinstance(neck, dict) and neck.get('dim', 2) == 2
-            and str(neck.get('type')).endswith('GlobalAveragePooling'))
+    return is_part(neck, GlobalAveragePooling) and neck.get('dim', 2) == 2
 
 
 def _accepts(cfg: dict, argument: str) -> bool:

@@ -6,8 +6,7 @@ import torch.nn as nn
 from mmengine.device import get_device
 from torch import Tensor
 
-from mcod_plugin.errors import ConfigError
-from mcod_plugin.utils.explain import one_line
+from mcod_plugin.errors import ConfigError, one_line
 
 __all__ = ['MEMORY_FORMATS', 'choose_memory_format', 'match_state']
 

@@ -6,11 +6,12 @@ from typing import Any, Dict, Iterator
 
 import torch.nn as nn
 from mmengine.logging import print_log
+from mmengine.model import PretrainedInit
 from mmpretrain.models.classifiers import BaseClassifier
 
-from mcod_plugin.errors import ConfigError
+from mcod_plugin.config.parts import is_part
+from mcod_plugin.errors import ConfigError, one_line
 from mcod_plugin.utils.checkpoint import read_checkpoint
-from mcod_plugin.utils.explain import one_line
 from .state_faults import state_faults
 
 __all__ = [
@@ -60,12 +61,12 @@ def take_pretrained(model: nn.Module) -> Dict[str, dict]:
     for name, module in reversed(list(model.named_modules())):
         cfgs = _as_list(getattr(module, 'init_cfg', None))
         if any(
-                _is_pretrained(override) for cfg in cfgs
+                is_part(override, PretrainedInit) for cfg in cfgs
                 for override in _as_list(cfg.get('override'))):
             raise ConfigError(
                 f'init_cfg.override of {name or type(module).__name__} must '
                 'not be Pretrained; give the part an init_cfg of its own')
-        pretrained = [cfg for cfg in cfgs if _is_pretrained(cfg)]
+        pretrained = [cfg for cfg in cfgs if is_part(cfg, PretrainedInit)]
         if pretrained:
             module.init_cfg = [cfg for cfg in cfgs if cfg not in pretrained]
             found[name] = pretrained[-1]
@@ -74,13 +75,6 @@ def take_pretrained(model: nn.Module) -> Dict[str, dict]:
 
 def _as_list(value: Any) -> list:
     return [value] if isinstance(value, dict) else list(value or ())
-
-
-def _is_pretrained(cfg: dict) -> bool:
-    """Whether an initialisation loads a file, by whatever name it goes."""
-    kind = cfg.get('type')
-    name = getattr(kind, '__name__', str(kind)).rpartition('.')[2]
-    return name in ('Pretrained', 'PretrainedInit')
 
 
 def load_pretrained(setting: str, cfg: dict, module: nn.Module) -> None:

@@ -6,6 +6,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from mcod_plugin.config.pretrained import PRETRAINED_KEYS
+
 __all__ = [
     'classifier_lines', 'is_buildable', 'layers_after_pooling', 'model_name',
     'network_settings', 'recorded_features'
@@ -15,8 +17,6 @@ __all__ = [
 WRAPPER_KEYS = ('type', '_scope_', 'model_name', 'features_only',
                 'out_indices', 'num_classes', 'in_channels', 'loss', 'with_cp',
                 'train_cfg', 'init_cfg', 'data_preprocessor')
-# Where weights to start from come from.
-WEIGHT_KEYS = ('pretrained', 'checkpoint_path')
 
 
 def model_name(settings: Mapping[str, Any]) -> str:
@@ -151,7 +151,7 @@ def _create(settings: Mapping[str, Any], device: str) -> Optional[nn.Module]:
     given = {
         key: value
         for key, value in network_settings(settings).items()
-        if key not in WEIGHT_KEYS
+        if key not in PRETRAINED_KEYS
     }
     try:
         # The cohort's random numbers are not used up.

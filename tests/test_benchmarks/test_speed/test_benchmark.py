@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from mcod_plugin.cli import use_amp
-from mcod_plugin.engine.optim_wrapper import has_bfloat16
+from mcod_plugin.engine.optim_wrapper import has_bfloat16, use_amp
 from mcod_plugin.errors import ConfigError
 from speed import run_benchmark, tables
 

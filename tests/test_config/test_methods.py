@@ -7,13 +7,13 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
-from mcod_plugin.cli import merge_options
+from mcod_plugin.config.methods import apply_method, find_method
+from mcod_plugin.config.read import merge_options
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.methods import apply_method, find_method
 from mcod_plugin.registry import HOOKS, MODELS, RUNNERS
 from mcod_plugin.schedule import DiscontinuousSchedule
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 METHODS = sorted(
     path.stem for path in (ROOT / 'configs' / 'methods').glob('*.py'))
 CIFAR = sorted((ROOT / 'configs').glob('*cifar*.py'))

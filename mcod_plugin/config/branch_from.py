@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import Any, Dict
 
 from mcod_plugin.errors import ConfigError, nearest
+from .read import read_config
 
 __all__ = ['branch_from', 'read_source']
 
@@ -67,7 +68,6 @@ def read_source(config: str) -> Any:
     Raises:
         ConfigError: If it is missing or cannot be read.
     """
-    from mcod_plugin.cli import read_config
     if '::' not in config:
         return read_config(config)
     package, _, path = config.partition('::')

@@ -2,14 +2,15 @@
 import inspect
 import re
 from traceback import walk_tb
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 from mmengine.registry import Registry, build_from_cfg
 
-from mcod_plugin.errors import ConfigError, nearest
+from mcod_plugin.errors import ConfigError, nearest, one_line
 from mcod_plugin.registry import RUNNERS
+from .parts import walk
 
-__all__ = ['arguments', 'explain', 'one_line', 'unknown_type']
+__all__ = ['arguments', 'explain', 'unknown_type']
 
 UNKNOWN_TYPE = re.compile(r'(\S+) is not in the .+ registry')
 UNKNOWN_ARGUMENT = re.compile(
@@ -72,20 +73,6 @@ def unknown_type(setting: str, name: str, registry: Registry) -> ConfigError:
                        f'{known or "no name is like it"}')
 
 
-def one_line(error: Exception) -> str:
-    """An error's message without line breaks.
-
-    Args:
-        error (Exception): The error.
-
-    Returns:
-        str: The message.
-    """
-    # The text of a KeyError is the representation of its argument.
-    is_key = isinstance(error, KeyError) and error.args
-    return ' '.join(str(error.args[0] if is_key else error).split())
-
-
 def _building(error: Optional[BaseException]) -> Optional[dict]:
     """The variables of the innermost ``build_from_cfg`` that failed: the
     part's ``cfg``, the ``registry`` and, if it was found, the ``obj_cls``."""
@@ -108,8 +95,9 @@ def _place_of(cfg: Any, part: dict) -> Tuple[str, dict]:
     """
     best, most = ('', {}), 0
     kind = part.get('type')
-    for path, child in _dicts(cfg):
-        if kind in (child.get('type', kind), child.get('source')):
+    for path, child in walk(cfg):
+        if path and isinstance(child, dict) and kind in (
+                child.get('type', kind), child.get('source')):
             common = sum(key in part and part[key] is not None
                          and type(part[key]) is type(value)
                          and part[key] == value
@@ -117,20 +105,6 @@ def _place_of(cfg: Any, part: dict) -> Tuple[str, dict]:
             if common > most:
                 best, most = (path, child), common
     return best
-
-
-def _dicts(value: Any, path: str = '') -> Iterator[Tuple[str, dict]]:
-    """All dicts within a config, with their dotted paths."""
-    if isinstance(value, (list, tuple)):
-        items = enumerate(value)
-    elif hasattr(value, 'items'):
-        items = value.items()
-        if path:
-            yield path, value
-    else:
-        return
-    for key, child in items:
-        yield from _dicts(child, f'{path}.{key}' if path else str(key))
 
 
 def _registered(registry: Registry) -> List[str]:

@@ -1,7 +1,7 @@
 from typing import Any
 
-from mcod_plugin.cli import LOADERS
 from .input_size import data_input_size
+from .read import LOADERS
 
 __all__ = ['model_config']
 

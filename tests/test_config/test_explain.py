@@ -2,9 +2,9 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS, build_from_cfg
 
-from mcod_plugin.errors import ConfigError
+from mcod_plugin.config.explain import explain, unknown_type
+from mcod_plugin.errors import ConfigError, one_line
 from mcod_plugin.registry import DATASETS, HOOKS, MODELS
-from mcod_plugin.utils.explain import explain, one_line, unknown_type
 
 
 def explained(cfg, build):

@@ -1,9 +1,9 @@
 import pytest
 from mmpretrain.datasets import CIFAR100, CustomDataset
 
+from mcod_plugin.config.missing_data import explain_missing_data
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import DATASETS
-from mcod_plugin.utils.missing_data import explain_missing_data
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 import pytest
 
-from mcod_plugin.utils.dataset_layers import dataset_layers, innermost_dataset
+from mcod_plugin.config.data import dataset_layers, innermost_dataset
 
 
 def test_layers_from_the_outside():

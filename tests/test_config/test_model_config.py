@@ -1,7 +1,7 @@
 import pytest
 from mmengine.config import Config
 
-from mcod_plugin.models.utils.model_config import model_config
+from mcod_plugin.config.model_config import model_config
 
 
 def crop(size):

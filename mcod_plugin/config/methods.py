@@ -7,10 +7,10 @@ import os
 import os.path as osp
 from typing import Any, List
 
-from .cli import read_config
-from .errors import ConfigError, nearest
-from .model_index import HOME
-from .utils.part_name import part_name
+from mcod_plugin.errors import ConfigError, nearest, one_line
+from mcod_plugin.model_index import HOME
+from .parts import type_name, walk
+from .read import read_config
 
 __all__ = ['METHODS', 'apply_method', 'find_method']
 
@@ -59,7 +59,6 @@ def apply_method(cfg: Any, path: str) -> None:
         ConfigError: If the config is of no cohort, or the file cannot be read
             or merged.
     """
-    from .utils.explain import one_line
     if 'branches' not in (cfg.get('model') or {}):
         raise ConfigError(f'method {path} is for cohorts: the config lacks '
                           'model.branches')
@@ -73,25 +72,17 @@ def apply_method(cfg: Any, path: str) -> None:
     except Exception as error:
         raise ConfigError(f'method {path}: {one_line(error)}') from error
     # MMEngine leaves the mark where there was nothing to delete.
-    _drop_marks(cfg._cfg_dict)
+    for _, value in walk(cfg):
+        if isinstance(value, dict):
+            value.pop('_delete_', None)
 
 
 def _merge_hooks(hooks: List[dict], own: List[dict]) -> List[dict]:
     """A method's hooks in place of those of the same type."""
-    kinds = {part_name(hook) for hook in own}
+    kinds = {type_name(hook) for hook in own}
     places = [
-        place for place, hook in enumerate(hooks) if part_name(hook) in kinds
+        place for place, hook in enumerate(hooks) if type_name(hook) in kinds
     ]
-    kept = [hook for hook in hooks if part_name(hook) not in kinds]
+    kept = [hook for hook in hooks if type_name(hook) not in kinds]
     place = places[0] if places else len(kept)
     return kept[:place] + own + kept[place:]
-
-
-def _drop_marks(value: Any) -> None:
-    """Take ``_delete_`` out of all dicts within a config."""
-    if isinstance(value, dict):
-        value.pop('_delete_', None)
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for child in value:
-            _drop_marks(child)

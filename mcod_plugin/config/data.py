@@ -1,0 +1,70 @@
+"""The data that a config names."""
+from typing import Any, Iterator, List, Sequence
+
+from mmcv.transforms import LoadImageFromFile
+
+from .parts import is_part
+
+__all__ = [
+    'channel_order', 'dataset_layers', 'innermost_dataset', 'pipeline_of'
+]
+
+
+def dataset_layers(dataset: Any) -> Iterator[dict]:
+    """The config of a data set and of those within, as in a
+    ``RepeatDataset``.
+
+    Args:
+        dataset (dict | Any): The config.
+
+    Yields:
+        dict: The configs, the outermost first; of several beside each other
+        the first. Nothing if it is no config.
+    """
+    while isinstance(dataset, dict):
+        yield dataset
+        dataset = dataset.get('dataset') or dataset.get('datasets') or None
+        if isinstance(dataset, (list, tuple)):
+            dataset = dataset[0]
+
+
+def innermost_dataset(loader: dict) -> dict:
+    """The data set that others wrap.
+
+    Args:
+        loader (dict): The config of a data loader.
+
+    Returns:
+        dict: The config of the data set; empty if there is none.
+    """
+    return [{}, *dataset_layers(loader.get('dataset'))][-1]
+
+
+def pipeline_of(loader: dict) -> List[dict]:
+    """The transforms of a data loader's config.
+
+    Args:
+        loader (dict): The config.
+
+    Returns:
+        list[dict]: Those of its data set, or of the one that this wraps.
+    """
+    for dataset in dataset_layers(loader.get('dataset')):
+        if dataset.get('pipeline'):
+            return list(dataset['pipeline'])
+    return []
+
+
+def channel_order(pipeline: Sequence[dict]) -> str:
+    """The order of the colours of the images that a pipeline gives.
+
+    Args:
+        pipeline (Sequence[dict]): Configs of its transforms.
+
+    Returns:
+        str: ``'BGR'`` of image files, as OpenCV reads them, ``'RGB'`` of data
+        sets that hold the pixels.
+    """
+    loads = any(
+        is_part(transform, LoadImageFromFile) for transform in pipeline)
+    return 'BGR' if loads else 'RGB'

@@ -1,0 +1,89 @@
+"""The size of the images that a config's data pipelines give."""
+from typing import Any, Iterable, Mapping, Optional, Sequence, Tuple, Union
+
+from mmcv.transforms import CenterCrop, Resize
+from mmpretrain.datasets import (EfficientNetCenterCrop,
+                                 EfficientNetRandomCrop, RandomCrop,
+                                 RandomResizedCrop)
+
+from mcod_plugin.errors import ConfigError
+from .data import dataset_layers
+from .parts import is_part
+
+__all__ = ['data_input_size', 'parse_input_size', 'pipeline_input_size']
+
+# The transforms that fix the size of an image, and the setting that tells it.
+SIZING_TRANSFORMS = {
+    RandomCrop: 'crop_size',
+    CenterCrop: 'crop_size',
+    RandomResizedCrop: 'scale',
+    EfficientNetRandomCrop: 'scale',
+    EfficientNetCenterCrop: 'crop_size',
+    Resize: 'scale',
+}
+# These write a pair as (width, height), the others as (height, width).
+WIDTH_FIRST = (CenterCrop, Resize)
+
+
+def parse_input_size(setting: str, value: Any) -> Tuple[int, int]:
+    """Height and width from an ``input_size``.
+
+    Args:
+        setting (str): The setting's name, for the error message.
+        value (int | Sequence[int]): One side of a square, or (height, width).
+
+    Returns:
+        tuple[int, int]: Height and width in pixels.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    sides = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(sides) != 2 or not all(
+            type(side) is int and side > 0 for side in sides):
+        raise ConfigError(f'{setting} must be a positive integer or a pair '
+                          f'(height, width) of them; got {value!r}')
+    return tuple(sides)
+
+
+def pipeline_input_size(
+        pipeline: Sequence[Mapping]) -> Optional[Union[int, Sequence[int]]]:
+    """The size of the images that leave a data pipeline.
+
+    Args:
+        pipeline (Sequence[dict]): Configs of its transforms.
+
+    Returns:
+        int | Sequence[int] | None: The size as an ``input_size``; None if no
+        transform fixes it.
+    """
+    size = None
+    for transform in pipeline:
+        for kind, key in SIZING_TRANSFORMS.items():
+            found = transform.get(key) if is_part(transform, kind) else None
+            if isinstance(found, (tuple, list)):
+                size = tuple(reversed(found) if kind in WIDTH_FIRST else found)
+            elif isinstance(found, int):
+                size = found
+    return size
+
+
+def data_input_size(
+        loaders: Iterable[Any]) -> Optional[Union[int, Sequence[int]]]:
+    """The size of the images of some data loaders.
+
+    Args:
+        loaders (Iterable[dict | DataLoader | None]): Their configs; one that
+            is built already does not tell.
+
+    Returns:
+        int | Sequence[int] | None: The size as an ``input_size``, of the first
+        loader whose pipeline fixes it; None if none does.
+    """
+    for loader in loaders:
+        if isinstance(loader, dict):
+            for dataset in dataset_layers(loader.get('dataset')):
+                size = pipeline_input_size(dataset.get('pipeline') or ())
+                if size is not None:
+                    return size
+    return None

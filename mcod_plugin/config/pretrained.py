@@ -1,0 +1,78 @@
+"""The weights that a config asks to start from."""
+import copy
+from typing import Any, Iterator
+
+from mmengine.model import PretrainedInit
+
+from .parts import is_part, walk
+
+__all__ = [
+    'PRETRAINED_KEYS', 'checkpoints', 'is_pretrained', 'without_pretrained'
+]
+
+# Settings that name weights besides ``init_cfg``.
+PRETRAINED_KEYS = ('pretrained', 'checkpoint_path')
+
+
+def without_pretrained(cfg: Any) -> Any:
+    """A copy of a config that asks for no weights to start from.
+
+    Args:
+        cfg (Any): The config.
+
+    Returns:
+        Any: The copy.
+    """
+    if isinstance(cfg, dict):
+        return type(cfg)({
+            key: without_pretrained(value)
+            for key, value in cfg.items()
+            if key not in PRETRAINED_KEYS and not _loads_weights(key, value)
+        })
+    if isinstance(cfg, (list, tuple)):
+        return type(cfg)(without_pretrained(value) for value in cfg)
+    return copy.deepcopy(cfg)
+
+
+def is_pretrained(cfg: Any) -> bool:
+    """Whether a config asks for weights to start from.
+
+    Args:
+        cfg (Any): The config.
+
+    Returns:
+        bool: Whether it, or a part of it, does.
+    """
+    return any(
+        _loads_weights(key, value) for _, part in walk(cfg)
+        if isinstance(part, dict) for key, value in part.items())
+
+
+def checkpoints(cfg: Any) -> Iterator[str]:
+    """The weights that a model's config asks to start from.
+
+    Args:
+        cfg (dict): The config.
+
+    Yields:
+        str: The path or address of a checkpoint; of weights that timm has the
+        name of the network.
+    """
+    for _, part in walk(cfg):
+        if not isinstance(part, dict):
+            continue
+        if is_part(part, PretrainedInit):
+            yield str(part.get('checkpoint'))
+        pretrained = part.get('pretrained')
+        if pretrained:
+            # Of timm it is a switch, not a path.
+            yield str(
+                part.get('model_name') if pretrained is True else pretrained)
+
+
+def _loads_weights(key: str, value: Any) -> bool:
+    if key in PRETRAINED_KEYS:
+        return bool(value)
+    cfgs = value if isinstance(value, (list, tuple)) else [value]
+    return key == 'init_cfg' and any(
+        is_part(cfg, PretrainedInit) for cfg in cfgs)

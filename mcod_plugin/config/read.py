@@ -1,0 +1,119 @@
+"""Reading a config, and merging settings into it."""
+# What takes seconds to import is imported where it is used: the command line
+# tools import this for ``--help``.
+import argparse
+import os.path as osp
+from traceback import walk_tb
+from typing import Any, Dict, Optional, Sequence
+
+from mcod_plugin.errors import ConfigError, nearest, one_line
+
+__all__ = ['LOADERS', 'merge_options', 'merge_settings', 'read_config']
+
+# Top-level keys that a config need not hold for them to be set.
+RUNNER_KEYS = {
+    'activation_checkpointing', 'auto_scale_lr', 'compile', 'custom_hooks',
+    'custom_imports', 'data_preprocessor', 'default_hooks', 'default_scope',
+    'efficient_conv_bn_eval', 'env_cfg', 'experiment_name',
+    'find_unused_parameters', 'launcher', 'load_from', 'log_level',
+    'log_processor', 'model', 'model_wrapper_cfg', 'on_divergence',
+    'optim_wrapper', 'param_scheduler', 'randomness', 'resume', 'runner_type',
+    'sync_bn', 'test_cfg', 'test_dataloader', 'test_evaluator', 'train_cfg',
+    'train_dataloader', 'val_cfg', 'val_dataloader', 'val_evaluator',
+    'visualizer', 'work_dir'
+}
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def read_config(path: str) -> Any:
+    """Read a config.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        ConfigError: If it is missing or cannot be read.
+    """
+    if not osp.isfile(path):
+        raise ConfigError(f'config {path}: there is no such file')
+    from mmengine.config import Config
+    try:
+        return Config.fromfile(path)
+    except SyntaxError as error:
+        raise ConfigError(f'config {_file_of(error) or path}, line '
+                          f'{error.lineno}: {error.msg}: '
+                          f'{(error.text or "").strip()}') from error
+    except Exception as error:
+        # Whatever the file does when it is executed.
+        raise ConfigError(f'config {path}: {one_line(error)}') from error
+
+
+def _file_of(error: SyntaxError) -> Optional[str]:
+    """The config or base config that MMEngine was reading."""
+    found = None
+    for frame, _ in walk_tb(error.__traceback__):
+        name = frame.f_locals.get('filename')
+        if isinstance(name, str) and name.endswith('.py'):
+            found = name
+    return found
+
+
+def merge_options(cfg: Any, options: Sequence[str]) -> None:
+    """Merge ``--cfg-options`` into a config.
+
+    Args:
+        cfg (Config): The config, which is changed.
+        options (Sequence[str]): Texts ``KEY=VALUE``.
+
+    Raises:
+        ConfigError: If one is no such text, or its key leads nowhere.
+    """
+    merge_settings(cfg, _parse_options(options), '--cfg-options')
+
+
+def merge_settings(cfg: Any, settings: Dict[str, Any], source: str) -> None:
+    """Merge settings into a config.
+
+    Args:
+        cfg (Config): The config, which is changed.
+        settings (dict[str, Any]): The values by dotted key.
+        source (str): Where the settings were given, for error messages.
+
+    Raises:
+        ConfigError: If a key leads nowhere. A top-level name that the config
+            does not know is a slip, not a new setting.
+    """
+    for key, value in settings.items():
+        top = key.partition('.')[0]
+        if top not in cfg and top not in RUNNER_KEYS:
+            raise ConfigError(
+                f'{source} {key}: the config has no setting {top!r}; ' +
+                (nearest(top, {*cfg, *RUNNER_KEYS}) or f'it has '
+                 f'{", ".join(sorted(cfg))}'))
+        try:
+            cfg.merge_from_dict({key: value})
+        except Exception as error:
+            raise ConfigError(f'{source} {key}: {one_line(error)}') from error
+
+
+def _parse_options(options: Sequence[str]) -> Dict[str, Any]:
+    from mmengine.config import DictAction
+    parsed = argparse.Namespace(options={})
+    action = DictAction(['--cfg-options'], 'options')
+    for option in options:
+        if not option.partition('=')[0] or '=' not in option:
+            raise ConfigError(f'--cfg-options takes KEY=VALUE; got {option!r}')
+        try:
+            action(None, parsed, [option])
+        except AssertionError as error:
+            raise ConfigError(f'--cfg-options {option}: {error}') from error
+        except RecursionError as error:
+            raise ConfigError(
+                f'--cfg-options {option}: a value is a number, a word, or a '
+                'list or tuple of such; for a dict name each of its keys, as '
+                'in model.teacher.fusion=mean') from error
+    return parsed.options
