@@ -55,7 +55,8 @@ def choose_memory_format(setting: str, wanted: str, branch: nn.Module,
     else:
         try:
             branch.to(memory_format=torch.channels_last)
-            _try_step(branch, shape)
+            # It is built on a CPU, wherever it is going to be trained.
+            _try_step(branch, shape, backward=not narrow)
         except Exception as error:
             # Code that takes the order for granted, by view() mostly.
             branch.to(memory_format=torch.contiguous_format)
@@ -97,8 +98,10 @@ def _narrow_strided_convolution(branch: nn.Module) -> Optional[str]:
 
 
 @torch.enable_grad()
-def _try_step(branch: nn.Module, shape: Tuple[int, ...]) -> None:
-    """Run a branch forward and backward, and leave it as it was."""
+def _try_step(branch: nn.Module, shape: Tuple[int, ...],
+              backward: bool) -> None:
+    """Run a branch forward, and backward if asked for, and leave it as it
+    was."""
     training = branch.training
     # Statistics of batch norm stay as they are.
     branch.eval()
@@ -110,7 +113,7 @@ def _try_step(branch: nn.Module, shape: Tuple[int, ...]) -> None:
             parameter for parameter in branch.parameters()
             if parameter.requires_grad
         ]
-        if learning:
+        if backward and learning:
             torch.autograd.grad(logits.sum(), learning, allow_unused=True)
     finally:
         branch.train(training)
