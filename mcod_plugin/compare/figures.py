@@ -419,8 +419,10 @@ def _legend(figure: Any,
                marker=looks[method]['marker'] if markers else None)
         for method in results
     ]
+    # Inches that a column takes, handle and gaps included.
+    column = 0.9 + 0.08 * max(map(len, results))
     figure.legend(
         handles=handles,
         loc='outside lower center',
-        ncols=min(len(handles), 6),
+        ncols=max(1, min(len(handles), int(figure.get_figwidth() / column))),
         handlelength=2.6)
