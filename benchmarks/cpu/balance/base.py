@@ -25,7 +25,7 @@ methods = dict(
     # weaker
     on_w05=dict(
         method='always_on', settings={'custom_hooks.0.weight': (0.5, 0.5)}),
-    # growing from nothing: over the run, or over its first half
+    # growing from nothing: over the run, or over its first part
     mcod_w0_1=dict(
         method='mcod', settings={'custom_hooks.0.weight': (0.0, 1.0)}),
     on_ramp_half=dict(
@@ -33,6 +33,18 @@ methods = dict(
         settings={
             'custom_hooks.0.weight': (0.0, 1.0),
             'custom_hooks.0.ramp': 0.5
+        }),
+    on_ramp_fifth=dict(
+        method='always_on',
+        settings={
+            'custom_hooks.0.weight': (0.0, 1.0),
+            'custom_hooks.0.ramp': 0.2
+        }),
+    mcod_ramp_fifth=dict(
+        method='mcod',
+        settings={
+            'custom_hooks.0.weight': (0.0, 1.0),
+            'custom_hooks.0.ramp': 0.2
         }),
     # in units of the labels' pull
     balanced_01=dict(
