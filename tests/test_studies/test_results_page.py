@@ -248,3 +248,40 @@ def test_families():
             '{always_on:.1f} to {mcod:.1f}'.format(**above)) in prose
     assert ('({mcod:.0f} and {solo:.0f} % at epoch 20, {always_on:.0f} % '
             'always on)'.format(**half)) in prose
+
+
+ROWS = {
+    'MCOD-style, the default': 'mcod',
+    'always on, weight 1': 'always_on',
+    'always on, weight 0.5': 'on_w05',
+    'phases of MCOD-style, weight from 0 to 1': 'mcod_w0_1',
+    'always on, weight from 0 to 1 in the first half': 'on_ramp_half',
+    "always on, a constant 0.1 of the labels' pull": 'balanced_01',
+    "always on, a constant 0.3 of the labels' pull": 'balanced_03',
+}
+
+
+def test_balance_of_ten_classes():
+    page = (ROOT / 'docs' / 'results.md').read_text()
+    rows = [[cell.strip() for cell in line.strip('|').split('|')]
+            for line in page.partition('## When it is too strong')[2].partition(
+                '\n## ')[0].splitlines() if line.startswith('| ')]
+    rows = {name: cells for name, *cells in rows}
+    networks = ('resnet', 'vgg', 'ensemble')
+    solo, = records('solo', 'balance_10_few', 1)
+    solo = [solo['last'][f'{name}/top1'] for name in networks]
+    assert rows['each alone'] == ['', *(f'{value:.2f}' for value in solo)]
+    for title, method in ROWS.items():
+        pull, *gains = rows[title]
+        record, = records(method, 'balance_10_few', 1)
+        found = [record['last'][f'{name}/top1'] for name in networks]
+        assert gains == [
+            f'{value - base:+.2f}' for value, base in zip(found, solo)
+        ], title
+        ends = []
+        for course in record['kd_ratio'].values():
+            on = [ratio for ratio in course if ratio > 0]
+            third = -(-len(on) // 3)
+            ends.append((np.mean(on[:third]), np.mean(on[-third:])))
+        first, last = np.mean(ends, axis=0)
+        assert pull == f'{first:.2f} to {last:.2f}', title
