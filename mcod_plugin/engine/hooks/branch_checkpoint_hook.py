@@ -145,8 +145,8 @@ class BranchCheckpointHook(CheckpointHook):
             self.keep_ckpt_ids.append(step)
             runner.message_hub.update_info('keep_ckpt_ids',
                                            list(self.keep_ckpt_ids))
-        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
-        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        path = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', path)
         runner.save_checkpoint(
             self.out_dir,
             name,
@@ -157,9 +157,10 @@ class BranchCheckpointHook(CheckpointHook):
             by_epoch=self.by_epoch,
             backend_args=self.backend_args,
             **self.args)
+        # Not before it is there: a run that is stopped names it.
+        self.last_ckpt = path
         if is_main_process():
-            write_text(
-                osp.join(runner.work_dir, 'last_checkpoint'), self.last_ckpt)
+            write_text(osp.join(runner.work_dir, 'last_checkpoint'), path)
         self._remove_obsolete()
 
     def _remove_obsolete(self) -> None:

@@ -286,6 +286,11 @@ def test_failed_write_loses_nothing(tiny_runner, monkeypatch, best):
         'best_vit_top1_epoch_1.pth', f'epoch_{2 if best else 1}.pth'
     ]
     assert not glob.glob(f'{runner.work_dir}/*.part')
+    # What a run that was stopped tells to go on from.
+    last, = (
+        hook.last_ckpt for hook in runner.hooks
+        if isinstance(hook, BranchCheckpointHook))
+    assert osp.basename(last) == names(runner.work_dir)[-1]
 
 
 @pytest.mark.parametrize('number', [1, 2])
