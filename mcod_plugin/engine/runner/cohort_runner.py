@@ -47,8 +47,8 @@ from .compile_settings import compile_settings, uses_cuda_graphs
 # Settings of a data loader that PyTorch refuses without workers.
 WORKER_SETTINGS = ('prefetch_factor', 'timeout', 'multiprocessing_context')
 # Where the message hub keeps after how many epochs or iterations the last
-# validation was.
-VALIDATED = 'validated'
+# validation was. MMEngine would log a key that begins with val as a metric.
+VALIDATED = 'last_validation'
 
 
 @RUNNERS.register_module()

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmpretrain import get_model
 
 from mcod_plugin.engine.hooks import BranchCheckpointHook
+from mcod_plugin.engine.runner.cohort_runner import VALIDATED
 from mcod_plugin.errors import ConfigError
 
 
@@ -227,11 +229,23 @@ def test_validation_that_was_cut_off(tiny_runner, tmp_path, by_epoch, last):
     if last or by_epoch:
         # Iterations are not resumed exactly.
         assert files(resumed) == files(whole)
-        for key in ('cohort_best', 'best_score_vit/top1', 'validated'):
+        for key in ('cohort_best', 'best_score_vit/top1', VALIDATED):
             assert resumed.message_hub.get_info(
                 key) == whole.message_hub.get_info(key)
     with pytest.raises(ConfigError, match='nothing to resume'):
         make('broken', resume=True).train()
+
+
+def test_log_of_a_validation_holds_its_metrics(tiny_runner, tmp_path):
+    """MMEngine logs whatever begins with val in the message hub."""
+    tiny_runner(epochs=1).train()
+    line, = (
+        line for line in log_of(tmp_path).splitlines()
+        if 'Epoch(val)' in line and 'ensemble/top1' in line)
+    assert set(re.findall(r'([\w/]+): ', line)) == {
+        'ensemble/top1', 'resnet/top1', 'vit/top1', 'diversity/disagreement',
+        'data_time', 'time'
+    }
 
 
 def test_run_that_ended_without_its_record(tiny_runner):
