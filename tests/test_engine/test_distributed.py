@@ -7,6 +7,8 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 
+from mcod_plugin.errors import ConfigError
+
 pytestmark = pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(),
     reason='needs gloo')
@@ -70,6 +72,13 @@ def run_rank(folder, rank, config):
     train(config, f'{folder}/broken', 1, ('resnet', 'vgg'))
     resumed = train(
         config, f'{folder}/broken', 2, ('vgg', 'resnet'), resume=True)
+    # Each has a disk of its own, and rank 0 alone has written to it.
+    with pytest.raises(ConfigError, match='not find the same checkpoint'):
+        train(
+            config,
+            f'{folder}/{("broken", "other")[rank]}',
+            3, ('vgg', 'resnet'),
+            resume=True)
     if rank == 0:
         torch.save([whole, resumed], f'{folder}/values.pth')
     dist.destroy_process_group()

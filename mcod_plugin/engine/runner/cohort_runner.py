@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Optional, Tuple, Union
 import torch
 import torch.nn as nn
 from mmengine.device import get_device
-from mmengine.dist import is_main_process, master_only
+from mmengine.dist import all_gather_object, is_main_process, master_only
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, RuntimeInfoHook
 from mmengine.model import is_model_wrapper
@@ -367,7 +367,8 @@ class CohortRunner(Runner):
         """Load or resume, as the config asks for.
 
         Raises:
-            ConfigError: If none of the checkpoints to resume from is intact.
+            ConfigError: If none of the checkpoints to resume from is intact,
+                or not all processes find the same one.
         """
         if self._resume and self._load_from is None and not self._has_loaded:
             self._resume_latest()
@@ -388,7 +389,7 @@ class CohortRunner(Runner):
         if is_main_process():
             # Also if there turns out to be nothing left to do.
             sweep(folder)
-        damaged = []
+        damaged, found = [], None
         for path in resumable_checkpoints(folder,
                                           last_checkpoint(self.work_dir),
                                           template):
@@ -397,10 +398,22 @@ class CohortRunner(Runner):
             except DamagedCheckpoint as error:
                 damaged.append(str(error))
                 continue
+            found = path
+            break
+        names = [
+            name or 'none'
+            for name in all_gather_object(found and osp.basename(found))
+        ]
+        if len(set(names)) > 1:
+            # They would wait for each other for ever.
+            raise ConfigError(
+                f'the processes do not find the same checkpoint in {folder}: '
+                f'{", ".join(names)}; put it where all of them do')
+        if found is not None:
             for text in damaged:
                 self.logger.warning(f'Passed over: {text}.')
             self.logger.info(
-                f'Auto resumed from the latest checkpoint {path}.')
+                f'Auto resumed from the latest checkpoint {found}.')
             return
         if damaged:
             raise ConfigError(
