@@ -146,6 +146,35 @@ def test_only_steps_count():
         DECAY * before[key] + (1 - DECAY) * cohort.branches.state_dict()[key])
 
 
+class Outer(torch.optim.Optimizer):
+    """An optimizer that leaves the step to another, as that of ZeRO does."""
+
+    def __init__(self, inner):
+        super().__init__(inner.param_groups, {})
+        self.inner = inner
+
+    def step(self, closure=None):
+        if closure is not None:
+            closure()
+        self.inner.step()
+
+
+def test_an_optimizer_within_another():
+    branch = nn.Linear(2, 2)
+    averages = BranchAverages(DECAY)
+    averages.begin(dict(a=branch))
+    optimizer = Outer(torch.optim.SGD(branch.parameters(), lr=1.))
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step(lambda: 1 / 0)
+    # A step that fails does not keep the next one from counting.
+    branch(torch.ones(1, 2)).sum().backward()
+    before = branch.weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(before, branch.weight)
+    torch.testing.assert_close(averages.networks['a'].weight,
+                               DECAY * before + (1 - DECAY) * branch.weight)
+
+
 def test_an_optimizer_for_each_branch():
     cohort = make_cohort()
     before = values_of(cohort.teacher.ema.alexnet)
