@@ -11,10 +11,12 @@ from mcod_plugin.config.data import channel_order, pipeline_of
 from mcod_plugin.config.explain import explain
 from mcod_plugin.config.input_size import data_input_size
 from mcod_plugin.config.model_config import model_config
+from mcod_plugin.config.parts import is_part
 from mcod_plugin.config.plain import plain
 from mcod_plugin.config.pretrained import without_pretrained
 from mcod_plugin.errors import ConfigError, one_line
-from mcod_plugin.models.heads.ensemble_teacher import AVERAGES
+from mcod_plugin.models.heads.ensemble_teacher import (AVERAGES,
+                                                       EnsembleTeacher)
 from mcod_plugin.models.utils.branch_images import resize
 from mcod_plugin.models.utils.branch_settings import BranchSettings
 from mcod_plugin.registry import MODELS
@@ -54,7 +56,9 @@ def load_cohort(cfg: Any, filename: str, checkpoint: dict) -> nn.Module:
     model['branches'] = without_pretrained(model['branches'])
     model['init_cfg'] = None
     teacher = model.get('teacher')
-    if isinstance(teacher, dict) and teacher.get('ema') is not None:
+    # Another teacher may mean something else by it.
+    own = not teacher or is_part(teacher, EnsembleTeacher)
+    if own and teacher and teacher.get('ema') is not None:
         model['teacher'] = type(teacher)(teacher, ema=None)
     # An order that the branches have when they stand alone.
     model['memory_format'] = 'contiguous'
@@ -66,10 +70,12 @@ def load_cohort(cfg: Any, filename: str, checkpoint: dict) -> nn.Module:
         re.sub(r'^module\.', '', key): value
         for key, value in checkpoint.get('state_dict', checkpoint).items()
     }
-    state_dict = {
-        key: value
-        for key, value in state_dict.items() if not key.startswith(AVERAGES)
-    }
+    if own:
+        state_dict = {
+            key: value
+            for key, value in state_dict.items()
+            if not key.startswith(AVERAGES)
+        }
     try:
         cohort.load_state_dict(state_dict)
     except (ConfigError, RuntimeError) as error:

@@ -76,6 +76,9 @@ def toolbox_loader(loader: dict,
                 # It smooths what it shrinks, but is for colours.
                 steps[0]['backend'] = 'pillow'
         _insert_last(dataset, steps)
+    # A part that stays in memory comes in whole batches.
+    collate = ('mcod_plugin.batch_collate'
+               if is_in_memory(dataset) else 'default_collate')
     return dict(
         batch_size=loader.get('batch_size', 64),
         num_workers=loader.get('num_workers', 2),
@@ -83,7 +86,7 @@ def toolbox_loader(loader: dict,
         dataset=dataset,
         sampler=loader.get('sampler',
                            dict(type='DefaultSampler', shuffle=False)),
-        collate_fn=dict(type='default_collate'))
+        collate_fn=dict(type=collate))
 
 
 def _exact_resizing(size: Tuple[int, int]) -> List[dict]:

@@ -43,14 +43,14 @@ def training_section(publication: Publication) -> str:
         f'{_optim_wrapper(run.cfg.optim_wrapper)}',
         f'learning rate: {_scheduler(run.cfg.get("param_scheduler"))}',
         f'teacher: {_call(model.get("teacher"))}',
-        f'distillation: {_call(model.get("distill"))}',
+        f'distillation: {_distillation(model)}',
         f'schedule: {_schedule(run)}',
         f'seed: {known(run.seed)}',
     ]
     mixing = _batch_augments(run.cfg)
     if mixing:
         lines.insert(2, f'batch augmentation: {mixing}')
-    own = list(_branch_settings(run.branches))
+    own = list(_branch_settings(model))
     if own:
         lines.append(f'branches: {listed(own)}')
     if 'ema_state_dict' in run.content:
@@ -141,10 +141,13 @@ def _optim_wrapper(settings: Dict[str, Any]) -> str:
     return _kind(settings, 'OptimWrapper') + f' with `{inner}`' * bool(inner)
 
 
-def _branch_settings(branches: Dict[str, Any]) -> Iterator[str]:
+def _branch_settings(model: Dict[str, Any]) -> Iterator[str]:
     """The branches that are trained in a way of their own."""
-    for name, branch in branches.items():
-        own = {key: branch[key] for key in FACTORS if branch.get(key, 1) != 1}
+    default = dict.fromkeys(FACTORS, 1)
+    default['loss_weight'] = model.get('loss_weight', 1)
+    for name, branch in model['branches'].items():
+        factors = {key: branch.get(key, default[key]) for key in FACTORS}
+        own = {key: value for key, value in factors.items() if value != 1}
         if own:
             yield f'{name} with `{_arguments(own)}`'
 
@@ -155,6 +158,12 @@ def _scheduler(settings: Any) -> str:
     if isinstance(settings, dict):
         settings = [settings]
     return ', '.join(map(_call, settings))
+
+
+def _distillation(model: Dict[str, Any]) -> str:
+    if model.get('distill', '') is None:
+        return 'none'
+    return _call(model.get('distill'))
 
 
 def _schedule(run: Any) -> str:

@@ -355,6 +355,14 @@ ADAMW = dict(type='AdamW', lr=1e-3, _delete_=True)
          'model.teacher.type GatedTeacher takes the branches in their order, '
          'so model.branches must be in that of the checkpoint, p, q; got q, p'
          ),
+        ({
+            'model.distill': dict(type='mcod_plugin.BalancedKDLoss')
+        }, None, {
+            'model.distill': dict(type='mcod_plugin.BalancedKDLoss'),
+            **cohort(q=VIT, p=RESNET)
+        }, 'model.distill.type BalancedKDLoss takes the branches in their '
+         'order, so model.branches must be in that of the checkpoint, p, q; '
+         'got q, p'),
         ({}, None, {
             'model.teacher': dict(type='mcod_plugin.EnsembleTeacher', ema=.9)
         }, 'its run had no averages of the branches, so it cannot go on with '

@@ -76,7 +76,10 @@ def test_data_in_memory_become_the_toolboxs():
 ])
 def test_part_of_a_data_set_stays_in_memory(part):
     dataset = memory(**part)
-    assert toolbox_loader(dict(dataset=dataset))['dataset'] == dataset
+    loader = toolbox_loader(dict(dataset=dataset))
+    assert loader['dataset'] == dataset
+    # It gives whole batches, which the toolbox's function cannot take.
+    assert loader['collate_fn'] == dict(type='mcod_plugin.batch_collate')
 
 
 def test_wrapped_data():

@@ -62,3 +62,16 @@ def test_settings_of_branches(section):
         })
     assert ('\n- branches: resnet with `lr_mult=0.5` and vgg with '
             '`decay_mult=0.0, loss_weight=2.0`\n') in text
+
+
+def test_no_distillation_loss(section):
+    text = section(**{'model.distill': None})
+    assert '\n- distillation: none\n- schedule: never distilled\n' in text
+
+
+def test_loss_weight_of_all_branches(section):
+    text = section(**{
+        'model.loss_weight': 0.5,
+        'model.branches.vgg': dict(loss_weight=1.0)
+    })
+    assert '\n- branches: resnet with `loss_weight=0.5`\n' in text

@@ -639,15 +639,17 @@ class CohortRunner(Runner):
 
 
 def _check_order(model: nn.Module, checkpoint: dict) -> None:
-    """Raise if the teacher's weights are for the branches in another order,
-    which is that of the keys."""
-    teacher = getattr(model, 'teacher', None)
+    """Raise if weights of the teacher or of the distillation loss are for the
+    branches in another order, which is that of the keys."""
     saved = dict.fromkeys(
         key.split('.')[1] for key in checkpoint.get('state_dict', ())
         if key.startswith('branches.'))
-    if getattr(teacher, 'ordered', False) and saved.keys() == set(
-            model.branches) and list(saved) != list(model.branches):
-        raise ConfigError(
-            f'model.teacher.type {type(teacher).__name__} takes the branches '
-            'in their order, so model.branches must be in that of the '
-            f'checkpoint, {", ".join(saved)}; got {", ".join(model.branches)}')
+    for key in ('teacher', 'distill'):
+        part = getattr(model, key, None)
+        if getattr(part, 'ordered', False) and saved.keys() == set(
+                model.branches) and list(saved) != list(model.branches):
+            raise ConfigError(
+                f'model.{key}.type {type(part).__name__} takes the branches '
+                'in their order, so model.branches must be in that of the '
+                f'checkpoint, {", ".join(saved)}; got '
+                f'{", ".join(model.branches)}')

@@ -70,6 +70,7 @@ class BalancedKDLoss(BaseKDLoss):
             ``(2, B)``, of all branches of the cohort. They are part of its
             state.
         needs_own_grad (bool): That it is called with ``own_grad``.
+        ordered (bool): That :attr:`squares` go by the order of the branches.
 
     Raises:
         ConfigError: If a setting is none of those allowed.
@@ -85,6 +86,7 @@ class BalancedKDLoss(BaseKDLoss):
     """
 
     needs_own_grad = True
+    ordered = True
 
     def __init__(self,
                  loss: Any = None,

@@ -27,6 +27,8 @@ class BaseKDLoss(nn.Module):
             the B branches, and ``own_grad=``, the gradients ``(B, N, C)`` of
             their own losses at the logits, or None where no gradient is
             computed.
+        ordered (bool): Whether its state goes by the order of the branches,
+            so that a run is resumed in that order only.
 
     Examples:
         >>> class LogitLoss(BaseKDLoss):
@@ -40,6 +42,7 @@ class BaseKDLoss(nn.Module):
     per_peer = False
     takes_alive = False
     needs_own_grad = False
+    ordered = False
 
     def setup(self,
               names: Sequence[str],

@@ -1,13 +1,14 @@
 import copy
 from functools import lru_cache
-from typing import Dict, Iterable, Mapping
+from typing import Dict, Iterable, List, Mapping
 from weakref import WeakSet
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import (register_optimizer_step_post_hook,
+                                   register_optimizer_step_pre_hook)
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mcod_plugin.errors import ConfigError, one_line
@@ -28,7 +29,8 @@ class BranchAverages:
 
     and its buffers, such as the statistics of batch norm, copies of the
     branch's. The passes of an accumulated step, and steps that a gradient
-    scaler skips, do not count.
+    scaler skips, do not count. One optimizer within another, as in a
+    ``ZeroRedundancyOptimizer``, makes one step with it.
 
     The averages have no gradients and stay in eval mode. They are copies made
     before a branch is compiled, and are not compiled.
@@ -153,9 +155,20 @@ def _listen(averages: BranchAverages) -> None:
 @lru_cache(maxsize=None)
 def _hook_optimizers() -> None:
     """Once in a process, and only where there are averages."""
+    # The optimizers that make a step now, each within the one before it.
+    running: List[Optimizer] = []
+
+    def before_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        if optimizer in running:
+            # Its last step has failed.
+            del running[running.index(optimizer):]
+        running.append(optimizer)
 
     def after_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-        for averages in _LISTENING:
-            averages.after_step(optimizer)
+        running.pop()
+        if not running:
+            for averages in _LISTENING:
+                averages.after_step(optimizer)
 
+    register_optimizer_step_pre_hook(before_step)
     register_optimizer_step_post_hook(after_step)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.export.cohort import load_cohort
+from mcod_plugin.models.heads import EnsembleTeacher
 from mcod_plugin.models.losses import discontinuous_kd_loss
 from mcod_plugin.models.utils.branch_averages import BranchAverages
 from mcod_plugin.models.utils.pretrained import take_pretrained
@@ -144,6 +145,35 @@ def test_only_steps_count():
     torch.testing.assert_close(
         cohort.teacher.ema.state_dict()[key],
         DECAY * before[key] + (1 - DECAY) * cohort.branches.state_dict()[key])
+
+
+class Outer(torch.optim.Optimizer):
+    """An optimizer that leaves the step to another, as that of ZeRO does."""
+
+    def __init__(self, inner):
+        super().__init__(inner.param_groups, {})
+        self.inner = inner
+
+    def step(self, closure=None):
+        if closure is not None:
+            closure()
+        self.inner.step()
+
+
+def test_an_optimizer_within_another():
+    branch = nn.Linear(2, 2)
+    averages = BranchAverages(DECAY)
+    averages.begin(dict(a=branch))
+    optimizer = Outer(torch.optim.SGD(branch.parameters(), lr=1.))
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step(lambda: 1 / 0)
+    # A step that fails does not keep the next one from counting.
+    branch(torch.ones(1, 2)).sum().backward()
+    before = branch.weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(before, branch.weight)
+    torch.testing.assert_close(averages.networks['a'].weight,
+                               DECAY * before + (1 - DECAY) * branch.weight)
 
 
 def test_an_optimizer_for_each_branch():
@@ -390,3 +420,25 @@ def test_they_are_neither_exported_nor_published(tmp_path):
     other = MODELS.build(model)
     other.load_state_dict(saved['state_dict'])
     assert_equal(values_of(other.teacher.ema), values_of(cohort.branches))
+
+
+@MODELS.register_module()
+class KeepingTeacher(EnsembleTeacher):
+    """A user's own, which may not do without what it calls so."""
+
+    def __init__(self, ema):
+        super().__init__(ema=ema)
+        self.steps = ema + 1
+
+
+def test_a_teacher_of_a_user_keeps_what_it_has():
+    config = dict(
+        make_config(),
+        teacher=dict(type='mcod_plugin.KeepingTeacher', ema=DECAY))
+    cohort = MODELS.build(config).float()
+    for value in cohort.teacher.ema.parameters():
+        value.data.add_(1)
+    opened = load_cohort(
+        Config(dict(model=config)), 'a.pth',
+        dict(state_dict=cohort.state_dict()))
+    assert_equal(values_of(opened), values_of(cohort))
