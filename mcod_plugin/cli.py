@@ -277,7 +277,7 @@ def orderly_end(trains: bool = False) -> Iterator[None]:
                 file=sys.stderr)
         # Nothing is left to clean up that must not be stopped.
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_IGN)
         sys.exit(found)
 
 

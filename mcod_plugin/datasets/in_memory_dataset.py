@@ -41,8 +41,7 @@ class InMemoryDataset(Dataset):
 
     All images are loaded once, into a uint8 tensor on the GPU if there is
     one. A batch is then indexed, cropped and flipped as a whole, by the same
-    distribution as the pipeline would sample by sample, and reaches the model
-    in memory format channels_last. It takes
+    distribution as the pipeline would sample by sample. It takes
     ``collate_fn=dict(type='mcod_plugin.batch_collate')`` and a
     :class:`BatchDataPreprocessor`, which is the cohort's own.
 
@@ -284,9 +283,9 @@ class InMemoryDataset(Dataset):
             indices (Sequence[int]): The numbers of its images; B of them.
 
         Returns:
-            dict: ``inputs``, a uint8 tensor ``(B, C, H, W)`` in memory format
-            channels_last, and ``data_samples``, a :class:`BatchDataSample`
-            with ``gt_label`` and ``sample_idx``.
+            dict: ``inputs``, a uint8 tensor ``(B, C, H, W)``, and
+            ``data_samples``, a :class:`BatchDataSample` with ``gt_label`` and
+            ``sample_idx``.
         """
         numbers = torch.as_tensor(indices)
         rows = [numbers]
@@ -303,7 +302,10 @@ class InMemoryDataset(Dataset):
             batch = random_flip(batch, self._flip.prob,
                                 FLIPS[self._flip.direction])
         return dict(
-            inputs=batch.permute(0, 3, 1, 2),
+            # Contiguous: MMPretrain's own preprocessor would hand channels_last
+            # on to a classifier that stands alone, whose gradients may be
+            # wrong in it, see choose_memory_format.
+            inputs=batch.permute(0, 3, 1, 2).contiguous(),
             data_samples=BatchDataSample(
                 gt_label=self.labels.index_select(0, chosen),
                 sample_idx=numbers))

@@ -46,6 +46,9 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
         if not isinstance(samples, BatchDataSample) or samples.touched:
             return super().forward(data, training)
         inputs = self.cast_data(data['inputs'])
+        if isinstance(inputs, Tensor) and inputs.dtype == torch.uint8:
+            # Cheap while they are bytes, and most branches want it.
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
         if self._is_by_pixels(inputs):
             inputs = self._normalize_pixels(inputs)
         else:
