@@ -53,8 +53,9 @@ def make_cohort(kind):
             input_size=32,
             branches=branches,
             teacher=teacher.get(kind),
-            distill=dict(type='mcod_plugin.BalancedKDLoss')
-            if kind == 'balanced' else None))
+            distill=dict(type='mcod_plugin.BalancedKDLoss'
+                         if kind == 'balanced' else
+                         'mcod_plugin.DiscontinuousKDLoss')))
     cohort.init_weights()
     return cohort.double()
 
