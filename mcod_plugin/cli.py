@@ -139,6 +139,7 @@ def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
     if args.method is not None:
         from mcod_plugin.config.methods import apply_method, find_method
         apply_method(cfg, find_method(args.method))
+        cfg.method = osp.splitext(osp.basename(args.method))[0]
     merge_options(cfg, args.cfg_options)
     for name in needs:
         if cfg.get(name) is None:

@@ -1,19 +1,21 @@
 """A run that has ended, as its work directory holds it."""
 import json
+import math
 import os
 import os.path as osp
 from dataclasses import dataclass
 from glob import escape, glob
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from mcod_plugin.config.parts import is_part, type_name
 from mcod_plugin.config.pretrained import is_pretrained
 from mcod_plugin.config.read import read_config
-from mcod_plugin.engine.hooks import DiscontinuousKDHook, RunRecordHook
+from mcod_plugin.engine.hooks import DiscontinuousKDHook
+from mcod_plugin.engine.hooks.run_record_hook import STATE
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.heads import EnsembleTeacher
 from mcod_plugin.models.losses import DiscontinuousKDLoss
-from mcod_plugin.schedule import DiscontinuousSchedule
+from mcod_plugin.runs.record import find_record, kd_weights
 from mcod_plugin.utils.checkpoint import last_checkpoint, read_checkpoint
 
 __all__ = ['EndedRun', 'read_curves', 'read_run']
@@ -123,12 +125,6 @@ class EndedRun:
         ]
 
     @property
-    def schedule_cfg(self) -> Optional[Dict[str, Any]]:
-        """Settings of the distillation schedule, the first if it has several;
-        None if it has none."""
-        return next(iter(self.schedule_cfgs), None)
-
-    @property
     def schedule_cfgs(self) -> List[Dict[str, Any]]:
         """Settings of the distillation schedules, of which several are for
         different branches."""
@@ -139,39 +135,21 @@ class EndedRun:
         } for hook in self.cfg.get('custom_hooks') or []
                 if is_part(hook, DiscontinuousKDHook)]
 
-    def schedule(self) -> Optional[DiscontinuousSchedule]:
-        """The distillation schedule over the whole run.
-
-        Returns:
-            DiscontinuousSchedule | None: None if there is none, or its steps
-            are iterations whose number cannot be known from the run.
-        """
-        schedule = self._schedule
-        if schedule is None:
-            return None
-        total = self.planned
-        if self.schedule_cfg.get('by_epoch', True) != self.by_epoch:
-            if self.by_epoch and self.done:
-                total = self.meta['iter'] * self.planned // self.done
-            else:
-                return None
-        return schedule.resolve(total)
-
     @property
-    def _schedule(self) -> Optional[DiscontinuousSchedule]:
-        """The schedule, which may lack its end."""
-        return next(iter(self._schedules), None)
-
-    @property
-    def _schedules(self) -> List[DiscontinuousSchedule]:
-        return [
-            DiscontinuousSchedule(
-                **{
-                    key: value
-                    for key, value in settings.items()
-                    if key not in ('by_epoch', 'branches')
-                }) for settings in self.schedule_cfgs
-        ]
+    def weights(self) -> Tuple[List[int], List[float]]:
+        """After how many epochs, or iterations, and at what weight the
+        branches were distilled up to there, as it was recorded or, of a run
+        without a record, logged."""
+        record = self.content.get(STATE) or self.record
+        if not kd_weights(record):
+            rows = [row for row in self.curves if 'kd_weight' in row]
+            return [row['step']
+                    for row in rows], [row['kd_weight'] for row in rows]
+        weights = kd_weights(record)
+        until = list(record.get('until') or range(1, len(weights) + 1))
+        # A checkpoint may be older than the record.
+        count = sum(step <= (self.done or math.inf) for step in until)
+        return until[:count], weights[:count]
 
     @property
     def method(self) -> str:
@@ -197,17 +175,16 @@ class EndedRun:
         ensemble of all, in phases or at a weight that changes."""
         if not self.distils or self.frozen:
             return False
-        if len(self.schedule_cfgs) > 1 or self.schedule_cfg.get('branches'):
+        if any(f'{name}.kd_weight' in self.record for name in self.branches):
             return False
-        teacher, schedule = self._part('teacher'), self._schedule
+        teacher, (_, weights) = self._part('teacher'), self.weights
         return (is_part(self._part('distill'), OWN['distill'])
                 and is_part(teacher, OWN['teacher'])
                 and teacher.get('fusion', 'mean') in MCOD_FUSIONS and all(
                     (teacher.get('weights') or {}).values())
                 and not teacher.get('members')
                 and not teacher.get('leave_one_out')
-                and teacher.get('ema') is None
-                and (any(schedule.gap) or len({*schedule.weights}) > 1))
+                and teacher.get('ema') is None and len({*weights}) > 1)
 
     @property
     def frozen_teachers(self) -> List[str]:
@@ -228,9 +205,7 @@ class EndedRun:
         learn from but its own average."""
         taught = len(self.branches) > 1 or self._part('teacher').get(
             'ema') is not None
-        return (taught and self.cfg.model.get('distill', OWN) is not None
-                and any(any(schedule.weights)
-                        for schedule in self._schedules))
+        return taught and any(weight > 0 for weight in self.weights[1])
 
 
 def read_run(setting: str,
@@ -272,7 +247,7 @@ def read_run(setting: str,
         content=content,
         record={
             **(content.get('meta', {}).get('machine') or {}),
-            **_read_record(work_dir, cfg)
+            **find_record(work_dir)
         },
         curves=read_curves(work_dir, 'max_epochs' in cfg.train_cfg))
 
@@ -284,22 +259,6 @@ def _last_checkpoint(setting: str, work_dir: str) -> str:
         raise ConfigError(f'{setting} {work_dir} holds no checkpoint; train '
                           'the cohort first, or name one with --checkpoint')
     return path
-
-
-def _read_record(work_dir: str, cfg: Any) -> Dict[str, Any]:
-    """What the run's RunRecordHook has written, wherever that is."""
-    hooks = [
-        hook for hook in cfg.get('custom_hooks') or []
-        if is_part(hook, RunRecordHook)
-    ]
-    out = hooks[-1].get('out') if hooks else None
-    path = out or osp.join(work_dir, 'record.json')
-    try:
-        with open(path, encoding='utf-8') as file:
-            found = json.load(file)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def read_curves(work_dir: str,

@@ -140,20 +140,18 @@ def _curves_caption(run: EndedRun) -> str:
 
 
 def _schedule(run: EndedRun) -> Optional[Any]:
-    schedule = run.schedule()
-    if schedule is None or not run.distils or len(run.schedule_cfgs) > 1:
+    steps, weights = run.weights
+    if not run.distils:
         return None
-    steps, weights = zip(*schedule.table())
     figure = new_figure(6.4, 2.1)
     panel = figure.subplots()
-    edges = np.arange(steps[0], steps[-1] + 2)
+    edges = [0, *steps]
     panel.stairs(weights, edges, fill=True, color=COLORS[0], alpha=0.3)
     panel.stairs(weights, edges, color=COLORS[0], linewidth=1.2)
-    by_epoch = run.schedule_cfg.get('by_epoch', True)
     panel.set(
-        xlabel=f'{"epochs" if by_epoch else "iterations"} passed',
+        xlabel=f'{run.unit}s passed',
         ylabel='weight',
-        xlim=(edges[0], edges[-1]),
+        xlim=(0, edges[-1]),
         ylim=(0, None))
     panel.grid(axis='x', visible=False)
     panel.xaxis.get_major_locator().set_params(integer=True)

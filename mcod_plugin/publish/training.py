@@ -7,6 +7,7 @@ from mmpretrain.datasets import PackInputs
 
 from mcod_plugin.config.data import pipeline_of
 from mcod_plugin.config.parts import is_part
+from mcod_plugin.runs.record import dose_text
 from mcod_plugin.utils.units import duration
 from .data_facts import data_facts, data_part, data_split
 from .ended_run import EndedRun
@@ -53,6 +54,9 @@ def training_section(publication: Publication) -> str:
     own = list(_branch_settings(model))
     if own:
         lines.append(f'branches: {listed(own)}')
+    changes = '; '.join(_changes(run))
+    if changes:
+        lines.append(f'changed when the run was resumed: {changes}')
     if 'ema_state_dict' in run.content:
         lines.append('weights: averages over the run, of EMAHook')
     anew = 'trains such a cohort anew'
@@ -167,16 +171,30 @@ def _distillation(model: Dict[str, Any]) -> str:
 
 
 def _schedule(run: Any) -> str:
+    """The schedules of the config, and what took effect."""
     if not run.distils:
         return 'never distilled'
-    schedule = run.schedule()
-    text = ', '.join(
+    steps, weights = run.weights
+    calls = [
         _call(dict(settings, type='DiscontinuousKDHook'))
-        for settings in run.schedule_cfgs)
-    if schedule is not None and len(run.schedule_cfgs) == 1:
-        number = sum(weight > 0 for _, weight in schedule.table())
-        text += f', on in {number} of {len(schedule.table())} steps'
-    return text
+        for settings in run.schedule_cfgs
+    ]
+    return ', '.join([
+        *calls,
+        dose_text(dict(until=steps, kd_weight=weights))
+    ])
+
+
+def _changes(run: Any) -> Iterator[str]:
+    """What was changed when the run was resumed, and took effect."""
+    for change in run.record.get('changes') or ():
+        settings = listed([
+            f'`{setting["setting"]}` from {setting.get("before")!r} to '
+            f'{setting.get("now")!r}' for setting in change['settings']
+            if setting['takes_effect']
+        ] or [''])
+        if settings:
+            yield f'after {change[run.unit]} {run.unit}s {settings}'
 
 
 def _commit(record: Dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import pytest
 from mcod_plugin.config.methods import METHODS, apply_method, find_method
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.publish.ended_run import read_curves, read_run
+from mcod_plugin.schedule import DiscontinuousSchedule
 from .conftest import train
 
 
@@ -24,9 +25,27 @@ def test_what_a_run_has_left(runs):
     assert [row['step'] for row in run.curves] == [1, 2, 3]
     for row in run.curves:
         assert 0 <= row['ensemble/top1'] <= 100 and row['resnet.loss_ce'] > 0
-    assert [weight for _, weight in run.schedule().table()
-            ] == [1, 0, 1]
+    assert run.weights == ([1, 2, 3], [1, 0, 1])
     assert not read_run('--solo', str(runs.solo)).distils
+
+
+def distil(run):
+    """Have a run be distilled as its config says."""
+    settings = [
+        dict(hook) for hook in run.cfg.custom_hooks
+        if 'KDHook' in hook['type']
+    ]
+    schedules = [
+        DiscontinuousSchedule(**{
+            key: value
+            for key, value in hook.items() if key not in ('type', 'branches')
+        }).resolve(3) for hook in settings
+    ]
+    weights = [max(s.weight(t) for s in schedules) for t in range(3)]
+    if run.cfg.model.get('distill', '') is None:
+        weights = [0.] * 3
+    run.content.pop('run_record', None)
+    run.record = dict(kd_weight=weights)
 
 
 MCOD_STYLE = ('mcod', 'prob_mean', 'confidence', 'ramp', 'on_off')
@@ -37,6 +56,7 @@ def test_methods_are_told_apart(runs, file):
     name = file.removesuffix('.py')
     run = read_run('WORK_DIR', str(runs.cohort))
     apply_method(run.cfg, find_method(name))
+    distil(run)
     if name == 'kd':
         run.cfg.model.teacher.members = 'vgg'
         run.cfg.model.branches.vgg.frozen = True
@@ -90,12 +110,35 @@ def test_defaults_are_mcod(runs):
     run = read_run('WORK_DIR', str(runs.cohort))
     run.cfg.model.teacher = None
     del run.cfg.model['distill']
-    run.cfg.custom_hooks = [dict(type='mcod_plugin.DiscontinuousKDHook')]
     assert run.is_mcod
-    run.cfg.custom_hooks[0].branches = ['vgg']
-    assert run.distils and not run.is_mcod
-    run.cfg.model.distill = None
-    assert not run.distils
+
+
+@pytest.mark.parametrize('record, distils, is_mcod', [
+    (dict(kd_weight=[0., 1., 1.]), True, True),
+    (dict(kd_weight=[1., 1., 1.]), True, False),
+    (dict(kd_weight=[0., 0., 0.]), False, False),
+    # after the checkpoint
+    (dict(kd_weight=[0., 0., 0., 1.]), False, False),
+    ({
+        'kd_weight': [0., 1., 1.],
+        'vgg.kd_weight': [0., 1., 1.]
+    }, True, False),
+])
+def test_what_took_effect_counts(runs, record, distils, is_mcod):
+    """Whatever hooks the config names."""
+    run = read_run('WORK_DIR', str(runs.cohort))
+    run.content.pop('run_record')
+    run.record = record
+    assert (run.distils, run.is_mcod) == (distils, is_mcod)
+
+
+def test_without_a_record_the_log_tells(runs):
+    run = read_run('WORK_DIR', str(runs.cohort))
+    run.content.pop('run_record')
+    run.record = {}
+    assert run.weights == ([1, 2, 3], [1, 0, 1])
+    run.curves = []
+    assert run.weights == ([], []) and not run.distils
 
 
 PRETRAINED = dict(type='Pretrained', checkpoint='a.pth')
@@ -154,12 +197,6 @@ def test_metrics_of_the_test(runs, given, metrics):
     run = read_run('WORK_DIR', str(runs.cohort))
     run.cfg.test_evaluator = given
     assert run.test_metrics == metrics
-
-
-def test_schedule_in_iterations(runs):
-    run = read_run('WORK_DIR', str(runs.cohort))
-    run.cfg.custom_hooks[0].by_epoch = False
-    assert len(run.schedule().table()) == 3 * 256 // 32
 
 
 def test_a_resumed_run(tmp_path):

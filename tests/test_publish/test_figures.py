@@ -34,7 +34,8 @@ def test_many_classes_stay_small(run, tmp_path):
 
 def test_what_the_log_lacks_is_left_out(run, tmp_path):
     run.curves = []
-    run.cfg.custom_hooks = []
+    run.content.pop('run_record')
+    run.record = {}
     matrix = np.eye(2, dtype=int)
     captions = draw_cohort(run, ['a', 'b'], matrix, 'xy', str(tmp_path))
     assert list(captions) == ['confusion.png']

@@ -8,6 +8,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.registry import HOOKS
+from mcod_plugin.runs.record import dose_text
 from mcod_plugin.utils.table import render
 from .discontinuous_kd_hook import DiscontinuousKDHook
 
@@ -34,20 +35,24 @@ class CohortReportHook(Hook):
     priority = 'LOW'
 
     def before_train(self, runner: Runner) -> None:
-        """Print the branches, and say if they are never distilled."""
+        """Print the branches, and say if they cannot be distilled."""
         self._unscheduled = False
-        model = get_ori_model(runner.model)
-        if not hasattr(model, 'branches'):
+        self._model = get_ori_model(runner.model)
+        if not hasattr(self._model, 'branches'):
             return
-        runner.logger.info('Cohort:\n%s', branch_table(model))
-        if len(model.branches) < 2 or not hasattr(model, 'kd_weight'):
+        runner.logger.info('Cohort:\n%s', branch_table(self._model))
+        if not self._can_distil():
             return
-        if model.distill is None:
+        if self._model.distill is None:
             runner.logger.info('The branches are never distilled, whatever '
                                'the schedule: model.distill is None.')
             return
         self._unscheduled = not any(
             isinstance(hook, DiscontinuousKDHook) for hook in runner.hooks)
+
+    def _can_distil(self) -> bool:
+        return (len(getattr(self._model, 'branches', ())) > 1
+                and hasattr(self._model, 'kd_weight'))
 
     def after_train_iter(self,
                          runner: Runner,
@@ -55,13 +60,13 @@ class CohortReportHook(Hook):
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
         """Warn after the first step if nothing has distilled them: any hook
-        may write the weight."""
+        may write the weight, now or later."""
         if not self._unscheduled:
             return
         self._unscheduled = False
-        if get_ori_model(runner.model).kd_weight == 0:
+        if self._model.kd_weight == 0:
             runner.logger.warning(
-                'The branches are never distilled: custom_hooks has no '
+                'The branches are not distilled so far: custom_hooks has no '
                 'mcod_plugin.DiscontinuousKDHook, and no other hook has '
                 'written model.kd_weight. A config that sets custom_hooks '
                 'replaces those of its _base_.')
@@ -83,13 +88,17 @@ class CohortReportHook(Hook):
         self.last = metrics or {}
 
     def after_train(self, runner: Runner) -> None:
-        """Print last and best accuracy."""
+        """Print last and best accuracy, and how much was distilled."""
         last = getattr(self, 'last', {})
         if top1(last):
             best = runner.message_hub.get_info(BEST)
             unit, now = progress(runner)
             runner.logger.info('Result after %d %ss:\n%s', now, unit,
                                result_table(last, best, unit))
+        for hook in runner.hooks:
+            if hasattr(hook, 'courses') and self._can_distil():
+                text = dose_text(hook.courses())
+                runner.logger.info('The branches were %s.', text)
 
     def after_test_epoch(self,
                          runner: Runner,

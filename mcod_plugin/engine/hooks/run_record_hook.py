@@ -4,21 +4,24 @@ import os
 import os.path as osp
 import time
 from contextlib import suppress
-from numbers import Real
 from typing import Any, Dict, List, Optional
 
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook, LoggerHook
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from mmpretrain.utils import get_ori_model
 from torch.utils.data import DataLoader
 
-from mcod_plugin.errors import ConfigError
+from mcod_plugin.errors import ConfigError, one_line
 from mcod_plugin.registry import HOOKS
+from mcod_plugin.runs.config_changes import (config_changes, json_config,
+                                             keep_settings)
+from mcod_plugin.runs.record import (RECORD, columns, mean_of, numbers)
 from mcod_plugin.utils.files import check_out, write_text
 from mcod_plugin.utils.machine import describe_machine
 from mcod_plugin.utils.memory import peak_memory
+from mcod_plugin.utils.table import render
 from ..optim_wrapper import precision
 from .cohort_report_hook import top1
 from .cohort_runtime_info_hook import to_host
@@ -29,19 +32,30 @@ STATE = 'run_record'
 # The least number of seconds between two notes of the progress, except for
 # the end of an epoch.
 PERIOD = 5.
+# How a run that has not ended otherwise stands.
+RUNNING, FINISHED, STOPPED = 'running', 'finished', 'stopped'
 
 
 @HOOKS.register_module()
 class RunRecordHook(Hook):
-    """Write down what a comparison of runs needs, when training has ended.
+    """Write down what happens in a run, while it happens.
 
-    The record is a JSON file, whose numbers may be ``NaN``, as of a run that
-    diverged:
+    :class:`CohortRunner` registers it for every run. The record is the file
+    ``record.json`` of the work directory, written at the end of each epoch
+    and of each validation and when the run ends, in whatever way. A run that
+    is killed leaves what it had written by then. It is JSON, whose numbers
+    may be ``NaN``, as of a branch that diverged:
 
     ===================== ==================================================
     key                   value
     ===================== ==================================================
     all of ``info``       as it was given
+    ``method``            the ``method`` of the config, which ``--method``
+                          names
+    ``outcome``           ``'running'``, ``'finished'``, ``'stopped'``, or
+                          ``'failed: '`` and the error
+    ``unit``              what the run counts in, ``'epoch'`` or
+                          ``'iteration'``
     ``branches``          their names
     ``epochs``            that were finished
     ``iterations``        that were finished
@@ -58,49 +72,60 @@ class RunRecordHook(Hook):
     ``precision``         that was used, ``'float32'``, ``'bfloat16'`` or
                           ``'float16'``; of a run that went on in another
                           one both, as ``'bfloat16, float32'``
-    ``curves``            ``epoch``, the numbers of epochs that were finished
-                          at each validation, and the metrics by name
-    ``kd_weight``         of each epoch the weight of the distillation that
-                          took effect, the greatest of all branches; of its
-                          last iteration, if the schedule goes by iterations
+    ``curves``            ``epoch`` (or ``iteration``), the numbers of those
+                          that were finished at each validation, and the
+                          metrics by name
+    ``until``             how many epochs (or iterations) were over at the
+                          end of each entry of the lists that follow. They
+                          are of an epoch each, or of the iterations from one
+                          validation to the next
+    ``kd_weight``         the mean weight of the distillation that took
+                          effect, the greatest of all branches
     ``<branch>.kd_weight`` the same of that branch, if the branches have had
                           different weights
+    ``kd_on``             the share of the steps in which a branch was
+                          distilled
     ``kd_ratio``          by branch that is distilled how hard that pulls at
-                          its logits against its own loss, of each epoch: the
-                          mean over the steps in which ``<branch>.kd_ratio``
-                          was measured, on rank 0; 0 in gaps
+                          its logits against its own loss: the mean over the
+                          steps in which ``<branch>.kd_ratio`` was measured,
+                          on rank 0; 0 in gaps
     ``train_loss``        by branch that is trained the mean of
-                          ``<branch>.loss_ce`` over the steps of each epoch,
-                          on rank 0
+                          ``<branch>.loss_ce``, on rank 0
     ``last``              the metrics of the last validation
     ``best``              for each branch and the ensemble its best top-1
-                          accuracy and the epoch of that
+                          accuracy and the epoch (or iteration) of that
     ``diverged``          by branch that was left out because it diverged the
                           ``epoch`` and ``iteration`` (from 1) and its
                           learning rate ``lr``; its losses and metrics are
                           NaN from then on
+    ``changes``           of each resume with another config after how many
+                          epochs (or iterations) that was, and its
+                          ``settings``, see :func:`config_changes`
+    ``config``            at the start
     ===================== ==================================================
 
-    While the run lasts, its work directory has ``curves.json``, the
-    ``curves`` so far, and ``progress.json`` with ``iter``, ``max_iters`` and
+    Entries from before the run was recorded are NaN. While the run lasts, its
+    work directory also has ``progress.json`` with ``iter``, ``max_iters`` and
     ``seconds``, which is written every few seconds.
 
     What is known so far goes into each checkpoint, so that a run which was
     stopped and resumed leaves the record of an unbroken one, times and memory
-    apart.
+    apart. If it is resumed with another config, a table tells which settings
+    take effect; those that do not get their old values back, so that the
+    config in the work directory is true.
 
     Args:
-        out (str, optional): The file, whose name ends with ``.json``. An old
-            one is removed when training begins. Defaults to ``record.json``
-            in the work directory.
+        out (str, optional): A file, whose name ends with ``.json``, for the
+            record of the run that has finished, without ``config`` and
+            ``outcome``. An old one is removed when training begins. Defaults
+            to None.
         info (dict, optional): Plain data for the record, such as the name of
             the method. What the hook writes itself replaces entries of the
             same name. Defaults to None.
 
     Raises:
-        ConfigError: If ``out`` cannot be written, ``info`` is not plain data,
-            the model is no cohort, training does not go by epochs, or the run
-            was begun without this hook.
+        ConfigError: If ``out`` cannot be written, or ``info`` is not plain
+            data.
 
     Examples:
         >>> custom_hooks = [
@@ -109,8 +134,8 @@ class RunRecordHook(Hook):
         ... ]
     """
 
-    # After an epoch and a validation before a checkpoint is saved.
-    priority = 'HIGHEST'
+    # After the losses were handed over, before a checkpoint is saved.
+    priority = 'HIGH'
 
     def __init__(self,
                  out: Optional[str] = None,
@@ -132,58 +157,99 @@ class RunRecordHook(Hook):
         # None unless a run is going on.
         self._state: Optional[dict] = None
 
+    def before_run(self, runner: Runner) -> None:
+        """Look at the config before a checkpoint changes it."""
+        self._config = json_config(runner.cfg)
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take the record so far, in case the run is resumed."""
         self._loaded = checkpoint.get(STATE)
 
     def before_train(self, runner: Runner) -> None:
-        """Check that a record can be made, and start the clock."""
+        """Tell what has changed since the checkpoint, and start the clock."""
         self.model = get_ori_model(runner.model)
-        if not hasattr(self.model, 'branches'):
-            raise ConfigError('RunRecordHook needs a cohort such as '
-                              'mcod_plugin.MultiBackboneClassifier; got '
-                              f'{type(self.model).__name__}')
-        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            raise ConfigError('RunRecordHook counts in epochs, so '
-                              'train_cfg.by_epoch must be True; got False')
-        self.path = self._path(runner)
-        check_out('out of RunRecordHook', self.path)
-        if runner.iter > 0 and self._loaded is None:
-            raise ConfigError(
-                'RunRecordHook: the run was begun without it, so that the '
-                f'record would lack the first {runner.epoch} epochs; start '
-                'without --resume, or go on without the hook')
-        self._state = self._loaded if runner.iter > 0 else dict(
+        by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
+        self.unit = 'epoch' if by_epoch else 'iteration'
+        if self.out is not None:
+            check_out('out of RunRecordHook', self.out)
+        resumed = runner.iter > 0
+        self._state = dict(
             rows=[],
+            until=[],
             kd_weight=[],
             kd_weights={},
+            kd_on=[],
             kd_ratio={},
             train_loss={},
+            part=dict(weights={}, ratios={}, steps=0),
+            changes=[],
+            config=self._config,
+            config_now=self._config,
             train_seconds=0.,
             seconds=0.,
             peak_memory_bytes=0)
+        if resumed:
+            self._go_on(runner)
         self._machine = describe_machine()
+        self._outcome = RUNNING
         self._begun = False
         self._start = self._told = time.perf_counter()
 
-    def is_missing(self, runner: Runner) -> bool:
-        """Whether a run that has ended lacks its record."""
-        return not osp.isfile(self._path(runner))
+    def _go_on(self, runner: Runner) -> None:
+        state = self._state
+        if self._loaded is None:
+            done = self._done(runner)
+            # Nothing is known of them.
+            state['until'] = ([*range(1, done + 1)]
+                              if self.unit == 'epoch' else [done])
+            state['kd_weight'] = [math.nan] * len(state['until'])
+            state['kd_on'] = [math.nan] * len(state['until'])
+            return
+        # That of an older version lacks some entries.
+        state.update(self._loaded)
+        state['until'] = state['until'] or [
+            *range(1, 1 + len(state['kd_weight']))
+        ]
+        unknown = len(state['kd_weight']) - len(state['kd_on'])
+        state['kd_on'] = [math.nan] * unknown + state['kd_on']
+        if 'config_now' not in self._loaded:
+            return
+        changes = config_changes(state['config_now'], self._config)
+        if not changes:
+            return
+        keep_settings(runner.cfg, state['config_now'])
+        state['config_now'] = json_config(runner.cfg)
+        # A run may be resumed several times from one checkpoint.
+        state['changes'] = [
+            *state['changes'], {
+                self.unit: self._done(runner),
+                'settings': changes
+            }
+        ]
+        runner.logger.warning(
+            'The config is another one than that of the checkpoint:\n%s',
+            changes_table(changes))
 
-    def _path(self, runner: Runner) -> str:
-        return self.out or osp.join(runner.work_dir, 'record.json')
+    def is_missing(self) -> bool:
+        """Whether a run that has ended lacks the record at ``out``."""
+        return self.out is not None and not osp.isfile(self.out)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Begin, if a resumed run makes up for a validation."""
-        if self._state is not None:
-            self._begin(runner)
+        """Begin, if a resumed run makes up for a validation; of a run that
+        counts in iterations, note what was done since the last one."""
+        if self._state is None:
+            return
+        self._begin(runner)
+        if self.unit == 'iteration':
+            self._note_part(runner, runner.iter)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Begin, and start the clock of the epoch."""
         self._begin(runner)
-        self._ratios: Dict[str, List[Any]] = {}
-        self._weights: Dict[str, Any] = {}
-        self._epoch_start = time.perf_counter()
+        if self.unit == 'epoch':
+            # One that was cut off is done again.
+            self._state['part'] = dict(weights={}, ratios={}, steps=0)
+        self._part_start = time.perf_counter()
 
     def after_train_iter(self,
                          runner: Runner,
@@ -191,13 +257,7 @@ class RunRecordHook(Hook):
                          data_batch: Any = None,
                          outputs: Optional[dict] = None) -> None:
         """Keep ratios and weights, and tell the progress once in a while."""
-        self._weights.clear()
-        for key, value in (outputs or {}).items():
-            name, _, what = key.rpartition('.')
-            if what == 'kd_ratio':
-                self._ratios.setdefault(name, []).append(value)
-            elif what == 'kd_weight':
-                self._weights[name] = value
+        self._note_step(outputs or {})
         self._note_peak(runner, batch_idx, runner.train_dataloader)
         if time.perf_counter() - self._told >= PERIOD:
             self._tell(runner, runner.iter + 1)
@@ -213,79 +273,156 @@ class RunRecordHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Note what the epoch was like."""
-        if torch.cuda.is_available():
-            # What it has still to do belongs to the epoch.
-            torch.cuda.synchronize()
-        state = self._state
-        state['train_seconds'] += time.perf_counter() - self._epoch_start
-        self._note_weights(state)
-        # A branch may be distilled for the first time in a late epoch. The
-        # state of a run that was begun by an older version has no ratios.
-        epochs = len(state['kd_weight'])
-        ratios = state.setdefault('kd_ratio', {})
-        for name in {**ratios, **self._ratios}:
-            values = to_host(self._ratios.get(name, [0.]))
-            course = ratios.setdefault(name, [])
-            course += [0.] * (epochs - 1 - len(course))
-            course.append(math.fsum(values) / len(values))
-        hub = runner.message_hub
-        for name in self.model.branches:
-            key = f'train/{name}.loss_ce'
-            if key in hub.log_scalars:
-                mean = hub.get_scalar(key).mean(len(runner.train_dataloader))
-                state['train_loss'].setdefault(name, []).append(float(mean))
+        if self.unit == 'epoch':
+            self._note_part(runner, runner.epoch + 1)
         self._tell(runner, runner.iter)
-
-    def _note_weights(self, state: Dict[str, Any]) -> None:
-        """Note the weights that took effect in the last step. The state of a
-        run that was begun by an older version has none by branch."""
-        weight = float(self._weights.pop('', 0.))
-        before = list(state['kd_weight'])
-        state['kd_weight'].append(weight)
-        courses = state.setdefault('kd_weights', {})
-        for name in {**courses, **self._weights}:
-            courses.setdefault(name, list(before)).append(
-                float(self._weights.get(name, weight)))
+        self._write(runner, runner.epoch + 1)
 
     def after_val_epoch(self,
                         runner: Runner,
                         metrics: Optional[Dict[str, float]] = None) -> None:
         """Note the metrics of the epoch that was finished."""
-        if self._state is not None:
-            # A validation may be repeated when a run is resumed.
-            self._state['rows'] = [
-                row for row in self._state['rows']
-                if row['epoch'] < runner.epoch
-            ] + [dict(epoch=runner.epoch, **numbers(metrics or {}))]
-            self._write_curves(runner)
+        if self._state is None:
+            return
+        done = self._done(runner)
+        # A validation may be repeated when a run is resumed.
+        self._state['rows'] = [
+            row for row in self._state['rows'] if row[self.unit] < done
+        ] + [{
+            self.unit: done,
+            **numbers(metrics or {})
+        }]
+        self._part_start = time.perf_counter()
+        self._write(runner, runner.epoch)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put the record so far into the checkpoint."""
         if self._state is not None:
-            checkpoint[STATE] = dict(self._state, **self._costs())
+            part = {
+                key: {name: to_host(values)
+                      for name, values in kind.items()}
+                if isinstance(kind, dict) else kind
+                for key, kind in self._state['part'].items()
+            }
+            checkpoint[STATE] = dict(
+                self._state,
+                part=part,
+                train_seconds=self._train_seconds(),
+                **self._costs())
 
     def after_train(self, runner: Runner) -> None:
-        """Write the record."""
+        """Write the record of a run that has finished."""
         self._begin(runner)
-        if is_main_process():
-            lines = ',\n'.join(f'{json.dumps(key)}: {json.dumps(value)}'
-                               for key, value in self._record(runner).items())
-            write_text(self.path, f'{{\n{lines}\n}}\n')
-            runner.logger.info('Record of the run: %s', self.path)
+        if self.unit == 'iteration':
+            self._note_part(runner, runner.iter)
+        self._outcome = FINISHED
+        self._write(runner, runner.epoch)
+        if self.out is not None and is_main_process():
+            record = self._record(runner, runner.epoch)
+            for key in ('config', 'outcome'):
+                del record[key]
+            write_record(self.out, record)
+            runner.logger.info('Record of the run: %s', self.out)
+
+    def note_end(self, runner: Runner, error: BaseException) -> None:
+        """Write the record of a run that ends before it has finished.
+
+        Args:
+            runner (Runner): The runner.
+            error (BaseException): What ends it: an error, or what a signal
+                or a key has raised.
+        """
+        if self._state is not None and self._begun:
+            self._outcome = (f'failed: {one_line(error)}' if isinstance(
+                error, Exception) else STOPPED)
+            self._write(runner, runner.epoch)
 
     def after_run(self, runner: Runner) -> None:
         """Forget the run, of which no checkpoint is saved any more."""
         self._state = None
 
     def _begin(self, runner: Runner) -> None:
-        """Remove what is left of an earlier run."""
+        """Replace what is left of an earlier run."""
         if self._begun:
             return
         self._begun = True
-        if is_main_process():
+        if is_main_process() and self.out is not None:
             with suppress(FileNotFoundError):
-                os.remove(self.path)
-        self._write_curves(runner)
+                os.remove(self.out)
+        self._write(runner, runner.epoch)
+
+    def _done(self, runner: Runner) -> int:
+        return runner.epoch if self.unit == 'epoch' else runner.iter
+
+    def _note_step(self, outputs: Dict[str, Any]) -> None:
+        part = self._state['part']
+        part['steps'] += 1
+        weights, ratios = part['weights'], part['ratios']
+        own = {}
+        for key, value in outputs.items():
+            name, _, what = key.rpartition('.')
+            if what == 'kd_ratio':
+                ratios.setdefault(name, []).append(value)
+            elif what == 'kd_weight':
+                own[name] = value
+        # Branches are named in steps in which their weights differ. The
+        # empty name, of the greatest, comes last, as it is what the others
+        # have had before.
+        shared = own.pop('', 0.)
+        for name in {**dict.fromkeys(filter(None, weights)), **own}:
+            weights.setdefault(name, list(weights.get('', ()))).append(
+                own.get(name, shared))
+        weights.setdefault('', []).append(shared)
+
+    def _note_part(self, runner: Runner, done: int) -> None:
+        """Note what an epoch was like, or what was done since the last
+        validation."""
+        state, part = self._state, self._state['part']
+        if part['steps'] == 0:
+            return
+        if torch.cuda.is_available():
+            # What it has still to do belongs to the epoch.
+            torch.cuda.synchronize()
+        state['train_seconds'] = self._train_seconds()
+        weights = {
+            name: to_host(values)
+            for name, values in part['weights'].items()
+        }
+        shared, before = weights.pop(''), list(state['kd_weight'])
+        state['until'].append(done)
+        state['kd_weight'].append(mean_of(shared))
+        state['kd_on'].append(
+            sum(weight > 0 for weight in shared) / len(shared))
+        courses = state['kd_weights']
+        for name in {**courses, **weights}:
+            courses.setdefault(name, list(before)).append(
+                mean_of(weights.get(name, shared)))
+        # A branch may be distilled for the first time in a late epoch.
+        ratios = {
+            name: to_host(values)
+            for name, values in part['ratios'].items()
+        }
+        for name in {**state['kd_ratio'], **ratios}:
+            values = ratios.get(name, [0.])
+            course = state['kd_ratio'].setdefault(name, [])
+            course += [0.] * (len(before) - len(course))
+            course.append(math.fsum(values) / len(values))
+        hub = runner.message_hub
+        for name in getattr(self.model, 'branches', ()):
+            key = f'train/{name}.loss_ce'
+            if key in hub.log_scalars:
+                course = state['train_loss'].setdefault(name, [])
+                course += [math.nan] * (len(before) - len(course))
+                course.append(
+                    float(hub.get_scalar(key).mean(part['steps'])))
+        state['part'] = dict(weights={}, ratios={}, steps=0)
+        self._part_start = time.perf_counter()
+
+    def _train_seconds(self) -> float:
+        passed = 0.
+        if self._state['part']['steps']:
+            passed = time.perf_counter() - self._part_start
+        return self._state['train_seconds'] + passed
 
     def _note_peak(self, runner: Runner, batch_idx: int,
                    loader: DataLoader) -> None:
@@ -320,23 +457,30 @@ class RunRecordHook(Hook):
                 osp.join(runner.work_dir, 'progress.json'),
                 f'{json.dumps(progress)}\n')
 
-    def _write_curves(self, runner: Runner) -> None:
+    def _write(self, runner: Runner, epochs: int) -> None:
         if is_main_process():
-            text = json.dumps(columns(self._state['rows']))
-            write_text(osp.join(runner.work_dir, 'curves.json'), f'{text}\n')
+            write_record(
+                osp.join(runner.work_dir, RECORD),
+                self._record(runner, epochs))
 
-    def _record(self, runner: Runner) -> Dict[str, Any]:
+    def _record(self, runner: Runner, epochs: int) -> Dict[str, Any]:
         state = self._state
         rows = state['rows']
-        loader = runner.train_dataloader
+        method = runner.cfg.get('method')
+        size = runner.train_dataloader.batch_size
         return dict(
-            self.info,
-            branches=list(self.model.branches),
-            epochs=runner.epoch,
+            {
+                **(dict(method=method) if isinstance(method, str) else {}),
+                **self.info
+            },
+            outcome=self._outcome,
+            unit=self.unit,
+            branches=list(getattr(self.model, 'branches', ())),
+            epochs=epochs if self.unit == 'epoch' else None,
             iterations=runner.iter,
-            batch_size=loader.batch_size * runner.world_size,
+            batch_size=size and size * runner.world_size,
             seed=runner.seed,
-            train_seconds=state['train_seconds'],
+            train_seconds=self._train_seconds(),
             **self._costs(),
             **self._machine,
             threads=(None if torch.cuda.is_available() else
@@ -344,57 +488,77 @@ class RunRecordHook(Hook):
             # Of a runner that is not ours what it is now.
             precision=runner.message_hub.runtime_info.get(
                 'precision', precision(runner.optim_wrapper)),
-            curves=columns(rows),
-            kd_weight=state['kd_weight'],
-            **{
-                f'{name}.kd_weight': course
-                for name, course in state.get('kd_weights', {}).items()
-            },
-            kd_ratio=state.get('kd_ratio', {}),
-            train_loss=state['train_loss'],
+            curves=columns(rows, self.unit),
+            **self.courses(),
             last={
                 key: value
                 for key, value in (rows[-1] if rows else {}).items()
-                if key != 'epoch'
+                if key != self.unit
             },
-            best=best(rows),
-            diverged=runner.message_hub.runtime_info.get(DIVERGED, {}))
+            best=best(rows, self.unit),
+            diverged=runner.message_hub.runtime_info.get(DIVERGED, {}),
+            changes=state['changes'],
+            config=state['config'])
+
+    def courses(self) -> Dict[str, Any]:
+        """What took effect so far.
+
+        Returns:
+            dict[str, Any]: ``until``, ``kd_weight`` and the other lists of
+            the record.
+        """
+        state = self._state
+        return dict(
+            until=state['until'],
+            kd_weight=state['kd_weight'],
+            **{
+                f'{name}.kd_weight': course
+                for name, course in state['kd_weights'].items()
+            },
+            kd_on=state['kd_on'],
+            kd_ratio=state['kd_ratio'],
+            train_loss=state['train_loss'])
 
 
-def numbers(metrics: Dict[str, Any]) -> Dict[str, float]:
-    """Those metrics that are numbers.
+def write_record(path: str, record: Dict[str, Any]) -> None:
+    """Write a record, a line for each of its keys.
 
     Args:
-        metrics (dict[str, Any]): Metrics by name.
-
-    Returns:
-        dict[str, float]: The numbers, as Python's own.
+        path (str): The file.
+        record (dict[str, Any]): The record.
     """
-    return {
-        key: float(value)
-        for key, value in metrics.items() if isinstance(value, Real)
-    }
+    lines = ',\n'.join(f'{json.dumps(key)}: {json.dumps(value)}'
+                       for key, value in record.items())
+    write_text(path, f'{{\n{lines}\n}}\n')
 
 
-def columns(rows: List[Dict[str, float]]) -> Dict[str, list]:
-    """Turn the metrics of each validation into a curve of each metric.
+def changes_table(changes: List[Dict[str, Any]]) -> str:
+    """The settings in which a resumed run differs from its checkpoint.
 
     Args:
-        rows (list[dict[str, float]]): By validation ``epoch`` and metrics.
+        changes (list[dict]): See :func:`config_changes`.
 
     Returns:
-        dict[str, list]: By name as many numbers as there are rows; NaN where
-        a row lacks it.
+        str: A table.
     """
-    names = dict.fromkeys(['epoch', *(name for row in rows for name in row)])
-    return {name: [row.get(name, math.nan) for row in rows] for name in names}
+    rows = [[
+        change['setting'],
+        *(json.dumps(change[when]) if when in change else '-'
+          for when in ('before', 'now')),
+        'yes' if change['takes_effect'] else 'no'
+    ] for change in changes]
+    return render(('setting', 'in the checkpoint', 'now', 'takes effect'),
+                  rows)
 
 
-def best(rows: List[Dict[str, float]]) -> Dict[str, list]:
+def best(rows: List[Dict[str, float]],
+         unit: str = 'epoch') -> Dict[str, list]:
     """The best top-1 accuracy, and when it was first reached.
 
     Args:
-        rows (list[dict[str, float]]): By validation ``epoch`` and metrics.
+        rows (list[dict[str, float]]): By validation the metrics, and how many
+            epochs or iterations were over, under ``unit``.
+        unit (str): ``'epoch'`` or ``'iteration'``. Defaults to ``'epoch'``.
 
     Returns:
         dict[str, list]: For each branch, and last for the ensemble, the
@@ -404,5 +568,5 @@ def best(rows: List[Dict[str, float]]) -> Dict[str, list]:
     for row in rows:
         for name, accuracy in top1(row).items():
             if accuracy > found.get(name, [-math.inf])[0]:
-                found[name] = [accuracy, row['epoch']]
+                found[name] = [accuracy, row[unit]]
     return found

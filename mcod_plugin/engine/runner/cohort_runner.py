@@ -171,6 +171,11 @@ class CohortRunner(Runner):
             raise ConfigError(
                 "on_divergence='drop' needs default_hooks.runtime_info of "
                 f'type mcod_plugin.CohortRuntimeInfoHook; got {runtime!r}')
+        if not any(
+                is_part(hook, RunRecordHook)
+                for hook in self.cfg.get('custom_hooks') or ()):
+            hooks.setdefault('run_record',
+                             dict(type='mcod_plugin.RunRecordHook'))
         super().register_default_hooks(hooks)
 
     def setup_env(self, env_cfg: dict) -> None:
@@ -362,6 +367,20 @@ class CohortRunner(Runner):
             branch.compile(**settings)
         self.logger.info('The branches are compiled. The first steps take '
                          'longer.')
+
+    def train(self) -> nn.Module:
+        """Train, and have the record tell how the run ends.
+
+        Returns:
+            nn.Module: The model.
+        """
+        try:
+            return super().train()
+        except BaseException as error:
+            for hook in self.hooks:
+                if isinstance(hook, RunRecordHook):
+                    hook.note_end(self, error)
+            raise
 
     def load_or_resume(self) -> None:
         """Load or resume, as the config asks for.
@@ -607,7 +626,7 @@ class CohortRunner(Runner):
         unit, done, total = self._progress()
         setting = f'max_{"iters" if unit == "iteration" else "epochs"}'
         ended = info.pop(ENDED, False) and not any(
-            isinstance(hook, RunRecordHook) and hook.is_missing(self)
+            isinstance(hook, RunRecordHook) and hook.is_missing()
             for hook in self.hooks)
         if done > total or done == total and ended:
             raise ConfigError(

@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from mcod_plugin.engine.hooks import run_record_hook
-from mcod_plugin.engine.hooks.run_record_hook import best, columns, numbers
+from mcod_plugin.engine.hooks.run_record_hook import best
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import HOOKS
+from mcod_plugin.runs.config_changes import json_config
 from mcod_plugin.utils.machine import describe_machine
 
 KD = dict(type='mcod_plugin.DiscontinuousKDHook', gap=(1, 0), weight=(.5, 2.))
@@ -161,7 +163,6 @@ def test_record_of_a_run(make):
             for key in tape.metrics[0]
         })
     assert 'diversity/disagreement' in record['curves']
-    assert read(runner, 'curves.json') == record['curves']
     assert record['last'] == tape.metrics[-1]
     for name in ('resnet', 'vit', 'ensemble'):
         curve = record['curves'][f'{name}/top1']
@@ -222,8 +223,9 @@ def test_schedule_by_iteration(make):
     runner = make(epochs=2, custom_hooks=hooks)
     tape = Tape()
     train(runner, tape)
-    # from 0.5 to 2 in eight iterations, the fourth and the last of them
-    assert read(runner)['kd_weight'] == pytest.approx([.5 + 1.5 * 3 / 7, 2.])
+    # from 0.5 to 2 in eight iterations, the mean of four each
+    assert read(runner)['kd_weight'] == pytest.approx(
+        [.5 + 1.5 * 1.5 / 7, .5 + 1.5 * 5.5 / 7])
 
 
 def test_distilled_late(make):
@@ -270,7 +272,7 @@ def test_killed_and_resumed(make, changes, events):
         with pytest.raises(KeyboardInterrupt):
             train(runner, event)
         folder = Path(runner.work_dir)
-        assert not (folder / 'record.json').exists()
+        assert read(runner)['outcome'] == 'stopped'
         # What an epoch that was cut off has cost is not counted.
         state = torch.load(
             max(folder.glob('epoch_*.pth')), weights_only=True)['run_record']
@@ -283,8 +285,7 @@ def test_killed_and_resumed(make, changes, events):
         for key in COSTS:
             record.pop(key), expected.pop(key, None)
         assert record == expected, event.__dict__
-        assert read(runner, 'curves.json') == record['curves']
-        # Whatever else depends on the validation.
+            # Whatever else depends on the validation.
         for key in ('cohort_best', 'best_score_vit/top1'):
             assert runner.message_hub.get_info(
                 key) == whole.message_hub.get_info(key)
@@ -334,14 +335,159 @@ def test_fresh_run_in_the_same_place(make):
     runner = make('run', 2, **{'randomness.seed': 4})
     with pytest.raises(KeyboardInterrupt):
         train(runner, Stop('after_train_iter', 0, 1))
-    # A record is one of a run that has ended.
-    assert not (Path(runner.work_dir) / 'record.json').exists()
-    assert read(runner, 'curves.json') == dict(epoch=[])
+    # Nothing is left of the old one.
+    record = read(runner)
+    assert (record['outcome'], record['seed']) == ('stopped', 4)
+    assert record['curves'] == dict(epoch=[]) and record['kd_weight'] == []
     runner = make('run', 2, **{'randomness.seed': 4})
     train(runner)
     record = read(runner)
     assert record['curves']['epoch'] == [1, 2]
     assert record['train_loss'] != old['train_loss']
+
+
+class Own(Hook):
+    """A schedule of a user's own."""
+
+    def __init__(self, weights):
+        self.weights = weights
+
+    def before_train_epoch(self, runner):
+        runner.model.kd_weight = self.weights[runner.epoch]
+
+
+@pytest.mark.parametrize('changes', [{}, dict(method='mine')])
+def test_schedule_of_a_users_own(make, changes, tmp_path):
+    runner = make(epochs=3, custom_hooks=[dict(type='IterTimerHook')], **changes)
+    train(runner, Own([0., 2., .5]))
+    record = read(runner)
+    assert record['kd_weight'] == [0, 2, .5] and record['kd_on'] == [0, 1, 1]
+    assert record.get('method') == changes.get('method')
+    log = next(Path(runner.work_dir).glob('*/*.log')).read_text()
+    assert 'The branches are not distilled so far: ' in log
+    assert 'never distilled' not in log
+    assert ('The branches were distilled in 66.7 % of the steps, mean weight '
+            '0.833.') in log
+
+
+def test_what_cannot_distil(make):
+    runner = make(
+        custom_hooks=[dict(type='IterTimerHook')], **{'model.distill': None})
+    train(runner, Own([3., 2., .5]))
+    record = read(runner)
+    assert not any(record['kd_weight']) and not any(record['kd_on'])
+    assert not any(key.endswith('loss_kd') for key in runner.message_hub.log_scalars)
+    log = next(Path(runner.work_dir).glob('*/*.log')).read_text()
+    assert 'The branches were never distilled.' in log
+
+
+ITERATIONS = dict(
+    train_cfg=dict(
+        _delete_=True, by_epoch=False, max_iters=7, val_interval=3),
+    default_hooks=dict(checkpoint=dict(by_epoch=False, interval=2)),
+    custom_hooks=[
+        dict(
+            type='mcod_plugin.DiscontinuousKDHook',
+            by_epoch=False,
+            on=2,
+            gap=(2, 2),
+            weight=(1., 1.))
+    ])
+
+
+def test_run_that_counts_in_iterations(make):
+    runner = make('whole', **ITERATIONS)
+    tape = Tape()
+    train(runner, tape)
+    record = read(runner)
+    assert (record['unit'], record['epochs'], record['iterations'],
+            record['outcome']) == ('iteration', None, 7, 'finished')
+    assert record['curves']['iteration'] == [3, 6]
+    assert record['until'] == [3, 6, 7]
+    # on, on, off | off, on, on | off
+    assert record['kd_weight'] == [2 / 3, 2 / 3, 0]
+    assert record['kd_on'] == [2 / 3, 2 / 3, 0]
+    assert [ratio > 0 for ratio in record['kd_ratio']['vit']] == [1, 1, 0]
+    assert record['best']['vit'][1] in (3, 6)
+    losses = tape.losses[0]['vit']
+    np.testing.assert_allclose(
+        record['train_loss']['vit'],
+        [np.mean(losses[:3]),
+         np.mean(losses[3:6]), losses[6]], 1e-6)
+
+    # Broken off in the midst of a part.
+    runner = make('broken', **ITERATIONS)
+    with pytest.raises(KeyboardInterrupt):
+        train(runner, Stop('after_train_iter', 0, 4))
+    assert read(runner)['until'] == [3]
+    runner = make('broken', resume=True, **ITERATIONS)
+    train(runner)
+    again = read(runner)
+    for key in COSTS:
+        again.pop(key), record.pop(key)
+    assert again == record
+
+
+class Fault(Hook):
+
+    def after_val_epoch(self, runner, metrics):
+        raise RuntimeError('out of\nmemory')
+
+
+def test_run_that_fails(make):
+    runner = make(epochs=2)
+    with pytest.raises(RuntimeError):
+        train(runner, Fault())
+    record = read(runner)
+    assert record['outcome'] == 'failed: out of memory'
+    assert len(record['kd_weight']) == record['epochs'] == 1
+
+
+def test_resumed_with_another_config(make):
+    """What takes effect is told, recorded, and what the config then says."""
+    changes = {
+        'optim_wrapper.optimizer.lr': .05,
+        'model.distill.temperature': 2.,
+        'train_dataloader.batch_size': 32,
+    }
+    first = make('run', 1)
+    train(first)
+    lr = first.optim_wrapper.get_lr()['lr'][0]
+    runner = make('run', 2, resume=True, **changes)
+    train(runner)
+    record = read(runner)
+    assert record['config'] == json_config(first.cfg)
+    change, = record['changes']
+    assert change['epoch'] == 1
+    found = {
+        setting['setting']: (setting.get('now'), setting['takes_effect'])
+        for setting in change['settings']
+    }
+    assert found == {
+        'train_cfg.max_epochs': (2, True),
+        'optim_wrapper.optimizer.lr': (.05, False),
+        'model.distill.temperature': (2., True),
+        'train_dataloader.batch_size': (32, True),
+    }
+    assert runner.optim_wrapper.get_lr()['lr'][0] == lr
+    assert runner.model.distill.temperature == 2
+    cfg = Config.fromfile(next(Path(runner.work_dir).glob('*.py')))
+    assert cfg.optim_wrapper.optimizer.lr == lr
+    assert cfg.model.distill.temperature == 2
+    logs = sorted(Path(runner.work_dir).glob('*/*.log'))
+    assert 'takes effect' not in logs[0].read_text()
+    rows = [
+        line for line in logs[-1].read_text().split('\n')
+        if 'optimizer.lr' in line
+    ]
+    assert any(row.split()[-2] == 'no' for row in rows)
+    # Resumed once more as it is, nothing is new.
+    runner = make('run', 3, resume=True, **changes)
+    train(runner)
+    first, second = read(runner)['changes']
+    assert first == change
+    assert [row['setting'] for row in second['settings']] == [
+        'train_cfg.max_epochs', 'optim_wrapper.optimizer.lr']
 
 
 def test_trained_from_a_checkpoint(make):
@@ -411,63 +557,56 @@ def test_bad_settings(settings, words):
     assert str(info.value) == words
 
 
-@pytest.mark.parametrize('changes, words', [
-    (dict(custom_hooks=recorded(out='not/there/record.json')),
-     'out of RunRecordHook not/there/record.json: the folder '),
-    (dict(train_cfg=dict(_delete_=True, by_epoch=False, max_iters=2)),
-     'RunRecordHook counts in epochs, so train_cfg.by_epoch must be True'),
-])
-def test_runs_that_cannot_be_recorded(make, changes, words):
-    if 'train_cfg' in changes:
-        changes['custom_hooks'] = recorded()[1:]
+def test_record_that_cannot_be_written(make):
+    hooks = recorded(out='not/there/record.json')
     with pytest.raises(ConfigError) as info:
-        make(**changes).train()
+        make(custom_hooks=hooks).train()
+    words = 'out of RunRecordHook not/there/record.json: the folder '
     assert str(info.value).startswith(words)
     assert '\n' not in str(info.value)
 
 
-def test_no_cohort(make):
+CLASSIFIER = dict(
+    _delete_=True,
+    type='ImageClassifier',
+    data_preprocessor=dict(
+        type='mcod_plugin.BatchDataPreprocessor', num_classes=10),
+    backbone=dict(type='mcod_plugin.CifarResNet', depth=8),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=64))
+
+
+def test_classifier_alone(make):
     runner = make(
+        epochs=1,
+        model=CLASSIFIER,
         custom_hooks=recorded()[1:],
-        model=dict(
-            _delete_=True,
-            type='ImageClassifier',
-            data_preprocessor=dict(
-                type='mcod_plugin.BatchDataPreprocessor', num_classes=10),
-            backbone=dict(type='mcod_plugin.CifarResNet', depth=8),
-            neck=dict(type='GlobalAveragePooling'),
-            head=dict(type='LinearClsHead', num_classes=10, in_channels=64)))
-    with pytest.raises(
-            ConfigError,
-            match='RunRecordHook needs a cohort .*; got ImageClassifier'):
-        runner.train()
+        val_evaluator=dict(_delete_=True, type='Accuracy'))
+    train(runner)
+    record = read(runner)
+    assert record['branches'] == [] and record['kd_weight'] == [0]
+    assert 0 <= record['last']['accuracy/top1'] <= 100
 
 
 def test_run_that_was_begun_without_it(make):
-    make('run', 1, custom_hooks=[KD]).train()
-    runner = make('run', 2, resume=True)
-    with pytest.raises(
-            ConfigError,
-            match='begun without it, .* lack the first 1 epochs; start '
-            'without --resume'):
-        runner.train()
+    runner = make('run', 2)
+    train(runner)
+    path = Path(runner.work_dir) / 'epoch_2.pth'
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint['run_record']
+    torch.save(checkpoint, path)
+    runner = make('run', 3, resume=True)
+    train(runner)
+    record = read(runner)
+    assert record['until'] == [1, 2, 3] and record['changes'] == []
+    for key in ('kd_weight', 'kd_on'):
+        assert list(map(math.isnan, record[key])) == [True, True, False]
+    for losses in record['train_loss'].values():
+        assert list(map(math.isnan, losses)) == [True, True, False]
+    assert record['curves']['epoch'] == [3]
 
 
 # Pure functions
-
-
-def test_numbers():
-    metrics = dict(a=1, b=np.float32(0.5), c='x', d=[1.], e=math.inf, f=None)
-    found = numbers(metrics)
-    assert found == dict(a=1., b=0.5, e=math.inf)
-    assert all(type(value) is float for value in found.values())
-
-
-def test_columns():
-    assert columns([]) == dict(epoch=[])
-    found = columns([dict(epoch=2, a=1.), dict(epoch=4, a=2., b=3.)])
-    assert math.isnan(found['b'].pop(0))
-    assert found == dict(epoch=[2, 4], a=[1., 2.], b=[3.])
 
 
 def test_best():

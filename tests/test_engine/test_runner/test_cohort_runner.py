@@ -248,15 +248,15 @@ def test_log_of_a_validation_holds_its_metrics(tiny_runner, tmp_path):
     }
 
 
-def test_run_that_ended_without_its_record(tiny_runner):
+def test_run_that_ended_without_its_record(tiny_runner, tmp_path):
     """It is only made anew."""
+    record = tmp_path / 'result.json'
     hooks = [
         dict(type='mcod_plugin.DiscontinuousKDHook'),
-        dict(type='mcod_plugin.RunRecordHook')
+        dict(type='mcod_plugin.RunRecordHook', out=str(record))
     ]
     runner = tiny_runner('a', 2, custom_hooks=hooks)
     runner.train()
-    record = Path(runner.work_dir) / 'record.json'
     before = json.loads(record.read_text())
     with pytest.raises(ConfigError, match='nothing to resume'):
         tiny_runner('a', 2, resume=True, custom_hooks=hooks).train()

@@ -1,0 +1,126 @@
+"""How the config of a run that goes on differs from the one it had."""
+import json
+import re
+from inspect import isclass
+from typing import Any, Dict, Iterator, List, Mapping, Tuple
+
+__all__ = ['config_changes', 'json_config', 'keep_settings']
+
+# Settings of which a resumed run takes the checkpoint's value: they are part
+# of the optimizer's state, of the schedulers' or of the weights.
+KEPT = re.compile(
+    r'optim_wrapper\.(optimizer|paramwise_cfg)(\.|$)|auto_scale_lr(\.|$)'
+    r'|param_scheduler(\.|$)|randomness\.seed$'
+    r'|model\.branches\.[^.]+\.(lr_mult|decay_mult)$'
+    r'|model\.(branches\..+\.)?(init_cfg|pretrained)(\.|$)')
+# How PyTorch computes the same step.
+TAKEN = re.compile(r'optim_wrapper\.optimizer\.(foreach|fused|capturable)$')
+# What says where a run is, how it is started or what it prints.
+IGNORED = re.compile(
+    r'(work_dir|experiment_name|load_from|resume|launcher|log_level'
+    r'|log_processor|visualizer|vis_backends)(\.|$)')
+
+
+def json_config(cfg: Any) -> Dict[str, Any]:
+    """A config as JSON holds it.
+
+    Args:
+        cfg (Config | dict): The config.
+
+    Returns:
+        dict[str, Any]: A copy of lists, dicts, strings and numbers. A class
+        or a function is told by its dotted name, anything else by its
+        ``repr``.
+    """
+    cfg = cfg.to_dict() if hasattr(cfg, 'to_dict') else cfg
+    return json.loads(json.dumps(cfg, default=_text))
+
+
+def _text(value: Any) -> str:
+    if isclass(value) or callable(value):
+        name = getattr(value, '__qualname__', None)
+        if name is not None:
+            return f'{value.__module__}.{name}'
+    return repr(value)
+
+
+def config_changes(before: Mapping[str, Any],
+                   now: Mapping[str, Any]) -> List[Dict[str, Any]]:
+    """The settings that differ between two configs of one run.
+
+    Args:
+        before (dict): What :func:`json_config` gave for the run so far.
+        now (dict): The same for the run that goes on.
+
+    Returns:
+        list[dict]: By ``setting``, its dotted path, the values ``before`` and
+        ``now``, of which the one that is not there is left out, and whether
+        the new one ``takes_effect``. Settings that say where a run is or what
+        it prints are no changes.
+    """
+    before, now = dict(_leaves(before)), dict(_leaves(now))
+    changes = []
+    for key in dict.fromkeys([*before, *now]):
+        found = {
+            name: values[key]
+            for name, values in (('before', before), ('now', now))
+            if key in values
+        }
+        if IGNORED.match(key) or len(found) == 2 and before[key] == now[key]:
+            continue
+        changes.append(dict(setting=key, **found, takes_effect=not _kept(key)))
+    return changes
+
+
+def keep_settings(cfg: Any, before: Mapping[str, Any]) -> None:
+    """Give a config back the settings whose new values take no effect.
+
+    Args:
+        cfg (Config): The config of the run that goes on, which is changed.
+        before (dict): What :func:`json_config` gave for the run so far.
+    """
+    _keep(cfg, before, '')
+
+
+def _keep(now: Any, before: Any, path: str) -> None:
+    keys = range(len(now)) if isinstance(now, list) else [
+        *dict.fromkeys([*now, *before])
+    ]
+    for key in keys:
+        where = f'{path}.{key}' if path else str(key)
+        if isinstance(now, list):
+            pair = now[key], before[key]
+        else:
+            pair = now.get(key), before.get(key)
+        if all(isinstance(value, Mapping) for value in pair) or all(
+                _holds_parts(value)
+                for value in pair) and len(pair[0]) == len(pair[1]):
+            _keep(*pair, where)
+        elif _kept(where):
+            if isinstance(before, Mapping) and key not in before:
+                del now[key]
+            elif json_config(pair[0]) != pair[1]:
+                now[key] = pair[1]
+
+
+def _kept(key: str) -> bool:
+    return KEPT.match(key) is not None and TAKEN.match(key) is None
+
+
+def _holds_parts(value: Any) -> bool:
+    return isinstance(value, list) and any(
+        isinstance(item, (Mapping, list)) for item in value)
+
+
+def _leaves(value: Any, path: str = '') -> Iterator[Tuple[str, Any]]:
+    """The values of a config by dotted path. A list counts as one unless it
+    holds parts."""
+    if isinstance(value, Mapping) and value:
+        items = value.items()
+    elif _holds_parts(value):
+        items = enumerate(value)
+    else:
+        yield path, value
+        return
+    for key, child in items:
+        yield from _leaves(child, f'{path}.{key}' if path else str(key))

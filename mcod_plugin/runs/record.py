@@ -1,0 +1,171 @@
+"""The record of a run: a JSON file that is written while the run trains."""
+import json
+import math
+import os.path as osp
+from numbers import Real
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+__all__ = [
+    'RECORD', 'columns', 'distilled', 'dose', 'dose_text', 'find_record',
+    'kd_weights', 'mean_of', 'numbers', 'read_record'
+]
+
+# Its name in the work directory.
+RECORD = 'record.json'
+
+
+def read_record(path: str) -> Dict[str, Any]:
+    """Read a record.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        dict[str, Any]: Its content, see :class:`RunRecordHook`.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no JSON object.
+    """
+    with open(path, encoding='utf-8') as file:
+        record = json.load(file)
+    if not isinstance(record, dict):
+        raise ValueError(f'it must hold an object; got a '
+                         f'{type(record).__name__}')
+    return record
+
+
+def find_record(work_dir: str) -> Dict[str, Any]:
+    """The record of a work directory.
+
+    Args:
+        work_dir (str): The folder.
+
+    Returns:
+        dict[str, Any]: Its content; empty if there is none that can be read,
+        as of a run of MMPretrain's own.
+    """
+    try:
+        return read_record(osp.join(work_dir, RECORD))
+    except (OSError, ValueError):
+        return {}
+
+
+def kd_weights(record: Mapping[str, Any],
+               name: Optional[str] = None) -> List[float]:
+    """The weights of the distillation that took effect.
+
+    Args:
+        record (dict): The record.
+        name (str, optional): A branch. Defaults to the greatest of all.
+
+    Returns:
+        list[float]: Of each epoch, or of each part of a run that counts in
+        iterations.
+    """
+    own = None if name is None else record.get(f'{name}.kd_weight')
+    return list(own or record.get('kd_weight') or ())
+
+
+def distilled(record: Mapping[str, Any]) -> bool:
+    """Whether any branch was ever distilled.
+
+    Args:
+        record (dict): The record.
+
+    Returns:
+        bool: Whether a weight above 0 took effect.
+    """
+    return any(weight > 0 for weight in kd_weights(record))
+
+
+def dose(record: Mapping[str, Any]) -> Optional[Tuple[float, float]]:
+    """How much the branches were distilled over the whole run.
+
+    Args:
+        record (dict): The record.
+
+    Returns:
+        tuple[float, float] | None: The share of the steps in which any branch
+        was, and the mean weight over all steps. Parts of the run that were
+        not recorded do not count; None if none was.
+    """
+    weights = kd_weights(record)
+    until = record.get('until') or range(1, len(weights) + 1)
+    on = record.get('kd_on') or [float(weight > 0) for weight in weights]
+    parts = [
+        (end - begin, share, weight)
+        for begin, end, share, weight in zip((0, *until), until, on, weights)
+        if math.isfinite(weight) and math.isfinite(share)
+    ]
+    length = sum(part[0] for part in parts)
+    if not length:
+        return None
+    return tuple(
+        math.fsum(part[0] * part[which] for part in parts) / length
+        for which in (1, 2))
+
+
+def dose_text(record: Mapping[str, Any]) -> str:
+    """How much the branches were distilled, in words.
+
+    Args:
+        record (dict): The record.
+
+    Returns:
+        str: As ``'distilled in 75 % of the steps, mean weight 1.5'``.
+    """
+    found = dose(record)
+    if found is None:
+        return 'not recorded'
+    share, weight = found
+    if not distilled(record):
+        return 'never distilled'
+    return (f'distilled in {100 * share:.3g} % of the steps, mean weight '
+            f'{weight:.3g}')
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """A mean that is exact where all values are the same.
+
+    Args:
+        values (Sequence[float]): At least one.
+
+    Returns:
+        float: The mean.
+    """
+    if min(values) == max(values):
+        return values[0]
+    return math.fsum(values) / len(values)
+
+
+def numbers(metrics: Mapping[str, Any]) -> Dict[str, float]:
+    """Those metrics that are numbers.
+
+    Args:
+        metrics (dict[str, Any]): Metrics by name.
+
+    Returns:
+        dict[str, float]: The numbers, as Python's own.
+    """
+    return {
+        key: float(value)
+        for key, value in metrics.items() if isinstance(value, Real)
+    }
+
+
+def columns(rows: Sequence[Mapping[str, float]],
+            unit: str = 'epoch') -> Dict[str, list]:
+    """Turn the metrics of each validation into a curve of each metric.
+
+    Args:
+        rows (Sequence[dict[str, float]]): By validation the metrics, and how
+            many epochs or iterations were over, under ``unit``.
+        unit (str): ``'epoch'`` or ``'iteration'``. Defaults to ``'epoch'``.
+
+    Returns:
+        dict[str, list]: By name as many numbers as there are rows; NaN where
+        a row lacks it.
+    """
+    names = dict.fromkeys([unit, *(name for row in rows for name in row)])
+    return {name: [row.get(name, math.nan) for row in rows] for name in names}
