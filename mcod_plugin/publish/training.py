@@ -91,7 +91,8 @@ def _origin(run: EndedRun) -> str:
     if 'study' in record:
         return (f'method `{record["method"]}` of the study '
                 f'`{record["study"]}`')
-    return f'a config named `{osp.basename(run.cfg.filename)}`'
+    method = f' with method `{record["method"]}`' if 'method' in record else ''
+    return f'a config named `{osp.basename(run.cfg.filename)}`{method}'
 
 
 def _data_settings(loader: Any) -> str:
