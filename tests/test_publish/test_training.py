@@ -15,7 +15,10 @@ def section(runs, published):
     """The section of the cohort's card, with some settings changed."""
     run = read_run('WORK_DIR', str(runs.cohort))
 
-    def make(**changes):
+    def make(record=None, **changes):
+        if record is not None:
+            run.content.pop('run_record', None)
+            run.record = record
         run.cfg.merge_from_dict(changes)
         return training_section(replace(published.publication, run=run))
 
@@ -65,8 +68,24 @@ def test_settings_of_branches(section):
 
 
 def test_no_distillation_loss(section):
-    text = section(**{'model.distill': None})
+    text = section(dict(kd_weight=[0., 0., 0.]), **{'model.distill': None})
     assert '\n- distillation: none\n- schedule: never distilled\n' in text
+
+
+def test_settings_that_were_changed(section):
+    settings = [
+        dict(setting='a.lr', before=1, now=2, takes_effect=False),
+        dict(setting='a.t', before=3., now=2., takes_effect=True),
+        dict(setting='a.u', now=4, takes_effect=True),
+    ]
+    text = section(
+        dict(
+            kd_weight=[1., 0., 1.],
+            changes=[dict(epoch=1, settings=settings[:1]),
+                     dict(epoch=2, settings=settings)]))
+    assert ('\n- changed when the run was resumed: after 2 epochs `a.t` from '
+            '3.0 to 2.0 and `a.u` from None to 4\n') in text
+    assert 'changed when' not in section(dict(kd_weight=[1.]))
 
 
 def test_loss_weight_of_all_branches(section):

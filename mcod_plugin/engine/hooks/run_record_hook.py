@@ -193,7 +193,7 @@ class RunRecordHook(Hook):
         self._machine = describe_machine()
         self._outcome = RUNNING
         self._begun = False
-        self._start = self._told = time.perf_counter()
+        self._start = self._told = self._part_start = time.perf_counter()
 
     def _go_on(self, runner: Runner) -> None:
         state = self._state

@@ -55,7 +55,7 @@ def test_iterations_are_called_so(tiny_runner, tmp_path):
     assert best == f'{history.max():.2f} (iteration {step})'
 
 
-NEVER = 'The branches are never distilled: custom_hooks has no '
+NEVER = 'The branches are not distilled so far: custom_hooks has no '
 
 
 @pytest.mark.parametrize('changes, told', [
