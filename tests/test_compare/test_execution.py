@@ -246,7 +246,12 @@ def test_stopped_at_any_moment(trainer, make_run, tmp_path, number):
     (tmp_path / 'runs').write_bytes(pickle.dumps(([run], trainer)))
     command = [sys.executable, '-c', SUPERVISOR, str(tmp_path / 'runs')]
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # What runs in the background of a shell ignores it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.
+                                         default_int_handler))
     first = Path(run.work_dir) / 'epoch_1.pth'
     while not first.exists():
         time.sleep(0.05)
@@ -262,6 +267,7 @@ def test_stopped_at_any_moment(trainer, make_run, tmp_path, number):
     else:
         # The training has ended with it, and goes on from its checkpoint.
         assert state(run) == 'begun'
+        run = make_run('a')
         assert execute([run], [run], trainer) == []
         assert [entry[1] for entry in diary(tmp_path)] == [0, 1]
 
