@@ -5,7 +5,7 @@ from traceback import walk_tb
 from typing import Any, Iterator
 
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.utils.leftovers import missing_folders, remove_empty
+from mcod_plugin.utils.files import missing_folders, remove_empty
 
 __all__ = ['explain_missing_data']
 

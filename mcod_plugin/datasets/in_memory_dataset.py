@@ -21,7 +21,7 @@ from mcod_plugin.errors import (ConfigError, check_choice, check_number,
                                 one_line)
 from mcod_plugin.registry import DATASETS
 from mcod_plugin.structures import BatchDataSample
-from mcod_plugin.utils.memory import GIB, free_memory
+from mcod_plugin.utils.machine import GIB, free_memory
 from .batch_transforms import crop, random_flip, random_windows, to_device
 from .split import LABELS, check_per_class, select_images
 

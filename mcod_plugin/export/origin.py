@@ -2,8 +2,8 @@
 import os.path as osp
 from typing import Any, Dict, List, Optional
 
+from mcod_plugin.datasets.label_names import name_faults, trained_names
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.utils.label_names import name_faults, trained_names
 from mcod_plugin.utils.machine import describe_machine
 from .images import Images
 

@@ -5,10 +5,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
+from mcod_plugin.datasets.label_names import (LabelNames, label_names,
+                                              name_faults, trained_names)
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import HOOKS
-from mcod_plugin.utils.label_names import (LabelNames, label_names,
-                                           name_faults, trained_names)
 
 # Reading the labels of a larger data set takes longer than is fair before the
 # first step; its number of classes has to do.

@@ -17,8 +17,7 @@ from torch.utils.data import DataLoader
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.utils.files import check_out, write_text
-from mcod_plugin.utils.machine import describe_machine
-from mcod_plugin.utils.memory import peak_memory
+from mcod_plugin.utils.machine import describe_machine, peak_memory
 from ..optim_wrapper import precision
 from .cohort_report_hook import top1
 from .cohort_runtime_info_hook import to_host

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.models.utils.state_faults import state_faults
+from mcod_plugin.utils.checkpoint import state_dict_mismatches
 from .fused import WAYS
 
 __all__ = [
@@ -80,7 +80,7 @@ def match_parameters(optimizer: Optimizer,
     if by_name:
         parameters = {entry[0]: entry for entry in chain(*found)}
         names = [group[NAMES] for group in given]
-        faults = state_faults(
+        faults = state_dict_mismatches(
             dict.fromkeys(parameters), dict.fromkeys(chain(*names)))
         if faults:
             raise ConfigError('the state of its optimizer is of other '

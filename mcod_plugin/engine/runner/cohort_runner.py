@@ -27,15 +27,14 @@ from mcod_plugin.datasets.in_memory_dataset import is_in_memory
 from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.evaluation import CohortEvaluator
 from mcod_plugin.models.utils.memory_format import match_state
-from mcod_plugin.models.utils.state_faults import state_faults
 from mcod_plugin.registry import RUNNERS
-from mcod_plugin.utils.allocator import keep_freed_memory
 from mcod_plugin.utils.checkpoint import (DamagedCheckpoint, last_checkpoint,
                                           read_checkpoint,
-                                          resumable_checkpoints)
-from mcod_plugin.utils.files import new_file, sweep, write_text
-from mcod_plugin.utils.leftovers import missing_folders, remove_empty
-from mcod_plugin.utils.workers import default_workers
+                                          resumable_checkpoints,
+                                          state_dict_mismatches)
+from mcod_plugin.utils.files import (missing_folders, new_file, remove_empty,
+                                     sweep, write_text)
+from mcod_plugin.utils.machine import default_workers, keep_freed_memory
 from ..hooks.branch_checkpoint_hook import (ENDED, BranchCheckpointHook,
                                             checkpoint_folder)
 from ..hooks.run_record_hook import RunRecordHook
@@ -509,8 +508,8 @@ class CohortRunner(Runner):
             self._match_optimizer(checkpoint)
         except ConfigError:
             # Of other weights the model itself tells more.
-            if not state_faults(model.state_dict(),
-                                checkpoint.get('state_dict', {})):
+            if not state_dict_mismatches(model.state_dict(),
+                                         checkpoint.get('state_dict', {})):
                 raise
         if not self._resumes_schedulers:
             return

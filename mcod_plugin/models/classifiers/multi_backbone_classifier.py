@@ -14,6 +14,7 @@ from mcod_plugin.config.input_size import parse_input_size
 from mcod_plugin.errors import ConfigError, check_choice, check_number
 from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample
+from mcod_plugin.utils.checkpoint import state_dict_mismatches
 from ..heads import BaseTeacher
 from ..losses import BaseKDLoss
 from ..utils.branch_images import BranchImages
@@ -28,7 +29,6 @@ from ..utils.logit_gradients import gradient_ratio, logit_gradients
 from ..utils.memory_format import MEMORY_FORMATS, choose_memory_format
 from ..utils.pretrained import load_pretrained, take_pretrained
 from ..utils.soft_labels import soft_labels
-from ..utils.state_faults import state_faults
 
 # What a cohort has that does not say anything else.
 TEACHER = dict(type='mcod_plugin.EnsembleTeacher')
@@ -812,7 +812,7 @@ def _check_state_dict(model: MultiBackboneClassifier,
     }
     for key, value in model.teacher.missing_state(given).items():
         given[key] = state_dict[f'{prefix}{key}'] = value
-    faults = state_faults(model.state_dict(), given)
+    faults = state_dict_mismatches(model.state_dict(), given)
     if faults:
         raise ConfigError('the checkpoint is not of this cohort '
                           f'({", ".join(model.branches)}): it '

@@ -11,8 +11,7 @@ from mmpretrain.models.classifiers import BaseClassifier
 
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.errors import ConfigError, one_line
-from mcod_plugin.utils.checkpoint import read_checkpoint
-from .state_faults import state_faults
+from mcod_plugin.utils.checkpoint import read_checkpoint, state_dict_mismatches
 
 __all__ = [
     'complete_timm_weights', 'keep_weights', 'load_pretrained',
@@ -134,7 +133,7 @@ def load_pretrained(setting: str, cfg: dict, module: nn.Module) -> None:
             key: value
             for key, value in state_dict.items() if key in wanted
         }
-    faults = '; it '.join(state_faults(wanted, state_dict)) or reason
+    faults = '; it '.join(state_dict_mismatches(wanted, state_dict)) or reason
     under = f' under {prefix}' if prefix else ''
     raise ConfigError(f'{setting}: checkpoint {checkpoint}{under} does not '
                       f'fit: it {faults}')

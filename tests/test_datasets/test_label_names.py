@@ -5,8 +5,8 @@ from mmengine.dataset import (ClassBalancedDataset, ConcatDataset,
 from mmpretrain.datasets import CIFAR10, KFoldDataset
 
 from mcod_plugin.datasets import Digits, InMemoryDataset
-from mcod_plugin.utils.label_names import (LabelNames, label_names,
-                                           name_faults, trained_names)
+from mcod_plugin.datasets.label_names import (LabelNames, label_names,
+                                              name_faults, trained_names)
 
 DIGITS = tuple('0123456789')
 NAMED = Digits(metainfo=dict(classes=tuple('abcdefghij')), indices=20)
