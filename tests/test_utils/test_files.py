@@ -228,7 +228,7 @@ def test_takes_its_place_or_is_gone(tmp_path):
             pass
 
 
-def test_only_what_dead_writers_left_is_removed(tmp_path):
+def test_only_folders_that_dead_writers_left_are_removed(tmp_path):
     out = str(tmp_path / 'out')
     other = tmp_path / '.out.own.part'
     other.mkdir()

@@ -26,7 +26,6 @@ from mcod_plugin.config.parts import is_part
 from mcod_plugin.datasets.in_memory_dataset import is_in_memory
 from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.evaluation import CohortEvaluator
-from mcod_plugin.models.utils.memory_format import match_state
 from mcod_plugin.registry import RUNNERS
 from mcod_plugin.utils.checkpoint import (DamagedCheckpoint, last_checkpoint,
                                           read_checkpoint,
@@ -39,8 +38,9 @@ from ..hooks.branch_checkpoint_hook import (ENDED, BranchCheckpointHook,
                                             checkpoint_folder)
 from ..hooks.run_record_hook import RunRecordHook
 from ..optim_wrapper import (arrange_parameters, changed_options, has_bfloat16,
-                             match_parameters, name_parameters, precision,
-                             prefer_fused, with_branch_constructor)
+                             match_memory_formats, match_parameters,
+                             name_parameters, precision, prefer_fused,
+                             with_branch_constructor)
 from .compile_settings import compile_settings, uses_cuda_graphs
 
 # Settings of a data loader that PyTorch refuses without workers.
@@ -596,7 +596,7 @@ class CohortRunner(Runner):
             optimizer = self.optim_wrapper.optimizer
             # An older checkpoint has none.
             name_parameters(optimizer, get_ori_model(self.model))
-            match_state(optimizer)
+            match_memory_formats(optimizer)
         own = precision(self.optim_wrapper)
         used = self.message_hub.runtime_info.get('precision', own)
         if used != own:

@@ -18,17 +18,15 @@ from mcod_plugin.utils.checkpoint import state_dict_mismatches
 from ..heads import BaseTeacher
 from ..losses import BaseKDLoss
 from ..utils.branch_images import BranchImages
-from ..utils.branch_loss import branch_loss, total_loss
-from ..utils.branch_settings import BranchSettings
+from ..utils.branch_loss import (branch_loss, gradient_ratio, logit_gradients,
+                                 soft_labels, total_loss)
+from ..utils.branch_settings import BranchSettings, freeze
 from ..utils.build_branch import build_branch
 from ..utils.build_part import adapt, build_part
 from ..utils.divergence_mask import DivergenceMask, without_diverged
-from ..utils.frozen import freeze
 from ..utils.input_size import guess_input_size
-from ..utils.logit_gradients import gradient_ratio, logit_gradients
 from ..utils.memory_format import MEMORY_FORMATS, choose_memory_format
 from ..utils.pretrained import load_pretrained, take_pretrained
-from ..utils.soft_labels import soft_labels
 
 # What a cohort has that does not say anything else.
 TEACHER = dict(type='mcod_plugin.EnsembleTeacher')

@@ -7,7 +7,8 @@ import torch.nn as nn
 
 from mcod_plugin.config.input_size import parse_input_size
 from mcod_plugin.errors import ConfigError, check_choice, check_number
-from .frozen import is_frozen
+
+__all__ = ['BranchSettings', 'freeze', 'is_frozen']
 
 Statistics = Optional[Tuple[float, ...]]
 
@@ -141,3 +142,28 @@ def _values(buffer: Any, channels: int) -> Statistics:
     # Seven digits are what single precision has kept of them.
     values = [float(f'{value:.7g}') for value in buffer.flatten().tolist()]
     return tuple(values * channels if len(values) == 1 else values)
+
+
+def freeze(branch: nn.Module) -> None:
+    """Take a branch out of training.
+
+    An optimizer leaves parameters alone that have no gradient, weight decay
+    included, and ``DistributedDataParallel`` does not wait for them.
+
+    Args:
+        branch (nn.Module): The classifier, which is changed.
+    """
+    branch.requires_grad_(False)
+    branch.eval()
+
+
+def is_frozen(branch: nn.Module) -> bool:
+    """Whether none of a branch's parameters is trained.
+
+    Args:
+        branch (nn.Module): The classifier.
+
+    Returns:
+        bool: Whether it is so.
+    """
+    return not any(value.requires_grad for value in branch.parameters())

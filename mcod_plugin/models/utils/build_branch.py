@@ -21,8 +21,8 @@ from mcod_plugin.config.parts import is_part
 from mcod_plugin.errors import ConfigError, nearest, one_line
 from .branch_loss import loss_owner
 from .feature_layout import FeatureLayout, feature_layout
-from .nested_keys import name_keys_in_place
 from .pretrained import complete_timm_weights, keep_weights
+from .state_dict import name_keys_in_place
 from .timm_network import (classifier_lines, is_buildable,
                            layers_after_pooling, recorded_features)
 
