@@ -302,9 +302,9 @@ class InMemoryDataset(Dataset):
             batch = random_flip(batch, self._flip.prob,
                                 FLIPS[self._flip.direction])
         return dict(
-            # Contiguous: MMPretrain's own preprocessor would hand channels_last
-            # on to a classifier that stands alone, whose gradients may be
-            # wrong in it, see choose_memory_format.
+            # Contiguous: MMPretrain's own preprocessor would hand
+            # channels_last on to a classifier that stands alone, whose
+            # gradients may be wrong in it, see choose_memory_format.
             inputs=batch.permute(0, 3, 1, 2).contiguous(),
             data_samples=BatchDataSample(
                 gt_label=self.labels.index_select(0, chosen),

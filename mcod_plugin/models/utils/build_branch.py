@@ -2,7 +2,6 @@
 import copy
 import inspect
 import logging
-from contextlib import nullcontext
 from textwrap import shorten
 from typing import Any, Optional, Tuple
 
@@ -11,7 +10,8 @@ import torch.nn as nn
 from mmengine.logging import print_log
 from mmengine.utils import is_method_overridden
 from mmpretrain.models.backbones import TIMMBackbone
-from mmpretrain.models.classifiers import BaseClassifier, ImageClassifier
+from mmpretrain.models.classifiers import (BaseClassifier, ImageClassifier,
+                                           TimmClassifier)
 from mmpretrain.models.heads import ClsHead, LinearClsHead, MultiLabelClsHead
 from mmpretrain.models.necks import GlobalAveragePooling
 from mmpretrain.registry import MODELS
@@ -21,9 +21,9 @@ from mcod_plugin.config.parts import is_part
 from mcod_plugin.errors import ConfigError, nearest, one_line
 from .branch_loss import loss_owner
 from .feature_layout import FeatureLayout, feature_layout
-from .pretrained import complete_timm_weights, keep_weights
+from .pretrained import keep_weights
 from .state_dict import name_keys_in_place
-from .timm_network import (classifier_lines, is_buildable,
+from .timm_network import (check_pretrained, classifier_lines, is_buildable,
                            layers_after_pooling, recorded_features)
 
 __all__ = ['build_branch']
@@ -260,9 +260,9 @@ def _build(setting: str, cfg: Any) -> nn.Module:
     if isinstance(cfg, dict) and cfg.get('type') is None:
         raise ConfigError(f'{setting}.type is missing')
     try:
-        pretrained = isinstance(cfg, dict) and cfg.get('pretrained') is True
-        with complete_timm_weights() if pretrained else nullcontext():
-            return MODELS.build(cfg)
+        if is_part(cfg, (TIMMBackbone, TimmClassifier)):
+            check_pretrained(cfg)
+        return MODELS.build(cfg)
     except ConfigError as error:
         raise ConfigError(f'{setting}: {error}') from error
     except KeyError:

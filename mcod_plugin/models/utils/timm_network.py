@@ -9,8 +9,9 @@ from torch import Tensor
 from mcod_plugin.config.pretrained import PRETRAINED_KEYS
 
 __all__ = [
-    'classifier_lines', 'is_buildable', 'layers_after_pooling', 'model_name',
-    'network_settings', 'recorded_features'
+    'check_pretrained', 'classifier_lines', 'is_buildable',
+    'layers_after_pooling', 'model_name', 'network_settings',
+    'recorded_features'
 ]
 
 # Arguments of the toolbox's wrappers that are none of timm's.
@@ -67,6 +68,35 @@ def classifier_lines(name: str, backbone: Mapping[str, Any],
         settings['loss'] = head['loss']
     listed = ', '.join(f'{key}={value!r}' for key, value in settings.items())
     return f"{name}=dict(type='TimmClassifier',\n    {listed})"
+
+
+def check_pretrained(settings: Mapping[str, Any]) -> None:
+    """Raise unless timm's pretrained weights are complete, the classifier
+    apart.
+
+    For another number of classes, or for features only, timm loads the weights
+    that there are, and does not tell what is missing. Only the network with
+    the classifier that it was trained with is loaded strictly, so timm is
+    asked for that first.
+
+    Args:
+        settings (dict): Config of a ``TIMMBackbone`` or ``TimmClassifier``.
+
+    Raises:
+        RuntimeError: If the network has a weight that the pretrained ones
+            lack, or one of another shape.
+    """
+    if settings.get('pretrained') is not True:
+        return
+    import timm
+    try:
+        # The cohort's random numbers are not used up.
+        with torch.random.fork_rng(devices=[]):
+            timm.create_model(settings['model_name'],
+                              **network_settings(settings))
+    except (KeyError, TypeError):
+        # Settings that are not for timm itself.
+        pass
 
 
 def is_buildable(settings: Mapping[str, Any]) -> bool:
