@@ -1,11 +1,82 @@
+"""What the config of an optimizer wrapper lacks on this machine."""
 import inspect
+import logging
 from typing import Any
 
 import torch
+import torch.nn as nn
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import OPTIMIZERS
+
+from mcod_plugin.config.explain import unknown_type
+from mcod_plugin.config.parts import is_part
+from mcod_plugin.errors import ConfigError
+from .branch_optim_wrapper_constructor import with_branch_constructor
+
+__all__ = ['WAYS', 'prefer_fused', 'prepare_optim_wrapper']
 
 # The settings that choose how an update is computed.
 WAYS = ('fused', 'foreach', 'differentiable', 'capturable')
+
+
+def prepare_optim_wrapper(cfg: dict, model: nn.Module,
+                          cuda_graphs: bool) -> dict:
+    """Check the config of an optimizer wrapper, and complete it.
+
+    The optimizer is fused if it can be, and honours the factors of the
+    branches.
+
+    Args:
+        cfg (dict): The config.
+        model (nn.Module): The model, out of any wrapper.
+        cuda_graphs (bool): Whether the model is compiled with CUDA graphs.
+
+    Returns:
+        dict: The config to build from.
+
+    Raises:
+        ConfigError: If there is no such optimizer, the wrapper cannot be used
+            on this machine or with CUDA graphs, or the constructor knows no
+            branches.
+    """
+    optimizer = cfg.get('optimizer')
+    name = (optimizer or {}).get('type')
+    with OPTIMIZERS.switch_scope_and_registry(None) as registry:
+        # MMEngine calls an optimizer that is unknown None.
+        if isinstance(name, str) and registry.get(name) is None:
+            raise unknown_type('optim_wrapper.optimizer.type', name, registry)
+    scaled = is_part(cfg, AmpOptimWrapper)
+    if scaled and get_device() == 'cpu':
+        raise ConfigError(
+            'optim_wrapper.type AmpOptimWrapper needs a GPU, and this machine '
+            'has none; mcod_plugin.AutocastOptimWrapper is mixed precision on '
+            'any device')
+    counts = cfg.get('accumulative_counts', 1)
+    if counts > 1 and cuda_graphs:
+        raise ConfigError(
+            'compile with CUDA graphs does not go with optim_wrapper.'
+            f'accumulative_counts, {counts}: a replay overwrites the '
+            'gradients that are to be added to; set compile=True')
+    # A fused optimizer undoes the loss scaling itself, and would fail on the
+    # checkpoint of a run in which it was not fused.
+    if isinstance(optimizer, dict) and not scaled:
+        cfg = type(cfg)(cfg, optimizer=prefer_fused(optimizer, get_device()))
+    _warn_of_joint_clipping(cfg, model)
+    return with_branch_constructor(cfg, model)
+
+
+def _warn_of_joint_clipping(cfg: dict, model: nn.Module) -> None:
+    clip = cfg.get('clip_grad')
+    settings = getattr(model, 'branch_settings', {})
+    trained = [name for name in settings if not settings[name].frozen]
+    if clip and clip.get('type', 'norm') == 'norm' and len(trained) > 1:
+        print_log(
+            'optim_wrapper.clip_grad clips by the norm over all branches, so '
+            'each depends on the others even if it is never distilled.',
+            logger='current',
+            level=logging.WARNING)
 
 
 def prefer_fused(cfg: dict, device: Any) -> dict:

@@ -1,7 +1,8 @@
 import inspect
-from typing import Any, Optional
+from typing import Any, Mapping, Optional
 
 import torch
+import torch.nn as nn
 
 from mcod_plugin.errors import ConfigError, nearest, one_line
 
@@ -64,6 +65,26 @@ def uses_cuda_graphs(setting: Any) -> bool:
     options = settings.get('options') or {}
     return (settings.get('mode') in ('reduce-overhead', 'max-autotune')
             or bool(options.get('triton.cudagraphs')))
+
+
+def compile_branches(branches: Mapping[str, nn.Module],
+                     settings: dict) -> None:
+    """Compile branches, each by itself.
+
+    Args:
+        branches (Mapping[str, nn.Module]): The classifiers by name.
+        settings (dict): Arguments of :func:`torch.compile`.
+    """
+    # Branches of one class have their code in common, but must not share its
+    # limit of versions: what is beyond it runs uncompiled.
+    if 'isolate_recompiles' in inspect.signature(torch.compile).parameters:
+        settings = {'isolate_recompiles': True, **settings}
+    else:
+        limits = torch._dynamo.config
+        limits.cache_size_limit = max(limits.cache_size_limit,
+                                      8 * len(branches))
+    for branch in branches.values():
+        branch.compile(**settings)
 
 
 def _nothing() -> None:

@@ -9,7 +9,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmpretrain import get_model
 
 from mcod_plugin.engine.hooks import BranchCheckpointHook
-from mcod_plugin.engine.runner.cohort_runner import VALIDATED
+from mcod_plugin.engine.runner.resuming_runner import VALIDATED
 from mcod_plugin.errors import ConfigError
 
 
