@@ -48,8 +48,8 @@ class ToolParser(argparse.ArgumentParser):
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of all tools that run a config, named as the
-    toolbox names them.
+    """Add the arguments of all tools that run a config, named as
+    MMPretrain names them.
 
     Args:
         parser (ArgumentParser): The parser to add them to.

@@ -114,7 +114,7 @@ def _registered(registry: Registry) -> List[str]:
     names = []
     for child in (registry, *registry.children.values()):
         child.import_from_location()
-        # Names of the toolbox need no prefix.
+        # Names of MMPretrain need no prefix.
         prefix = '' if child.scope in ('mmengine',
                                        'mmpretrain') else f'{child.scope}.'
         names += [prefix + name for name in child.module_dict]

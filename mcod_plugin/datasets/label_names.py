@@ -27,7 +27,7 @@ def label_names(dataset: Any) -> Iterator[LabelNames]:
     """The label names of a data set.
 
     Args:
-        dataset (Dataset): A data set of the toolbox, or a wrapper of some.
+        dataset (Dataset): A data set of MMPretrain, or a wrapper of some.
 
     Yields:
         LabelNames: Those of each data set within that has any; the first

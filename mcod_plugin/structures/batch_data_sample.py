@@ -8,7 +8,7 @@ from torch import Tensor
 class BatchDataSample:
     """What is known of the images of a batch, one tensor for each field.
 
-    It stands where the toolbox has a list of ``DataSample``, and costs as much
+    It stands where MMPretrain has a list of ``DataSample``, and costs as much
     for a thousand images as for one. Code that knows it works on
     :attr:`fields`. To all other code it is that list: the sample of an image
     is made when it is asked for, and kept, so that changes to it last.
@@ -73,7 +73,7 @@ class BatchDataSample:
                 # These note the number of classes as well.
                 getattr(sample, f'set_{name}')(row)
             else:
-                # A label is a tensor of one element in the toolbox.
+                # A label is a tensor of one element in MMPretrain.
                 sample.set_field(row[None] if row.ndim == 0 else row, name)
         return sample
 

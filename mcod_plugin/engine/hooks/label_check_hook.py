@@ -129,7 +129,7 @@ def label_bounds(dataset: Any) -> Optional[tuple]:
     """The lowest and the highest label of a data set.
 
     Args:
-        dataset (Dataset): A data set of the toolbox, or a wrapper of some.
+        dataset (Dataset): A data set of MMPretrain, or a wrapper of some.
 
     Returns:
         tuple[int, int] | None: None if the data set does not tell.

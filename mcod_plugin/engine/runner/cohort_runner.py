@@ -57,7 +57,7 @@ class CohortRunner(ResumingRunner):
       on without the branch. See :class:`DivergenceWatch`.
 
     Configs ask for it with ``runner_type = 'mcod_plugin.CohortRunner'``, also
-    under the toolbox's own ``tools/train.py``.
+    under MMPretrain's own ``tools/train.py``.
 
     Attributes:
         started (bool): Whether the first epoch has begun; until then, what

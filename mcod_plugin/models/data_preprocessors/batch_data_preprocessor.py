@@ -11,11 +11,11 @@ from mcod_plugin.structures import BatchDataSample
 
 @MODELS.register_module()
 class BatchDataPreprocessor(ClsDataPreprocessor):
-    """The toolbox's preprocessor, which treats a :class:`BatchDataSample` as
+    """MMPretrain's preprocessor, which treats a :class:`BatchDataSample` as
     a whole.
 
     Images and labels, and what batch augmentations such as Mixup make of
-    them, are those of the toolbox, to the bit. Batches of any other kind are
+    them, are those of MMPretrain, to the bit. Batches of any other kind are
     left to it.
 
     Args:
@@ -26,7 +26,7 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        # MMEngine has an argument for it, which the toolbox hides: a copy
+        # MMEngine has an argument for it, which MMPretrain hides: a copy
         # from pinned memory need not wait for the step before.
         self._non_blocking = True
 

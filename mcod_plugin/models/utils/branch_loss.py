@@ -119,7 +119,7 @@ def soft_labels(data_samples: Sequence, like: Tensor) -> Tensor:
     Args:
         data_samples (BatchDataSample | Sequence[DataSample]): Annotations of
             the images. ``gt_score``, if there is one, goes before
-            ``gt_label``, as in the toolbox's heads.
+            ``gt_label``, as in MMPretrain's heads.
         like (Tensor): Logits ``(N, C)``, whose type, device and number of
             classes the result has.
 

@@ -69,7 +69,7 @@ def build_branch(name: str, cfg: Any, input_size: Tuple[int, int],
 def _build_classifier(setting: str, cfg: dict,
                       shape: Tuple[int, ...]) -> BaseClassifier:
     cfg.setdefault('type', 'ImageClassifier')
-    # Bare names are the toolbox's, whatever the default scope is.
+    # Bare names are MMPretrain's, whatever the default scope is.
     scope = cfg.setdefault('_scope_', 'mmpretrain')
     for key in ('data_preprocessor', 'train_cfg'):
         if cfg.get(key) is not None:
@@ -182,7 +182,7 @@ def _pooling(layout: Optional[FeatureLayout]) -> Optional[dict]:
 
 
 def _averages(neck: Any) -> bool:
-    """Whether a neck is the toolbox's average over an image's two axes."""
+    """Whether a neck is MMPretrain's average over an image's two axes."""
     return is_part(neck, GlobalAveragePooling) and neck.get('dim', 2) == 2
 
 
@@ -201,8 +201,8 @@ def _check_classifier(setting: str, branch: nn.Module,
     """Raise unless a branch can take part in a cohort; return its number of
     classes."""
     if not isinstance(branch, BaseClassifier):
-        raise ConfigError(f'{setting} must be an image classifier of the '
-                          f'toolbox; got a {type(branch).__name__}')
+        raise ConfigError(f'{setting} must be an image classifier of '
+                          f'MMPretrain; got a {type(branch).__name__}')
     owner = loss_owner(branch)
     if isinstance(owner, MultiLabelClsHead):
         raise ConfigError(
@@ -233,7 +233,7 @@ def _last(feats: Any) -> Any:
 def _run(setting: str, module: nn.Module, inputs: Any) -> Any:
     """Run a module on dummy inputs in eval mode."""
     training = module.training
-    # ``train`` of the toolbox's backbones returns None, so no chaining.
+    # ``train`` of MMPretrain's backbones returns None, so no chaining.
     module.eval()
     try:
         return module(inputs)

@@ -14,7 +14,7 @@ __all__ = [
     'recorded_features'
 ]
 
-# Arguments of the toolbox's wrappers that are none of timm's.
+# Arguments of MMPretrain's wrappers that are none of timm's.
 WRAPPER_KEYS = ('type', '_scope_', 'model_name', 'features_only',
                 'out_indices', 'num_classes', 'in_channels', 'loss', 'with_cp',
                 'train_cfg', 'init_cfg', 'data_preprocessor')
