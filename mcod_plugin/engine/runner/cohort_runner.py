@@ -19,8 +19,7 @@ from mcod_plugin.datasets.in_memory_dataset import is_in_memory
 from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.evaluation import CohortEvaluator
 from mcod_plugin.registry import RUNNERS
-from mcod_plugin.utils.files import (missing_folders, remove_empty,
-                                     write_text)
+from mcod_plugin.utils.files import missing_folders, remove_empty, write_text
 from mcod_plugin.utils.machine import default_workers, keep_freed_memory
 from ..hooks.branch_checkpoint_hook import BranchCheckpointHook
 from ..optim_wrapper import (has_bfloat16, name_parameters,
@@ -100,11 +99,11 @@ class CohortRunner(ResumingRunner):
             self._compile_branches()
             self.note_training()
             self._trains = True
-            self.make_up_for_validation()
+            self.run_missed_validation()
         if fn_name == 'after_train':
             for hook in self.hooks:
                 if isinstance(hook, BranchCheckpointHook):
-                    hook.note_end(self)
+                    hook.mark_as_ended(self)
         if not self.started and fn_name in ('before_train_epoch',
                                             'before_val_epoch',
                                             'before_test_epoch'):
@@ -238,15 +237,15 @@ class CohortRunner(ResumingRunner):
 
     def build_val_loop(self, loop: Any) -> BaseLoop:
         """Build the loop of validation."""
-        self._tell_emulated('val_cfg.fp16', loop)
+        self._warn_of_emulation('val_cfg.fp16', loop)
         return super().build_val_loop(loop)
 
     def build_test_loop(self, loop: Any) -> BaseLoop:
         """Build the loop of a test."""
-        self._tell_emulated('test_cfg.fp16', loop)
+        self._warn_of_emulation('test_cfg.fp16', loop)
         return super().build_test_loop(loop)
 
-    def _tell_emulated(self, setting: str, loop: Any) -> None:
+    def _warn_of_emulation(self, setting: str, loop: Any) -> None:
         """Warn of an evaluation in bfloat16 that takes long."""
         if (isinstance(loop, dict) and loop.get('fp16')
                 and get_device() == 'cpu' and not has_bfloat16()):

@@ -93,7 +93,7 @@ class ResumingRunner(Runner):
                 f'{", ".join(names)}; put it where all of them do')
         if found is not None:
             for text in damaged:
-                self.logger.warning(f'Passed over: {text}.')
+                self.logger.warning(f'Skipped: {text}.')
             self.logger.info(
                 f'Auto resumed from the latest checkpoint {found}.')
             return
@@ -114,11 +114,11 @@ class ResumingRunner(Runner):
             return 'iteration', self.iter, self.max_iters
         return 'epoch', self.epoch, self.max_epochs
 
-    def make_up_for_validation(self) -> None:
+    def run_missed_validation(self) -> None:
         """Do the validation that is due if the run was cut off before its end,
         since the checkpoint is saved before."""
         loop = self.train_loop
-        _, done, total = self._progress()
+        unit, done, total = self._progress()
         if (self.val_loop is None or done == 0
                 or not isinstance(loop,
                                   (EpochBasedTrainLoop, IterBasedTrainLoop))
@@ -128,8 +128,8 @@ class ResumingRunner(Runner):
         loop._decide_current_val_interval()
         if done >= loop.val_begin and (done % loop.val_interval == 0
                                        or done == total):
-            self.logger.info(f'The validation after {done} '
-                             f'{self._progress()[0]}s is made up for.')
+            self.logger.info(f'The validation after {done} {unit}s was cut '
+                             'off. It is done now.')
             # Checkpoints that are saved now tell what they would have told.
             self.message_hub.update_info('iter', self.iter - 1)
             if isinstance(loop, EpochBasedTrainLoop):

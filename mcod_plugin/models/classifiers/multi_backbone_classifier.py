@@ -441,7 +441,7 @@ class MultiBackboneClassifier(BaseClassifier):
             for name in self.kd_weights
         }
         losses = self._own_losses(own)
-        alive = self.divergence.note(logits, losses)
+        alive = self.divergence.detect(logits, losses)
         losses = without_diverged(losses, alive)
         labels = None
         if self._needs_labels(weights):
@@ -534,7 +534,7 @@ class MultiBackboneClassifier(BaseClassifier):
             distill, students, target,
             alive and [alive[name] for name in names], **more)
         _check_distances(distill, distances, len(names))
-        distances = self.divergence.without_overflow(names, learning,
+        distances = self.divergence.mask_overflow(names, learning,
                                                      distances)
         losses = {
             f'{name}.loss_kd': self._weighted(name, weights[name] * distance)

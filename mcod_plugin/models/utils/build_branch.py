@@ -108,13 +108,13 @@ def _complete(setting: str, cfg: dict, shape: Tuple[int, ...]) -> None:
     layout = feature_layout(backbone, _last(feats))
     if (inner and is_part(given, TIMMBackbone)
             and is_part(cfg['head'], LinearClsHead)
-            and ('neck' not in cfg or _averages(cfg['neck']))):
+            and ('neck' not in cfg or _pools_maps(cfg['neck']))):
         _tell_left_out(setting, given, cfg['head'], inner[-1], images)
     if 'neck' not in cfg:
         cfg['neck'] = _pooling(layout)
     neck = cfg['neck']
     if neck is not None:
-        if layout is not None and layout.name != 'NCHW' and _averages(neck):
+        if layout is not None and layout.name != 'NCHW' and _pools_maps(neck):
             raise ConfigError(
                 f'{setting}.neck {neck["type"]} pools maps (N, C, H, W), but '
                 f'the backbone gives {tuple(_last(feats).shape)}; leave the '
@@ -181,7 +181,7 @@ def _pooling(layout: Optional[FeatureLayout]) -> Optional[dict]:
         num_prefix_tokens=layout.num_prefix_tokens)
 
 
-def _averages(neck: Any) -> bool:
+def _pools_maps(neck: Any) -> bool:
     """Whether a neck is MMPretrain's average over an image's two axes."""
     return is_part(neck, GlobalAveragePooling) and neck.get('dim', 2) == 2
 

@@ -166,8 +166,8 @@ def layers_after_pooling(settings: Mapping[str, Any], features: Any,
         if network is None:
             continue
         try:
-            return _layers_after_pooling(network, _blank(features, device),
-                                         _blank(images, device))
+            return _layers_after_pooling(network, _zeroed(features, device),
+                                         _zeroed(images, device))
         except Exception:
             # An operation that needs values, or a network that is built
             # otherwise than all that timm has.
@@ -192,7 +192,7 @@ def _create(settings: Mapping[str, Any], device: str) -> Optional[nn.Module]:
         return None
 
 
-def _blank(value: Any, device: str) -> Any:
+def _zeroed(value: Any, device: str) -> Any:
     """Zeros in the place of tensors.
 
     A map of one pixel would have the same shape before and after the pooling,
@@ -204,9 +204,9 @@ def _blank(value: Any, device: str) -> Any:
             shape = (len(value), *(max(side, 2) for side in shape[1:]))
         return torch.zeros(shape, dtype=value.dtype, device=device)
     if isinstance(value, dict):
-        return {key: _blank(child, device) for key, child in value.items()}
+        return {key: _zeroed(child, device) for key, child in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_blank(child, device) for child in value)
+        return type(value)(_zeroed(child, device) for child in value)
     return value
 
 
