@@ -1,5 +1,5 @@
 import operator
-from typing import Dict, List, Union
+from typing import Any, Dict, List, Optional, Union
 
 from mmpretrain.structures import DataSample
 from torch import Tensor
@@ -81,3 +81,20 @@ class BatchDataSample:
         shapes = ', '.join(f'{name}={tuple(value.shape)}'
                            for name, value in self.fields.items())
         return f'{type(self).__name__}({shapes})'
+
+
+def batch_fields(data_samples: Any) -> Optional[Dict[str, Tensor]]:
+    """What is known of a batch of images, as one tensor for each field.
+
+    Args:
+        data_samples (BatchDataSample | Sequence[DataSample] | None):
+            Annotations of the images.
+
+    Returns:
+        dict[str, Tensor] | None: The fields by name. None if it is another
+        kind of list, or the sample of an image was asked for and may have
+        changed since: then the samples tell.
+    """
+    if isinstance(data_samples, BatchDataSample) and not data_samples.touched:
+        return data_samples.fields
+    return None

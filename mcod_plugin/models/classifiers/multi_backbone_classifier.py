@@ -12,7 +12,7 @@ from torch import Tensor
 from mcod_plugin.config.input_size import parse_input_size
 from mcod_plugin.errors import ConfigError, check_choice, check_number
 from mcod_plugin.registry import MODELS
-from mcod_plugin.structures import BatchDataSample
+from mcod_plugin.structures import BatchDataSample, batch_fields
 from ..heads import BaseTeacher
 from ..losses import BaseKDLoss
 from ..utils.branch_images import BranchImages
@@ -617,14 +617,14 @@ class MultiBackboneClassifier(BaseClassifier):
                 key: torch.where(flag, score, math.nan)
                 for (key, score), flag in zip(scores.items(), alive.values())
             }
-        if isinstance(data_samples,
-                      BatchDataSample) and not data_samples.touched:
-            fields = dict(
-                data_samples.fields,
-                pred_score=ensemble,
-                pred_label=labels,
-                **scores)
-            return BatchDataSample(**fields)
+        fields = batch_fields(data_samples)
+        if fields is not None:
+            return BatchDataSample(**{
+                **fields,
+                'pred_score': ensemble,
+                'pred_label': labels,
+                **scores
+            })
         if data_samples is None:
             data_samples = [None] * len(labels)
         data_samples = [

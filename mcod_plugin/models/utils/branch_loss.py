@@ -9,7 +9,7 @@ from mmpretrain.models.heads import ClsHead
 from mmpretrain.models.losses import LabelSmoothLoss
 from torch import Tensor
 
-from mcod_plugin.structures import BatchDataSample
+from mcod_plugin.structures import batch_fields
 
 __all__ = [
     'branch_loss', 'gradient_ratio', 'logit_gradients', 'loss_owner',
@@ -38,10 +38,10 @@ def branch_loss(branch: BaseClassifier, logits: Tensor,
     """
     owner = loss_owner(branch)
     # What ClsHead does, without an object for every image.
-    if (isinstance(data_samples, BatchDataSample) and not data_samples.touched
+    fields = batch_fields(data_samples)
+    if (fields is not None
             and getattr(type(owner), '_get_loss', None) is ClsHead._get_loss
             and not owner.cal_acc):
-        fields = data_samples.fields
         target = fields['gt_score' if 'gt_score' in fields else 'gt_label']
         if isinstance(owner.loss_module,
                       LabelSmoothLoss) and 'gt_score' not in fields:
@@ -126,8 +126,8 @@ def soft_labels(data_samples: Sequence, like: Tensor) -> Tensor:
     Returns:
         Tensor: Probabilities ``(N, C)``.
     """
-    if isinstance(data_samples, BatchDataSample) and not data_samples.touched:
-        fields = data_samples.fields
+    fields = batch_fields(data_samples)
+    if fields is not None:
         scores, labels = fields.get('gt_score'), fields.get('gt_label')
     elif 'gt_score' in data_samples[0]:
         scores = torch.stack([sample.gt_score for sample in data_samples])
