@@ -353,11 +353,6 @@ class MultiBackboneClassifier(BaseClassifier):
             for name, score in logits.items()
         }
 
-    def _needs_feats(self, weights: Dict[str, float]) -> bool:
-        """Whether teacher or loss are given features in this step."""
-        return any(weights.values()) and (
-            self.teacher.needs_feats or self.distill.needs_feats)
-
     def extract_feat(self,
                      inputs: Tensor,
                      stage: str = 'neck') -> Dict[str, Tuple[Tensor, ...]]:
@@ -436,6 +431,7 @@ class MultiBackboneClassifier(BaseClassifier):
         weights = self._weights_in_effect()
         feats = {} if self._needs_feats(weights) else None
         logits = self._branch_logits(inputs, feats)
+        # What each branch would have alone.
         own = {
             name: branch_loss(self.branches[name], logits[name], data_samples)
             for name in self.kd_weights
@@ -443,6 +439,7 @@ class MultiBackboneClassifier(BaseClassifier):
         losses = self._own_losses(own)
         alive = self.divergence.detect(logits, losses)
         losses = without_diverged(losses, alive)
+        # What the teacher learns from, and then what it teaches.
         labels = None
         if self._needs_labels(weights):
             labels = soft_labels(data_samples, next(iter(logits.values())))
@@ -478,6 +475,11 @@ class MultiBackboneClassifier(BaseClassifier):
                 key = 'loss_ce' if key == 'loss' else key
                 losses[f'{name}.{key}'] = value
         return losses
+
+    def _needs_feats(self, weights: Dict[str, float]) -> bool:
+        """Whether teacher or loss are given features in this step."""
+        return any(weights.values()) and (
+            self.teacher.needs_feats or self.distill.needs_feats)
 
     def _needs_labels(self, weights: Dict[str, float]) -> bool:
         """Whether teacher or loss are given labels in this step."""
@@ -534,8 +536,7 @@ class MultiBackboneClassifier(BaseClassifier):
             distill, students, target,
             alive and [alive[name] for name in names], **more)
         _check_distances(distill, distances, len(names))
-        distances = self.divergence.mask_overflow(names, learning,
-                                                     distances)
+        distances = self.divergence.mask_overflow(names, learning, distances)
         losses = {
             f'{name}.loss_kd': self._weighted(name, weights[name] * distance)
             for name, distance in zip(names, distances)
@@ -606,7 +607,6 @@ class MultiBackboneClassifier(BaseClassifier):
         }
         alive = self.divergence.flags()
         ensemble = self._ask(self.teacher.ensemble, logits, alive).softmax(1)
-        labels = ensemble.argmax(1)
         scores = {
             f'pred_score_{name}': score.softmax(1)
             for name, score in logits.items()
@@ -617,27 +617,19 @@ class MultiBackboneClassifier(BaseClassifier):
                 key: torch.where(flag, score, math.nan)
                 for (key, score), flag in zip(scores.items(), alive.values())
             }
+        predictions = BatchDataSample(
+            pred_score=ensemble, pred_label=ensemble.argmax(1), **scores)
         fields = batch_fields(data_samples)
         if fields is not None:
-            return BatchDataSample(**{
-                **fields,
-                'pred_score': ensemble,
-                'pred_label': labels,
-                **scores
-            })
+            return BatchDataSample(**{**fields, **predictions.fields})
         if data_samples is None:
-            data_samples = [None] * len(labels)
-        data_samples = [
-            DataSample() if sample is None else sample
-            for sample in data_samples
-        ]
-        for index, sample in enumerate(data_samples):
-            # A view would be pickled together with the whole batch.
-            sample.set_pred_score(ensemble[index].clone()).set_pred_label(
-                labels[index:index + 1].clone())
-            for key, score in scores.items():
-                sample.set_field(score[index].clone(), key)
-        return data_samples
+            return list(predictions)
+        filled = []
+        for sample, prediction in zip(data_samples, predictions):
+            sample = DataSample() if sample is None else sample
+            sample.update(prediction)
+            filled.append(sample)
+        return filled
 
 
 def _logged_weights(weights: Dict[str, float]) -> Dict[str, Tensor]:
