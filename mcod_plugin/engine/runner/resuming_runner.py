@@ -305,8 +305,8 @@ class ResumingRunner(Runner):
                 f'nothing to resume: {filename} is at {unit} {done} of '
                 f'{total}; raise train_cfg.{setting} to go on')
         if done == total:
-            self.logger.info(f'{filename} is at {unit} {done} of {total}. '
-                             'What its run has not done any more is done now.')
+            self.logger.info(f'{filename} is at {unit} {done} of {total}: the '
+                             'end of its run, which was cut off, is done now.')
             # The table at the end is of its last validation.
             info.pop(VALIDATED, None)
         length = info.get(setting)
