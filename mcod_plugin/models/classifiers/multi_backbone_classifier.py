@@ -314,24 +314,21 @@ class MultiBackboneClassifier(BaseClassifier):
             return self.predict(inputs, data_samples)
         raise RuntimeError(f'Invalid mode "{mode}".')
 
-    def branch_logits(self, inputs: Tensor) -> Dict[str, Tensor]:
+    def branch_logits(
+            self,
+            inputs: Tensor,
+            feats: Optional[Dict[str, tuple]] = None) -> Dict[str, Tensor]:
         """Logits of all branches.
 
         Args:
             inputs (Tensor): Images ``(N, C, H, W)``.
+            feats (dict[str, tuple[Tensor]], optional): Gets the features of
+                the branches' backbones. Defaults to None.
 
         Returns:
             dict[str, Tensor]: Logits ``(N, num_classes)`` by branch, in at
             least single precision also under AMP.
         """
-        return self._branch_logits(inputs)
-
-    def _branch_logits(
-            self,
-            inputs: Tensor,
-            feats: Optional[Dict[str, tuple]] = None) -> Dict[str, Tensor]:
-        """Logits of all branches; their backbones' features are put into
-        ``feats`` on the way, unless it is None."""
         images = self.branch_images(inputs)
         if any(branch._compiled_call_impl
                for branch in self.branches.values()):
@@ -430,7 +427,7 @@ class MultiBackboneClassifier(BaseClassifier):
         """
         weights = self._weights_in_effect()
         feats = {} if self._needs_feats(weights) else None
-        logits = self._branch_logits(inputs, feats)
+        logits = self.branch_logits(inputs, feats)
         # What each branch would have alone.
         own = {
             name: branch_loss(self.branches[name], logits[name], data_samples)
