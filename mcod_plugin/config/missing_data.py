@@ -5,7 +5,7 @@ from typing import Any, Iterator, Mapping, Optional
 
 from mmengine.dataset import BaseDataset
 
-from mcod_plugin.errors import ConfigError
+from mcod_plugin.errors import ConfigError, one_line
 from mcod_plugin.registry import DATASETS
 from mcod_plugin.utils.files import missing_folders, remove_empty
 from .explain import arguments
@@ -46,7 +46,7 @@ def explain_missing_data(dataset: dict) -> Iterator[None]:
         url = getattr(unloadable, 'url', None)
         if url:
             text += f'; get {url} and unpack it into {root}'
-        reason = ' '.join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise ConfigError(f'{text} ({reason})') from error
 
 

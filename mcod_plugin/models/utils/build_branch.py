@@ -17,6 +17,7 @@ from mmpretrain.models.necks import GlobalAveragePooling
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
+from mcod_plugin.config.explain import arguments
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.errors import ConfigError, nearest, one_line
 from .branch_loss import loss_owner
@@ -127,7 +128,10 @@ def _complete(setting: str, cfg: dict, shape: Tuple[int, ...]) -> None:
     layout = feature_layout(backbone if neck is None else neck, _last(feats))
     if isinstance(head, dict) and layout is not None:
         given = head.get('in_channels')
-        if given is None and _accepts(head, 'in_channels'):
+        kind = head.get('type')
+        cls = MODELS.get(kind) if isinstance(kind, str) else kind
+        if given is None and inspect.isclass(
+                cls) and 'in_channels' in arguments(cls):
             head['in_channels'] = layout.channels
         elif isinstance(given, int) and given != layout.channels:
             raise ConfigError(
@@ -184,16 +188,6 @@ def _pooling(layout: Optional[FeatureLayout]) -> Optional[dict]:
 def _pools_maps(neck: Any) -> bool:
     """Whether a neck is MMPretrain's average over an image's two axes."""
     return is_part(neck, GlobalAveragePooling) and neck.get('dim', 2) == 2
-
-
-def _accepts(cfg: dict, argument: str) -> bool:
-    """Whether the constructor of the ``type`` in a config takes it."""
-    cls = cfg.get('type')
-    if isinstance(cls, str):
-        cls = MODELS.get(cls)
-    return inspect.isclass(cls) and any(
-        argument in inspect.signature(base.__init__).parameters
-        for base in cls.__mro__)
 
 
 def _check_classifier(setting: str, branch: nn.Module,
