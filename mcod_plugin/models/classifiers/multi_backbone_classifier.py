@@ -20,8 +20,7 @@ from ..utils.branch_loss import (branch_loss, gradient_ratio, logit_gradients,
                                  soft_labels, total_loss)
 from ..utils.branch_settings import BranchSettings, freeze
 from ..utils.build_cohort import (build_branches, check_names,
-                                  check_statistics, preprocessor_config,
-                                  set_num_classes)
+                                  preprocessor_config)
 from ..utils.build_distillation import (DISTILL, TEACHER, build_distillation,
                                         feats_and_logits)
 from ..utils.build_part import adapt
@@ -163,7 +162,6 @@ class MultiBackboneClassifier(BaseClassifier):
             data_preprocessor=preprocessor_config(data_preprocessor,
                                                   train_cfg))
         check_names(branches)
-        check_statistics(self.data_preprocessor)
         check_number('model.loss_weight', loss_weight, 0, exclusive=True)
         if input_size is None:
             input_size = guess_input_size(branches)
@@ -173,8 +171,7 @@ class MultiBackboneClassifier(BaseClassifier):
         own = BranchSettings.of_cohort(self.input_size, self.data_preprocessor,
                                        self.in_channels, loss_weight)
         built, self.branch_settings, self.num_classes = build_branches(
-            branches, own, self.in_channels)
-        set_num_classes(self.data_preprocessor, self.num_classes)
+            branches, own, self.in_channels, self.data_preprocessor)
         self.branches = ModuleDict(built)
         self._freeze_branches()
         self._choose_memory_formats(memory_format)

@@ -1,21 +1,16 @@
 """From the config of a cohort to its branches and its preprocessor."""
-import math
 import re
 from typing import Any, Dict, Optional, Tuple
 
 import torch.nn as nn
 from mmengine.model import ModuleDict
 from mmpretrain.models.classifiers import BaseClassifier
-from torch import Tensor
 
 from mcod_plugin.errors import ConfigError
 from .branch_settings import BranchSettings
 from .build_branch import build_branch
 
-__all__ = [
-    'build_branches', 'check_names', 'check_statistics', 'preprocessor_config',
-    'set_num_classes'
-]
+__all__ = ['build_branches', 'check_names', 'preprocessor_config']
 
 # Names that mean something else where a branch's name appears.
 RESERVED_NAMES = ('ensemble', 'diversity', 'teacher')
@@ -49,7 +44,8 @@ def check_names(branches: Any) -> None:
 
 
 def build_branches(
-    branches: Dict[str, Any], own: BranchSettings, in_channels: int
+    branches: Dict[str, Any], own: BranchSettings, in_channels: int,
+    preprocessor: nn.Module
 ) -> Tuple[Dict[str, BaseClassifier], Dict[str, BranchSettings], int]:
     """Build the branches of a cohort.
 
@@ -58,13 +54,16 @@ def build_branches(
             built ones.
         own (BranchSettings): The settings of a branch that has none.
         in_channels (int): Number of channels of the images.
+        preprocessor (nn.Module): Gets the number of classes, by which it
+            turns labels into one-hot scores.
 
     Returns:
         tuple: The classifiers and their settings by name, and the number of
         classes.
 
     Raises:
-        ConfigError: If one cannot be built, or the numbers of classes differ.
+        ConfigError: If one cannot be built, or the numbers of classes differ,
+            that of the preprocessor included.
     """
     built, settings, numbers = {}, {}, {}
     for name, cfg in branches.items():
@@ -76,7 +75,15 @@ def build_branches(
         given = ', '.join(f'{name} {n}' for name, n in numbers.items())
         raise ConfigError('model.branches must agree on num_classes; got '
                           f'{given}')
-    return built, settings, next(iter(numbers.values()))
+    num_classes = next(iter(numbers.values()))
+    given = getattr(preprocessor, 'num_classes', None)
+    if given is None:
+        preprocessor.num_classes = num_classes
+    elif given != num_classes:
+        raise ConfigError(
+            f'data_preprocessor.num_classes is {given}, but num_classes of '
+            f'the branches is {num_classes}')
+    return built, settings, num_classes
 
 
 def preprocessor_config(cfg: Any, train_cfg: Optional[dict]) -> Any:
@@ -99,44 +106,3 @@ def preprocessor_config(cfg: Any, train_cfg: Optional[dict]) -> Any:
     if train_cfg is not None:
         cfg.setdefault('batch_augments', train_cfg)
     return cfg
-
-
-def check_statistics(preprocessor: nn.Module) -> None:
-    """Raise unless images can be normalised by a preprocessor's values.
-
-    Args:
-        preprocessor (nn.Module): The preprocessor.
-
-    Raises:
-        ConfigError: If a mean is not finite, or a standard deviation is not
-            a finite number above 0.
-    """
-    for key, lowest in (('mean', -math.inf), ('std', 0)):
-        value = getattr(preprocessor, key, None)
-        if not isinstance(value, Tensor):
-            continue
-        value = value.flatten().tolist()
-        if not all(lowest < number < math.inf for number in value):
-            bound = ' greater than 0' if key == 'std' else ''
-            raise ConfigError(f'data_preprocessor.{key} must be finite '
-                              f'numbers{bound}; got {value!r}')
-
-
-def set_num_classes(preprocessor: nn.Module, num_classes: int) -> None:
-    """Tell a preprocessor the number of classes, by which it turns labels
-    into one-hot scores.
-
-    Args:
-        preprocessor (nn.Module): The preprocessor, which is changed.
-        num_classes (int): That of the branches.
-
-    Raises:
-        ConfigError: If it has another one.
-    """
-    given = getattr(preprocessor, 'num_classes', None)
-    if given is None:
-        preprocessor.num_classes = num_classes
-    elif given != num_classes:
-        raise ConfigError(
-            f'data_preprocessor.num_classes is {given}, but num_classes of '
-            f'the branches is {num_classes}')
