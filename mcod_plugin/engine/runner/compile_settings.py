@@ -1,5 +1,5 @@
 import inspect
-from typing import Any, Mapping, Optional
+from typing import Any, List, Mapping, Optional
 
 import torch
 import torch.nn as nn
@@ -25,10 +25,7 @@ def compile_settings(setting: Any) -> Optional[dict]:
         raise ConfigError('compile must be True, False or a dict of arguments '
                           f'of torch.compile; got {setting!r}')
     settings = {} if setting is True else dict(setting)
-    known = [
-        name for name in inspect.signature(torch.compile).parameters
-        if name != 'model'
-    ]
+    known = _arguments()
     for name in settings:
         if name not in known:
             raise ConfigError(
@@ -77,7 +74,7 @@ def compile_branches(branches: Mapping[str, nn.Module],
     """
     # Branches of one class have their code in common, but must not share its
     # limit of versions: what is beyond it runs uncompiled.
-    if 'isolate_recompiles' in inspect.signature(torch.compile).parameters:
+    if 'isolate_recompiles' in _arguments():
         settings = {'isolate_recompiles': True, **settings}
     else:
         limits = torch._dynamo.config
@@ -85,6 +82,14 @@ def compile_branches(branches: Mapping[str, nn.Module],
                                       8 * len(branches))
     for branch in branches.values():
         branch.compile(**settings)
+
+
+def _arguments() -> List[str]:
+    """Names of the arguments of :func:`torch.compile`."""
+    return [
+        name for name in inspect.signature(torch.compile).parameters
+        if name != 'model'
+    ]
 
 
 def _nothing() -> None:

@@ -336,7 +336,7 @@ def test_values_do_not_wait_for_ever(tiny_runner, monkeypatch):
 
         def after_train_iter(self, runner, **kwargs):
             hook = next(
-                hook for hook in runner.hooks if hasattr(hook, 'waiting'))
+                hook for hook in runner.hooks if hasattr(hook, 'pending'))
             lengths.append(len(hook.pending))
 
     runner = tiny_runner(epochs=1, **{'default_hooks.logger.interval': 50})
