@@ -18,6 +18,7 @@ from mcod_plugin.utils.checkpoint import (DamagedCheckpoint, last_checkpoint,
                                           state_dict_mismatches)
 from mcod_plugin.utils.files import new_file, sweep
 from ..hooks.branch_checkpoint_hook import ENDED, checkpoint_folder
+from ..hooks.cohort_report_hook import progress
 from ..hooks.run_record_hook import RunRecordHook
 from ..optim_wrapper import (arrange_parameters, changed_options,
                              match_memory_formats, match_parameters,
@@ -26,6 +27,9 @@ from ..optim_wrapper import (arrange_parameters, changed_options,
 # Where the message hub keeps after how many epochs or iterations the last
 # validation was. MMEngine would log a key that begins with val as a metric.
 VALIDATED = 'last_validation'
+
+# How many of its units a run has, as the runner and ``train_cfg`` call it.
+TOTALS = dict(epoch='max_epochs', iteration='max_iters')
 
 
 class ResumingRunner(Runner):
@@ -109,10 +113,8 @@ class ResumingRunner(Runner):
     def _progress(self) -> Tuple[str, int, int]:
         """What training counts in, how many of them are done, and of how
         many."""
-        if isinstance(self.train_loop, IterBasedTrainLoop):
-            # To MMEngine the whole run is one epoch.
-            return 'iteration', self.iter, self.max_iters
-        return 'epoch', self.epoch, self.max_epochs
+        unit, done = progress(self)
+        return unit, done, getattr(self, TOTALS[unit])
 
     def run_missed_validation(self) -> None:
         """Do the validation that is due if the run was cut off before its end,
@@ -296,7 +298,7 @@ class ResumingRunner(Runner):
                                 f'so far and goes on in {own}.')
         info = self.message_hub.runtime_info
         unit, done, total = self._progress()
-        setting = f'max_{"iters" if unit == "iteration" else "epochs"}'
+        setting = TOTALS[unit]
         ended = info.pop(ENDED, False) and not any(
             isinstance(hook, RunRecordHook) and hook.is_missing(self)
             for hook in self.hooks)
