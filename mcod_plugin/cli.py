@@ -48,8 +48,8 @@ class ToolParser(argparse.ArgumentParser):
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of all tools that run a config, named as the
-    toolbox names them.
+    """Add the arguments of all tools that run a config, named as
+    MMPretrain names them.
 
     Args:
         parser (ArgumentParser): The parser to add them to.
@@ -253,7 +253,9 @@ def orderly_end(trains: bool = False) -> Iterator[None]:
         for child in multiprocessing.active_children():
             if child.daemon:
                 child.kill()
-        # What is raised within a destructor is printed and lost: once more.
+        # What is raised within a destructor is printed and lost. Only the
+        # stack that Python hands to a handler tells whether one is running;
+        # the timer comes back when it is over.
         signal.setitimer(signal.ITIMER_REAL, 0.1)
         if all(frame.f_code.co_name != '__del__'
                for frame, _ in walk_stack(frame)):

@@ -14,12 +14,12 @@ __all__ = ['HOME', 'enter_models']
 
 _PACKAGE = osp.dirname(osp.abspath(__file__))
 # The folder of model-index.yml and configs: within an installed package, as
-# with the toolbox, and beside the package in a clone.
+# with MMPretrain, and beside the package in a clone.
 HOME = osp.join(_PACKAGE, '.mim')
 if not osp.isdir(HOME):
     HOME = osp.dirname(_PACKAGE)
 
-# The module of the toolbox that knows models by name.
+# The module of MMPretrain that knows models by name.
 HUB = 'mmpretrain.apis.model'
 # Stands where the address of a model's weights will stand.
 UNPUBLISHED = 'unpublished:'
@@ -67,7 +67,7 @@ class _HubFinder:
 
 
 def _enter(hub: ModuleType) -> None:
-    # The names are a convenience: whatever a version of the toolbox does
+    # The names are a convenience: whatever a version of MMPretrain does
     # otherwise must not keep it from being imported.
     try:
         from mmengine.runner.checkpoint import CheckpointLoader
@@ -78,7 +78,7 @@ def _enter(hub: ModuleType) -> None:
             osp.join(HOME, 'model-index.yml'), config_prefix=HOME)
         for name, model in hub.ModelHub._models_dict.items():
             if name not in known and model.weights is None:
-                # The toolbox would warn and go on with random weights.
+                # MMPretrain would warn and go on with random weights.
                 model.weights = UNPUBLISHED + name
     except Exception as error:
         warnings.warn('MMPretrain does not know the models of mcod_plugin by '

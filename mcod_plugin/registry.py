@@ -2,7 +2,7 @@
 
 They are children of MMEngine's root registries, so the parts are found as
 ``mcod_plugin.<Name>`` from any default scope, and importing this package
-clashes with no name of another toolbox.
+clashes with no name of another OpenMMLab package.
 """
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import EVALUATOR as MMENGINE_EVALUATOR

@@ -1,4 +1,4 @@
-"""Time a cohort against the same networks trained alone by the toolbox.
+"""Time a cohort against the same networks trained alone by MMPretrain.
 
     python tools/benchmark.py configs/mcod_small_cifar100.py
 """
@@ -62,7 +62,7 @@ def parse_args():
         '--solo-workers',
         type=int,
         default=2,
-        help="workers of each of the toolbox's data loaders (default: 2)")
+        help="workers of each of MMPretrain's data loaders (default: 2)")
     parser.add_argument('--out', help='the .json file to write results to')
     add_config_arguments(parser)
     parser.set_defaults(work_dir=None)

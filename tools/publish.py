@@ -4,7 +4,7 @@
         --out model_cards/mcod_quickstart
 
 OUT is the folder of the cohort: README.md ranks the branches, metafile.yml is
-for a model index of the toolbox. OUT/<branch> has the card of a branch, its
+for a model index of MMPretrain. OUT/<branch> has the card of a branch, its
 config, its weights (.pth, named after its hash, and .safetensors) and figures.
 
 Accuracies are those of the written files on the validation data; unless all of

@@ -1,4 +1,4 @@
-"""Train a cohort (or any classifier of the toolbox) from a config.
+"""Train a cohort (or any classifier of MMPretrain) from a config.
 
     python tools/train.py configs/mcod_resnet_vgg_cifar100.py
 

@@ -5,8 +5,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mcod_plugin.utils.allocator import return_freed_memory
-from mcod_plugin.utils.memory import process_memory
+from mcod_plugin.utils.machine import process_memory, return_freed_memory
 
 
 class PeakMemory:

@@ -51,7 +51,7 @@ def branch_from(config: str, **settings) -> Dict[str, Any]:
         model.pop(key, None)
     scope = cfg.get('default_scope')
     if scope not in (None, 'mmpretrain'):
-        # Bare names of a branch are the toolbox's unless it says otherwise.
+        # Bare names of a branch are MMPretrain's unless it says otherwise.
         model.setdefault('_scope_', scope)
     return {**model, **settings}
 

@@ -28,7 +28,7 @@ def explain(cfg: Any, error: Exception) -> ConfigError:
         ConfigError: The explanation.
     """
     text = one_line(error) or 'no reason given'
-    building = _building(error)
+    building = _failed_build(error)
     path, given = _place_of(cfg, building['cfg']) if building else ('', {})
     # A data set that is held in memory is built as its source.
     held = 'source' in given and given['source'] == building['cfg']['type']
@@ -73,9 +73,15 @@ def unknown_type(setting: str, name: str, registry: Registry) -> ConfigError:
                        f'{known or "no name is like it"}')
 
 
-def _building(error: Optional[BaseException]) -> Optional[dict]:
+def _failed_build(error: Optional[BaseException]) -> Optional[dict]:
     """The variables of the innermost ``build_from_cfg`` that failed: the
-    part's ``cfg``, the ``registry`` and, if it was found, the ``obj_cls``."""
+    part's ``cfg``, the ``registry`` and, if it was found, the ``obj_cls``.
+
+    This is the one place that reads the variables of other code. MMEngine
+    builds part within part by the registries of all packages, and what it
+    raises does not say which part it was building: of two branches with the
+    same backbone, only this tells which one is wrong.
+    """
     found = None
     while error is not None:
         for frame, _ in walk_tb(error.__traceback__):
@@ -114,7 +120,7 @@ def _registered(registry: Registry) -> List[str]:
     names = []
     for child in (registry, *registry.children.values()):
         child.import_from_location()
-        # Names of the toolbox need no prefix.
+        # Names of MMPretrain need no prefix.
         prefix = '' if child.scope in ('mmengine',
                                        'mmpretrain') else f'{child.scope}.'
         names += [prefix + name for name in child.module_dict]

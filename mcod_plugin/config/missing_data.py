@@ -1,13 +1,20 @@
 """Telling what to do about a data set that cannot be used."""
 import os.path as osp
 from contextlib import contextmanager
-from traceback import walk_tb
-from typing import Any, Iterator
+from typing import Any, Iterator, Mapping, Optional
 
-from mcod_plugin.errors import ConfigError
-from mcod_plugin.utils.leftovers import missing_folders, remove_empty
+from mmengine.dataset import BaseDataset
+
+from mcod_plugin.errors import ConfigError, one_line
+from mcod_plugin.registry import DATASETS
+from mcod_plugin.utils.files import missing_folders, remove_empty
+from .explain import arguments
+from .parts import walk
 
 __all__ = ['explain_missing_data']
+
+# What a data set raises whose files are missing or damaged.
+LOADING_ERRORS = (AssertionError, OSError, RuntimeError)
 
 
 @contextmanager
@@ -26,32 +33,63 @@ def explain_missing_data(dataset: dict) -> Iterator[None]:
     made = missing_folders(dataset.get('data_root') or '.')
     try:
         yield
-    except (AssertionError, OSError, RuntimeError) as error:
-        loading = _loading(error)
-        if loading is None:
+    except LOADING_ERRORS as error:
+        unloadable = _unloadable(dataset)
+        if unloadable is None:
             raise
         remove_empty(made)
-        root = _root(loading)
-        place = osp.join(root, getattr(loading, 'base_folder', ''))
+        root = _root(unloadable)
+        place = osp.join(root, getattr(unloadable, 'base_folder', ''))
         state = 'damaged' if osp.exists(place) else 'missing'
-        text = (f'data set {type(loading).__name__} is {state}: looked for '
+        text = (f'data set {type(unloadable).__name__} is {state}: looked for '
                 f'{place}')
-        url = getattr(loading, 'url', None)
+        url = getattr(unloadable, 'url', None)
         if url:
             text += f'; get {url} and unpack it into {root}'
-        reason = ' '.join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise ConfigError(f'{text} ({reason})') from error
 
 
-def _loading(error: BaseException) -> Any:
-    """The data set that was reading its data when an error was raised."""
-    for frame, _ in walk_tb(error.__traceback__):
-        if frame.f_code.co_name == 'load_data_list':
-            return frame.f_locals.get('self')
+def _unloadable(cfg: dict) -> Optional[BaseDataset]:
+    """The data set within a config whose data cannot be loaded.
+
+    An error does not tell whether settings or data are to blame. So each data
+    set is built without its data, where only settings matter, and then asked
+    to load them.
+    """
+    for _, part in walk(cfg):
+        dataset = _without_data(part) if isinstance(part, Mapping) else None
+        if dataset is not None:
+            try:
+                dataset.full_init()
+            except LOADING_ERRORS:
+                return dataset
     return None
 
 
-def _root(dataset: Any) -> str:
+def _without_data(cfg: Mapping) -> Optional[BaseDataset]:
+    """A data set that has not loaded its data; None of a config that builds
+    none."""
+    # One that is held in memory names the other as its source.
+    kind = cfg.get('source') or cfg.get('type')
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        cls: Any = registry.get(kind) if isinstance(kind, str) else kind
+        if not isinstance(cls, type) or not issubclass(cls, BaseDataset):
+            return None
+        known = arguments(cls)
+        settings = {key: value for key, value in cfg.items() if key in known}
+        settings['lazy_init'] = True
+        if 'download' in known:
+            # It was in vain.
+            settings['download'] = False
+        try:
+            return cls(**settings)
+        except Exception:
+            # A mistake in its settings, which is raised as it is.
+            return None
+
+
+def _root(dataset: BaseDataset) -> str:
     prefix = dataset.data_prefix or {}
     for root in (prefix.get('root'), prefix.get('img_path'),
                  prefix.get('img_prefix'), dataset.data_root):

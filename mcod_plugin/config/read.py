@@ -2,9 +2,9 @@
 # What takes seconds to import is imported where it is used: the command line
 # tools import this for ``--help``.
 import argparse
+import ast
 import os.path as osp
-from traceback import walk_tb
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Iterator, Optional, Sequence
 
 from mcod_plugin.errors import ConfigError, nearest, one_line
 
@@ -44,7 +44,7 @@ def read_config(path: str) -> Any:
     try:
         return Config.fromfile(path)
     except SyntaxError as error:
-        raise ConfigError(f'config {_file_of(error) or path}, line '
+        raise ConfigError(f'config {_broken_file(path) or path}, line '
                           f'{error.lineno}: {error.msg}: '
                           f'{(error.text or "").strip()}') from error
     except Exception as error:
@@ -52,14 +52,31 @@ def read_config(path: str) -> Any:
         raise ConfigError(f'config {path}: {one_line(error)}') from error
 
 
-def _file_of(error: SyntaxError) -> Optional[str]:
-    """The config or base config that MMEngine was reading."""
-    found = None
-    for frame, _ in walk_tb(error.__traceback__):
-        name = frame.f_locals.get('filename')
-        if isinstance(name, str) and name.endswith('.py'):
-            found = name
-    return found
+def _broken_file(path: str) -> Optional[str]:
+    """The config or base config that Python cannot parse: MMEngine's error
+    does not name it."""
+    try:
+        with open(path, encoding='utf-8') as file:
+            tree = ast.parse(file.read())
+    except SyntaxError:
+        return path
+    folder = osp.dirname(osp.abspath(path))
+    bases = (osp.join(folder, base) for base in _bases(tree))
+    return next(filter(None, map(_broken_file, filter(osp.isfile, bases))),
+                None)
+
+
+def _bases(tree: ast.Module) -> Iterator[str]:
+    """The base configs that a config names, by ``_base_`` or within ``with
+    read_base()``, relative to its folder."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and getattr(
+                node.targets[0], 'id', None) == '_base_':
+            yield from (part.value for part in ast.walk(node.value)
+                        if isinstance(part, ast.Constant))
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            name = (node.module or '').replace('.', '/')
+            yield osp.join(*['..'] * (node.level - 1), f'{name}.py')
 
 
 def merge_options(cfg: Any, options: Sequence[str]) -> None:

@@ -48,7 +48,7 @@ def random_windows(number: int, image_size: Tuple[int, int],
                    size: Tuple[int, int]) -> Tuple[Tensor, Tensor]:
     """Draw places to cut windows out of images, see :func:`crop`.
 
-    Every position of a window is equally likely, as with the toolbox's
+    Every position of a window is equally likely, as with MMPretrain's
     ``RandomCrop``.
 
     Args:

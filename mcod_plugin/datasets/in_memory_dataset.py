@@ -21,11 +21,11 @@ from mcod_plugin.errors import (ConfigError, check_choice, check_number,
                                 one_line)
 from mcod_plugin.registry import DATASETS
 from mcod_plugin.structures import BatchDataSample
-from mcod_plugin.utils.memory import GIB, free_memory
+from mcod_plugin.utils.machine import GIB, free_memory
 from .batch_transforms import crop, random_flip, random_windows, to_device
 from .split import LABELS, check_per_class, select_images
 
-# What it takes and the toolbox's data sets do not, or for something else:
+# What it takes and MMPretrain's data sets do not, or for something else:
 # first the settings of a part.
 PART_KEYS = ('label', 'classes', 'per_class')
 OWN_KEYS = ('source', 'device', 'max_gib', *PART_KEYS)
@@ -37,7 +37,7 @@ FLIPS = dict(horizontal=(2, ), vertical=(1, ), diagonal=(1, 2))
 
 @DATASETS.register_module()
 class InMemoryDataset(Dataset):
-    """A data set of the toolbox, held in one tensor and served by the batch.
+    """A data set of MMPretrain, held in one tensor and served by the batch.
 
     All images are loaded once, into a uint8 tensor on the GPU if there is
     one. A batch is then indexed, cropped and flipped as a whole, by the same
@@ -53,14 +53,14 @@ class InMemoryDataset(Dataset):
     - ``RandomFlip``;
     - ``PackInputs``.
 
-    Anything else is for the toolbox's loader: use the data set as it is.
+    Anything else is for MMPretrain's loader: use the data set as it is.
 
     A wrapper such as ``ConcatDataset`` asks for the images one by one. They
     go through :attr:`pipeline` on the CPU then, where images on a GPU are
     copied to once: a wrapped data set had better say ``device='cpu'``.
 
     Args:
-        source (str): The ``type`` of the toolbox's data set.
+        source (str): The ``type`` of MMPretrain's data set.
         pipeline (Sequence[dict]): Its transforms, see above.
         device (str): Where the images stay: ``'cpu'``, ``'cuda'``, or
             ``'auto'`` for the GPU if there is one with twice the room that
@@ -74,19 +74,19 @@ class InMemoryDataset(Dataset):
             images of CIFAR-100 into balanced ones for training and for
             validation. It does not go with ``indices``. Defaults to None,
             all images.
-        label (str): ``'fine'`` for the labels of the toolbox's data set,
+        label (str): ``'fine'`` for the labels of MMPretrain's data set,
             ``'coarse'`` for the 20 superclasses of CIFAR-100, whose names are
             those of the data. Defaults to ``'fine'``.
         classes (str | Sequence[str | int], optional): Names or numbers of the
             classes to take, by the ``label`` that is set, or a file with a
             name in each line. Labels are renumbered from 0 in this order, and
             ``per_class`` counts within them; ``num_classes`` of the heads and
-            of the preprocessor is their number. The toolbox's data sets
+            of the preprocessor is their number. MMPretrain's data sets
             rename their classes by it: for that, set
             ``metainfo=dict(classes=...)``. Data that know no names of their
-            classes get them by it, as in the toolbox. Defaults to None, all
+            classes get them by it, as in MMPretrain. Defaults to None, all
             classes.
-        **kwargs: All other arguments of the toolbox's data set.
+        **kwargs: All other arguments of MMPretrain's data set.
 
     Attributes:
         images (Tensor): The images ``(N, H, W, C)``, with the padding of
@@ -302,16 +302,16 @@ class InMemoryDataset(Dataset):
             batch = random_flip(batch, self._flip.prob,
                                 FLIPS[self._flip.direction])
         return dict(
-            # Contiguous: MMPretrain's own preprocessor would hand channels_last
-            # on to a classifier that stands alone, whose gradients may be
-            # wrong in it, see choose_memory_format.
+            # Contiguous: MMPretrain's own preprocessor would hand
+            # channels_last on to a classifier that stands alone, whose
+            # gradients may be wrong in it, see choose_memory_format.
             inputs=batch.permute(0, 3, 1, 2).contiguous(),
             data_samples=BatchDataSample(
                 gt_label=self.labels.index_select(0, chosen),
                 sample_idx=numbers))
 
     def __getitem__(self, index: int) -> dict:
-        """One image, augmented, as the toolbox's data sets give it.
+        """One image, augmented, as MMPretrain's data sets give it.
 
         Args:
             index (int): Its number.
@@ -352,7 +352,7 @@ class InMemoryDataset(Dataset):
         return self.images.cpu(), self.labels.cpu()
 
     def full_init(self) -> None:
-        """Nothing; the toolbox's wrappers of data sets call it."""
+        """Nothing; MMPretrain's wrappers of data sets call it."""
 
     def get_gt_labels(self) -> np.ndarray:
         """The labels of all images.
@@ -375,7 +375,7 @@ class InMemoryDataset(Dataset):
 
     @property
     def CLASSES(self) -> Optional[Sequence[str]]:
-        """The names of the classes, as the toolbox's tools ask for them."""
+        """The names of the classes, as MMPretrain's tools ask for them."""
         return self.metainfo.get('classes')
 
     def __repr__(self) -> str:

@@ -30,7 +30,7 @@ def select_images(
     """The images of a data set that belong to a part of it.
 
     Args:
-        dataset (BaseDataset): The data set of the toolbox, loaded.
+        dataset (BaseDataset): The data set of MMPretrain, loaded.
         labels (np.ndarray): The label of each of its images, integers
             ``(N, )`` of at least 0.
         label (str): ``'fine'`` for these labels, ``'coarse'`` for the
@@ -56,7 +56,7 @@ def select_images(
     if isinstance(classes, str):
         classes = _read_names(classes)
     if not names and are_names(classes):
-        # Data without names get them, as in the toolbox.
+        # Data without names get them, as in MMPretrain.
         names = tuple(classes)
     elif classes is not None:
         size = max(len(names or ()), labels.max(initial=-1) + 1)

@@ -8,9 +8,8 @@ from mcod_plugin.config.input_size import data_input_size, parse_input_size
 from mcod_plugin.engine.hooks.divergence_watch import diverged_branches
 from mcod_plugin.errors import ConfigError, nearest, one_line
 from mcod_plugin.utils.checkpoint import read_checkpoint
-from mcod_plugin.utils.leftovers import remove_empty
-from mcod_plugin.utils.new_folder import new_folder
-from mcod_plugin.utils.packages import require_packages
+from mcod_plugin.utils.files import new_folder, remove_empty
+from mcod_plugin.utils.machine import require_packages
 from .cohort import branch_logits, branch_model, load_cohort
 from .data_config import source_loader
 from .files import file_sizes

@@ -2,8 +2,8 @@
 import os.path as osp
 from typing import Any, Dict, List, Optional
 
+from mcod_plugin.datasets.label_names import name_mismatches, trained_names
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.utils.label_names import name_faults, trained_names
 from mcod_plugin.utils.machine import describe_machine
 from .images import Images
 
@@ -26,7 +26,7 @@ def class_names(content: dict, images: Images) -> Optional[List[str]]:
             images say of the accuracy would be wrong.
     """
     trained = trained_names(content)
-    faults = name_faults(images.classes, trained)
+    faults = name_mismatches(images.classes, trained)
     if faults:
         raise ConfigError(f'{images.source}: the data must have the classes '
                           f'of the checkpoint ({len(trained)}) in the same '

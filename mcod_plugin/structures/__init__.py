@@ -1,3 +1,3 @@
-from .batch_data_sample import BatchDataSample
+from .batch_data_sample import BatchDataSample, batch_fields
 
-__all__ = ['BatchDataSample']
+__all__ = ['BatchDataSample', 'batch_fields']

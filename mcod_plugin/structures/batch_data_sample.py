@@ -1,5 +1,5 @@
 import operator
-from typing import Dict, List, Union
+from typing import Any, Dict, List, Optional, Union
 
 from mmpretrain.structures import DataSample
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 class BatchDataSample:
     """What is known of the images of a batch, one tensor for each field.
 
-    It stands where the toolbox has a list of ``DataSample``, and costs as much
+    It stands where MMPretrain has a list of ``DataSample``, and costs as much
     for a thousand images as for one. Code that knows it works on
     :attr:`fields`. To all other code it is that list: the sample of an image
     is made when it is asked for, and kept, so that changes to it last.
@@ -73,7 +73,7 @@ class BatchDataSample:
                 # These note the number of classes as well.
                 getattr(sample, f'set_{name}')(row)
             else:
-                # A label is a tensor of one element in the toolbox.
+                # A label is a tensor of one element in MMPretrain.
                 sample.set_field(row[None] if row.ndim == 0 else row, name)
         return sample
 
@@ -81,3 +81,20 @@ class BatchDataSample:
         shapes = ', '.join(f'{name}={tuple(value.shape)}'
                            for name, value in self.fields.items())
         return f'{type(self).__name__}({shapes})'
+
+
+def batch_fields(data_samples: Any) -> Optional[Dict[str, Tensor]]:
+    """What is known of a batch of images, as one tensor for each field.
+
+    Args:
+        data_samples (BatchDataSample | Sequence[DataSample] | None):
+            Annotations of the images.
+
+    Returns:
+        dict[str, Tensor] | None: The fields by name. None if it is another
+        kind of list, or the sample of an image was asked for and may have
+        changed since: then the samples tell.
+    """
+    if isinstance(data_samples, BatchDataSample) and not data_samples.touched:
+        return data_samples.fields
+    return None

@@ -1,4 +1,4 @@
-"""Reading checkpoints as data."""
+"""Reading checkpoints as data, and comparing state dicts."""
 import os
 import os.path as osp
 import pickle
@@ -6,16 +6,18 @@ import re
 import warnings
 import zipfile
 from http.client import HTTPException
-from typing import Callable, List, Optional, Union
+from typing import (Any, Callable, Dict, Iterable, List, Mapping, Optional,
+                    Union)
 from urllib.parse import urlparse
 
 import torch
+from torch import Tensor
 
 from mcod_plugin.errors import ConfigError, one_line
 
 __all__ = [
     'DamagedCheckpoint', 'last_checkpoint', 'read_checkpoint',
-    'resumable_checkpoints'
+    'resumable_checkpoints', 'state_dict_mismatches'
 ]
 
 
@@ -141,3 +143,47 @@ def resumable_checkpoints(folder: str, last: Optional[str],
     if last is not None and osp.isfile(osp.join(folder, last)):
         names = [last, *(name for name in names if name != last)]
     return [osp.join(folder, name) for name in names]
+
+
+def state_dict_mismatches(wanted: Mapping[str, Any], given: Mapping[str,
+                                                           Any]) -> List[str]:
+    """Tell how a state dict differs from another in keys and shapes.
+
+    Args:
+        wanted (Mapping[str, Tensor]): The state dict of the module.
+        given (Mapping[str, Tensor]): The state dict to load.
+
+    Returns:
+        list[str]: Phrases such as ``'lacks head (2 keys such as
+        head.fc.weight)'``; none if it fits.
+    """
+    wanted = {key: _shape(value) for key, value in wanted.items()}
+    given = {key: _shape(value) for key, value in given.items()}
+    faults = []
+    for what, keys in (('lacks', wanted.keys() - given.keys()),
+                       ('adds', given.keys() - wanted.keys())):
+        if keys:
+            faults.append(f'{what} {_summary(keys)}')
+    faults += [
+        f'has {key} of shape {given[key]} instead of {wanted[key]}'
+        for key in sorted(wanted.keys() & given.keys())
+        if given[key] != wanted[key]
+    ][:1]
+    return faults
+
+
+def _shape(value: Any) -> Any:
+    return tuple(value.shape) if isinstance(value,
+                                            Tensor) else type(value).__name__
+
+
+def _summary(keys: Iterable[str]) -> str:
+    """Keys by part, and by branch in a cohort, as ``branches.vgg (12 keys
+    such as branches.vgg.backbone.conv)``."""
+    groups: Dict[str, List[str]] = {}
+    for key in sorted(keys):
+        parts = key.split('.')
+        group = '.'.join(parts[:2]) if parts[0] == 'branches' else parts[0]
+        groups.setdefault(group, []).append(key)
+    return ', '.join(f'{group} ({len(members)} keys such as {members[0]})'
+                     for group, members in groups.items())

@@ -1,4 +1,4 @@
-"""Writing files so that whoever reads one finds all of it.
+"""Writing files and folders so that whoever reads one finds all of it.
 
 What is written lies beside its place until it is complete and on the disk;
 then it is renamed. The writer holds a lock on it, which ends with the process
@@ -13,7 +13,7 @@ import tempfile
 import uuid
 from contextlib import contextmanager, suppress
 from glob import escape, glob
-from typing import Iterator
+from typing import Iterator, List
 
 from mcod_plugin.errors import ConfigError
 
@@ -24,8 +24,8 @@ except ImportError:
     fcntl = None
 
 __all__ = [
-    'check_out', 'hold', 'new_file', 'remove_dead', 'sweep', 'sync',
-    'write_text'
+    'check_out', 'hold', 'missing_folders', 'new_file', 'new_folder',
+    'remove_dead', 'remove_empty', 'sweep', 'sync', 'write_text'
 ]
 
 # What ``new_file`` makes, and the checkpoints of earlier versions.
@@ -190,3 +190,86 @@ def check_out(setting: str, path: str) -> None:
                           f'{folder} ({error.strerror})') from error
     if osp.exists(path) and not os.access(path, os.W_OK):
         raise ConfigError(f'{setting} {path} must not be written to')
+
+
+def missing_folders(path: str) -> List[str]:
+    """The folders that making a folder would make.
+
+    Args:
+        path (str): The folder.
+
+    Returns:
+        list[str]: Absolute paths, deepest first; none for an address such as
+        ``s3://bucket``.
+    """
+    if '://' in path:
+        return []
+    path = osp.abspath(path)
+    missing = []
+    while not osp.lexists(path):
+        missing.append(path)
+        path = osp.dirname(path)
+    return missing
+
+
+def remove_empty(folders: List[str]) -> None:
+    """Remove those of some folders that are empty.
+
+    Args:
+        folders (list[str]): Paths, deepest first.
+    """
+    for folder in folders:
+        if osp.isdir(folder) and not os.listdir(folder):
+            os.rmdir(folder)
+
+
+@contextmanager
+def new_folder(out: str) -> Iterator[str]:
+    """A folder to write into, which takes its place at the end of the block,
+    or is gone if that fails. What killed processes have left of the same
+    folder is removed.
+
+    Args:
+        out (str): Its place, as ``--out`` names it; nothing, or an empty
+            folder.
+
+    Yields:
+        str: The folder, beside its place.
+
+    Raises:
+        ConfigError: If something is there, or it cannot be written.
+    """
+    out = osp.abspath(out)
+    if osp.isdir(out) and os.listdir(out):
+        raise ConfigError(f'--out {out} is not empty; name a new folder')
+    if osp.lexists(out) and not osp.isdir(out):
+        raise ConfigError(f'--out {out} is no folder')
+    parent = osp.dirname(out)
+    made = missing_folders(parent)
+    folder = None
+    try:
+        os.makedirs(parent, exist_ok=True)
+        name = f'.{osp.basename(out)}.'
+        for part in glob(
+                osp.join(escape(parent), f'{escape(name)}????????.part')):
+            remove_dead(part)
+        folder = tempfile.mkdtemp('.part', name, parent)
+        with hold(folder):
+            yield folder
+            # Not what temporary folders get, but what any other does.
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(folder, 0o777 & ~mask)
+            for place, _, files in os.walk(folder):
+                for file in files:
+                    sync(osp.join(place, file))
+                sync(place)
+            os.replace(folder, out)
+        sync(parent)
+    except OSError as error:
+        raise ConfigError(f'--out {out} cannot be written: '
+                          f'{error.strerror or error}') from error
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        remove_empty(made)

@@ -1,17 +1,26 @@
-"""What a measurement was made on."""
+"""The machine: what it is, and its memory, cores and packages."""
+import ctypes
 import datetime
+import importlib.util
 import os
 import os.path as osp
 import platform
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Dict, Optional, Set, Tuple
+from typing import Any, Dict, Iterable, Optional, Set, Tuple
 
 import torch
+from mmengine.device import get_device
 
+from mcod_plugin.errors import ConfigError
 from mcod_plugin.version import __version__
 
-__all__ = ['cpu_flags', 'cpu_has_bfloat16', 'cpu_name', 'describe_machine']
+__all__ = [
+    'GIB', 'cpu_flags', 'cpu_has_bfloat16', 'cpu_name', 'default_workers',
+    'describe_machine', 'free_memory', 'keep_freed_memory', 'peak_memory',
+    'process_memory', 'require_packages', 'return_freed_memory'
+]
 
 LIBRARIES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmpretrain')
 PACKAGE = osp.dirname(osp.dirname(osp.abspath(__file__)))
@@ -25,6 +34,16 @@ BFLOAT16 = {
 }
 # What oneDNN may be told to stay below, with AVX-512 and without bfloat16.
 LIMITS = ('AVX512_CORE', 'AVX512_CORE_VNNI')
+
+GIB = 1024**3
+# Options of glibc's mallopt.
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+# Bytes, more than any network's; and the most that some versions take.
+LARGE = 2**30
+LARGEST_ALLOWED = 2**25
+
+MAX_WORKERS = 8
 
 
 def describe_machine() -> Dict[str, Any]:
@@ -137,3 +156,110 @@ def _git(*args: str) -> Optional[str]:
             text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def free_memory(device: torch.device) -> int:
+    """The memory that may still be taken.
+
+    Args:
+        device (torch.device): The CPU or a GPU.
+
+    Returns:
+        int: Its size in bytes.
+    """
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open('/proc/meminfo') as file:
+            table = dict(line.split(':') for line in file)
+        return int(table['MemAvailable'].split()[0]) * 1024
+    except (OSError, KeyError):
+        # Not Linux. What is in use can be swapped out, within limits.
+        return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held.
+
+    Returns:
+        int: Its size in bytes: on a GPU what PyTorch has allocated there,
+        otherwise resident memory, 0 if the system does not tell.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return process_memory('VmHWM')
+
+
+def process_memory(name: str) -> int:
+    """A number from the kernel's account of this process.
+
+    Args:
+        name (str): ``'VmRSS'``, what is resident now, or ``'VmHWM'``, the
+            most that was; see ``proc_pid_status(5)``.
+
+    Returns:
+        int: Its size in bytes, 0 if the kernel keeps no such account.
+    """
+    try:
+        with open('/proc/self/status') as file:
+            table = dict(line.split(':', 1) for line in file)
+        return int(table[name].split()[0]) * 1024
+    except (OSError, KeyError):
+        return 0
+
+
+def keep_freed_memory() -> None:
+    """Have freed memory kept for the next allocation.
+
+    By default, glibc returns large blocks to the system or keeps them,
+    depending on what was allocated before. To get them again costs a page
+    fault for every 4 KiB, in every step.
+    """
+    with suppress(AttributeError, OSError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE) or libc.mallopt(
+            M_MMAP_THRESHOLD, LARGEST_ALLOWED)
+        libc.mallopt(M_TRIM_THRESHOLD, LARGE)
+
+
+def return_freed_memory() -> None:
+    """Return what is free to the system now."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def default_workers() -> int:
+    """The number of workers for a data loader whose config names none.
+
+    Returns:
+        int: With an accelerator, one for each core that this process may
+        count on, 8 at the most. Without one 0: the networks need the cores
+        themselves, and workers would take them away.
+    """
+    if get_device() == 'cpu':
+        return 0
+    if hasattr(os, 'sched_getaffinity'):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    return min(MAX_WORKERS, max(1, cores // processes))
+
+
+def require_packages(setting: str, packages: Iterable[str],
+                     extra: str) -> None:
+    """Raise unless packages are installed.
+
+    Args:
+        setting (str): What needs them, for the message.
+        packages (Iterable[str]): Their names, as they are imported.
+        extra (str): The extra of this plugin that they come with.
+
+    Raises:
+        ConfigError: If one is missing.
+    """
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f'{setting} needs the package {package}, which '
+                              'is not installed; get it with: pip install '
+                              f'"mcod-plugin[{extra}]"')

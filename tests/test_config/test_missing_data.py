@@ -76,6 +76,34 @@ def test_wrapped(tmp_path):
     assert f'CIFAR100 is missing: looked for {tmp_path}/x/' in text
 
 
+def test_one_of_several(tmp_path):
+    digits = dict(type='mcod_plugin.Digits', pipeline=[])
+    text = explained(
+        dict(type='ConcatDataset', datasets=[digits,
+                                             cifar(tmp_path / 'x')]))
+    assert f'CIFAR100 is missing: looked for {tmp_path}/x/' in text
+
+
+@pytest.mark.parametrize('download', [True, False])
+def test_held_in_memory(tmp_path, download):
+    cfg = dict(
+        cifar(tmp_path / 'x', download=download),
+        type='mcod_plugin.InMemoryDataset',
+        source='CIFAR100',
+        max_gib=1,
+        per_class=(0, 5))
+    text = explained(cfg)
+    assert f'CIFAR100 is missing: looked for {tmp_path}/x/' in text
+
+
+def test_a_mistake_beside_missing_data_is_told_first(tmp_path):
+    """What is wrong in the settings has nothing to do with the data."""
+    cfg = dict(cifar(tmp_path / 'x'), split='trian')
+    with pytest.raises(AssertionError, match='split must be one of'):
+        with explain_missing_data(cfg):
+            DATASETS.build(cfg)
+
+
 def test_folder_of_images(tmp_path):
     root = tmp_path / 'images'
     text = explained(

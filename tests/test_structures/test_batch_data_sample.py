@@ -5,7 +5,7 @@ import pytest
 import torch
 from mmpretrain.structures import DataSample
 
-from mcod_plugin.structures import BatchDataSample
+from mcod_plugin.structures import BatchDataSample, batch_fields
 
 NUM = 5
 
@@ -108,8 +108,12 @@ def test_touched():
     with pytest.raises(IndexError):
         batch[NUM]
     assert batch[2:2] == [] and not batch.touched
+    assert batch_fields(batch) is batch.fields
     batch[2]
     assert batch.touched
+    # A sample may have changed since.
+    assert batch_fields(batch) is None
+    assert batch_fields(list(batch)) is None is batch_fields(None)
 
 
 def test_changes_last():

@@ -9,7 +9,8 @@ from mmengine.logging import HistoryBuffer
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.checkpoint import (DamagedCheckpoint, last_checkpoint,
                                           read_checkpoint,
-                                          resumable_checkpoints)
+                                          resumable_checkpoints,
+                                          state_dict_mismatches)
 
 
 class Payload:
@@ -171,3 +172,31 @@ def test_resumable_checkpoints(tmp_path, last, numbers):
         for number in numbers
     ]
     assert resumable_checkpoints(str(tmp_path / 'no'), last, '{}.pth') == []
+
+
+ONE, TWO = torch.zeros(1), torch.zeros(2)
+STATE = {'head.fc.bias': ONE, 'head.fc.weight': TWO, 'branches.a.b.c': ONE}
+
+
+def test_fits():
+    assert state_dict_mismatches(STATE, dict(reversed(STATE.items()))) == []
+
+
+@pytest.mark.parametrize('change, faults', [
+    ({'head.fc.bias': None, 'head.fc.weight': None},
+     ['lacks head (2 keys such as head.fc.bias)']),
+    ({'branches.a.b.c': None, 'branches.d.b.c': ONE, 'neck.x': ONE},
+     ['lacks branches.a (1 keys such as branches.a.b.c)',
+      'adds branches.d (1 keys such as branches.d.b.c), neck (1 keys such as '
+      'neck.x)']),
+    ({'head.fc.weight': ONE},
+     ['has head.fc.weight of shape (1,) instead of (2,)']),
+    ({'head.fc.weight': [0.]},
+     ['has head.fc.weight of shape list instead of (2,)']),
+])
+def test_faults(change, faults):
+    given = {
+        key: value
+        for key, value in {**STATE, **change}.items() if value is not None
+    }
+    assert state_dict_mismatches(STATE, given) == faults

@@ -3,11 +3,14 @@ import signal
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.utils.files import check_out, new_file, sweep, write_text
+from mcod_plugin.utils.files import (check_out, missing_folders, new_file,
+                                     new_folder, remove_empty, sweep,
+                                     write_text)
 
 WRITER = """\
 import sys, time
@@ -171,3 +174,77 @@ def test_out_must_not_be_read_only(tmp_path):
     path.touch(0o444)
     with pytest.raises(ConfigError, match='old.json must not be written to'):
         check_out('--out', str(path))
+
+
+def test_missing_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'a').mkdir()
+    expected = [str(tmp_path / name) for name in ('a/b/c', 'a/b')]
+    assert missing_folders('a/b/c') == expected
+    assert missing_folders(str(tmp_path / 'a' / 'b' / 'c')) == expected
+    assert missing_folders('a') == missing_folders('.') == []
+    assert missing_folders('s3://bucket/folder') == []
+
+
+def test_remove_empty(tmp_path):
+    folder = tmp_path / 'a' / 'b'
+    made = missing_folders(str(folder))
+    remove_empty(made)  # not made at all
+    folder.mkdir(parents=True)
+    remove_empty(made)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_remove_empty_keeps_what_is_used(tmp_path):
+    folder = tmp_path / 'a' / 'b'
+    made = missing_folders(str(folder))
+    folder.mkdir(parents=True)
+    (tmp_path / 'a' / 'file').touch()
+    remove_empty(made)
+    assert not folder.exists() and (tmp_path / 'a' / 'file').exists()
+
+
+FOLDER_WRITER = """\
+import os, sys, time
+from mcod_plugin.utils.files import new_folder
+with new_folder(sys.argv[1]) as folder:
+    open(os.path.join(folder, 'half'), 'w').close()
+    print(folder, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_takes_its_place_or_is_gone(tmp_path):
+    with new_folder(str(tmp_path / 'new' / 'out')) as folder:
+        (Path(folder) / 'file').write_text('text')
+        assert not (tmp_path / 'new' / 'out').exists()
+    assert (tmp_path / 'new' / 'out' / 'file').read_text() == 'text'
+    with pytest.raises(KeyError):
+        with new_folder(str(tmp_path / 'other' / 'out')):
+            raise KeyError
+    assert list(tmp_path.iterdir()) == [tmp_path / 'new']
+    with pytest.raises(ConfigError, match='is not empty'):
+        with new_folder(str(tmp_path / 'new' / 'out')):
+            pass
+
+
+def test_only_folders_that_dead_writers_left_are_removed(tmp_path):
+    out = str(tmp_path / 'out')
+    other = tmp_path / '.out.own.part'
+    other.mkdir()
+    writer = subprocess.Popen([sys.executable, '-c', FOLDER_WRITER, out],
+                              stdout=subprocess.PIPE,
+                              text=True)
+    try:
+        part = Path(writer.stdout.readline().strip())
+        with pytest.raises(KeyError):
+            with new_folder(out):
+                raise KeyError
+        assert (part / 'half').exists()
+    finally:
+        writer.kill()
+        writer.communicate()
+    assert (part / 'half').exists()
+    with new_folder(out):
+        pass
+    assert sorted(tmp_path.iterdir()) == [other, tmp_path / 'out']

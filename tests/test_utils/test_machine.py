@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcod_plugin.utils.machine import (LIBRARIES, cpu_flags, cpu_has_bfloat16,
-                                       describe_machine)
+from mcod_plugin.engine.runner import CohortRunner
+from mcod_plugin.utils.machine import (GIB, LIBRARIES, MAX_WORKERS, cpu_flags,
+                                       cpu_has_bfloat16, default_workers,
+                                       describe_machine, free_memory,
+                                       peak_memory, process_memory)
 from mcod_plugin.version import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -218,3 +221,97 @@ def test_commit_of_the_code_alone(tmp_path):
         file.write('# changed')
     found = describe_in(tmp_path)
     assert (found['commit'], found['dirty']) == (head, True)
+
+
+# The kernel's account is not exact.
+SLACK = 2**22
+
+
+def test_free_memory():
+    free = free_memory(torch.device('cpu'))
+    assert type(free) is int and 0 < free < 2**20 * GIB
+    if torch.cuda.is_available():
+        assert free_memory(torch.device('cuda')) > 0
+
+
+def test_peak_memory():
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if device == 'cpu' and not process_memory('VmHWM'):
+        pytest.skip('this system does not tell')
+    values = torch.ones(2**26, dtype=torch.uint8, device=device)
+    peak = peak_memory()
+    assert type(peak) is int and peak >= 2**26
+    del values
+    assert peak_memory() >= peak - SLACK
+
+
+def test_process_memory():
+    now, peak = map(process_memory, ('VmRSS', 'VmHWM'))
+    assert 0 <= now <= peak + SLACK < 2**20 * GIB
+    assert process_memory('nothing') == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='for CPUs')
+def test_networks_on_a_cpu_keep_all_cores():
+    assert default_workers() == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='for GPUs')
+def test_processes_share_the_cores(monkeypatch):
+    assert 1 <= default_workers() <= MAX_WORKERS
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '10000')
+    assert default_workers() == 1
+
+
+@pytest.mark.parametrize('given, expected', [({}, default_workers()),
+                                             (dict(num_workers=1), 1)])
+def test_a_loader_without_a_number(tiny_config, given, expected):
+    loader = tiny_config(in_memory=False).train_dataloader
+    del loader['num_workers']
+    loader.update(given)
+    assert CohortRunner.build_dataloader(loader).num_workers == expected
+    # The config is left as it is.
+    assert loader.get('num_workers') == given.get('num_workers')
+
+
+# It is a setting of the process, so the test has one of its own.
+SCRIPT = """
+import numpy as np
+from mcod_plugin.utils.machine import keep_freed_memory, return_freed_memory
+
+
+def resident():
+    with open('/proc/self/status') as file:
+        table = dict(line.split(':', 1) for line in file)
+    return int(table['VmRSS'].split()[0]) / 1024
+
+
+def growth():
+    return resident() - start
+
+
+start = resident()
+for change in (None, keep_freed_memory):
+    if change is not None:
+        change()
+    block = np.ones(64 * 1024**2, np.uint8)
+    print(growth())
+    del block
+    print(growth())
+return_freed_memory()
+print(growth())
+"""
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith('linux'), reason='only Linux tells')
+def test_freed_memory_is_kept():
+    out = subprocess.run([sys.executable, '-c', SCRIPT],
+                         check=True,
+                         capture_output=True,
+                         text=True).stdout
+    used, returned, used_again, kept, at_last = map(float, out.split())
+    # By default, a block of 64 MiB goes back to the system.
+    assert used > 60 and returned < 4
+    assert used_again > 60 and kept > 60
+    assert at_last < 4

@@ -74,7 +74,8 @@ class BranchCheckpointHook(CheckpointHook):
         if runner._resume and self._loaded is not None:
             self._take_over(runner, self._loaded)
         super().before_train(runner)
-        self.file_backend = _Postponing(self.file_backend, runner.message_hub)
+        self.file_backend = _DeferringBackend(self.file_backend,
+                                              runner.message_hub)
         if is_main_process():
             for folder in {runner.work_dir, self.out_dir}:
                 sweep(folder)
@@ -120,7 +121,7 @@ class BranchCheckpointHook(CheckpointHook):
         super().after_val_epoch(runner, {**dict.fromkeys(missing), **metrics})
         self._remove_obsolete()
 
-    def note_end(self, runner: Runner) -> None:
+    def mark_as_ended(self, runner: Runner) -> None:
         """Have the last checkpoint tell that its run has ended, so that it is
         not resumed again.
 
@@ -255,7 +256,7 @@ def checkpoint_folder(hook: CheckpointHook, work_dir: str) -> str:
     return join_path(hook.out_dir, osp.basename(work_dir.rstrip(osp.sep)))
 
 
-class _Postponing:
+class _DeferringBackend:
     """A file backend that notes what it should remove, for MMEngine removes a
     file before it writes the next one.
 

@@ -54,7 +54,7 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
     """
 
     def __init__(self) -> None:
-        self.waiting: List[Tuple[str, Any]] = []
+        self.pending: List[Tuple[str, Any]] = []
         # Of each step its first place there, the iteration and the learning
         # rates.
         self._steps: List[Tuple[int, int, Dict[str, Sequence[float]]]] = []
@@ -70,7 +70,7 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         have ``time`` averaged from one log to the next."""
         super().before_train(runner)
         self._watch = DivergenceWatch(runner)
-        self._note_distilled(runner.message_hub.log_scalars)
+        self._note_kd_keys(runner.message_hub.log_scalars)
         self._model = get_ori_model(runner.model)
         settings = runner.log_processor.custom_cfg
         intervals = log_intervals(runner)
@@ -92,9 +92,9 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         ratios."""
         runner.message_hub.update_info('iter', runner.iter)
         rates = runner.optim_wrapper.get_lr()
-        self._steps.append((len(self.waiting), runner.iter, rates))
+        self._steps.append((len(self.pending), runner.iter, rates))
         for key, value in rates.items():
-            self.waiting.append((f'train/{key}', value[0]))
+            self.pending.append((f'train/{key}', value[0]))
         if hasattr(self._model, 'ratio_due') and (
                 batch_idx % RATIO_STEPS == 0
                 or self._is_read(runner, batch_idx)):
@@ -108,7 +108,7 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         """Keep the values of the step; hand them over if they are logged."""
         outputs = outputs or {}
         values = {f'train/{key}': value for key, value in outputs.items()}
-        self._note_distilled(values)
+        self._note_kd_keys(values)
         # A branch without a distillation loss is in a gap; one that has it may
         # lack the ratio, which is not measured in every step.
         gap = {
@@ -122,19 +122,19 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         for key, value in {**gap, **shared, **values}.items():
             if isinstance(value, torch.Tensor):
                 value = value.detach().reshape(())
-            self.waiting.append((key, value))
+            self.pending.append((key, value))
         saves = is_saved(runner)
         if saves or self._is_read(runner, batch_idx):
-            self._look(runner, runner.iter + 1, saves)
+            self._check(runner, runner.iter + 1, saves)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Hand over what is left of the epoch, before it is saved."""
-        self._look(runner, runner.iter, True)
+        self._check(runner, runner.iter, True)
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Hand over what is left, before the best is saved."""
         if self._watch is not None:
-            self._look(runner, runner.iter, True)
+            self._check(runner, runner.iter, True)
 
     def after_train(self, runner: Runner) -> None:
         """Look no longer: what is validated now is not trained."""
@@ -143,15 +143,15 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Hand over what the checkpoint's copy of the message hub lacks."""
-        if self.waiting:
+        if self.pending:
             # By a hook of a user's, and on rank 0 alone.
             done = self._steps[-1][1] + 1
-            self.hand_over(runner)
+            self.flush(runner)
             state = runner.message_hub.state_dict()
             for key in ('log_scalars', 'resumed_keys'):
                 checkpoint['message_hub'][key] = state[key]
-            self._watch.look_at_weights(done)
-            self._watch.refuse()
+            self._watch.check_weights(done)
+            self._watch.raise_if_faulty()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Leave out the branches that the checkpoint's run has left out."""
@@ -160,7 +160,7 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         if names and hasattr(model, 'leave_out'):
             model.leave_out(names)
 
-    def _look(self, runner: Runner, iteration: int, saves: bool) -> None:
+    def _check(self, runner: Runner, iteration: int, saves: bool) -> None:
         """Hand over, and see whether training has diverged.
 
         Args:
@@ -168,11 +168,11 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
             iteration (int): How many iterations are over.
             saves (bool): Whether a checkpoint may be written next.
         """
-        self.hand_over(runner)
+        self.flush(runner)
         if self._watch is not None:
             if saves:
-                self._watch.look_at_weights(iteration)
-            self._watch.settle(iteration)
+                self._watch.check_weights(iteration)
+            self._watch.handle_faults(iteration)
 
     def _is_read(self, runner: Runner, batch_idx: int) -> bool:
         """Whether the values are read after this step."""
@@ -180,7 +180,7 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
             self.every_n_inner_iters(batch_idx, interval)
             for interval in (MAX_STEPS, *log_intervals(runner)))
 
-    def _note_distilled(self, keys: Iterable[str]) -> None:
+    def _note_kd_keys(self, keys: Iterable[str]) -> None:
         self._own_weights.update(
             dict.fromkeys(key for key in keys if key.endswith('.kd_weight')))
         self.gap.update({
@@ -188,25 +188,25 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
             for key in keys if key.endswith(('.loss_kd', '.kd_ratio'))
         })
 
-    def hand_over(self, runner: Runner) -> None:
+    def flush(self, runner: Runner) -> None:
         """Move all values that wait to the message hub.
 
         Args:
             runner (Runner): The runner.
         """
-        numbers = to_host([value for _, value in self.waiting])
+        numbers = to_host([value for _, value in self.pending])
         histories: Dict[str, list] = {}
-        for (key, _), number in zip(self.waiting, numbers):
+        for (key, _), number in zip(self.pending, numbers):
             histories.setdefault(key, []).append(number)
         if self._watch is not None:
             begins = [begin for begin, *_ in self._steps]
-            self._watch.look_at_losses(
+            self._watch.check_losses(
                 (key, number, step[1] + 1, step[2])
                 for index, (key, number) in enumerate(
-                    zip((key for key, _ in self.waiting), numbers))
+                    zip((key for key, _ in self.pending), numbers))
                 if 'loss' in key and not math.isfinite(number)
                 for step in [self._steps[bisect_right(begins, index) - 1]])
-        self.waiting.clear()
+        self.pending.clear()
         self._steps.clear()
         for key, (first, *others) in histories.items():
             runner.message_hub.update_scalar(key, first)

@@ -82,7 +82,7 @@ class DivergenceWatch:
     def _branches(self) -> Mapping[str, nn.Module]:
         return getattr(self._model, 'branches', {})
 
-    def look_at_losses(self, losses: Iterable[Reading]) -> None:
+    def check_losses(self, losses: Iterable[Reading]) -> None:
         """Note which losses are not finite.
 
         Args:
@@ -99,7 +99,7 @@ class DivergenceWatch:
             self._note(name, what, iteration, rates,
                        2 if not name or loss == 'loss_kd' else 0)
 
-    def look_at_weights(self, iteration: int) -> None:
+    def check_weights(self, iteration: int) -> None:
         """Note which weights are not finite, unless it was done.
 
         Args:
@@ -112,7 +112,7 @@ class DivergenceWatch:
             self._note(name, f'the weights of {name} are not finite',
                        iteration, self._runner.optim_wrapper.get_lr(), 1)
 
-    def settle(self, iteration: int) -> None:
+    def handle_faults(self, iteration: int) -> None:
         """Do what is to be done. All ranks call it in the same places.
 
         Args:
@@ -138,7 +138,7 @@ class DivergenceWatch:
         if faults:
             self._act(faults)
 
-    def refuse(self) -> None:
+    def raise_if_faulty(self) -> None:
         """Raise if something is noted that is still to be settled, so that no
         checkpoint is written.
 

@@ -5,10 +5,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
+from mcod_plugin.datasets.label_names import (LabelNames, label_names,
+                                              name_mismatches, trained_names)
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import HOOKS
-from mcod_plugin.utils.label_names import (LabelNames, label_names,
-                                           name_faults, trained_names)
 
 # Reading the labels of a larger data set takes longer than is fair before the
 # first step; its number of classes has to do.
@@ -51,7 +51,7 @@ class LabelCheckHook(Hook):
             if runner.iter > 0:
                 self._wanted = wanted
             else:
-                self._tell_other_classes(runner, wanted[0].classes)
+                self._warn_of_other_classes(runner, wanted[0].classes)
         self._check(runner, 'train_dataloader', runner.train_dataloader)
         if runner.val_loop is not None:
             self._check(runner, 'val_dataloader', runner.val_dataloader)
@@ -88,10 +88,10 @@ class LabelCheckHook(Hook):
                         f'{setting} has {number} classes, but num_classes of '
                         f'the branches is {num_classes}.')
 
-    def _tell_other_classes(self, runner: Runner,
-                            classes: Tuple[str, ...]) -> None:
+    def _warn_of_other_classes(self, runner: Runner,
+                               classes: Tuple[str, ...]) -> None:
         for names in label_names(runner.train_dataloader.dataset):
-            faults = name_faults(names.classes, classes)
+            faults = name_mismatches(names.classes, classes)
             if faults:
                 runner.logger.warning(
                     'The weights to start from were trained on other classes '
@@ -115,7 +115,7 @@ def check_names(setting: str, names: LabelNames, wanted: LabelNames,
     """
     for kind in LabelNames._fields:
         given, other = getattr(names, kind), getattr(wanted, kind)
-        faults = name_faults(given, other)
+        faults = name_mismatches(given, other)
         if faults:
             raise ConfigError(
                 f'{setting} must have the {kind} of {owner} ({len(other)}) in '
@@ -129,7 +129,7 @@ def label_bounds(dataset: Any) -> Optional[tuple]:
     """The lowest and the highest label of a data set.
 
     Args:
-        dataset (Dataset): A data set of the toolbox, or a wrapper of some.
+        dataset (Dataset): A data set of MMPretrain, or a wrapper of some.
 
     Returns:
         tuple[int, int] | None: None if the data set does not tell.

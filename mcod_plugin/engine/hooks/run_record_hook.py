@@ -19,8 +19,7 @@ from mcod_plugin.runs.config_changes import (config_changes, json_config,
                                              keep_settings)
 from mcod_plugin.runs.record import (RECORD, columns, mean_of, numbers)
 from mcod_plugin.utils.files import check_out, write_text
-from mcod_plugin.utils.machine import describe_machine
-from mcod_plugin.utils.memory import peak_memory
+from mcod_plugin.utils.machine import describe_machine, peak_memory
 from mcod_plugin.utils.table import render
 from ..optim_wrapper import precision
 from .cohort_report_hook import top1

@@ -6,18 +6,19 @@ cohort are written in another order.
 from itertools import chain, repeat, zip_longest
 from typing import Dict, List, Optional, Tuple
 
+import torch
 import torch.nn as nn
 from mmengine.optim import OptimWrapper
 from torch import Tensor
 from torch.optim import Optimizer
 
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.models.utils.state_faults import state_faults
-from .fused import WAYS
+from mcod_plugin.utils.checkpoint import state_dict_mismatches
+from .prepare import WAYS
 
 __all__ = [
-    'arrange_parameters', 'changed_options', 'match_parameters',
-    'name_parameters'
+    'arrange_parameters', 'changed_options', 'match_memory_formats',
+    'match_parameters', 'name_parameters'
 ]
 
 # For each group of a state its parameters: name, value and present group.
@@ -80,7 +81,7 @@ def match_parameters(optimizer: Optimizer,
     if by_name:
         parameters = {entry[0]: entry for entry in chain(*found)}
         names = [group[NAMES] for group in given]
-        faults = state_faults(
+        faults = state_dict_mismatches(
             dict.fromkeys(parameters), dict.fromkeys(chain(*names)))
         if faults:
             raise ConfigError('the state of its optimizer is of other '
@@ -147,6 +148,24 @@ def changed_options(saved: dict, found: Match) -> List[str]:
         f'{key} {then:g} instead of {now:g} ({len(names)} parameters such as '
         f'{names[0]})' for (key, then, now), names in changes.items()
     ]
+
+
+def match_memory_formats(optimizer: Optimizer) -> None:
+    """Put an optimizer's state into the memory formats of its parameters.
+
+    A checkpoint brings the formats in which it was saved. Fused optimizers
+    take the values of a parameter and of its state as they lie in memory, and
+    would confuse them without an error.
+
+    Args:
+        optimizer (Optimizer): The optimizer, which is changed.
+    """
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if (isinstance(value, Tensor) and value.shape == parameter.shape
+                    and value.stride() != parameter.stride()):
+                state[key] = torch.empty_like(
+                    parameter, dtype=value.dtype).copy_(value)
 
 
 def _are_named(groups: List[dict]) -> bool:

@@ -1,7 +1,8 @@
 import inspect
-from typing import Any, Optional
+from typing import Any, List, Mapping, Optional
 
 import torch
+import torch.nn as nn
 
 from mcod_plugin.errors import ConfigError, nearest, one_line
 
@@ -24,10 +25,7 @@ def compile_settings(setting: Any) -> Optional[dict]:
         raise ConfigError('compile must be True, False or a dict of arguments '
                           f'of torch.compile; got {setting!r}')
     settings = {} if setting is True else dict(setting)
-    known = [
-        name for name in inspect.signature(torch.compile).parameters
-        if name != 'model'
-    ]
+    known = _arguments()
     for name in settings:
         if name not in known:
             raise ConfigError(
@@ -64,6 +62,34 @@ def uses_cuda_graphs(setting: Any) -> bool:
     options = settings.get('options') or {}
     return (settings.get('mode') in ('reduce-overhead', 'max-autotune')
             or bool(options.get('triton.cudagraphs')))
+
+
+def compile_branches(branches: Mapping[str, nn.Module],
+                     settings: dict) -> None:
+    """Compile branches, each by itself.
+
+    Args:
+        branches (Mapping[str, nn.Module]): The classifiers by name.
+        settings (dict): Arguments of :func:`torch.compile`.
+    """
+    # Branches of one class have their code in common, but must not share its
+    # limit of versions: what is beyond it runs uncompiled.
+    if 'isolate_recompiles' in _arguments():
+        settings = {'isolate_recompiles': True, **settings}
+    else:
+        limits = torch._dynamo.config
+        limits.cache_size_limit = max(limits.cache_size_limit,
+                                      8 * len(branches))
+    for branch in branches.values():
+        branch.compile(**settings)
+
+
+def _arguments() -> List[str]:
+    """Names of the arguments of :func:`torch.compile`."""
+    return [
+        name for name in inspect.signature(torch.compile).parameters
+        if name != 'model'
+    ]
 
 
 def _nothing() -> None:

@@ -20,7 +20,7 @@ class CifarVGG(CifarBackbone):
     to take the place of the three of the paper.
 
     The full width is better taken from timm, by ``dict(type='TIMMBackbone',
-    model_name='vgg16_bn', features_only=True)``, or from the toolbox, by
+    model_name='vgg16_bn', features_only=True)``, or from MMPretrain, by
     ``dict(type='VGG', depth=16, norm_cfg=dict(type='BN'))``. Those have no
     setting for the width, and narrow networks are what this one is for. With
     ``width=64`` and a head of 100 classes it has 15 (``depth=16``) or 20

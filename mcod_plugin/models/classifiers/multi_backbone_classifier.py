@@ -1,40 +1,34 @@
 import math
-import re
 from typing import (Any, Callable, Dict, Iterable, List, Optional, Sequence,
                     Tuple, Union)
 
 import torch
 import torch.nn as nn
 from mmengine.model import ModuleDict
-from mmpretrain.models.classifiers import BaseClassifier, ImageClassifier
+from mmpretrain.models.classifiers import BaseClassifier
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from mcod_plugin.config.input_size import parse_input_size
 from mcod_plugin.errors import ConfigError, check_choice, check_number
 from mcod_plugin.registry import MODELS
-from mcod_plugin.structures import BatchDataSample
+from mcod_plugin.structures import BatchDataSample, batch_fields
 from ..heads import BaseTeacher
 from ..losses import BaseKDLoss
 from ..utils.branch_images import BranchImages
-from ..utils.branch_loss import branch_loss, total_loss
-from ..utils.branch_settings import BranchSettings
-from ..utils.build_branch import build_branch
-from ..utils.build_part import adapt, build_part
+from ..utils.branch_loss import (branch_loss, gradient_ratio, logit_gradients,
+                                 soft_labels, total_loss)
+from ..utils.branch_settings import BranchSettings, freeze
+from ..utils.build_cohort import (build_branches, check_names,
+                                  preprocessor_config)
+from ..utils.build_distillation import (DISTILL, TEACHER, build_distillation,
+                                        feats_and_logits)
+from ..utils.build_part import adapt
 from ..utils.divergence_mask import DivergenceMask, without_diverged
-from ..utils.frozen import freeze
 from ..utils.input_size import guess_input_size
-from ..utils.logit_gradients import gradient_ratio, logit_gradients
 from ..utils.memory_format import MEMORY_FORMATS, choose_memory_format
 from ..utils.pretrained import load_pretrained, take_pretrained
-from ..utils.soft_labels import soft_labels
-from ..utils.state_faults import state_faults
-
-# What a cohort has that does not say anything else.
-TEACHER = dict(type='mcod_plugin.EnsembleTeacher')
-DISTILL = dict(type='mcod_plugin.DiscontinuousKDLoss')
-# Names that mean something else where a branch's name appears.
-RESERVED_NAMES = ('ensemble', 'diversity', 'teacher')
+from ..utils.state_dict import check_state_dict
 
 
 @MODELS.register_module()
@@ -165,9 +159,9 @@ class MultiBackboneClassifier(BaseClassifier):
                  loss_weight: float = 1.0) -> None:
         super().__init__(
             init_cfg=init_cfg,
-            data_preprocessor=_preprocessor(data_preprocessor, train_cfg))
-        _check_names(branches)
-        _check_std(self.data_preprocessor)
+            data_preprocessor=preprocessor_config(data_preprocessor,
+                                                  train_cfg))
+        check_names(branches)
         check_number('model.loss_weight', loss_weight, 0, exclusive=True)
         if input_size is None:
             input_size = guess_input_size(branches)
@@ -176,12 +170,16 @@ class MultiBackboneClassifier(BaseClassifier):
         self.in_channels = 3 if mean is None else mean.numel()
         own = BranchSettings.of_cohort(self.input_size, self.data_preprocessor,
                                        self.in_channels, loss_weight)
-        self._build_branches(branches, own)
+        built, self.branch_settings, self.num_classes = build_branches(
+            branches, own, self.in_channels, self.data_preprocessor)
+        self.branches = ModuleDict(built)
         self._freeze_branches()
         self._choose_memory_formats(memory_format)
         self.branch_images = BranchImages(own, self.branch_settings,
                                           self.memory_formats)
-        self._build_distillation(teacher, distill)
+        self.teacher, self.distill = build_distillation(
+            teacher, distill, self.branches, self.num_classes, self._shapes())
+        self._begin_teacher()
         self.kd_weights = {
             name: 0.
             for name in self.branches if name not in self.frozen
@@ -189,32 +187,7 @@ class MultiBackboneClassifier(BaseClassifier):
         self.ratio_due = False
         self.divergence = DivergenceMask(self.branches)
         self._register_load_state_dict_pre_hook(
-            _check_state_dict, with_module=True)
-
-    def _build_branches(self, branches: Dict[str, Any],
-                        own: BranchSettings) -> None:
-        """Build the branches, which must agree on the number of classes."""
-        self.branch_settings, built, numbers = {}, {}, {}
-        for name, cfg in branches.items():
-            cfg, settings = own.take(name, cfg, self.in_channels)
-            self.branch_settings[name] = settings
-            built[name], numbers[name] = build_branch(name, cfg,
-                                                      settings.input_size,
-                                                      self.in_channels)
-        if len(set(numbers.values())) > 1:
-            given = ', '.join(f'{name} {n}' for name, n in numbers.items())
-            raise ConfigError('model.branches must agree on num_classes; got '
-                              f'{given}')
-        self.num_classes = next(iter(numbers.values()))
-        # It is what labels are turned into one-hot scores by.
-        given = getattr(self.data_preprocessor, 'num_classes', None)
-        if given is None:
-            self.data_preprocessor.num_classes = self.num_classes
-        elif given != self.num_classes:
-            raise ConfigError(
-                f'data_preprocessor.num_classes is {given}, but num_classes '
-                f'of the branches is {self.num_classes}')
-        self.branches = ModuleDict(built)
+            check_state_dict, with_module=True)
 
     def _freeze_branches(self) -> None:
         """Take the branches that only teach out of training."""
@@ -230,29 +203,19 @@ class MultiBackboneClassifier(BaseClassifier):
 
     def _choose_memory_formats(self, memory_format: str) -> None:
         check_choice('model.memory_format', memory_format, MEMORY_FORMATS)
+        shapes = self._shapes()
         self.memory_formats = {
-            name: choose_memory_format(
-                f'model.branches.{name}', memory_format, branch,
-                (2, self.in_channels, *self.branch_settings[name].input_size))
+            name: choose_memory_format(f'model.branches.{name}', memory_format,
+                                       branch, shapes[name])
             for name, branch in self.branches.items()
         }
 
-    def _build_distillation(self, teacher: Any, distill: Any) -> None:
-        """Build teacher and distillation loss, and tell them the cohort."""
-        teacher = build_part('model.teacher', teacher or TEACHER, BaseTeacher)
-        if distill is not None:
-            distill = build_part('model.distill', distill or DISTILL,
-                                 BaseKDLoss)
-            _check_pair(teacher, distill)
-        self.teacher = teacher
-        self.distill = distill
-        self._check_features()
-        names = list(self.branches)
-        teacher.setup(names, self.num_classes)
-        if distill is not None:
-            shapes = self._feature_shapes() if distill.needs_feats else None
-            distill.setup(names, self.num_classes, shapes)
-        self._begin_teacher()
+    def _shapes(self) -> Dict[str, Tuple[int, ...]]:
+        """The shape ``(N, C, H, W)`` of a dummy batch for each branch."""
+        return {
+            name: (2, self.in_channels, *settings.input_size)
+            for name, settings in self.branch_settings.items()
+        }
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Also one that is exchanged later on.
@@ -348,24 +311,21 @@ class MultiBackboneClassifier(BaseClassifier):
             return self.predict(inputs, data_samples)
         raise RuntimeError(f'Invalid mode "{mode}".')
 
-    def branch_logits(self, inputs: Tensor) -> Dict[str, Tensor]:
+    def branch_logits(
+            self,
+            inputs: Tensor,
+            feats: Optional[Dict[str, tuple]] = None) -> Dict[str, Tensor]:
         """Logits of all branches.
 
         Args:
             inputs (Tensor): Images ``(N, C, H, W)``.
+            feats (dict[str, tuple[Tensor]], optional): Gets the features of
+                the branches' backbones. Defaults to None.
 
         Returns:
             dict[str, Tensor]: Logits ``(N, num_classes)`` by branch, in at
             least single precision also under AMP.
         """
-        return self._branch_logits(inputs)
-
-    def _branch_logits(
-            self,
-            inputs: Tensor,
-            feats: Optional[Dict[str, tuple]] = None) -> Dict[str, Tensor]:
-        """Logits of all branches; their backbones' features are put into
-        ``feats`` on the way, unless it is None."""
         images = self.branch_images(inputs)
         if any(branch._compiled_call_impl
                for branch in self.branches.values()):
@@ -379,47 +339,13 @@ class MultiBackboneClassifier(BaseClassifier):
                 if feats is None:
                     logits[name] = branch(images[name])
                 else:
-                    feats[name], logits[name] = _in_two_steps(
+                    feats[name], logits[name] = feats_and_logits(
                         branch, images[name])
         return {
             name: score.float() if score.dtype in (
                 torch.float16, torch.bfloat16) else score
             for name, score in logits.items()
         }
-
-    def _needs_feats(self, weights: Dict[str, float]) -> bool:
-        """Whether teacher or loss are given features in this step."""
-        return any(weights.values()) and (
-            self.teacher.needs_feats or self.distill.needs_feats)
-
-    def _check_features(self) -> None:
-        """Raise unless the branches have the features that are asked for."""
-        if self.distill is None:
-            return
-        for key, part in dict(
-                teacher=self.teacher, distill=self.distill).items():
-            for name, branch in self.branches.items():
-                if part.needs_feats and not isinstance(branch,
-                                                       ImageClassifier):
-                    raise ConfigError(
-                        f'model.{key}.type {type(part).__name__} needs '
-                        'features, so each branch must be an ImageClassifier '
-                        f'with a backbone; got {name}, a '
-                        f'{type(branch).__name__}')
-
-    @torch.no_grad()
-    def _feature_shapes(self) -> Dict[str, tuple]:
-        """By branch the shapes of its features for one image."""
-        shapes = {}
-        for name, branch in self.branches.items():
-            size = self.branch_settings[name].input_size
-            training = branch.training
-            branch.eval()
-            feats, _ = _in_two_steps(branch,
-                                     torch.zeros(2, self.in_channels, *size))
-            branch.train(training)
-            shapes[name] = tuple(tuple(value.shape[1:]) for value in feats)
-        return shapes
 
     def extract_feat(self,
                      inputs: Tensor,
@@ -498,14 +424,16 @@ class MultiBackboneClassifier(BaseClassifier):
         """
         weights = self._weights_in_effect()
         feats = {} if self._needs_feats(weights) else None
-        logits = self._branch_logits(inputs, feats)
+        logits = self.branch_logits(inputs, feats)
+        # What each branch would have alone.
         own = {
             name: branch_loss(self.branches[name], logits[name], data_samples)
             for name in self.kd_weights
         }
         losses = self._own_losses(own)
-        alive = self.divergence.note(logits, losses)
+        alive = self.divergence.detect(logits, losses)
         losses = without_diverged(losses, alive)
+        # What the teacher learns from, and then what it teaches.
         labels = None
         if self._needs_labels(weights):
             labels = soft_labels(data_samples, next(iter(logits.values())))
@@ -541,6 +469,11 @@ class MultiBackboneClassifier(BaseClassifier):
                 key = 'loss_ce' if key == 'loss' else key
                 losses[f'{name}.{key}'] = value
         return losses
+
+    def _needs_feats(self, weights: Dict[str, float]) -> bool:
+        """Whether teacher or loss are given features in this step."""
+        return any(weights.values()) and (
+            self.teacher.needs_feats or self.distill.needs_feats)
 
     def _needs_labels(self, weights: Dict[str, float]) -> bool:
         """Whether teacher or loss are given labels in this step."""
@@ -597,8 +530,7 @@ class MultiBackboneClassifier(BaseClassifier):
             distill, students, target,
             alive and [alive[name] for name in names], **more)
         _check_distances(distill, distances, len(names))
-        distances = self.divergence.without_overflow(names, learning,
-                                                     distances)
+        distances = self.divergence.mask_overflow(names, learning, distances)
         losses = {
             f'{name}.loss_kd': self._weighted(name, weights[name] * distance)
             for name, distance in zip(names, distances)
@@ -669,7 +601,6 @@ class MultiBackboneClassifier(BaseClassifier):
         }
         alive = self.divergence.flags()
         ensemble = self._ask(self.teacher.ensemble, logits, alive).softmax(1)
-        labels = ensemble.argmax(1)
         scores = {
             f'pred_score_{name}': score.softmax(1)
             for name, score in logits.items()
@@ -680,83 +611,19 @@ class MultiBackboneClassifier(BaseClassifier):
                 key: torch.where(flag, score, math.nan)
                 for (key, score), flag in zip(scores.items(), alive.values())
             }
-        if isinstance(data_samples,
-                      BatchDataSample) and not data_samples.touched:
-            fields = dict(
-                data_samples.fields,
-                pred_score=ensemble,
-                pred_label=labels,
-                **scores)
-            return BatchDataSample(**fields)
+        predictions = BatchDataSample(
+            pred_score=ensemble, pred_label=ensemble.argmax(1), **scores)
+        fields = batch_fields(data_samples)
+        if fields is not None:
+            return BatchDataSample(**{**fields, **predictions.fields})
         if data_samples is None:
-            data_samples = [None] * len(labels)
-        data_samples = [
-            DataSample() if sample is None else sample
-            for sample in data_samples
-        ]
-        for index, sample in enumerate(data_samples):
-            # A view would be pickled together with the whole batch.
-            sample.set_pred_score(ensemble[index].clone()).set_pred_label(
-                labels[index:index + 1].clone())
-            for key, score in scores.items():
-                sample.set_field(score[index].clone(), key)
-        return data_samples
-
-
-def _check_names(branches: Any) -> None:
-    """Raise unless the branches have names that can be used as attributes, in
-    checkpoint keys, log keys and file names."""
-    if not isinstance(branches, dict) or not branches:
-        raise ConfigError('model.branches must be a dict that names at least '
-                          f'one classifier; got {branches!r}')
-    for name in branches:
-        if not isinstance(name, str) or not re.fullmatch(r'[\w-]+', name):
-            raise ConfigError(
-                'a name in model.branches must consist of letters, digits, _ '
-                f'and -; got {name!r}')
-        if name in RESERVED_NAMES or hasattr(ModuleDict(), name):
-            raise ConfigError(f'the name {name!r} in model.branches is taken '
-                              'by something else; choose another')
-        if 'loss' in name:
-            raise ConfigError(
-                f'the name {name!r} in model.branches must not contain '
-                "'loss': whatever has it in its log key is added to the loss")
-
-
-def _check_std(preprocessor: nn.Module) -> None:
-    """Raise unless the images can be divided by the standard deviation."""
-    for key, lowest in (('mean', -math.inf), ('std', 0)):
-        value = getattr(preprocessor, key, None)
-        if not isinstance(value, Tensor):
-            continue
-        value = value.flatten().tolist()
-        if not all(lowest < number < math.inf for number in value):
-            bound = ' greater than 0' if key == 'std' else ''
-            raise ConfigError(f'data_preprocessor.{key} must be finite '
-                              f'numbers{bound}; got {value!r}')
-
-
-def _preprocessor(cfg: Any, train_cfg: Optional[dict]) -> Any:
-    """The config of the preprocessor with its defaults. It is built by
-    MMEngine, hence the scope."""
-    if not (cfg is None or isinstance(cfg, dict)):
-        return cfg
-    # Copied because the config of the caller must stay as it is.
-    cfg = dict(cfg or {})
-    cfg.setdefault('type', 'mcod_plugin.BatchDataPreprocessor')
-    if train_cfg is not None:
-        cfg.setdefault('batch_augments', train_cfg)
-    return cfg
-
-
-def _in_two_steps(branch: ImageClassifier,
-                  images: Tensor) -> Tuple[tuple, Tensor]:
-    """A backbone's features, and the logits that the rest of the branch makes
-    of them."""
-    feats = branch.extract_feat(images, stage='backbone')
-    maps = branch.neck(feats) if branch.with_neck else feats
-    feats = tuple(feats) if isinstance(feats, (tuple, list)) else (feats, )
-    return feats, branch.head(maps)
+            return list(predictions)
+        filled = []
+        for sample, prediction in zip(data_samples, predictions):
+            sample = DataSample() if sample is None else sample
+            sample.update(prediction)
+            filled.append(sample)
+        return filled
 
 
 def _logged_weights(weights: Dict[str, float]) -> Dict[str, Tensor]:
@@ -779,41 +646,3 @@ def _check_distances(distill: nn.Module, distances: Any, number: int) -> None:
         raise ConfigError(
             f'model.distill.type {type(distill).__name__} must give a tensor '
             f'of one loss for each branch, ({number},); got {got}')
-
-
-def _check_pair(teacher: nn.Module, distill: nn.Module) -> None:
-    """Raise unless the loss is for the targets that the teacher gives.
-
-    Their shapes do not tell: targets of P branches look like those of P
-    peers.
-    """
-    if teacher.per_peer == distill.per_peer:
-        return
-    given = f'model.teacher.type {type(teacher).__name__}'
-    taken = f'model.distill.type {type(distill).__name__}'
-    if distill.per_peer:
-        raise ConfigError(f'{taken} needs a teacher with per_peer, such as '
-                          f'mcod_plugin.PeerTeacher; got {given}')
-    raise ConfigError(f'{given} needs a loss with per_peer, such as '
-                      f'mcod_plugin.MutualKDLoss; got {taken}')
-
-
-def _check_state_dict(model: MultiBackboneClassifier,
-                      state_dict: Dict[str, Tensor], prefix: str,
-                      *args) -> None:
-    """Raise unless a state dict is exactly this cohort's.
-
-    MMEngine only logs what does not fit; a branch that was renamed would
-    start from chance.
-    """
-    given = {
-        key[len(prefix):]: value
-        for key, value in state_dict.items() if key.startswith(prefix)
-    }
-    for key, value in model.teacher.missing_state(given).items():
-        given[key] = state_dict[f'{prefix}{key}'] = value
-    faults = state_faults(model.state_dict(), given)
-    if faults:
-        raise ConfigError('the checkpoint is not of this cohort '
-                          f'({", ".join(model.branches)}): it '
-                          + '; it '.join(faults))

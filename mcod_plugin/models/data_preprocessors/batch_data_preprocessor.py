@@ -6,16 +6,16 @@ from mmpretrain.models.utils import ClsDataPreprocessor
 from torch import Tensor
 
 from mcod_plugin.registry import MODELS
-from mcod_plugin.structures import BatchDataSample
+from mcod_plugin.structures import BatchDataSample, batch_fields
 
 
 @MODELS.register_module()
 class BatchDataPreprocessor(ClsDataPreprocessor):
-    """The toolbox's preprocessor, which treats a :class:`BatchDataSample` as
+    """MMPretrain's preprocessor, which treats a :class:`BatchDataSample` as
     a whole.
 
     Images and labels, and what batch augmentations such as Mixup make of
-    them, are those of the toolbox, to the bit. Batches of any other kind are
+    them, are those of MMPretrain, to the bit. Batches of any other kind are
     left to it.
 
     Args:
@@ -26,7 +26,7 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        # MMEngine has an argument for it, which the toolbox hides: a copy
+        # MMEngine has an argument for it, which MMPretrain hides: a copy
         # from pinned memory need not wait for the step before.
         self._non_blocking = True
 
@@ -42,8 +42,8 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
         Returns:
             dict: The same, on the device of the model.
         """
-        samples = data.get('data_samples')
-        if not isinstance(samples, BatchDataSample) or samples.touched:
+        samples = batch_fields(data.get('data_samples'))
+        if samples is None:
             return super().forward(data, training)
         inputs = self.cast_data(data['inputs'])
         if isinstance(inputs, Tensor) and inputs.dtype == torch.uint8:
@@ -55,7 +55,7 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
             inputs = super().forward(dict(inputs=inputs))['inputs']
         fields = {
             name: self.cast_data(value) if name.startswith('gt_') else value
-            for name, value in samples.fields.items()
+            for name, value in samples.items()
         }
         if (self.to_onehot and 'gt_score' not in fields
                 and 'gt_label' in fields):

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from mcod_plugin.errors import ConfigError, check_number
 from mcod_plugin.registry import MODELS
+from ..utils.branch_loss import logit_gradients
 from ..utils.build_part import build_part
-from ..utils.logit_gradients import logit_gradients
 from .base_kd_loss import BaseKDLoss
 
 

@@ -17,7 +17,7 @@ POOLINGS = {
 class LayoutPooling(nn.Module):
     """Pool features that are not laid out as ``(N, C, H, W)``.
 
-    For maps of that layout the toolbox has ``GlobalAveragePooling``, which
+    For maps of that layout MMPretrain has ``GlobalAveragePooling``, which
     takes others as well and averages over the wrong axes.
 
     Args:

@@ -12,7 +12,7 @@ from torch.optim.optimizer import (register_optimizer_step_post_hook,
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mcod_plugin.errors import ConfigError, one_line
-from .frozen import freeze
+from .branch_settings import freeze
 from .pretrained import take_pretrained
 
 __all__ = ['BranchAverages']

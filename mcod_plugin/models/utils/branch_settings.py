@@ -7,7 +7,8 @@ import torch.nn as nn
 
 from mcod_plugin.config.input_size import parse_input_size
 from mcod_plugin.errors import ConfigError, check_choice, check_number
-from .frozen import is_frozen
+
+__all__ = ['BranchSettings', 'freeze', 'is_frozen']
 
 Statistics = Optional[Tuple[float, ...]]
 
@@ -54,10 +55,15 @@ class BranchSettings:
 
         Returns:
             BranchSettings: The settings.
+
+        Raises:
+            ConfigError: If images cannot be normalised by the preprocessor's
+                values.
         """
         mean, std = (
-            _values(getattr(preprocessor, key, None), channels)
-            for key in ('mean', 'std'))
+            _values(f'data_preprocessor.{key}',
+                    getattr(preprocessor, key, None), channels, lowest)
+            for key, lowest in (('mean', -math.inf), ('std', 0)))
         return cls(input_size, mean, std, loss_weight=loss_weight)
 
     def take(self, name: str, cfg: Any,
@@ -134,10 +140,41 @@ def _is_finite(value: Any) -> bool:
             and math.isfinite(value))
 
 
-def _values(buffer: Any, channels: int) -> Statistics:
+def _values(setting: str, buffer: Any, channels: int,
+            lowest: float) -> Statistics:
     """The numbers of a preprocessor's buffer, as a config writes them."""
     if buffer is None:
         return None
+    values = buffer.flatten().tolist()
+    if not all(lowest < value < math.inf for value in values):
+        bound = ' greater than 0' if lowest == 0 else ''
+        raise ConfigError(f'{setting} must be finite numbers{bound}; got '
+                          f'{values!r}')
     # Seven digits are what single precision has kept of them.
-    values = [float(f'{value:.7g}') for value in buffer.flatten().tolist()]
+    values = [float(f'{value:.7g}') for value in values]
     return tuple(values * channels if len(values) == 1 else values)
+
+
+def freeze(branch: nn.Module) -> None:
+    """Take a branch out of training.
+
+    An optimizer leaves parameters alone that have no gradient, weight decay
+    included, and ``DistributedDataParallel`` does not wait for them.
+
+    Args:
+        branch (nn.Module): The classifier, which is changed.
+    """
+    branch.requires_grad_(False)
+    branch.eval()
+
+
+def is_frozen(branch: nn.Module) -> bool:
+    """Whether none of a branch's parameters is trained.
+
+    Args:
+        branch (nn.Module): The classifier.
+
+    Returns:
+        bool: Whether it is so.
+    """
+    return not any(value.requires_grad for value in branch.parameters())

@@ -2,7 +2,6 @@
 import copy
 import inspect
 import logging
-from contextlib import nullcontext
 from textwrap import shorten
 from typing import Any, Optional, Tuple
 
@@ -11,19 +10,21 @@ import torch.nn as nn
 from mmengine.logging import print_log
 from mmengine.utils import is_method_overridden
 from mmpretrain.models.backbones import TIMMBackbone
-from mmpretrain.models.classifiers import BaseClassifier, ImageClassifier
+from mmpretrain.models.classifiers import (BaseClassifier, ImageClassifier,
+                                           TimmClassifier)
 from mmpretrain.models.heads import ClsHead, LinearClsHead, MultiLabelClsHead
 from mmpretrain.models.necks import GlobalAveragePooling
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
+from mcod_plugin.config.explain import arguments
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.errors import ConfigError, nearest, one_line
 from .branch_loss import loss_owner
 from .feature_layout import FeatureLayout, feature_layout
-from .nested_keys import name_keys_in_place
-from .pretrained import complete_timm_weights, keep_weights
-from .timm_network import (classifier_lines, is_buildable,
+from .pretrained import keep_weights
+from .state_dict import name_keys_in_place
+from .timm_network import (check_pretrained, classifier_lines, is_buildable,
                            layers_after_pooling, recorded_features)
 
 __all__ = ['build_branch']
@@ -69,7 +70,7 @@ def build_branch(name: str, cfg: Any, input_size: Tuple[int, int],
 def _build_classifier(setting: str, cfg: dict,
                       shape: Tuple[int, ...]) -> BaseClassifier:
     cfg.setdefault('type', 'ImageClassifier')
-    # Bare names are the toolbox's, whatever the default scope is.
+    # Bare names are MMPretrain's, whatever the default scope is.
     scope = cfg.setdefault('_scope_', 'mmpretrain')
     for key in ('data_preprocessor', 'train_cfg'):
         if cfg.get(key) is not None:
@@ -108,13 +109,13 @@ def _complete(setting: str, cfg: dict, shape: Tuple[int, ...]) -> None:
     layout = feature_layout(backbone, _last(feats))
     if (inner and is_part(given, TIMMBackbone)
             and is_part(cfg['head'], LinearClsHead)
-            and ('neck' not in cfg or _averages(cfg['neck']))):
+            and ('neck' not in cfg or _pools_maps(cfg['neck']))):
         _tell_left_out(setting, given, cfg['head'], inner[-1], images)
     if 'neck' not in cfg:
         cfg['neck'] = _pooling(layout)
     neck = cfg['neck']
     if neck is not None:
-        if layout is not None and layout.name != 'NCHW' and _averages(neck):
+        if layout is not None and layout.name != 'NCHW' and _pools_maps(neck):
             raise ConfigError(
                 f'{setting}.neck {neck["type"]} pools maps (N, C, H, W), but '
                 f'the backbone gives {tuple(_last(feats).shape)}; leave the '
@@ -127,7 +128,10 @@ def _complete(setting: str, cfg: dict, shape: Tuple[int, ...]) -> None:
     layout = feature_layout(backbone if neck is None else neck, _last(feats))
     if isinstance(head, dict) and layout is not None:
         given = head.get('in_channels')
-        if given is None and _accepts(head, 'in_channels'):
+        kind = head.get('type')
+        cls = MODELS.get(kind) if isinstance(kind, str) else kind
+        if given is None and inspect.isclass(
+                cls) and 'in_channels' in arguments(cls):
             head['in_channels'] = layout.channels
         elif isinstance(given, int) and given != layout.channels:
             raise ConfigError(
@@ -181,19 +185,9 @@ def _pooling(layout: Optional[FeatureLayout]) -> Optional[dict]:
         num_prefix_tokens=layout.num_prefix_tokens)
 
 
-def _averages(neck: Any) -> bool:
-    """Whether a neck is the toolbox's average over an image's two axes."""
+def _pools_maps(neck: Any) -> bool:
+    """Whether a neck is MMPretrain's average over an image's two axes."""
     return is_part(neck, GlobalAveragePooling) and neck.get('dim', 2) == 2
-
-
-def _accepts(cfg: dict, argument: str) -> bool:
-    """Whether the constructor of the ``type`` in a config takes it."""
-    cls = cfg.get('type')
-    if isinstance(cls, str):
-        cls = MODELS.get(cls)
-    return inspect.isclass(cls) and any(
-        argument in inspect.signature(base.__init__).parameters
-        for base in cls.__mro__)
 
 
 def _check_classifier(setting: str, branch: nn.Module,
@@ -201,8 +195,8 @@ def _check_classifier(setting: str, branch: nn.Module,
     """Raise unless a branch can take part in a cohort; return its number of
     classes."""
     if not isinstance(branch, BaseClassifier):
-        raise ConfigError(f'{setting} must be an image classifier of the '
-                          f'toolbox; got a {type(branch).__name__}')
+        raise ConfigError(f'{setting} must be an image classifier of '
+                          f'MMPretrain; got a {type(branch).__name__}')
     owner = loss_owner(branch)
     if isinstance(owner, MultiLabelClsHead):
         raise ConfigError(
@@ -233,7 +227,7 @@ def _last(feats: Any) -> Any:
 def _run(setting: str, module: nn.Module, inputs: Any) -> Any:
     """Run a module on dummy inputs in eval mode."""
     training = module.training
-    # ``train`` of the toolbox's backbones returns None, so no chaining.
+    # ``train`` of MMPretrain's backbones returns None, so no chaining.
     module.eval()
     try:
         return module(inputs)
@@ -260,9 +254,9 @@ def _build(setting: str, cfg: Any) -> nn.Module:
     if isinstance(cfg, dict) and cfg.get('type') is None:
         raise ConfigError(f'{setting}.type is missing')
     try:
-        pretrained = isinstance(cfg, dict) and cfg.get('pretrained') is True
-        with complete_timm_weights() if pretrained else nullcontext():
-            return MODELS.build(cfg)
+        if is_part(cfg, (TIMMBackbone, TimmClassifier)):
+            check_pretrained(cfg)
+        return MODELS.build(cfg)
     except ConfigError as error:
         raise ConfigError(f'{setting}: {error}') from error
     except KeyError:

@@ -85,7 +85,7 @@ class DivergenceMask(nn.Module):
             return None
         return dict(zip(self.names, self.alive.unbind()))
 
-    def note(self, logits: Dict[str, Tensor],
+    def detect(self, logits: Dict[str, Tensor],
              losses: Dict[str, Tensor]) -> Optional[Dict[str, Tensor]]:
         """Find the branches that diverge in this step.
 
@@ -182,7 +182,7 @@ class DivergenceMask(nn.Module):
             taught = taught.any(-1)
         return distill(students, target, **kwargs), learning & taught
 
-    def without_overflow(self, names: Iterable[str],
+    def mask_overflow(self, names: Iterable[str],
                          learning: Optional[Tensor],
                          distances: Tensor) -> Tensor:
         """The distillation losses of those that learn, 0 for the others. A

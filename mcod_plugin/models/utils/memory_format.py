@@ -4,11 +4,10 @@ from typing import Optional, Tuple
 import torch
 import torch.nn as nn
 from mmengine.device import get_device
-from torch import Tensor
 
 from mcod_plugin.errors import ConfigError, one_line
 
-__all__ = ['MEMORY_FORMATS', 'choose_memory_format', 'match_state']
+__all__ = ['MEMORY_FORMATS', 'choose_memory_format']
 
 MEMORY_FORMATS = ('auto', 'channels_last', 'contiguous')
 # On a CPU, oneDNN's backward of a 1x1 convolution in float32, channels_last
@@ -67,24 +66,6 @@ def choose_memory_format(setting: str, wanted: str, branch: nn.Module,
         return torch.contiguous_format
     raise ConfigError(f'model.memory_format is channels_last, but {setting} '
                       f'cannot: {reason}; use auto or contiguous')
-
-
-def match_state(optimizer: torch.optim.Optimizer) -> None:
-    """Put an optimizer's state into the memory formats of its parameters.
-
-    A checkpoint brings the formats in which it was saved. Fused optimizers
-    take the values of a parameter and of its state as they lie in memory, and
-    would confuse them without an error.
-
-    Args:
-        optimizer (torch.optim.Optimizer): The optimizer, which is changed.
-    """
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():
-            if (isinstance(value, Tensor) and value.shape == parameter.shape
-                    and value.stride() != parameter.stride()):
-                state[key] = torch.empty_like(
-                    parameter, dtype=value.dtype).copy_(value)
 
 
 def _narrow_strided_convolution(branch: nn.Module) -> Optional[str]:

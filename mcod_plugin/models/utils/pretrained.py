@@ -1,8 +1,7 @@
 """Weights that a cohort, or a part of it, starts from."""
 import logging
 import re
-from contextlib import contextmanager
-from typing import Any, Dict, Iterator
+from typing import Any, Dict
 
 import torch.nn as nn
 from mmengine.logging import print_log
@@ -11,13 +10,9 @@ from mmpretrain.models.classifiers import BaseClassifier
 
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.errors import ConfigError, one_line
-from mcod_plugin.utils.checkpoint import read_checkpoint
-from .state_faults import state_faults
+from mcod_plugin.utils.checkpoint import read_checkpoint, state_dict_mismatches
 
-__all__ = [
-    'complete_timm_weights', 'keep_weights', 'load_pretrained',
-    'take_pretrained'
-]
+__all__ = ['keep_weights', 'load_pretrained', 'take_pretrained']
 
 
 def keep_weights(setting: str, module: nn.Module) -> None:
@@ -134,44 +129,7 @@ def load_pretrained(setting: str, cfg: dict, module: nn.Module) -> None:
             key: value
             for key, value in state_dict.items() if key in wanted
         }
-    faults = '; it '.join(state_faults(wanted, state_dict)) or reason
+    faults = '; it '.join(state_dict_mismatches(wanted, state_dict)) or reason
     under = f' under {prefix}' if prefix else ''
     raise ConfigError(f'{setting}: checkpoint {checkpoint}{under} does not '
                       f'fit: it {faults}')
-
-
-@contextmanager
-def complete_timm_weights() -> Iterator[None]:
-    """Have timm's pretrained weights be complete, the last layer apart.
-
-    For another number of classes, or for features only, timm loads what
-    there is and logs what there is not.
-
-    Raises:
-        ConfigError: If a network that is built within has a weight that the
-            pretrained ones lack.
-    """
-    load = nn.Module.load_state_dict
-
-    def load_completely(module: nn.Module, *args, **kwargs):
-        left = load(module, *args, **kwargs)
-        # It is named where the weights come from.
-        last = (getattr(module, 'pretrained_cfg', None)
-                or {}).get('classifier') or ()
-        last = [last] if isinstance(last, str) else last
-        missing = [
-            key for key in left.missing_keys
-            if key.rpartition('.')[0] not in last
-        ]
-        if missing:
-            raise ConfigError(
-                f'the pretrained weights lack {len(missing)} of the network, '
-                f'such as {missing[0]}')
-        return left
-
-    # timm returns nothing that would tell.
-    nn.Module.load_state_dict = load_completely
-    try:
-        yield
-    finally:
-        nn.Module.load_state_dict = load

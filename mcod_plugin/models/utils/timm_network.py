@@ -9,11 +9,12 @@ from torch import Tensor
 from mcod_plugin.config.pretrained import PRETRAINED_KEYS
 
 __all__ = [
-    'classifier_lines', 'is_buildable', 'layers_after_pooling', 'model_name',
-    'network_settings', 'recorded_features'
+    'check_pretrained', 'classifier_lines', 'is_buildable',
+    'layers_after_pooling', 'model_name', 'network_settings',
+    'recorded_features'
 ]
 
-# Arguments of the toolbox's wrappers that are none of timm's.
+# Arguments of MMPretrain's wrappers that are none of timm's.
 WRAPPER_KEYS = ('type', '_scope_', 'model_name', 'features_only',
                 'out_indices', 'num_classes', 'in_channels', 'loss', 'with_cp',
                 'train_cfg', 'init_cfg', 'data_preprocessor')
@@ -67,6 +68,35 @@ def classifier_lines(name: str, backbone: Mapping[str, Any],
         settings['loss'] = head['loss']
     listed = ', '.join(f'{key}={value!r}' for key, value in settings.items())
     return f"{name}=dict(type='TimmClassifier',\n    {listed})"
+
+
+def check_pretrained(settings: Mapping[str, Any]) -> None:
+    """Raise unless timm's pretrained weights are complete, the classifier
+    apart.
+
+    For another number of classes, or for features only, timm loads the weights
+    that there are, and does not tell what is missing. Only the network with
+    the classifier that it was trained with is loaded strictly, so timm is
+    asked for that first.
+
+    Args:
+        settings (dict): Config of a ``TIMMBackbone`` or ``TimmClassifier``.
+
+    Raises:
+        RuntimeError: If the network has a weight that the pretrained ones
+            lack, or one of another shape.
+    """
+    if settings.get('pretrained') is not True:
+        return
+    import timm
+    try:
+        # The cohort's random numbers are not used up.
+        with torch.random.fork_rng(devices=[]):
+            timm.create_model(settings['model_name'],
+                              **network_settings(settings))
+    except (KeyError, TypeError):
+        # Settings that are not for timm itself.
+        pass
 
 
 def is_buildable(settings: Mapping[str, Any]) -> bool:
@@ -136,8 +166,8 @@ def layers_after_pooling(settings: Mapping[str, Any], features: Any,
         if network is None:
             continue
         try:
-            return _layers_after_pooling(network, _blank(features, device),
-                                         _blank(images, device))
+            return _layers_after_pooling(network, _zeroed(features, device),
+                                         _zeroed(images, device))
         except Exception:
             # An operation that needs values, or a network that is built
             # otherwise than all that timm has.
@@ -162,7 +192,7 @@ def _create(settings: Mapping[str, Any], device: str) -> Optional[nn.Module]:
         return None
 
 
-def _blank(value: Any, device: str) -> Any:
+def _zeroed(value: Any, device: str) -> Any:
     """Zeros in the place of tensors.
 
     A map of one pixel would have the same shape before and after the pooling,
@@ -174,9 +204,9 @@ def _blank(value: Any, device: str) -> Any:
             shape = (len(value), *(max(side, 2) for side in shape[1:]))
         return torch.zeros(shape, dtype=value.dtype, device=device)
     if isinstance(value, dict):
-        return {key: _blank(child, device) for key, child in value.items()}
+        return {key: _zeroed(child, device) for key, child in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_blank(child, device) for child in value)
+        return type(value)(_zeroed(child, device) for child in value)
     return value
 
 

@@ -86,7 +86,7 @@ def test_what_waits_keeps_no_step_alive(tiny_runner):
                 if isinstance(hook, CohortRuntimeInfoHook))
     loss = (2 * torch.ones(1, requires_grad=True)).sum()
     hook.after_train_iter(runner, 0, outputs=dict(loss=loss))
-    [(key, value)] = hook.waiting
+    [(key, value)] = hook.pending
     assert key == 'train/loss' and value.item() == 2
     assert value.grad_fn is None
 
@@ -336,8 +336,8 @@ def test_values_do_not_wait_for_ever(tiny_runner, monkeypatch):
 
         def after_train_iter(self, runner, **kwargs):
             hook = next(
-                hook for hook in runner.hooks if hasattr(hook, 'waiting'))
-            lengths.append(len(hook.waiting))
+                hook for hook in runner.hooks if hasattr(hook, 'pending'))
+            lengths.append(len(hook.pending))
 
     runner = tiny_runner(epochs=1, **{'default_hooks.logger.interval': 50})
     runner.register_hook(Waiting())

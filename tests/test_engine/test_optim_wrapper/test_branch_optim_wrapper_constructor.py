@@ -5,7 +5,8 @@ import torch
 import torch.nn as nn
 from mmengine.optim import build_optim_wrapper
 
-from mcod_plugin.engine.optim_wrapper import with_branch_constructor
+from mcod_plugin.engine.optim_wrapper.branch_optim_wrapper_constructor import \
+    with_branch_constructor  # noqa: E501
 from mcod_plugin.engine.optim_wrapper.branch_optim_wrapper_constructor import (
     BranchOptimWrapperConstructor, branch_factors, merge_groups)
 from mcod_plugin.errors import ConfigError

@@ -9,7 +9,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmpretrain import get_model
 
 from mcod_plugin.engine.hooks import BranchCheckpointHook
-from mcod_plugin.engine.runner.cohort_runner import VALIDATED
+from mcod_plugin.engine.runner.resuming_runner import VALIDATED
 from mcod_plugin.errors import ConfigError
 
 
@@ -153,7 +153,7 @@ def test_newest_intact_checkpoint(tiny_runner, tmp_path, size):
     for key, value in runner.model.state_dict().items():
         assert torch.equal(value, expected[key])
     log = log_of(tmp_path)
-    assert f'Passed over: checkpoint {folder}/epoch_2.pth is trunc' in log
+    assert f'Skipped: checkpoint {folder}/epoch_2.pth is trunc' in log
     assert f'latest checkpoint {folder}/epoch_1.pth' in log
     runner.load_checkpoint(str(folder / 'epoch_2.pth'))
 

@@ -1,13 +1,11 @@
 """Compiled branches train like others, and leave nothing behind."""
-import inspect
-
 import pytest
 import torch
 from mmengine.hooks import Hook
 from torch._dynamo.utils import counters
 from torch._inductor.cudagraph_trees import MarkStepBox
 
-from mcod_plugin.engine.runner import cohort_runner
+from mcod_plugin.engine.runner import compile_settings
 from mcod_plugin.errors import ConfigError
 
 
@@ -123,8 +121,8 @@ def test_every_branch_has_versions_of_its_own(tiny_runner, monkeypatch,
     validation, are more versions than PyTorch makes of one function."""
     if not isolated:
         # As in a PyTorch that knows no such argument.
-        monkeypatch.setattr(cohort_runner, 'signature',
-                            lambda function: inspect.Signature())
+        monkeypatch.setattr(compile_settings, '_arguments',
+                            lambda: ['backend', 'dynamic'])
     torch._dynamo.reset()
     counters.clear()
     branches = {

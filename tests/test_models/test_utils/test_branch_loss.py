@@ -1,10 +1,14 @@
+import math
+
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModel
 from mmpretrain.models.heads import LinearClsHead
 
-from mcod_plugin.models.utils.branch_loss import (branch_loss, loss_owner,
-                                                  total_loss)
+from mcod_plugin.models.utils.branch_loss import (branch_loss, gradient_ratio,
+                                                  logit_gradients, loss_owner,
+                                                  soft_labels, total_loss)
 from mcod_plugin.models.utils.build_branch import build_branch
 from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample
@@ -153,3 +157,87 @@ def test_total_loss():
     assert total_loss(losses) == 2 + 10 + 30
     expected, _ = BaseModel.parse_losses(None, losses)
     assert total_loss(losses) == expected
+
+
+def test_gradients_by_hand():
+    """Of a cross entropy, of a square, and of what sees no logits; whatever
+    lies before the logits is neither reached nor used up."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 5).double()
+    logits = [layer(torch.randn(4, 3).double()) for _ in range(3)]
+    labels = torch.tensor([0, 4, 2, 2])
+    constant = torch.ones((), requires_grad=True)
+    losses = [
+        F.cross_entropy(logits[0], labels), 3 * logits[1].square().sum(),
+        2 * constant
+    ]
+    found = logit_gradients(losses, logits)
+    expected = [(logits[0].softmax(1) - F.one_hot(labels, 5)) / 4,
+                6 * logits[1],
+                torch.zeros(4, 5).double()]
+    torch.testing.assert_close(found, torch.stack(expected).detach())
+    assert not found.requires_grad
+    assert layer.weight.grad is None and constant.grad is None
+    sum(losses).backward()
+    assert layer.weight.grad.any() and constant.grad == 2
+
+
+def test_ratio_by_hand():
+    own = torch.zeros(4, 1, 2).double()
+    own[0] = own[1] = torch.tensor([3., 4.]).double()
+    kd = torch.zeros(4, 1, 2).double()
+    kd[0] = kd[2] = torch.tensor([0., .5]).double()
+    # one that pulls, one that does not, one alone, and nothing
+    assert gradient_ratio(kd, own).tolist() == [.1, 0., math.inf, 0.]
+
+
+def test_gradients_of_what_has_none():
+    logits = torch.ones(4, 5, requires_grad=True) * 1
+    fixed = torch.ones(4, 5)
+    nothing = torch.zeros(2, 4, 5)
+    constant = torch.tensor(3.)
+    assert torch.equal(
+        logit_gradients([constant] * 2, [logits, fixed]), nothing)
+    assert torch.equal(logit_gradients([constant], [fixed]), nothing[:1])
+    found = logit_gradients([logits.sum(), constant], [logits, fixed])
+    assert torch.equal(found, torch.stack([torch.ones(4, 5), nothing[0]]))
+
+
+LOGITS = torch.zeros(3, 4, dtype=torch.double)
+ONE_HOT = [[0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]]
+SCORES = torch.tensor([[.5, .5, 0, 0], [0, 1, 0, 0], [.25, .25, .25, .25]])
+
+
+def make_batch(**fields):
+    return BatchDataSample(gt_label=torch.tensor([2, 0, 3]), **fields)
+
+
+def forms(batch):
+    """The batch as a whole, as a list, and with a sample asked for."""
+    touched = BatchDataSample(**batch.fields)
+    touched[0]
+    return [batch, list(BatchDataSample(**batch.fields)), touched]
+
+
+@pytest.mark.parametrize('form', range(3))
+@pytest.mark.parametrize('fields, expected', [
+    ({}, ONE_HOT),
+    (dict(gt_score=torch.tensor(ONE_HOT)), ONE_HOT),
+    (dict(gt_score=SCORES), SCORES.tolist()),
+])
+def test_labels(form, fields, expected):
+    batch = make_batch(**fields)
+    labels = soft_labels(forms(batch)[form], LOGITS)
+    assert labels.dtype == torch.double and labels.tolist() == expected
+    assert not batch.touched
+
+
+def test_change_of_a_sample_counts():
+    batch = make_batch()
+    batch[1].set_gt_label(3)
+    assert soft_labels(batch, LOGITS).argmax(1).tolist() == [2, 3, 3]
+
+
+def test_scores_alone():
+    batch = BatchDataSample(gt_score=SCORES)
+    assert torch.equal(soft_labels(batch, LOGITS), SCORES.double())

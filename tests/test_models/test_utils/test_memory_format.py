@@ -12,8 +12,7 @@ from mmpretrain.structures import DataSample
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.utils import memory_format
 from mcod_plugin.models.utils.memory_format import (MEMORY_FORMATS,
-                                                    choose_memory_format,
-                                                    match_state)
+                                                    choose_memory_format)
 from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample
 
@@ -422,63 +421,3 @@ def test_deepcopy():
     assert_in_format(copied.branches['resnet'], LAST)
     inputs = make_batch()[0].float()
     assert torch.equal(copied.eval()(inputs), cohort.eval()(inputs))
-
-
-# The state of an optimizer
-
-
-@pytest.mark.parametrize('optimizer, settings', [
-    (torch.optim.SGD, dict(momentum=.9, fused=True)),
-    (torch.optim.AdamW, dict(fused=True)),
-    (torch.optim.SGD, dict(momentum=.9, foreach=True)),
-    (torch.optim.AdamW, dict(amsgrad=True)),
-])
-def test_match_state(optimizer, settings):
-    """A step after another format is that of the same format."""
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(4, 3, 5, 5), (7, ), (4, 6), (8, 4, 1, 1)]
-    values, *gradients = [[
-        torch.randn(shape, generator=generator) for shape in shapes
-    ] for _ in range(3)]
-
-    def in_format(tensors, layout):
-        return [
-            tensor.clone(memory_format=layout if tensor.ndim == 4 else FIRST)
-            for tensor in tensors
-        ]
-
-    def step(values, gradients, layout, state=None):
-        parameters = [
-            nn.Parameter(value) for value in in_format(values, layout)
-        ]
-        for parameter, grad in zip(parameters, in_format(gradients, layout)):
-            parameter.grad = grad
-        updater = optimizer(parameters, lr=.1, **settings)
-        if state is not None:
-            updater.load_state_dict(copy.deepcopy(state))
-            match_state(updater)
-            for parameter in parameters:
-                for name, value in updater.state[parameter].items():
-                    if name != 'step':
-                        assert value.stride() == parameter.stride()
-        updater.step()
-        return ([parameter.detach()
-                 for parameter in parameters], updater.state_dict())
-
-    for source, target in ((FIRST, LAST), (LAST, FIRST)):
-        first, state = step(values, gradients[0], source)
-        expected, _ = step(first, gradients[1], source, state)
-        found, _ = step(first, gradients[1], target, state)
-        for value, other in zip(found, expected):
-            torch.testing.assert_close(value, other)
-
-
-def test_match_state_keeps_what_fits():
-    parameter = nn.Parameter(torch.randn(4, 3, 5, 5))
-    parameter.grad = torch.randn(4, 3, 5, 5)
-    optimizer = torch.optim.AdamW([parameter], lr=.1)
-    optimizer.step()
-    before = dict(optimizer.state[parameter])
-    match_state(optimizer)
-    for key, value in optimizer.state[parameter].items():
-        assert value is before[key]

@@ -9,6 +9,7 @@ from mmengine.model import BaseModule, PretrainedInit
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.utils.pretrained import take_pretrained
+from mcod_plugin.models.utils.timm_network import check_pretrained
 from mcod_plugin.registry import MODELS
 
 HEAD = dict(type='LinearClsHead', num_classes=5)
@@ -347,15 +348,25 @@ def test_backbones_of_timm_keep_their_weights(timm_weights, features_only):
 @pytest.mark.parametrize('changes, words', [
     (dict(depth=2), 'Missing key'),
     (dict(embed_dim=32), 'size mismatch'),
-    (dict(depth=2, num_classes=5), 'lack 12 of the network, such as blocks.1'),
+    (dict(depth=2, num_classes=5), 'Missing key(s) in state_dict: "blocks.1'),
     (dict(embed_dim=32, num_classes=5), 'size mismatch'),
 ])
 def test_weights_of_timm_that_do_not_fit(timm_weights, changes, words):
     _, settings = timm_weights(**VIT)
-    load = nn.Module.load_state_dict
     message = refusal(type='TimmClassifier', **{**settings, **changes})
     assert words in message and len(message) < 500
+
+
+def test_weights_of_timm_are_looked_at_by_timm_alone(timm_weights):
+    """Random numbers and PyTorch stay as they are."""
+    _, settings = timm_weights(**VIT)
+    load = nn.Module.load_state_dict
+    state = torch.get_rng_state()
+    check_pretrained(settings)
+    assert torch.equal(torch.get_rng_state(), state)
     assert nn.Module.load_state_dict is load
+    # A setting that MMPretrain's wrapper takes, and timm does not.
+    check_pretrained(dict(settings, norm_layer='LN', no_such=1))
 
 
 def test_the_last_one_of_a_list_wins(checkpoint):

@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 from mmpretrain.registry import MODELS
 
-from mcod_plugin.models.utils.nested_keys import name_keys_in_place
+from mcod_plugin.models.utils.state_dict import name_keys_in_place
 
 
 def make_wrapper():

@@ -1,10 +1,45 @@
-"""State-dict keys of classifiers that rename them."""
+"""The keys of state dicts: those of a cohort, and of classifiers that rename
+theirs."""
 from typing import Dict
 
 import torch.nn as nn
 from torch import Tensor
 
-__all__ = ['name_keys_in_place']
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.utils.checkpoint import state_dict_mismatches
+
+__all__ = ['check_state_dict', 'name_keys_in_place']
+
+
+def check_state_dict(model: nn.Module, state_dict: Dict[str, Tensor],
+                     prefix: str, *args) -> None:
+    """Raise unless a state dict is exactly a cohort's; a hook that is called
+    before it is loaded.
+
+    MMEngine only logs what does not fit; a branch that was renamed would
+    start from chance.
+
+    Args:
+        model (MultiBackboneClassifier): The cohort.
+        state_dict (dict[str, Tensor]): The state dict. It gets what an older
+            one lacks of the teacher.
+        prefix (str): That of the cohort's keys in it.
+        *args: What else PyTorch gives to the hook.
+
+    Raises:
+        ConfigError: If keys or shapes differ.
+    """
+    given = {
+        key[len(prefix):]: value
+        for key, value in state_dict.items() if key.startswith(prefix)
+    }
+    for key, value in model.teacher.missing_state(given).items():
+        given[key] = state_dict[f'{prefix}{key}'] = value
+    mismatches = state_dict_mismatches(model.state_dict(), given)
+    if mismatches:
+        raise ConfigError('the checkpoint is not of this cohort '
+                          f'({", ".join(model.branches)}): it ' +
+                          '; it '.join(mismatches))
 
 
 def name_keys_in_place(classifier: nn.Module) -> None:

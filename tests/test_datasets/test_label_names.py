@@ -5,8 +5,8 @@ from mmengine.dataset import (ClassBalancedDataset, ConcatDataset,
 from mmpretrain.datasets import CIFAR10, KFoldDataset
 
 from mcod_plugin.datasets import Digits, InMemoryDataset
-from mcod_plugin.utils.label_names import (LabelNames, label_names,
-                                           name_faults, trained_names)
+from mcod_plugin.datasets.label_names import (LabelNames, label_names,
+                                              name_mismatches, trained_names)
 
 DIGITS = tuple('0123456789')
 NAMED = Digits(metainfo=dict(classes=tuple('abcdefghij')), indices=20)
@@ -100,4 +100,4 @@ def test_checkpoints_without_names(content):
     ('a', 'abcdefgh', 'lacks b, c, d, e, f and 2 more'),
 ])
 def test_name_faults(given, wanted, words):
-    assert name_faults(given, wanted) == words
+    assert name_mismatches(given, wanted) == words

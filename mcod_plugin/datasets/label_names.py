@@ -1,7 +1,7 @@
 """What the labels of data sets are called."""
 from typing import Any, Iterator, NamedTuple, Optional, Sequence, Tuple
 
-__all__ = ['LabelNames', 'label_names', 'name_faults', 'trained_names']
+__all__ = ['LabelNames', 'label_names', 'name_mismatches', 'trained_names']
 
 # The most names of each kind that a message lists.
 LISTED = 5
@@ -27,7 +27,7 @@ def label_names(dataset: Any) -> Iterator[LabelNames]:
     """The label names of a data set.
 
     Args:
-        dataset (Dataset): A data set of the toolbox, or a wrapper of some.
+        dataset (Dataset): A data set of MMPretrain, or a wrapper of some.
 
     Yields:
         LabelNames: Those of each data set within that has any; the first
@@ -64,7 +64,7 @@ def trained_names(checkpoint: dict) -> Names:
     return _names(_get(meta, 'classes'))
 
 
-def name_faults(given: Optional[Sequence[str]],
+def name_mismatches(given: Optional[Sequence[str]],
                 wanted: Optional[Sequence[str]]) -> str:
     """Tell how label names differ.
 

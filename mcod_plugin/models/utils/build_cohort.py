@@ -1,0 +1,108 @@
+"""From the config of a cohort to its branches and its preprocessor."""
+import re
+from typing import Any, Dict, Optional, Tuple
+
+import torch.nn as nn
+from mmengine.model import ModuleDict
+from mmpretrain.models.classifiers import BaseClassifier
+
+from mcod_plugin.errors import ConfigError
+from .branch_settings import BranchSettings
+from .build_branch import build_branch
+
+__all__ = ['build_branches', 'check_names', 'preprocessor_config']
+
+# Names that mean something else where a branch's name appears.
+RESERVED_NAMES = ('ensemble', 'diversity', 'teacher')
+
+
+def check_names(branches: Any) -> None:
+    """Raise unless the branches have names that can be used as attributes, in
+    checkpoint keys, log keys and file names.
+
+    Args:
+        branches (dict[str, dict | nn.Module]): The branches by name.
+
+    Raises:
+        ConfigError: If there is none, or a name cannot be used.
+    """
+    if not isinstance(branches, dict) or not branches:
+        raise ConfigError('model.branches must be a dict that names at least '
+                          f'one classifier; got {branches!r}')
+    for name in branches:
+        if not isinstance(name, str) or not re.fullmatch(r'[\w-]+', name):
+            raise ConfigError(
+                'a name in model.branches must consist of letters, digits, _ '
+                f'and -; got {name!r}')
+        if name in RESERVED_NAMES or hasattr(ModuleDict(), name):
+            raise ConfigError(f'the name {name!r} in model.branches is taken '
+                              'by something else; choose another')
+        if 'loss' in name:
+            raise ConfigError(
+                f'the name {name!r} in model.branches must not contain '
+                "'loss': whatever has it in its log key is added to the loss")
+
+
+def build_branches(
+    branches: Dict[str, Any], own: BranchSettings, in_channels: int,
+    preprocessor: nn.Module
+) -> Tuple[Dict[str, BaseClassifier], Dict[str, BranchSettings], int]:
+    """Build the branches of a cohort.
+
+    Args:
+        branches (dict[str, dict | nn.Module]): Their configs by name, or
+            built ones.
+        own (BranchSettings): The settings of a branch that has none.
+        in_channels (int): Number of channels of the images.
+        preprocessor (nn.Module): Gets the number of classes, by which it
+            turns labels into one-hot scores.
+
+    Returns:
+        tuple: The classifiers and their settings by name, and the number of
+        classes.
+
+    Raises:
+        ConfigError: If one cannot be built, or the numbers of classes differ,
+            that of the preprocessor included.
+    """
+    built, settings, numbers = {}, {}, {}
+    for name, cfg in branches.items():
+        cfg, settings[name] = own.take(name, cfg, in_channels)
+        built[name], numbers[name] = build_branch(name, cfg,
+                                                  settings[name].input_size,
+                                                  in_channels)
+    if len(set(numbers.values())) > 1:
+        given = ', '.join(f'{name} {n}' for name, n in numbers.items())
+        raise ConfigError('model.branches must agree on num_classes; got '
+                          f'{given}')
+    num_classes = next(iter(numbers.values()))
+    given = getattr(preprocessor, 'num_classes', None)
+    if given is None:
+        preprocessor.num_classes = num_classes
+    elif given != num_classes:
+        raise ConfigError(
+            f'data_preprocessor.num_classes is {given}, but num_classes of '
+            f'the branches is {num_classes}')
+    return built, settings, num_classes
+
+
+def preprocessor_config(cfg: Any, train_cfg: Optional[dict]) -> Any:
+    """The config of the cohort's preprocessor with its defaults.
+
+    Args:
+        cfg (dict | nn.Module, optional): What was given.
+        train_cfg (dict, optional): The training settings, whose batch
+            augmentations are the preprocessor's.
+
+    Returns:
+        dict | nn.Module: The config; it is built by MMEngine, hence the
+        scope. A built preprocessor stays as it is.
+    """
+    if not (cfg is None or isinstance(cfg, dict)):
+        return cfg
+    # Copied because the config of the caller must stay as it is.
+    cfg = dict(cfg or {})
+    cfg.setdefault('type', 'mcod_plugin.BatchDataPreprocessor')
+    if train_cfg is not None:
+        cfg.setdefault('batch_augments', train_cfg)
+    return cfg

@@ -1,0 +1,116 @@
+"""The teacher and the distillation loss of a cohort."""
+from typing import Any, Dict, Mapping, Optional, Tuple
+
+import torch
+import torch.nn as nn
+from mmpretrain.models.classifiers import BaseClassifier, ImageClassifier
+from torch import Tensor
+
+from mcod_plugin.errors import ConfigError
+from ..heads import BaseTeacher
+from ..losses import BaseKDLoss
+from .build_part import build_part
+
+__all__ = ['DISTILL', 'TEACHER', 'build_distillation', 'feats_and_logits']
+
+# What a cohort has that does not say anything else.
+TEACHER = dict(type='mcod_plugin.EnsembleTeacher')
+DISTILL = dict(type='mcod_plugin.DiscontinuousKDLoss')
+
+
+def build_distillation(
+    teacher: Any, distill: Any, branches: Mapping[str, BaseClassifier],
+    num_classes: int, shapes: Mapping[str, Tuple[int, ...]]
+) -> Tuple[nn.Module, Optional[nn.Module]]:
+    """Build teacher and distillation loss, and tell them the cohort.
+
+    Args:
+        teacher (dict | nn.Module): Config of the teacher, or a built one.
+        distill (dict | nn.Module, optional): That of the loss; None is a
+            cohort that never distils.
+        branches (Mapping[str, BaseClassifier]): The branches by name.
+        num_classes (int): Number of classes of every branch.
+        shapes (Mapping[str, tuple[int]]): The shape ``(N, C, H, W)`` of a
+            dummy batch for each branch.
+
+    Returns:
+        tuple[BaseTeacher, BaseKDLoss | None]: Teacher and loss.
+
+    Raises:
+        ConfigError: If they are not for each other or for such a cohort.
+    """
+    teacher = build_part('model.teacher', teacher or TEACHER, BaseTeacher)
+    if distill is not None:
+        distill = build_part('model.distill', distill or DISTILL, BaseKDLoss)
+        _check_pair(teacher, distill)
+        for key, part in dict(teacher=teacher, distill=distill).items():
+            if part.needs_feats:
+                _check_features(f'model.{key}.type {type(part).__name__}',
+                                branches)
+    teacher.setup(list(branches), num_classes)
+    if distill is not None:
+        distill.setup(
+            list(branches), num_classes,
+            _feature_shapes(branches, shapes) if distill.needs_feats else None)
+    return teacher, distill
+
+
+def _check_pair(teacher: nn.Module, distill: nn.Module) -> None:
+    """Raise unless the loss is for the targets that the teacher gives.
+
+    Their shapes do not tell: targets of P branches look like those of P
+    peers.
+    """
+    if teacher.per_peer == distill.per_peer:
+        return
+    given = f'model.teacher.type {type(teacher).__name__}'
+    taken = f'model.distill.type {type(distill).__name__}'
+    if distill.per_peer:
+        raise ConfigError(f'{taken} needs a teacher with per_peer, such as '
+                          f'mcod_plugin.PeerTeacher; got {given}')
+    raise ConfigError(f'{given} needs a loss with per_peer, such as '
+                      f'mcod_plugin.MutualKDLoss; got {taken}')
+
+
+def _check_features(setting: str, branches: Mapping[str,
+                                                    BaseClassifier]) -> None:
+    """Raise unless the branches have the features that a part asks for."""
+    for name, branch in branches.items():
+        if not isinstance(branch, ImageClassifier):
+            raise ConfigError(
+                f'{setting} needs features, so each branch must be an '
+                f'ImageClassifier with a backbone; got {name}, a '
+                f'{type(branch).__name__}')
+
+
+@torch.no_grad()
+def _feature_shapes(
+        branches: Mapping[str, ImageClassifier],
+        shapes: Mapping[str, Tuple[int, ...]]) -> Dict[str, tuple]:
+    """By branch the shapes of its features for one image."""
+    found = {}
+    for name, branch in branches.items():
+        training = branch.training
+        branch.eval()
+        feats, _ = feats_and_logits(branch, torch.zeros(shapes[name]))
+        branch.train(training)
+        found[name] = tuple(tuple(value.shape[1:]) for value in feats)
+    return found
+
+
+def feats_and_logits(branch: ImageClassifier,
+                     images: Tensor) -> Tuple[Tuple[Tensor, ...], Tensor]:
+    """A backbone's features, and the logits that the rest of the branch makes
+    of them.
+
+    Args:
+        branch (ImageClassifier): The branch.
+        images (Tensor): Its images ``(N, C, H, W)``.
+
+    Returns:
+        tuple[tuple[Tensor], Tensor]: The features, and logits ``(N, C)``.
+    """
+    feats = branch.extract_feat(images, stage='backbone')
+    maps = branch.neck(feats) if branch.with_neck else feats
+    feats = tuple(feats) if isinstance(feats, (tuple, list)) else (feats, )
+    return feats, branch.head(maps)
