@@ -5,8 +5,7 @@ from typing import Dict, List
 from mcod_plugin.errors import ConfigError, one_line
 from mcod_plugin.export.files import file_sizes
 from mcod_plugin.utils.packages import require_packages
-from .member import Member
-from .publication import Publication
+from .publication import Member, Publication
 
 __all__ = ['check_push', 'push']
 

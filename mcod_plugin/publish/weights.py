@@ -72,7 +72,7 @@ def write_cohort(cfg: Config, cohort: nn.Module, meta: Dict[str, Any],
 
 
 def publish_name(folder: str, model_name: str) -> Tuple[str, str]:
-    """Name ``model.pth`` as the toolbox names what it publishes:
+    """Name ``model.pth`` as MMPretrain names what it publishes:
     ``<name>_<YYYYMMDD>-<first 8 digits of its sha256>.pth``.
 
     Args:

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from mcod_plugin.compare.training import Training
+from mcod_plugin.compare.training_process import TrainingProcess
 from mcod_plugin.errors import ConfigError
 
 
 @pytest.fixture
 def training(trainer, make_run):
     run = make_run('a')
-    return Training(run, {run.name: run}, trainer, slot=0, jobs=1)
+    return TrainingProcess(run, {run.name: run}, trainer, slot=0, jobs=1)
 
 
 def test_what_it_leaves(training):

@@ -17,7 +17,7 @@ from .state import (ENDED, checkpoints, failure, hash_file, latest_checkpoint,
 GRACE = 10
 
 
-class Training:
+class TrainingProcess:
     """The process that trains a run.
 
     Args:

@@ -1,0 +1,1 @@
+"""What a run has measured, and how it is shown."""
