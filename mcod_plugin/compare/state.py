@@ -132,9 +132,8 @@ def _used_precision(run: Run) -> Optional[str]:
     """What a run has been trained in, None if it is not known."""
     if osp.isfile(run.result):
         try:
-            with open(run.result) as file:
-                return json.load(file).get('precision')
-        except ValueError:
+            return _read(run).get('precision')
+        except ConfigError:
             return None  # Whoever needs it will tell.
     path = latest_checkpoint(run)
     if path is None:

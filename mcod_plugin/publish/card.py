@@ -5,6 +5,7 @@ from typing import List
 from mcod_plugin.runs.tables import markdown
 from mcod_plugin.utils.units import file_size
 from .ended_run import EndedRun
+from .measure import RUNS, THREADS
 from .publication import Member, Publication
 from .training import known, listed, training_section
 
@@ -185,7 +186,6 @@ def _results(publication: Publication, member: Member) -> str:
             file_size(other.sizes[other.weights])
         ])
     machine = publication.machine
-    threads = publication.threads
     differ = ''
     if len(publication.branches) > 1:
         differ = (' The branches disagree on '
@@ -195,8 +195,8 @@ def _results(publication: Publication, member: Member) -> str:
         f'Evaluated from the published files on {publication.evaluated_on}, '
         'in float32. FLOPs are multiply-adds of one '
         'image. Latency is the '
-        f'median of {publication.runs} runs with batch 1 on {threads} thread'
-        f'{"s" * (threads > 1)} of {publication.cpu}, PyTorch '
+        f'median of {RUNS} runs with batch 1 on {THREADS} thread'
+        f'{"s" * (THREADS > 1)} of {publication.cpu}, PyTorch '
         f'{machine["versions"]["torch"]}.{differ}'
     ])
 

@@ -10,9 +10,8 @@ from mcod_plugin.runs.figures import (BASELINE, COLORS, LINES, figure_style,
                                       save_figure)
 from mcod_plugin.runs.metrics import DISAGREEMENT, ENSEMBLE
 from .ended_run import EndedRun
-from .measure import worst_classes
 
-__all__ = ['draw_branch', 'draw_cohort']
+__all__ = ['draw_branch', 'draw_cohort', 'worst_classes']
 
 # Rows of the confusion matrix, and the most columns.
 WORST = 10
@@ -193,6 +192,23 @@ def _confusion(matrix: np.ndarray, classes: Sequence[str]) -> Any:
     panel.set_title('share of the images of a class in %')
     panel.grid(visible=False)
     return figure
+
+
+def worst_classes(matrix: np.ndarray, number: int) -> np.ndarray:
+    """The classes that are recognised least often.
+
+    Args:
+        matrix (np.ndarray): A confusion matrix ``(C, C)``.
+        number (int): The most classes to name.
+
+    Returns:
+        np.ndarray: The classes, the worst first; of equals the lower class
+        first. Classes without images are left out.
+    """
+    images = matrix.sum(1)
+    share = np.diag(matrix) / np.maximum(images, 1)
+    order = np.argsort(share, kind='stable')
+    return order[images[order] > 0][:number]
 
 
 def _columns(rows: np.ndarray, shares: np.ndarray) -> List[int]:

@@ -86,8 +86,6 @@ class Publication:
         machine (dict): What it was published on, see
             :func:`describe_machine`.
         cpu (str): The processor on which latencies were measured.
-        runs (int): How often latencies were measured.
-        threads (int): Threads of PyTorch for latencies.
     """
 
     name: str
@@ -103,8 +101,6 @@ class Publication:
     disagreement: float
     machine: Dict[str, Any]
     cpu: str
-    runs: int
-    threads: int
 
     @property
     def evaluated_on(self) -> str:

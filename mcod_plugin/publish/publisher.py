@@ -3,7 +3,7 @@ import os
 import os.path as osp
 import re
 import sys
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -51,7 +51,6 @@ PACKAGES = ('huggingface_hub', 'matplotlib', 'safetensors', 'yaml')
 # What the hub takes for the name of a repository.
 NAME = re.compile(r'[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?')
 TOPK = (1, 5)
-RUNS, THREADS = 30, 1
 WRITERS = dict(mmpretrain=write_mmpretrain, safetensors=write_safetensors)
 
 
@@ -165,9 +164,7 @@ class Publisher:
             images=len(self.images.labels),
             disagreement=self._disagreement(),
             machine=self.machine,
-            cpu=cpu_name(),
-            runs=RUNS,
-            threads=THREADS)
+            cpu=cpu_name())
         publication.ensemble.captions = draw_cohort(self.run, names,
                                                     self._confusion(ENSEMBLE),
                                                     self.classes, self.folder)
@@ -273,52 +270,52 @@ class Publisher:
 
     def _branch(self, model: BranchModel, logits: np.ndarray) -> Member:
         folder = osp.join(self.folder, model.name)
-        weights, digest = publish_name(folder, self._model_name(model.name))
-        metrics = self._accuracy(logits)
-        shape = (1, *model.input_shape)
-        return Member(
-            name=model.name,
-            model_name=self._model_name(model.name),
+        member = self._member(
+            model.name,
+            model.classifier,
+            logits,
+            publish_name(folder, self._model_name(model.name)),
             folder=model.name,
             network=network_name(model.classifier),
-            weights=weights,
-            sha256=digest,
-            sizes=file_sizes(folder),
-            parameters=_parameters(model.classifier),
-            flops=count_flops(model.classifier, shape),
-            latency=median_latency(model.classifier, shape, RUNS, THREADS),
+            flops=count_flops(model.classifier, (1, *model.input_shape)),
             input_shape=model.input_shape,
             channel_order=model.data_order,
             needs_plugin=model.needs_plugin,
-            own_packages=model.own_packages,
-            metrics=metrics,
-            solo=self.solo_metrics.get(model.name, {}),
-            test_output=[f'accuracy/top1: {metrics["top1"]:.4f}'])
+            own_packages=model.own_packages)
+        member.test_output = [f'accuracy/top1: {member.metrics["top1"]:.4f}']
+        return member
 
     def _ensemble(self, branches: List[Member]) -> Member:
-        weights, digest = self.weights
-        shape = (1, *self.images.pixels.shape[1:])
-        metrics = self._accuracy(self.logits[ENSEMBLE])
         flops = [member.flops for member in branches]
-        return Member(
-            name=ENSEMBLE,
-            model_name=self._model_name(ENSEMBLE),
+        return self._member(
+            ENSEMBLE,
+            self.cohort,
+            self.logits[ENSEMBLE],
+            self.weights,
             folder='',
             network=f'all {len(branches)} branches'
             if len(branches) > 1 else 'the only branch',
-            weights=weights,
-            sha256=digest,
-            sizes=file_sizes(self.folder),
-            parameters=_parameters(self.cohort),
             flops=None if None in flops else sum(flops),
-            latency=median_latency(self.cohort, shape, RUNS, THREADS),
-            input_shape=shape[1:],
+            input_shape=self.images.pixels.shape[1:],
             channel_order=branches[0].channel_order,
             needs_plugin=True,
             own_packages=branches[0].own_packages,
-            metrics=metrics,
-            solo=self.solo_metrics.get(ENSEMBLE, {}),
             test_output=self._test_output())
+
+    def _member(self, name: str, model: nn.Module, logits: np.ndarray,
+                weights: Tuple[str, str], **facts: Any) -> Member:
+        """What was measured of a network, and the facts that are known."""
+        return Member(
+            name=name,
+            model_name=self._model_name(name),
+            weights=weights[0],
+            sha256=weights[1],
+            sizes=file_sizes(osp.join(self.folder, facts['folder'])),
+            parameters=sum(value.numel() for value in model.parameters()),
+            latency=median_latency(model, (1, *facts['input_shape'])),
+            metrics=self._accuracy(logits),
+            solo=self.solo_metrics.get(name, {}),
+            **facts)
 
     def _test_output(self) -> List[str]:
         """The table that the cohort's test prints."""
@@ -333,10 +330,6 @@ class Publisher:
         }
         metrics['diversity/disagreement'] = self._disagreement()
         return accuracy_table(metrics).splitlines()
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(value.numel() for value in module.parameters())
 
 
 def _place(out: str) -> str:

@@ -81,7 +81,7 @@ its `{osp.basename(run.checkpoint)}`, by mcod_plugin \
 {_commit(publication.machine)}."""
 
 
-def listed(names: List[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """Names as in a sentence: ``a, b and c``."""
     return ' and '.join([*filter(None, [', '.join(names[:-1])]), names[-1]])
 

@@ -70,15 +70,19 @@ class CohortReportHook(Hook):
                         runner: Runner,
                         metrics: Optional[Dict[str, float]] = None) -> None:
         """Note the accuracy of the ensemble and each branch."""
-        hub = runner.message_hub
+        info = runner.message_hub.runtime_info
+        rows = info.get(ACCURACIES)
+        if rows is None:
+            # A run that was begun by an older version has kept its best only.
+            best = info.get('cohort_best', {}).items()
+            rows = [{f'{name}/top1': value, 'epoch': step}
+                    for name, (value, step) in best]
         # In training, the epoch or iteration just finished counts from 1
         # here, as in the names of the checkpoints.
         _, now = progress(runner)
-        row = {f'{k}/top1': float(v) for k, v in top1(metrics or {}).items()}
-        hub.update_info(
-            ACCURACIES,
-            [*hub.runtime_info.get(ACCURACIES, []),
-             dict(row, epoch=now)])
+        row = {f'{k}/top1': v for k, v in top1(metrics or {}).items()}
+        runner.message_hub.update_info(ACCURACIES,
+                                       [*rows, dict(row, epoch=now)])
         self.last = metrics or {}
 
     def after_train(self, runner: Runner) -> None:

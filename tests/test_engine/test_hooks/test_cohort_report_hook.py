@@ -47,6 +47,17 @@ def test_iterations_are_called_so(tiny_runner, tmp_path):
     assert best == f'{history.max():.2f} (iteration {step})'
 
 
+def test_best_of_a_run_that_an_older_version_has_begun(tiny_runner, tmp_path):
+    runner = tiny_runner(epochs=2)
+    runner.message_hub.update_info('cohort_best', dict(vit=(101., 7)))
+    runner.train()
+    log = next(tmp_path.rglob('*.log')).read_text()
+    result = log.partition('Result after 2 epochs:\n')[2]
+    best = {row[0]: row[2] for row in cells('\n'.join(result.split('\n')[:7]))}
+    assert best['vit'] == '101.00 (epoch 7)'
+    assert best['resnet'].endswith(('(epoch 1)', '(epoch 2)'))
+
+
 NEVER = 'The branches are never distilled: custom_hooks has no '
 
 
