@@ -139,7 +139,7 @@ def _schedule(run: EndedRun) -> Optional[Any]:
     steps, weights = zip(*schedule.table())
     figure = new_figure(6.4, 2.1)
     panel = figure.subplots()
-    plot_weights(panel, weights, COLORS[0], steps[0])
+    plot_weights(panel, weights, COLORS[0], [*steps, steps[-1] + 1])
     by_epoch = run.schedule_cfg.get('by_epoch', True)
     panel.set(
         xlabel=f'{"epochs" if by_epoch else "iterations"} passed',

@@ -140,16 +140,19 @@ def plot_curve(panel: Any,
 def plot_weights(panel: Any,
                  weights: Sequence[float],
                  color: str,
-                 begin: int = 0) -> None:
+                 edges: Optional[Sequence[int]] = None) -> None:
     """Draw the weights of the distillation loss as a filled line of steps.
 
     Args:
         panel (matplotlib.axes.Axes): Where to draw.
-        weights (Sequence[float]): The weight of each epoch or iteration.
-        color (str): Its colour.
-        begin (int): The first epoch or iteration. Defaults to 0.
+        weights (Sequence[float]): The weights.
+        color (str): Their colour.
+        edges (Sequence[int], optional): How many epochs or iterations were
+            over when each of them began, and when the last one ended.
+            Defaults to an epoch for each, from 0 on.
     """
-    edges = np.arange(begin, begin + len(weights) + 1)
+    if edges is None:
+        edges = range(len(weights) + 1)
     panel.stairs(weights, edges, fill=True, color=color, alpha=0.3)
     panel.stairs(weights, edges, color=color, linewidth=1.2)
     panel.set_xlim(edges[0], edges[-1])

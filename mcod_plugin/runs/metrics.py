@@ -27,18 +27,20 @@ def top1(metrics: Mapping[str, Any]) -> Dict[str, Any]:
     return found
 
 
-def columns(rows: Sequence[Mapping[str, float]]) -> Dict[str, List[float]]:
+def columns(rows: Sequence[Mapping[str, float]],
+            unit: str = 'epoch') -> Dict[str, List[float]]:
     """Turn the metrics of each validation into a curve of each metric.
 
     Args:
-        rows (Sequence[Mapping[str, float]]): By validation ``epoch`` and
-            metrics.
+        rows (Sequence[Mapping[str, float]]): By validation the metrics, and
+            how many epochs or iterations were over, under ``unit``.
+        unit (str): ``'epoch'`` or ``'iteration'``. Defaults to ``'epoch'``.
 
     Returns:
         dict[str, list[float]]: By name as many numbers as there are rows; NaN
         where a row lacks it.
     """
-    names = dict.fromkeys(['epoch', *(name for row in rows for name in row)])
+    names = dict.fromkeys([unit, *(name for row in rows for name in row)])
     return {name: [row.get(name, math.nan) for row in rows] for name in names}
 
 
@@ -48,18 +50,18 @@ def best_top1(
 
     Args:
         curves (Mapping[str, Sequence[float]]): The ``curves`` of a record:
-            ``epoch``, the numbers of epochs (or iterations) that were
-            finished at each validation, and the metrics by name.
+            ``epoch`` (or ``iteration``), the numbers of those that were over
+            at each validation, and the metrics by name.
 
     Returns:
         dict[str, tuple[float, int]]: For each branch, and last for the
-        ensemble, the accuracy in percent and the epoch. What was always NaN
-        is left out.
+        ensemble, the accuracy in percent and the epoch (or iteration). What
+        was always NaN is left out.
     """
+    steps = curves.get('epoch') or curves.get('iteration') or ()
     found = {}
     for name, values in top1(curves).items():
-        known = [(value, epoch)
-                 for value, epoch in zip(values, curves['epoch'])
+        known = [(value, step) for value, step in zip(values, steps)
                  if not math.isnan(value)]
         if known:
             found[name] = max(known, key=lambda pair: pair[0])

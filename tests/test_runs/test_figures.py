@@ -32,14 +32,16 @@ def test_curve_of_one_point_is_seen():
     assert not panels[0].collections
 
 
-def test_weights_are_steps():
+@pytest.mark.parametrize('given, edges', [(None, [0, 1, 2, 3]),
+                                          ([0, 2, 5, 6], [0, 2, 5, 6])])
+def test_weights_are_steps(given, edges):
     panel = new_figure(4., 3.).subplots()
-    plot_weights(panel, [0., .5, 1.], '#0072B2', begin=4)
-    assert panel.get_xlim() == (4., 7.)
+    plot_weights(panel, [0., .5, 1.], '#0072B2', given)
+    assert panel.get_xlim() == (edges[0], edges[-1])
+    assert len(panel.patches) == 2
     for patch in panel.patches:
-        values, edges, _ = patch.get_data()
-        assert values.tolist() == [0., .5, 1.]
-        assert edges.tolist() == [4, 5, 6, 7]
+        values, found, _ = patch.get_data()
+        assert list(values) == [0., .5, 1.] and list(found) == edges
 
 
 @pytest.mark.parametrize('number, shape', [(1, (1, 1)), (3, (1, 3)),

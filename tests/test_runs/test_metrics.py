@@ -16,6 +16,7 @@ def test_columns():
     assert found['a/top1'][0] == 5. and math.isnan(found['a/top1'][1])
     assert math.isnan(found['b/top1'][0]) and found['b/top1'][1] == 6.
     assert columns([]) == dict(epoch=[])
+    assert columns([dict(iteration=7)], 'iteration') == dict(iteration=[7])
 
 
 def test_best_is_the_first_of_equals():
@@ -26,6 +27,7 @@ def test_best_is_the_first_of_equals():
         'b/top5': [10., 20., 30.]
     })
     assert list(found.items()) == [('b', (9., 2)), ('ensemble', (7., 4))]
+    assert best_top1({'iteration': [50], 'a/top1': [1.]}) == dict(a=(1., 50))
     assert best_top1({}) == best_top1(dict(epoch=[])) == {}
 
 

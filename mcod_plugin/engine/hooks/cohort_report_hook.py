@@ -70,19 +70,18 @@ class CohortReportHook(Hook):
                         runner: Runner,
                         metrics: Optional[Dict[str, float]] = None) -> None:
         """Note the accuracy of the ensemble and each branch."""
+        # In training, the epoch or iteration just finished counts from 1
+        # here, as in the names of the checkpoints.
+        unit, now = progress(runner)
         info = runner.message_hub.runtime_info
         rows = info.get(ACCURACIES)
         if rows is None:
             # A run that was begun by an older version has kept its best only.
             best = info.get('cohort_best', {}).items()
-            rows = [{f'{name}/top1': value, 'epoch': step}
+            rows = [{f'{name}/top1': value, unit: step}
                     for name, (value, step) in best]
-        # In training, the epoch or iteration just finished counts from 1
-        # here, as in the names of the checkpoints.
-        _, now = progress(runner)
         row = {f'{k}/top1': v for k, v in top1(metrics or {}).items()}
-        runner.message_hub.update_info(ACCURACIES,
-                                       [*rows, dict(row, epoch=now)])
+        runner.message_hub.update_info(ACCURACIES, [*rows, {**row, unit: now}])
         self.last = metrics or {}
 
     def after_train(self, runner: Runner) -> None:
@@ -93,7 +92,7 @@ class CohortReportHook(Hook):
             unit, now = progress(runner)
             runner.logger.info(
                 'Result after %d %ss:\n%s', now, unit,
-                accuracy_table(last, best_top1(columns(rows)), unit))
+                accuracy_table(last, best_top1(columns(rows, unit)), unit))
 
     def after_test_epoch(self,
                          runner: Runner,
