@@ -1,11 +1,11 @@
 """What the networks of a cohort are worth, and what they cost."""
+import logging
 import statistics
 from typing import Dict, Iterable, List, Sequence
 
 import numpy as np
 import torch
 import torch.nn as nn
-from torch.utils.benchmark import Timer
 
 from mcod_plugin.evaluation.branch_metrics import topk_hits
 from mcod_plugin.export.verify import batches
@@ -72,6 +72,9 @@ def median_latency(network: nn.Module, shape: Sequence[int]) -> float:
     Returns:
         float: The median in seconds of ``RUNS`` runs on ``THREADS`` threads.
     """
+    # It looks for CUDA on import, and warns where there is no GPU.
+    logging.getLogger('torch.utils.cpp_extension').setLevel(logging.ERROR)
+    from torch.utils.benchmark import Timer
     timer = Timer(
         'network(inputs)',
         globals=dict(network=network, inputs=torch.randn(*shape)),
