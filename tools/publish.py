@@ -47,7 +47,7 @@ def main():
         from mmengine.logging import MMLogger
 
         from mcod_plugin.publish import (check_push, publish_cohort, push,
-                                         report)
+                                         summary)
 
         # What timm's networks have to say while they are built.
         MMLogger.get_current_instance().setLevel(logging.WARNING)
@@ -55,7 +55,7 @@ def main():
             check_push(args.push)
         publication = publish_cohort(args.work_dir, args.out, args.solo,
                                      args.checkpoint)
-        print(report(publication, args.out))
+        print(summary(publication, args.out))
         if args.push is not None:
             for repo in push(publication, args.out, args.push):
                 print(f'Uploaded to {repo}.')

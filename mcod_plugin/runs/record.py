@@ -6,7 +6,7 @@ from numbers import Real
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 __all__ = [
-    'RECORD', 'columns', 'distilled', 'dose', 'dose_text', 'find_record',
+    'RECORD', 'distilled', 'dose', 'dose_text', 'find_record',
     'kd_weights', 'mean_of', 'numbers', 'read_record'
 ]
 
@@ -152,20 +152,3 @@ def numbers(metrics: Mapping[str, Any]) -> Dict[str, float]:
         key: float(value)
         for key, value in metrics.items() if isinstance(value, Real)
     }
-
-
-def columns(rows: Sequence[Mapping[str, float]],
-            unit: str = 'epoch') -> Dict[str, list]:
-    """Turn the metrics of each validation into a curve of each metric.
-
-    Args:
-        rows (Sequence[dict[str, float]]): By validation the metrics, and how
-            many epochs or iterations were over, under ``unit``.
-        unit (str): ``'epoch'`` or ``'iteration'``. Defaults to ``'epoch'``.
-
-    Returns:
-        dict[str, list]: By name as many numbers as there are rows; NaN where
-        a row lacks it.
-    """
-    names = dict.fromkeys([unit, *(name for row in rows for name in row)])
-    return {name: [row.get(name, math.nan) for row in rows] for name in names}

@@ -38,7 +38,8 @@ def distil(run):
     schedules = [
         DiscontinuousSchedule(**{
             key: value
-            for key, value in hook.items() if key not in ('type', 'branches', 'by_epoch')
+            for key, value in hook.items()
+            if key not in ('type', 'branches', 'by_epoch')
         }).resolve(3) for hook in settings
     ]
     weights = [max(s.weight(t) for s in schedules) for t in range(3)]

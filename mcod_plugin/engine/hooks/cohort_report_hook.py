@@ -1,4 +1,3 @@
-import math
 from typing import Dict, Optional, Sequence, Tuple
 
 import torch
@@ -8,13 +7,11 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.registry import HOOKS
+from mcod_plugin.runs.metrics import best_top1, top1
 from mcod_plugin.runs.record import dose_text
-from mcod_plugin.utils.table import render
+from mcod_plugin.runs.tables import accuracy_table, render
 from .discontinuous_kd_hook import DiscontinuousKDHook
-
-# Where the best results are kept in the message hub, so that they are saved
-# and resumed with the run.
-BEST = 'cohort_best'
+from .run_record_hook import RunRecordHook
 
 
 @HOOKS.register_module()
@@ -22,7 +19,7 @@ class CohortReportHook(Hook):
     """Print the cohort at the start, and its accuracy at the end.
 
     The start's table names each branch with its network, parameters and
-    FLOPs (multiply-adds, as the toolbox counts them). The end's table gives
+    FLOPs (multiply-adds, as MMEngine counts them). The end's table gives
     top-1 accuracy of each branch and of the ensemble, in the last validation
     and in the best one.
 
@@ -31,7 +28,7 @@ class CohortReportHook(Hook):
         ...     type='mcod_plugin.CohortReportHook'))
     """
 
-    # After the validation's metrics are known, before checkpoints are saved.
+    # After what is recorded.
     priority = 'LOW'
 
     def before_train(self, runner: Runner) -> None:
@@ -71,41 +68,27 @@ class CohortReportHook(Hook):
                 'written model.kd_weight. A config that sets custom_hooks '
                 'replaces those of its _base_.')
 
-    def after_val_epoch(self,
-                        runner: Runner,
-                        metrics: Optional[Dict[str, float]] = None) -> None:
-        """Note the best accuracy so far of the ensemble and each branch."""
-        hub = runner.message_hub
-        best = dict(hub.get_info(BEST)) if BEST in hub.runtime_info else {}
-        # In training, the epoch or iteration just finished counts from 1
-        # here, as in the names of the checkpoints.
-        _, now = progress(runner)
-        for name, accuracy in top1(metrics or {}).items():
-            # NaN of a branch that was left out is no best.
-            if accuracy > best.get(name, (-math.inf, ))[0]:
-                best[name] = (accuracy, now)
-        hub.update_info(BEST, best)
-        self.last = metrics or {}
-
     def after_train(self, runner: Runner) -> None:
         """Print last and best accuracy, and how much was distilled."""
-        last = getattr(self, 'last', {})
-        if top1(last):
-            best = runner.message_hub.get_info(BEST)
+        record = next((hook.so_far() for hook in runner.hooks
+                       if isinstance(hook, RunRecordHook)), None)
+        if record is None:
+            return
+        if top1(record['last']):
             unit, now = progress(runner)
-            runner.logger.info('Result after %d %ss:\n%s', now, unit,
-                               result_table(last, best, unit))
-        for hook in runner.hooks:
-            if hasattr(hook, 'courses') and self._can_distil():
-                text = dose_text(hook.courses())
-                runner.logger.info('The branches were %s.', text)
+            runner.logger.info(
+                'Result after %d %ss:\n%s', now, unit,
+                accuracy_table(record['last'], best_top1(record['curves']),
+                               unit))
+        if self._can_distil():
+            runner.logger.info('The branches were %s.', dose_text(record))
 
     def after_test_epoch(self,
                          runner: Runner,
                          metrics: Optional[Dict[str, float]] = None) -> None:
         """Print the test's accuracy."""
         if top1(metrics or {}):
-            runner.logger.info('Result:\n%s', result_table(metrics))
+            runner.logger.info('Result:\n%s', accuracy_table(metrics))
 
 
 def progress(runner: Runner) -> Tuple[str, int]:
@@ -121,24 +104,6 @@ def progress(runner: Runner) -> Tuple[str, int]:
     if isinstance(runner.train_loop, IterBasedTrainLoop):
         return 'iteration', runner.iter
     return 'epoch', runner.epoch
-
-
-def top1(metrics: Dict[str, float]) -> Dict[str, float]:
-    """Top-1 accuracy by branch, the ensemble last.
-
-    Args:
-        metrics (dict[str, float]): Metrics such as ``<branch>/top1``.
-
-    Returns:
-        dict[str, float]: Accuracy in percent.
-    """
-    found = {
-        key[:-len('/top1')]: value
-        for key, value in metrics.items() if key.endswith('/top1')
-    }
-    if 'ensemble' in found:
-        found['ensemble'] = found.pop('ensemble')
-    return found
 
 
 def branch_table(model: torch.nn.Module) -> str:
@@ -209,47 +174,3 @@ def count_flops(branch: torch.nn.Module,
         return None
     finally:
         branch.train(training)
-
-
-def result_table(last: Dict[str, float],
-                 best: Optional[Dict[str, tuple]] = None,
-                 unit: str = 'epoch') -> str:
-    """Accuracy of each branch and of the ensemble.
-
-    Args:
-        last (dict[str, float]): Metrics of the last evaluation; NaN of a
-            branch that has diverged.
-        best (dict[str, tuple[float, int]], optional): Best top-1 accuracy and
-            its epoch (from 1) by name.
-        unit (str): What is counted instead of epochs. Defaults to
-            ``'epoch'``.
-
-    Returns:
-        str: A table in percent.
-    """
-    rows = []
-    accuracies = top1(last)
-    for name, accuracy in accuracies.items():
-        row = [name, _percent(accuracy)]
-        if f'{name}/top5' in last:
-            row.append(_percent(last[f'{name}/top5']))
-        if best:
-            row.append('-' if name not in best else
-                       f'{best[name][0]:.2f} ({unit} {best[name][1]})')
-        rows.append(row)
-    header = ['', 'top-1 %']
-    if any(key.endswith('/top5') for key in last):
-        header.append('top-5 %')
-    if best:
-        header.append('best top-1 %')
-    table = render(header, rows)
-    # A lone branch, whose ensemble it is, has none to differ from.
-    counting = [value for value in accuracies.values() if value == value]
-    if 'diversity/disagreement' in last and len(counting) > 2:
-        share = 100 * last['diversity/disagreement']
-        table += f'\nThe branches disagree on {share:.1f} % of the images.'
-    return table
-
-
-def _percent(value: float) -> str:
-    return 'diverged' if math.isnan(value) else f'{value:.2f}'

@@ -17,12 +17,12 @@ from mcod_plugin.errors import ConfigError, one_line
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.runs.config_changes import (config_changes, json_config,
                                              keep_settings)
-from mcod_plugin.runs.record import (RECORD, columns, mean_of, numbers)
+from mcod_plugin.runs.metrics import columns
+from mcod_plugin.runs.record import RECORD, mean_of, numbers
+from mcod_plugin.runs.tables import render
 from mcod_plugin.utils.files import check_out, write_text
 from mcod_plugin.utils.machine import describe_machine, peak_memory
-from mcod_plugin.utils.table import render
 from ..optim_wrapper import precision
-from .cohort_report_hook import top1
 from .cohort_runtime_info_hook import to_host
 from .divergence_watch import DIVERGED
 
@@ -91,8 +91,6 @@ class RunRecordHook(Hook):
     ``train_loss``        by branch that is trained the mean of
                           ``<branch>.loss_ce``, on rank 0
     ``last``              the metrics of the last validation
-    ``best``              for each branch and the ensemble its best top-1
-                          accuracy and the epoch (or iteration) of that
     ``diverged``          by branch that was left out because it diverged the
                           ``epoch`` and ``iteration`` (from 1) and its
                           learning rate ``lr``; its losses and metrics are
@@ -464,7 +462,6 @@ class RunRecordHook(Hook):
 
     def _record(self, runner: Runner, epochs: int) -> Dict[str, Any]:
         state = self._state
-        rows = state['rows']
         method = runner.cfg.get('method')
         size = runner.train_dataloader.batch_size
         return dict(
@@ -487,27 +484,22 @@ class RunRecordHook(Hook):
             # Of a runner that is not ours what it is now.
             precision=runner.message_hub.runtime_info.get(
                 'precision', precision(runner.optim_wrapper)),
-            curves=columns(rows, self.unit),
-            **self.courses(),
-            last={
-                key: value
-                for key, value in (rows[-1] if rows else {}).items()
-                if key != self.unit
-            },
-            best=best(rows, self.unit),
+            **self.so_far(),
             diverged=runner.message_hub.runtime_info.get(DIVERGED, {}),
             changes=state['changes'],
             config=state['config'])
 
-    def courses(self) -> Dict[str, Any]:
-        """What took effect so far.
+    def so_far(self) -> Dict[str, Any]:
+        """What was measured and took effect so far.
 
         Returns:
-            dict[str, Any]: ``until``, ``kd_weight`` and the other lists of
-            the record.
+            dict[str, Any]: ``curves``, ``until``, ``kd_weight`` and the other
+            lists of the record, and ``last``.
         """
         state = self._state
+        rows = state['rows']
         return dict(
+            curves=columns(rows, self.unit),
             until=state['until'],
             kd_weight=state['kd_weight'],
             **{
@@ -516,7 +508,12 @@ class RunRecordHook(Hook):
             },
             kd_on=state['kd_on'],
             kd_ratio=state['kd_ratio'],
-            train_loss=state['train_loss'])
+            train_loss=state['train_loss'],
+            last={
+                key: value
+                for key, value in (rows[-1] if rows else {}).items()
+                if key != self.unit
+            })
 
 
 def write_record(path: str, record: Dict[str, Any]) -> None:
@@ -548,24 +545,3 @@ def changes_table(changes: List[Dict[str, Any]]) -> str:
     ] for change in changes]
     return render(('setting', 'in the checkpoint', 'now', 'takes effect'),
                   rows)
-
-
-def best(rows: List[Dict[str, float]],
-         unit: str = 'epoch') -> Dict[str, list]:
-    """The best top-1 accuracy, and when it was first reached.
-
-    Args:
-        rows (list[dict[str, float]]): By validation the metrics, and how many
-            epochs or iterations were over, under ``unit``.
-        unit (str): ``'epoch'`` or ``'iteration'``. Defaults to ``'epoch'``.
-
-    Returns:
-        dict[str, list]: For each branch, and last for the ensemble, the
-        accuracy in percent and the epoch. What was always NaN is left out.
-    """
-    found: Dict[str, list] = {}
-    for row in rows:
-        for name, accuracy in top1(row).items():
-            if accuracy > found.get(name, [-math.inf])[0]:
-                found[name] = [accuracy, row[unit]]
-    return found

@@ -17,6 +17,7 @@ from torch import nn
 from mcod_plugin.engine.hooks.divergence_watch import broken_parts
 from mcod_plugin.errors import ConfigError, TrainingError
 from mcod_plugin.registry import RUNNERS
+from mcod_plugin.runs.metrics import best_top1
 
 # Nothing is logged before the end of an epoch.
 QUIET = {'default_hooks.logger.interval': 50}
@@ -255,7 +256,7 @@ def test_drop(tiny_runner):
     assert math.isnan(record['last']['vit/top1'])
     # The ensemble is that of the others.
     assert record['last']['ensemble/top1'] == record['last']['resnet/top1']
-    assert record['best']['vit'][1] == 1
+    assert best_top1(record['curves'])['vit'][1] == 1
     assert 'best_vit_top1_epoch_1.pth' in saved(runner)
     table = log(runner).partition('Result after')[2]
     assert [line for line in table.split('\n')
@@ -285,7 +286,7 @@ def test_drop_by_weights_before_a_checkpoint(tiny_runner):
     record = json.loads((Path(runner.work_dir) / 'record.json').read_text())
     assert record['diverged']['vit']['iteration'] == 4
     assert math.isnan(record['curves']['vit/top1'][0])
-    assert 'vit' not in record['best']
+    assert 'vit' not in best_top1(record['curves'])
     assert not any(name.startswith('best_vit') for name in saved(runner))
 
 
@@ -321,7 +322,7 @@ def test_resume(tiny_runner):
         json.loads((Path(runner.work_dir) / 'record.json').read_text())
         for runner in (whole, resumed)
     ]
-    for key in ('diverged', 'best'):
+    for key in ('diverged', 'kd_weight'):
         assert records[0][key] == records[1][key]
 
 

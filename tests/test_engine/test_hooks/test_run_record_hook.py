@@ -10,10 +10,10 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from mcod_plugin.engine.hooks import run_record_hook
-from mcod_plugin.engine.hooks.run_record_hook import best
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.runs.config_changes import json_config
+from mcod_plugin.runs.metrics import best_top1
 from mcod_plugin.utils.machine import describe_machine
 
 KD = dict(type='mcod_plugin.DiscontinuousKDHook', gap=(1, 0), weight=(.5, 2.))
@@ -168,8 +168,7 @@ def test_record_of_a_run(make):
     for name in ('resnet', 'vit', 'ensemble'):
         curve = record['curves'][f'{name}/top1']
         at = int(np.argmax(curve))
-        assert record['best'][name] == [curve[at], at + 1]
-    assert len(record['best']) == 3
+        assert best_top1(record['curves'])[name] == (curve[at], at + 1)
 
     assert record['kd_weight'] == tape.weights
     assert len(set(record['kd_weight'])) > 1
@@ -286,10 +285,10 @@ def test_killed_and_resumed(make, changes, events):
         for key in COSTS:
             record.pop(key), expected.pop(key, None)
         assert record == expected, event.__dict__
-            # Whatever else depends on the validation.
-        for key in ('cohort_best', 'best_score_vit/top1'):
-            assert runner.message_hub.get_info(
-                key) == whole.message_hub.get_info(key)
+        # Whatever else depends on the validation.
+        key = 'best_score_vit/top1'
+        assert runner.message_hub.get_info(key) == whole.message_hub.get_info(
+            key)
 
 
 def test_validations_are_made_up_for_only_if_due(make):
@@ -359,7 +358,8 @@ class Own(Hook):
 
 @pytest.mark.parametrize('changes', [{}, dict(method='mine')])
 def test_schedule_of_a_users_own(make, changes, tmp_path):
-    runner = make(epochs=3, custom_hooks=[dict(type='IterTimerHook')], **changes)
+    runner = make(
+        epochs=3, custom_hooks=[dict(type='IterTimerHook')], **changes)
     train(runner, Own([0., 2., .5]))
     record = read(runner)
     assert record['kd_weight'] == [0, 2, .5] and record['kd_on'] == [0, 1, 1]
@@ -377,7 +377,8 @@ def test_what_cannot_distil(make):
     train(runner, Own([3., 2., .5]))
     record = read(runner)
     assert not any(record['kd_weight']) and not any(record['kd_on'])
-    assert not any(key.endswith('loss_kd') for key in runner.message_hub.log_scalars)
+    assert not any(
+        key.endswith('loss_kd') for key in runner.message_hub.log_scalars)
     log = next(Path(runner.work_dir).glob('*/*.log')).read_text()
     assert 'The branches were never distilled.' in log
 
@@ -409,7 +410,7 @@ def test_run_that_counts_in_iterations(make):
     assert record['kd_weight'] == [2 / 3, 2 / 3, 0]
     assert record['kd_on'] == [2 / 3, 2 / 3, 0]
     assert [ratio > 0 for ratio in record['kd_ratio']['vit']] == [1, 1, 0]
-    assert record['best']['vit'][1] in (3, 6, 7)
+    assert best_top1(record['curves'])['vit'][1] in (3, 6, 7)
     losses = tape.losses[0]['vit']
     np.testing.assert_allclose(
         record['train_loss']['vit'],
@@ -532,7 +533,7 @@ def test_without_validation(make, tmp_path):
     train(runner)
     record = json.loads(out.read_text())
     assert record['curves'] == dict(epoch=[])
-    assert record['last'] == record['best'] == {}
+    assert record['last'] == {}
     assert len(record['train_loss']['vit']) == 1
     assert record['precision'] == 'bfloat16'
 
@@ -619,27 +620,3 @@ def test_run_that_was_begun_without_it(make):
     for losses in record['train_loss'].values():
         assert list(map(math.isnan, losses)) == [True, True, False]
     assert record['curves']['epoch'] == [3]
-
-
-# Pure functions
-
-
-def test_best():
-    rows = [{
-        'epoch': epoch,
-        'ensemble/top1': ensemble,
-        'ensemble/top5': 99.,
-        'b/top1': 10. - epoch
-    } for epoch, ensemble in ((1, 3.), (2, 7.), (3, 7.), (4, 5.))]
-    assert best(rows) == dict(b=[9., 1], ensemble=[7., 2])
-    assert list(best(rows)) == ['b', 'ensemble']
-    assert best([]) == {}
-
-
-def test_best_of_what_has_diverged():
-    rows = [{
-        'epoch': epoch,
-        'a/top1': math.nan,
-        'b/top1': b
-    } for epoch, b in ((1, math.nan), (2, 7.), (3, math.nan))]
-    assert best(rows) == dict(b=[7., 2])
