@@ -1,8 +1,9 @@
-"""Time a cohort against the same networks trained alone by the toolbox.
+"""Time a cohort against the same networks trained alone by MMPretrain.
 
     python tools/benchmark.py configs/mcod_small_cifar100.py
 """
 import copy
+import json
 import os.path as osp
 import sys
 
@@ -10,7 +11,7 @@ from mcod_plugin.cli import (ToolParser, add_config_arguments, load_config,
                              orderly_end, user_errors)
 from mcod_plugin.config.read import merge_options
 from mcod_plugin.errors import ConfigError, check_integer, check_number
-from mcod_plugin.utils.files import check_out
+from mcod_plugin.utils.files import check_out, write_text
 
 # What this tool runs is no part of the package.
 BENCHMARKS = osp.join(
@@ -27,23 +28,23 @@ def parse_args():
         '--rounds',
         type=int,
         default=7,
-        help='turns of each contender (default: 7)')
+        help='samples of each case (default: 7)')
     parser.add_argument(
         '--seconds',
         type=float,
         default=1.,
-        help='the least length of a turn (default: 1)')
+        help='the least length of a sample (default: 1)')
     parser.add_argument(
         '--threads',
         type=int,
-        help='threads of each contender (default: those of PyTorch)')
+        help='threads of each case (default: those of PyTorch)')
     parser.add_argument(
         '--only',
         nargs='+',
         action='extend',
         default=[],
         metavar='GLOB',
-        help='the contenders to time, such as step/* bare/*')
+        help='the cases to time, such as step/* bare/*')
     parser.add_argument(
         '--vary',
         nargs='+',
@@ -62,7 +63,7 @@ def parse_args():
         '--solo-workers',
         type=int,
         default=2,
-        help="workers of each of the toolbox's data loaders (default: 2)")
+        help="workers of each of MMPretrain's data loaders (default: 2)")
     parser.add_argument('--out', help='the .json file to write results to')
     add_config_arguments(parser)
     parser.set_defaults(work_dir=None)
@@ -113,13 +114,13 @@ def main():
             for options in args.vary
         }
         sys.path.insert(0, BENCHMARKS)
-        from speed import run_benchmark, tables, write
+        from speed import run_benchmark, tables
         report = run_benchmark(cfg, args.rounds, args.seconds, args.threads,
                                args.only, args.solo_workers, variants,
                                args.growth, args.growth_branch)
         print(tables(report))
         if args.out is not None:
-            write(report, args.out)
+            write_text(args.out, f'{json.dumps(report, indent=2)}\n')
 
 
 if __name__ == '__main__':

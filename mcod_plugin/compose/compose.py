@@ -20,7 +20,7 @@ from mcod_plugin.models.utils.input_size import guess_input_size
 from mcod_plugin.registry import RUNNERS
 from mcod_plugin.utils.files import check_out, write_text
 from .cohort_text import cohort_text
-from .differences import table
+from .own_settings import table
 from .source import Source
 
 __all__ = ['branch_names', 'check_place', 'choose_recipe', 'compose']
@@ -120,7 +120,7 @@ def branch_names(configs: Sequence[str],
         configs (Sequence[str]): The configs.
         names (Sequence[str], optional): The names if they were given. Else
             that of a file up to its batch size, data set and the like, which
-            the toolbox puts behind an underscore and a number, such as
+            MMPretrain puts behind an underscore and a number, such as
             ``mobilenet_v2`` of ``mobilenet-v2_8xb32_in1k.py``; with a number
             behind it where others have the same.
 

@@ -4,11 +4,14 @@
 import argparse
 import os.path as osp
 from traceback import walk_tb
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from mcod_plugin.errors import ConfigError, nearest, one_line
 
-__all__ = ['LOADERS', 'merge_options', 'merge_settings', 'read_config']
+__all__ = [
+    'LOADERS', 'imported_modules', 'merge_options', 'merge_settings',
+    'read_config'
+]
 
 # Top-level keys that a config need not hold for them to be set.
 RUNNER_KEYS = {
@@ -60,6 +63,19 @@ def _file_of(error: SyntaxError) -> Optional[str]:
         if isinstance(name, str) and name.endswith('.py'):
             found = name
     return found
+
+
+def imported_modules(cfg: Any) -> List[str]:
+    """The modules that a config imports.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        list[str]: Those of ``custom_imports``, which may name a single one.
+    """
+    found = (cfg.get('custom_imports') or {}).get('imports') or []
+    return [found] if isinstance(found, str) else list(found)
 
 
 def merge_options(cfg: Any, options: Sequence[str]) -> None:

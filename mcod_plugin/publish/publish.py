@@ -4,11 +4,11 @@ import re
 import sys
 from typing import Optional
 
+from mcod_plugin.alone.images import validation_images
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.engine.hooks.divergence_watch import diverged_branches
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.evaluation import BranchMetrics
-from mcod_plugin.export.images import validation_images
 from mcod_plugin.utils.new_folder import new_folder
 from mcod_plugin.utils.packages import require_packages
 from .ended_run import read_run

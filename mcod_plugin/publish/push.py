@@ -2,8 +2,8 @@
 import os.path as osp
 from typing import Dict, List
 
+from mcod_plugin.alone.files import file_sizes
 from mcod_plugin.errors import ConfigError, one_line
-from mcod_plugin.export.files import file_sizes
 from mcod_plugin.utils.packages import require_packages
 from .member import Member
 from .publication import Publication

@@ -101,9 +101,8 @@ def test_another_setting(run_tool, tiny):
     assert done.code == 0, done.err
     variant = ('runner/model.memory_format=contiguous '
                'train_dataloader.batch_size=16')
-    assert first_cells(done.out) == [
-        'runner/on', variant, f'{variant} : runner/on'
-    ]
+    assert first_cells(
+        done.out) == ['runner/on', variant, f'{variant} : runner/on']
     found = json.loads((tiny / 'out.json').read_text())['contenders']
     # The settings hold for the second one only.
     assert found['runner/on']['images_per_step'] == 32
@@ -119,7 +118,7 @@ def test_another_setting(run_tool, tiny):
     (['--threads', '0'], ['--threads', 'at least 1', 'got 0']),
     (['--solo-workers', '-1'], ['--solo-workers', 'at least 0', 'got -1']),
     (['--only', 'step/*', 'steps/*'
-      ], ['--only steps/*', 'matches no contender', 'step/on', 'solo/vgg']),
+      ], ['--only steps/*', 'matches no case', 'step/on', 'solo/vgg']),
     (['--growth-branch', 'vgg'], ['--growth-branch needs --growth']),
     (['--growth', '--growth-branch', 'vg'
       ], ['--growth-branch', 'resnet, vgg', "'vg'"]),

@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from mcod_plugin.alone.reopen import allowed_difference, check_logits
+from mcod_plugin.errors import ConfigError
+
+
+def test_allowed_difference_grows_with_the_logits():
+    small, large = np.array([[0.1, -0.2]]), np.array([[3., -40.]])
+    assert allowed_difference('timm', small) == pytest.approx(1e-5)
+    assert allowed_difference('timm', large) == pytest.approx(4e-4)
+    assert allowed_difference('onnx', small) == pytest.approx(1e-4)
+
+
+def test_check_logits():
+    wanted = np.array([[1., 2.], [0.5, -1.]])
+    found = wanted + np.array([[0., 1e-5], [0., 0.]])
+    assert check_logits('vgg', 'timm', found, wanted) == pytest.approx(1e-5)
+    with pytest.raises(
+            ConfigError,
+            match='vgg as timm was withdrawn: .* by '
+            '0.0001, allowed are 2e-05'):
+        check_logits('vgg', 'timm', wanted - 1e-4, wanted)
+
+
+@pytest.mark.parametrize('where, text', [(0, 'differ'), (1, 'not finite')])
+def test_not_a_number_is_no_match(where, text):
+    pair = [np.zeros((2, 3)), np.zeros((2, 3))]
+    pair[where][1, 1] = np.nan
+    with pytest.raises(ConfigError, match=text):
+        check_logits('vgg', 'onnx', *pair)
+
+
+def test_other_shape_is_no_match():
+    with pytest.raises(ConfigError, match=r'\(2, 3\) instead of \(2, 4\)'):
+        check_logits('vgg', 'onnx', np.zeros((2, 3)), np.zeros((2, 4)))
