@@ -131,20 +131,7 @@ def rotations(names: Sequence[str], rounds: int) -> Iterator[List[str]]:
 
 def measure(cases: Dict[str, Callable], rounds: int, seconds: float,
             threads: int) -> Dict[str, Measurement]:
-    """Time cases in turns, and show how far it is.
-
-    Args:
-        cases (dict[str, Callable]): See :class:`Workers`.
-        rounds (int): Number of samples of each.
-        seconds (float): The least length of a sample.
-        threads (int): Number of PyTorch's threads in each process.
-
-    Returns:
-        dict[str, Measurement]: What was found, by case.
-
-    Raises:
-        ConfigError: If one of them fails.
-    """
+    """Time cases in turns, and show how far it is."""
     console = Console(stderr=True)
     progress = partial(
         track,

@@ -87,18 +87,8 @@ def branch_loader(loader: dict,
                   workers: int,
                   size: Optional[Tuple[int, int]] = None,
                   channels: int = 3) -> dict:
-    """A data loader's config with MMPretrain's pipeline and defaults.
-
-    Args:
-        loader (dict): The loader's config.
-        workers (int): Number of its worker processes.
-        size (tuple[int, int], optional): Height and width in pixels to which
-            the images are brought at the end. Defaults to their own.
-        channels (int): Channels of the images. Defaults to 3.
-
-    Returns:
-        dict: The config.
-    """
+    """A data loader's config with MMPretrain's pipeline and defaults; for
+    size and channels see :func:`dataset_alone`."""
     loader = copy.deepcopy(loader)
     loader['dataset'] = dataset_alone(loader['dataset'], size, channels)
     for _, dataset in walk(loader['dataset']):
@@ -124,21 +114,11 @@ def select_source(source: str,
                   classes: Union[str, Sequence[Union[str, int]], None] = None,
                   per_class: Optional[Sequence[Optional[int]]] = None,
                   **settings) -> Any:
-    """MMPretrain's data set with a part of its images.
+    """MMPretrain's data set with a part of its images, as
+    :class:`InMemoryDataset` chooses it.
 
     As ``indices`` their numbers would stand in the config, which would take
     half a minute to print.
-
-    Args:
-        source (str): The ``type`` of the data set.
-        label (str): See :class:`InMemoryDataset`, as for the next two.
-            Defaults to ``'fine'``.
-        classes (str | Sequence[str | int], optional): Defaults to None.
-        per_class (tuple[int, int | None], optional): Defaults to None.
-        **settings: All other arguments of the data set.
-
-    Returns:
-        BaseDataset: The data set.
     """
     if per_class is not None:
         check_per_class('per_class of InMemoryDataset', per_class)

@@ -37,27 +37,10 @@ Case = Callable[[StepTimer], None]
 
 def speed_cases(cfg: Any, workers: int,
                 variants: Mapping[str, Any]) -> Dict[str, Case]:
-    """All cases of a config.
-
-    ========================= ===============================================
-    ``bare/<branch>``         forward, cross entropy, backward and optimizer
-                              step of a branch, on fixed preprocessed batches
-    ``step/on``, ``step/off`` the cohort's ``train_step`` on fixed batches,
-                              with and without distillation
-    ``runner/on``             an iteration of the cohort's runner, with
-                              distillation
-    ``runner/<variant>``      the same, by another config
-    ``solo/<branch>``         an iteration of MMPretrain's runner
-    ``data/cohort``           a batch of the config's loader, preprocessed
-    ``data/toolbox-<N>``      a batch of MMPretrain's, by N workers
-    ``val/cohort``            a batch of the cohort's validation, the metric's
-                              share included
-    ``val/<branch>``          a batch of MMPretrain's
-    ========================= ===============================================
+    """All cases of a config; docs/performance.md tells what they do.
 
     A frozen branch is not trained alone either; it has neither ``bare`` nor
-    ``solo``. Loops over training data are timed without the epoch's end, see
-    :meth:`StepTimer.batch`.
+    ``solo``.
 
     Args:
         cfg (Config): The config.

@@ -99,16 +99,8 @@ def speed_ratios(found: Mapping[str, Measurement],
 
 
 def growth_ratios(found: Mapping[str, Measurement]) -> Ratios:
-    """How time and memory grow with the number of equal branches.
-
-    Args:
-        found (dict[str, Measurement]): The measurements of ``growth/1`` and
-            others.
-
-    Returns:
-        dict[str, list[float]]: Of each other cohort, its time and memory as a
-        multiple of those of as many cohorts of one; see :func:`speed_ratios`.
-    """
+    """Time and memory of each larger cohort as a multiple of those of as many
+    cohorts of one; see :func:`speed_ratios`."""
     ratios = {}
     for what, measure in (('time', _seconds), ('memory', _memory)):
         for name in found:
@@ -129,7 +121,7 @@ def _seconds(found: Mapping[str, Measurement], names: Iterable[str]) -> Any:
 
 def _memory(found: Mapping[str, Measurement], names: Iterable[str]) -> float:
     """Peak memory of all cases together; not a number if one is not known."""
-    return sum(name in found and found[name].peak_bytes or np.nan
+    return sum((found[name].peak_bytes if name in found else None) or np.nan
                for name in names)
 
 
@@ -142,17 +134,8 @@ def _known(ratios: Mapping[str, Any]) -> Ratios:
 
 def results(found: Mapping[str, Measurement],
             ratios: Ratios) -> Dict[str, Any]:
-    """The measurements as plain data.
-
-    Args:
-        found (dict[str, Measurement]): The measurements by case.
-        ratios (dict[str, list[float]]): The ratios by name, one value for
-            each round.
-
-    Returns:
-        dict[str, dict]: ``contenders``, which are the cases with their
-        samples as ``turns``, and ``ratios``.
-    """
+    """The measurements as plain data. In files the cases are called
+    ``contenders``, and their samples ``turns``."""
     return dict(
         contenders={
             name: _summary(case)
@@ -186,15 +169,8 @@ def _summary(case: Measurement) -> Dict[str, Any]:
 
 
 def tables(report: Dict[str, Any]) -> str:
-    """A report as text.
-
-    Args:
-        report (dict[str, Any]): What :func:`run_benchmark` returns.
-
-    Returns:
-        str: What was measured where, a table of the cases and one of the
-        ratios.
-    """
+    """What :func:`run_benchmark` returns as text: what was measured where, a
+    table of the cases and one of the ratios."""
     header = ['case', 'ms per step', 'spread %', 'images/s', 'peak MiB']
     rows = [[
         name, f'{row["milliseconds"]:.2f}', f'{100 * row["spread"]:.1f}',

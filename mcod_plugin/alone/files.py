@@ -5,7 +5,7 @@ import os
 import os.path as osp
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Dict, Mapping
+from typing import Dict, Mapping
 
 import torch
 from mmengine.config import Config
@@ -15,8 +15,8 @@ from mcod_plugin.utils.plain import to_plain
 from .branch_model import BranchModel
 
 __all__ = [
-    'file_sizes', 'to_checkpoint', 'to_json', 'to_safetensors',
-    'write_mmpretrain', 'write_safetensors'
+    'file_sizes', 'to_checkpoint', 'to_safetensors', 'write_mmpretrain',
+    'write_safetensors'
 ]
 
 # The libraries write into memory: of a full disk each tells in its own way,
@@ -83,20 +83,9 @@ def write_safetensors(model: BranchModel, folder: str) -> None:
         classes=model.classes,
         metrics=model.metrics,
         origin=model.origin)
-    Path(folder, 'config.json').write_text(to_json(config), 'utf-8')
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    Path(folder, 'config.json').write_text(text, 'utf-8')
     Path(folder, 'model.safetensors').write_bytes(to_safetensors(state_dict))
-
-
-def to_json(value: Any) -> str:
-    """Plain data as JSON.
-
-    Args:
-        value (Any): The data; tuples become lists.
-
-    Returns:
-        str: The text.
-    """
-    return json.dumps(value, indent=2, ensure_ascii=False) + '\n'
 
 
 def to_checkpoint(state_dict: Mapping[str, Tensor], meta: dict) -> bytes:

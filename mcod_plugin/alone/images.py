@@ -11,7 +11,7 @@ from mcod_plugin.engine.runner import CohortRunner
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import DATASETS
 
-__all__ = ['Images', 'batches', 'random_images', 'validation_images']
+__all__ = ['Images', 'batches', 'validation_images']
 
 BATCH_SIZE = 64
 
@@ -89,22 +89,6 @@ def _forbid_download(cfg: Any) -> None:
                     kind = registry.get(kind)
             if kind is not None and 'download' in arguments(kind):
                 value['download'] = False
-
-
-def random_images(channels: int, size: Sequence[int], reason: str) -> Images:
-    """Random pixels, for want of data.
-
-    Args:
-        channels (int): Their channels.
-        size (tuple[int, int]): Their height and width.
-        reason (str): Why it is not real images.
-
-    Returns:
-        Images: The images, always the same.
-    """
-    pixels = np.random.default_rng(0).integers(
-        0, 256, (32, channels, *size), dtype=np.uint8)
-    return Images(pixels, None, None, f'32 random images ({reason})')
 
 
 def batches(number: int) -> List[Tuple[int, int]]:

@@ -14,10 +14,7 @@ from .branch_model import BranchModel
 from .cohort import branch_pixels
 from .images import batches
 
-__all__ = [
-    'MMPRETRAIN_FORMATS', 'Reopened', 'allowed_difference', 'check_logits',
-    'reopen'
-]
+__all__ = ['MMPRETRAIN_FORMATS', 'Reopened', 'check_logits', 'reopen']
 
 # Those that are opened by MMPretrain, and so with what a config imports.
 MMPRETRAIN_FORMATS = ('mmpretrain', 'safetensors')
@@ -145,19 +142,6 @@ def _logits(jobs: List[dict], number: int,
     return found
 
 
-def allowed_difference(format: str, logits: np.ndarray) -> float:
-    """The largest difference that rounding may make.
-
-    Args:
-        format (str): The format.
-        logits (np.ndarray): Logits ``(N, num_classes)`` of the branch.
-
-    Returns:
-        float: The difference.
-    """
-    return TOLERANCES[format] * max(1., float(np.abs(logits).max()))
-
-
 def check_logits(name: str, format: str, found: np.ndarray,
                  wanted: np.ndarray) -> float:
     """Raise unless an export gives the logits of its branch.
@@ -182,7 +166,7 @@ def check_logits(name: str, format: str, found: np.ndarray,
         raise ConfigError(f'{text}: the logits of the branch itself are not '
                           'finite; the run has diverged')
     difference = float(np.abs(found.astype(np.float64) - wanted).max())
-    allowed = allowed_difference(format, wanted)
+    allowed = TOLERANCES[format] * max(1., float(np.abs(wanted).max()))
     # Not a number is not allowed either.
     if not difference <= allowed:
         raise ConfigError(f'{text}: its logits differ from those in the '

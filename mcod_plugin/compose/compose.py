@@ -23,7 +23,7 @@ from .cohort_text import cohort_text
 from .own_settings import table
 from .source import Source
 
-__all__ = ['branch_names', 'check_place', 'choose_recipe', 'compose']
+__all__ = ['compose']
 
 # What a config must hold for others to be trained by it.
 RECIPE = ('train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -58,9 +58,9 @@ def compose(configs: Sequence[str],
         ConfigError: If no cohort can be made of the configs, or the file
             cannot be written.
     """
-    check_place(out, force)
-    names = branch_names(configs, names)
-    chosen = choose_recipe(recipe, names)
+    _check_place(out, force)
+    names = _branch_names(configs, names)
+    chosen = _choose_recipe(recipe, names)
     sources = [
         Source(name, config, read_source(config))
         for name, config in zip(names, configs)
@@ -82,16 +82,8 @@ def compose(configs: Sequence[str],
     return table(sources, recipe, num_classes)
 
 
-def check_place(out: str, force: bool) -> None:
-    """Raise unless the config can be written.
-
-    Args:
-        out (str): The file.
-        force (bool): Whether it may exist.
-
-    Raises:
-        ConfigError: If it cannot.
-    """
+def _check_place(out: str, force: bool) -> None:
+    """Raise unless the config can be written."""
     check_out('--out', out)
     stem, extension = osp.splitext(osp.basename(out))
     # MMEngine refuses a second dot.
@@ -112,24 +104,14 @@ def _check_inheritance(out: str, sources: Sequence[Source]) -> None:
                 f'{source.config} or as a base of it; choose another name')
 
 
-def branch_names(configs: Sequence[str],
-                 names: Optional[Sequence[str]] = None) -> List[str]:
-    """The names of the branches.
+def _branch_names(configs: Sequence[str],
+                  names: Optional[Sequence[str]] = None) -> List[str]:
+    """The names of the branches, as they were given.
 
-    Args:
-        configs (Sequence[str]): The configs.
-        names (Sequence[str], optional): The names if they were given. Else
-            that of a file up to its batch size, data set and the like, which
-            MMPretrain puts behind an underscore and a number, such as
-            ``mobilenet_v2`` of ``mobilenet-v2_8xb32_in1k.py``; with a number
-            behind it where others have the same.
-
-    Returns:
-        list[str]: The names.
-
-    Raises:
-        ConfigError: If there are fewer than two configs, or the names are
-            not as many, not unique or not valid.
+    Else that of a file up to its batch size, data set and the like, which
+    MMPretrain puts behind an underscore and a number, such as
+    ``mobilenet_v2`` of ``mobilenet-v2_8xb32_in1k.py``; with a number behind
+    it where others have the same.
     """
     if len(configs) < 2:
         raise ConfigError('a cohort has at least two branches; got the config '
@@ -158,19 +140,8 @@ def branch_names(configs: Sequence[str],
     return list(names)
 
 
-def choose_recipe(recipe: str, names: Sequence[str]) -> int:
-    """The position, from 0, of the config whose recipe is inherited.
-
-    Args:
-        recipe (str): Its number, from 1, or its branch's name.
-        names (Sequence[str]): The branches' names.
-
-    Returns:
-        int: The position.
-
-    Raises:
-        ConfigError: If there is none.
-    """
+def _choose_recipe(recipe: str, names: Sequence[str]) -> int:
+    """The position, from 0, of the config whose recipe is inherited."""
     if recipe in names:
         return list(names).index(recipe)
     if recipe.isdigit() and 1 <= int(recipe) <= len(names):

@@ -12,7 +12,7 @@ from mcod_plugin.alone.cohort import (branch_logits, class_names, load_cohort,
 from mcod_plugin.alone.data import source_loader
 from mcod_plugin.alone.files import (file_sizes, write_mmpretrain,
                                      write_safetensors)
-from mcod_plugin.alone.images import Images, random_images, validation_images
+from mcod_plugin.alone.images import Images, validation_images
 from mcod_plugin.alone.reopen import MMPRETRAIN_FORMATS, reopen
 from mcod_plugin.config.input_size import data_input_size, parse_input_size
 from mcod_plugin.engine.hooks.divergence_watch import diverged_branches
@@ -223,10 +223,12 @@ def _images(cfg: Any, cohort: Any, limit: int, needed: bool) -> Images:
     except ConfigError as error:
         if needed:
             raise ConfigError(f'--verify-accuracy: {error}') from error
-        size = data_input_size([loader]) or cohort.input_size
-        return random_images(cohort.in_channels,
-                             parse_input_size('input_size', size),
-                             f'no others could be had: {error}')
+        size = parse_input_size('input_size',
+                                data_input_size([loader]) or cohort.input_size)
+        pixels = np.random.default_rng(0).integers(
+            0, 256, (32, cohort.in_channels, *size), dtype=np.uint8)
+        return Images(pixels, None, None, '32 random images (no others could '
+                      f'be had: {error})')
 
 
 def report(exports: Exports) -> str:

@@ -1,8 +1,9 @@
 """A folder that timm opens."""
+import json
 from pathlib import Path
 
 from mcod_plugin.alone.branch_model import BranchModel
-from mcod_plugin.alone.files import to_json, to_safetensors
+from mcod_plugin.alone.files import to_safetensors
 from mcod_plugin.errors import ConfigError
 
 __all__ = ['write_timm']
@@ -53,6 +54,7 @@ def write_timm(model: BranchModel, folder: str) -> None:
             custom_load=False))
     if model.classes:
         config['label_names'] = model.classes
-    Path(folder, 'config.json').write_text(to_json(config), 'utf-8')
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    Path(folder, 'config.json').write_text(text, 'utf-8')
     Path(folder, 'model.safetensors').write_bytes(
         to_safetensors(network.state_dict()))

@@ -1,15 +1,22 @@
 import numpy as np
 import pytest
 
-from mcod_plugin.alone.reopen import allowed_difference, check_logits
+from mcod_plugin.alone.reopen import check_logits
 from mcod_plugin.errors import ConfigError
 
 
-def test_allowed_difference_grows_with_the_logits():
-    small, large = np.array([[0.1, -0.2]]), np.array([[3., -40.]])
-    assert allowed_difference('timm', small) == pytest.approx(1e-5)
-    assert allowed_difference('timm', large) == pytest.approx(4e-4)
-    assert allowed_difference('onnx', small) == pytest.approx(1e-4)
+@pytest.mark.parametrize('format, logits, allowed', [
+    ('timm', [0.1, -0.2], 1e-5),
+    ('timm', [3., -40.], 4e-4),
+    ('onnx', [0.1, -0.2], 1e-4),
+])
+def test_allowed_difference_grows_with_the_logits(format, logits, allowed):
+    wanted = np.array([logits])
+    found = wanted + [[0.99 * allowed, 0.]]
+    assert check_logits('vgg', format, found,
+                        wanted) == pytest.approx(0.99 * allowed)
+    with pytest.raises(ConfigError, match=f'allowed are {allowed:.3g}'):
+        check_logits('vgg', format, wanted + [[1.01 * allowed, 0.]], wanted)
 
 
 def test_check_logits():

@@ -1,8 +1,10 @@
 import re
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 
+from mcod_plugin.alone.optimizer import FACTORS, optim_wrapper_alone
 from mcod_plugin.compose.own_settings import (KEPT_BY, left_out, own_settings,
                                               table)
 
@@ -156,3 +158,19 @@ def test_another_optimizer(sources):
     assert found['optimizer'] == ['SGD(momentum=0.9)', 'AdamW', 'as first']
     assert found['learning rate'] == ['0.1', '0.001', 'as first']
     assert re.search('AdamW', str(left_out(pair, pair[0])))
+
+
+def test_a_branch_alone_gets_back_what_its_config_says(sources):
+    """For the recipe's batches, that is: 0.02 for 32 is 0.04 for 64."""
+    recipe, source = sources(
+        'optim_wrapper = dict(optimizer=dict(lr=0.02, weight_decay=4e-3))\n'
+        'auto_scale_lr = dict(base_batch_size=32)')
+    kept = own_settings(source, recipe)
+    found = optim_wrapper_alone(
+        recipe.optim_wrapper,
+        SimpleNamespace(**{key: kept[key].value
+                           for key in FACTORS}))['optimizer']
+    assert found['lr'] == pytest.approx(0.04)
+    assert found['weight_decay'] == pytest.approx(4e-3)
+    found.update(lr=0.02, weight_decay=4e-3)
+    assert found == source.optimizer

@@ -1,8 +1,11 @@
 """The rival is MMPretrain as its users know it."""
 import numpy as np
 import pytest
+import timm
 import torch
+from mmengine.dataset import Compose
 from mmengine.runner import Runner
+from mmpretrain.registry import TRANSFORMS
 
 from mcod_plugin.engine.runner import CohortRunner
 from mcod_plugin.errors import ConfigError
@@ -89,7 +92,7 @@ def test_solo_has_the_images_of_each_class(tiny_config, tmp_path, part):
         assert mine['gt_label'] == other['gt_label']
     # The config is printed when a runner is built.
     assert len(runner.cfg.pretty_text) < 10_000
-    # The toolbox's own way to choose images gives the same.
+    # MMPretrain's own way to choose images gives the same.
     images = branch_loader(tiny_config().train_dataloader, 0)['dataset']
     images['indices'] = None
     source = CohortRunner.build_dataloader(
@@ -185,3 +188,54 @@ def test_solo_of_grey_images(tiny_config, tmp_path):
     cfg.model.data_preprocessor.update(mean=[78.], std=[96.])
     runner = branch_runner(cfg, 'resnet', 0, str(tmp_path / 'work'))
     assert runner.model.data_preprocessor.mean.numel() == 1
+
+
+def test_metrics_of_all_kinds_are_those_of_a_branch(tiny_config, tmp_path):
+    """Also several of them, and more ranks than there are classes."""
+    cfg = tiny_config()
+    cfg.val_evaluator = [
+        dict(type='mcod_plugin.BranchMetrics', topk=(1, 5, 50)),
+        dict(type='SingleLabelMetric')
+    ]
+    runner = branch_runner(cfg, 'resnet', 0, str(tmp_path / 'work'))
+    accuracy, other = runner.val_evaluator.metrics
+    assert type(accuracy).__name__ == 'Accuracy'
+    assert accuracy.topk == (1, 5)
+    assert type(other).__name__ == 'SingleLabelMetric'
+
+
+def test_mixed_labels_need_no_number_of_classes(tiny_config, tmp_path):
+    """The cohort works it out, so its branch alone has it."""
+    cfg = tiny_config(
+        **{'model.train_cfg': dict(augments=dict(type='Mixup', alpha=1.))})
+    runner = branch_runner(cfg, 'resnet', 0, str(tmp_path / 'work'))
+    batch = next(iter(runner.train_dataloader))
+    found = runner.model.data_preprocessor(batch, True)['data_samples']
+    scores = torch.stack([sample.gt_score for sample in found])
+    assert scores.shape == (16, 10)
+    torch.testing.assert_close(scores.sum(1), torch.ones(16))
+    assert (scores.max(1).values < 1).any()
+
+
+def test_no_weights_are_fetched(tiny_config, tmp_path, monkeypatch):
+    """They make nothing faster."""
+    asked = []
+    create = timm.create_model
+
+    def watch(*args, pretrained=False, **kwargs):
+        asked.append(pretrained)
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(timm, 'create_model', watch)
+    cfg = tiny_config(**{'model.branches.vit.backbone.pretrained': True})
+    branch_runner(cfg, 'vit', 0, str(tmp_path / 'work'))
+    assert asked and not any(asked)
+
+
+def test_grey_images_of_another_size(tiny_config):
+    loader = tiny_config(in_memory=False).train_dataloader
+    loader = branch_loader(loader, 0, (24, 20), channels=1)
+    resized = Compose(
+        [TRANSFORMS.build(step) for step in loader.dataset.pipeline[1:]])
+    image = np.zeros((16, 16, 1), np.uint8)
+    assert resized(dict(img=image))['inputs'].shape == (1, 24, 20)

@@ -41,7 +41,7 @@ def test_line_up_with_a_frozen_branch(tiny_config):
     ]
 
 
-def test_data_of_the_toolbox_are_not_resized(tiny_config, tmp_path):
+def test_data_of_mmpretrain_are_not_resized(tiny_config, tmp_path):
     cfg = tiny_config(**{'model.branches.resnet.input_size': 20})
     build = speed_cases(cfg, 0, {})['data/toolbox-0'].args[1].args[0]
     (batch, *_) = build(str(tmp_path)).train_dataloader

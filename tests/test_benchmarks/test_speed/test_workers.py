@@ -89,7 +89,7 @@ def test_nothing_is_left_behind(sample_cases, notes, monkeypatch, error):
         with Workers(cases) as workers:
             workers.wait('hangs')
             folder = workers._folder.name
-            workers._go('hangs')
+            workers._pipes['hangs'].send(True)
             raise error
     pids = list(map(int, notes.read_text().split()))
     # The process and the one that it has started.
