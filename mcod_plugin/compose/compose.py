@@ -12,6 +12,7 @@ from mmpretrain.engine import LearningRateDecayOptimWrapperConstructor
 
 from mcod_plugin.config.branch_from import branch_from, read_source
 from mcod_plugin.config.explain import explain
+from mcod_plugin.config.input_size import parse_input_size
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.config.read import read_config
 from mcod_plugin.errors import ConfigError, nearest
@@ -188,9 +189,9 @@ def _check_branches(sources: Sequence[Source]) -> int:
                               'configs of single classifiers')
         # The weights are not needed to see whether it fits.
         model = branch_from(source.config)
-        size = source.input_size or (guess_input_size(dict(model=model)), ) * 2
-        channels = 3 if not source.preprocessor.get('mean') else len(
-            source.preprocessor['mean'])
+        size = source.input_size or parse_input_size(
+            'input_size', guess_input_size(dict(model=model)))
+        channels = len(source.statistics[0])
         try:
             numbers[source.name] = build_branch(source.name, model, size,
                                                 channels)[1]

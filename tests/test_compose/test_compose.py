@@ -127,6 +127,35 @@ def test_configs_that_do_not_fit(folder, name):
         assert word in line
 
 
+TRANSFORMER = """\
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='VisionTransformer',
+        arch=dict(
+            embed_dims=16, num_layers=1, num_heads=2,
+            feedforward_channels=32),
+        img_size=(16, 16),
+        patch_size=8),
+    neck=None,
+    head=dict(
+        _delete_=True,
+        type='VisionTransformerClsHead',
+        num_classes=10,
+        in_channels=16))
+"""
+
+
+def test_size_that_only_the_network_tells(folder):
+    """As a pair, of images that no transform brings to a size."""
+    with open('first.py', 'a') as file:
+        file.write("train_dataloader['dataset']['pipeline'].pop(0)\n")
+    (folder / 'second.py').write_text(f"_base_ = 'first.py'\n{TRANSFORMER}")
+    compose(PAIR, 'out.py')
+    cfg = Config.fromfile('out.py')
+    assert cfg.model.branches.second.backbone.img_size == (16, 16)
+
+
 @pytest.mark.parametrize('name', NO_RECIPES)
 def test_no_recipe(folder, name):
     lines, words = NO_RECIPES[name]
