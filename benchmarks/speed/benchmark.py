@@ -31,7 +31,8 @@ def run_benchmark(cfg: Any,
                   variants: Mapping[str, Any] = {},
                   growth: bool = False,
                   growth_branch: Optional[str] = None) -> Dict[str, Any]:
-    """Time a cohort and its branches alone, in turns.
+    """Time a cohort and its branches alone, one after the other in each
+    round.
 
     Args:
         cfg (Config): The cohort's config.
@@ -131,7 +132,7 @@ def rotations(names: Sequence[str], rounds: int) -> Iterator[List[str]]:
 
 def measure(cases: Dict[str, Callable], rounds: int, seconds: float,
             threads: int) -> Dict[str, Measurement]:
-    """Time cases in turns, and show how far it is."""
+    """Time cases round by round, and show how far it is."""
     console = Console(stderr=True)
     progress = partial(
         track,
