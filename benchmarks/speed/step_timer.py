@@ -43,7 +43,7 @@ class StepTimer:
         self.folder = folder
         self.images = 0.
         self._memory = None
-        self._course = None
+        self._loop = None
         self._began = 0.
         self._stopped_at = None
 
@@ -71,8 +71,8 @@ class StepTimer:
         self.images = images
         if self._memory is not None:
             self._memory.forget()
-        self._course = self._run(warm_up, lead_in, facts)
-        next(self._course)
+        self._loop = self._run(warm_up, lead_in, facts)
+        next(self._loop)
 
     def warmed_up(self) -> None:
         """The warm-up is over: called by a case that has one of its own."""
@@ -83,7 +83,7 @@ class StepTimer:
     def step(self, count: int = 1) -> None:
         """A step is done, or several of them."""
         if self._stopped_at is None:
-            self._course.send(count)
+            self._loop.send(count)
         else:
             # The clock goes back to where it was stopped.
             self._began += self._clock() - self._stopped_at
@@ -108,7 +108,7 @@ class StepTimer:
 
     def _run(self, warm_up: int, lead_in: int,
              facts: dict) -> Generator[None, int, None]:
-        """The course of events. It goes on by a step at each ``yield``."""
+        """All that happens. It goes on by a step at each ``yield``."""
         self._sleep(None)
         for _ in range(warm_up):
             yield

@@ -4,7 +4,7 @@ import os.path as osp
 import subprocess
 import sys
 import tempfile
-from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch.nn as nn
@@ -31,12 +31,10 @@ class Reopened(NamedTuple):
     Attributes:
         logits (np.ndarray): Its logits ``(N, num_classes)``.
         difference (float): Largest difference from those in the cohort.
-        needs_plugin (bool): Whether it has parts of this plugin.
     """
 
     logits: np.ndarray
     difference: float
-    needs_plugin: bool
 
 
 def reopen(
@@ -72,8 +70,7 @@ def reopen(
         ConfigError: If one cannot be opened, or gives other logits, and there
             is no room for faults.
     """
-    # With and without this plugin.
-    jobs: Dict[bool, Dict[Key, dict]] = {False: {}, True: {}}
+    jobs: Dict[Key, dict] = {}
     # Branches that see the same images share a file.
     saved: Dict[object, str] = {}
     found = {}
@@ -84,62 +81,62 @@ def reopen(
             if size not in saved:
                 saved[size] = osp.join(work, f'images_{len(saved)}.npy')
                 np.save(saved[size], branch_pixels(cohort, name, pixels))
-            # The user's own modules may import it, whatever the branch needs.
-            plugin = format in MMPRETRAIN_FORMATS and bool(
-                models[name].custom_imports)
-            jobs[plugin][name, format] = dict(
+            jobs[name, format] = dict(
                 format=format,
                 folder=place,
                 images=saved[size],
                 order=models[name].data_order,
-                logits=osp.join(work, f'{name}_{format}.npy'))
-        for plugin, group in jobs.items():
-            logits = _logits(list(group.values()), len(pixels), plugin)
-            for (name, format), values in zip(group, logits):
-                try:
-                    if isinstance(values, ConfigError):
-                        raise values
-                    difference = check_logits(name, format, values,
-                                              wanted[name])
-                except ConfigError as error:
-                    if faults is None:
-                        raise
-                    faults[name, format] = error
-                    continue
-                found[name,
-                      format] = Reopened(values, difference, plugin
-                                         and models[name].needs_plugin)
-    return {key: found[key] for key in places if key in found}
+                logits=osp.join(work, f'{name}_{format}.npy'),
+                # The user's own modules may import this plugin, whatever the
+                # branch needs.
+                plugin=format in MMPRETRAIN_FORMATS
+                and bool(models[name].custom_imports))
+        last_words = {
+            plugin:
+            _open([job for job in jobs.values() if job['plugin'] is plugin],
+                  len(pixels), plugin)
+            for plugin in (False, True)
+        }
+        for (name, format), job in jobs.items():
+            try:
+                logits = _logits(job, last_words[job['plugin']])
+                difference = check_logits(name, format, logits, wanted[name])
+            except ConfigError as error:
+                if faults is None:
+                    raise
+                faults[name, format] = error
+            else:
+                found[name, format] = Reopened(logits, difference)
+    return found
 
 
-def _logits(jobs: List[dict], number: int,
-            plugin: bool) -> List[Union[np.ndarray, ConfigError]]:
-    """The logits that a fresh process gets of each export, or why it cannot
-    be opened."""
+def _open(jobs: List[dict], number: int, plugin: bool) -> str:
+    """Open exports in a fresh process, which writes their logits of a number
+    of images; return its last words."""
     if not jobs:
-        return []
+        return ''
     request = dict(plugin=plugin, batches=batches(number), jobs=jobs)
     script = osp.join(osp.dirname(__file__), 'fresh_process.py')
     done = subprocess.run([sys.executable, '-W', 'ignore', script],
                           input=json.dumps(request),
                           capture_output=True,
                           text=True)
-    found = []
-    for job in jobs:
-        if osp.isfile(job['logits']):
-            found.append(np.load(job['logits']))
-            continue
-        try:
-            with open(job['logits'] + '.error') as file:
-                reason = file.read()
-        except FileNotFoundError:
-            lines = done.stderr.strip().splitlines() or ['']
-            reason = f'{lines[-1]} (exit code {done.returncode})'
-        found.append(
-            ConfigError(
-                f'the export as {job["format"]} was withdrawn: it cannot be '
-                f'opened in a fresh process: {reason}'))
-    return found
+    lines = done.stderr.strip().splitlines() or ['']
+    return f'{lines[-1]} (exit code {done.returncode})'
+
+
+def _logits(job: dict, last_words: str) -> np.ndarray:
+    """The logits of an export; raise unless it could be opened."""
+    if osp.isfile(job['logits']):
+        return np.load(job['logits'])
+    try:
+        with open(job['logits'] + '.error') as file:
+            reason = file.read()
+    except FileNotFoundError:
+        reason = last_words
+    raise ConfigError(
+        f'the export as {job["format"]} was withdrawn: it cannot be opened in '
+        f'a fresh process: {reason}')
 
 
 def check_logits(name: str, format: str, found: np.ndarray,

@@ -172,15 +172,20 @@ def export_branches(cfg: Any,
             raise ConfigError('no branch can be exported: ' + '; '.join(
                 f'{name} as {format}: {reason}'
                 for (name, format), reason in left_out.items()))
-        items = [
-            Export(name, format,
-                   file_sizes(places[name, format]), reopened.difference,
-                   _top1(reopened.logits,
-                         images.labels), reopened.needs_plugin,
-                   format == 'mmpretrain' and models[name].tests_need_plugin,
-                   models[name].own_packages * (format in MMPRETRAIN_FORMATS))
-            for (name, format), reopened in found.items()
-        ]
+        items = []
+        for (name, format), reopened in found.items():
+            model, by_mmpretrain = models[name], format in MMPRETRAIN_FORMATS
+            items.append(
+                Export(
+                    name,
+                    format,
+                    files=file_sizes(places[name, format]),
+                    difference=reopened.difference,
+                    metrics=_top1(reopened.logits, images.labels),
+                    needs_plugin=by_mmpretrain and model.needs_plugin,
+                    tests_need_plugin=(format == 'mmpretrain'
+                                       and model.tests_need_plugin),
+                    own_packages=model.own_packages if by_mmpretrain else []))
     items.sort(key=lambda item: -item.metrics.get('top1', 0))
     return Exports(items, metrics, images.source, 'ema_state_dict' in content,
                    left_out)
