@@ -4,7 +4,7 @@
 import argparse
 import os.path as osp
 from traceback import walk_tb
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 from mcod_plugin.errors import ConfigError, nearest, one_line
 
@@ -65,7 +65,7 @@ def _file_of(error: SyntaxError) -> Optional[str]:
     return found
 
 
-def imported_modules(cfg: Any) -> List[str]:
+def imported_modules(cfg: Any) -> Sequence[str]:
     """The modules that a config imports.
 
     Args:
@@ -75,7 +75,7 @@ def imported_modules(cfg: Any) -> List[str]:
         list[str]: Those of ``custom_imports``, which may name a single one.
     """
     found = (cfg.get('custom_imports') or {}).get('imports') or []
-    return [found] if isinstance(found, str) else list(found)
+    return [found] if isinstance(found, str) else found
 
 
 def merge_options(cfg: Any, options: Sequence[str]) -> None:
