@@ -20,11 +20,6 @@ FLOORS = (
     ('cli', ),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-# What is still to be mended, and why it has not been. Entries may only go.
-EXCEPTIONS = {
-    # What tells how a branch stands alone is still a part of the export.
-    ('publish', 'export'),
-}
 
 
 def room_of(module):
@@ -79,14 +74,7 @@ def test_every_room_has_a_floor():
 
 
 def test_no_room_imports_one_that_stands_above_it():
-    found = faults()
-    new = {
-        pair: files
-        for pair, files in found.items() if pair not in EXCEPTIONS
-    }
-    assert not new
-    # What is mended is struck off.
-    assert EXCEPTIONS == found.keys()
+    assert faults() == {}
 
 
 def test_imports_of_all_kinds_are_seen(tmp_path):

@@ -3,6 +3,7 @@
     python tools/benchmark.py configs/mcod_small_cifar100.py
 """
 import copy
+import json
 import os.path as osp
 import sys
 
@@ -10,7 +11,7 @@ from mcod_plugin.cli import (ToolParser, add_config_arguments, load_config,
                              orderly_end, user_errors)
 from mcod_plugin.config.read import merge_options
 from mcod_plugin.errors import ConfigError, check_integer, check_number
-from mcod_plugin.utils.files import check_out
+from mcod_plugin.utils.files import check_out, write_text
 
 # What this tool runs is no part of the package.
 BENCHMARKS = osp.join(
@@ -27,23 +28,23 @@ def parse_args():
         '--rounds',
         type=int,
         default=7,
-        help='turns of each contender (default: 7)')
+        help='samples of each case (default: 7)')
     parser.add_argument(
         '--seconds',
         type=float,
         default=1.,
-        help='the least length of a turn (default: 1)')
+        help='the least length of a sample (default: 1)')
     parser.add_argument(
         '--threads',
         type=int,
-        help='threads of each contender (default: those of PyTorch)')
+        help='threads of each case (default: those of PyTorch)')
     parser.add_argument(
         '--only',
         nargs='+',
         action='extend',
         default=[],
         metavar='GLOB',
-        help='the contenders to time, such as step/* bare/*')
+        help='the cases to time, such as step/* bare/*')
     parser.add_argument(
         '--vary',
         nargs='+',
@@ -113,13 +114,13 @@ def main():
             for options in args.vary
         }
         sys.path.insert(0, BENCHMARKS)
-        from speed import run_benchmark, tables, write
+        from speed import run_benchmark, tables
         report = run_benchmark(cfg, args.rounds, args.seconds, args.threads,
                                args.only, args.solo_workers, variants,
                                args.growth, args.growth_branch)
         print(tables(report))
         if args.out is not None:
-            write(report, args.out)
+            write_text(args.out, f'{json.dumps(report, indent=2)}\n')
 
 
 if __name__ == '__main__':

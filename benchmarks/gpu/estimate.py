@@ -26,8 +26,8 @@ from mcod_plugin.runs.tables import render
 
 FOLDER = osp.dirname(osp.abspath(__file__))
 sys.path.insert(0, osp.dirname(FOLDER))
-from speed.contenders import (  # noqa: E402
-    GROWTH, cohort_runner, line_up, raw_batches)
+from speed.cases import (  # noqa: E402
+    GROWTH, cohort_runner, raw_batches, speed_cases)
 
 # Of the main pair on an H100, see README.md. Bytes a second: its step, counted
 # as below, 220 times a second with six runs at a time.
@@ -49,9 +49,9 @@ SIZES = 4, 8
 # one that compiles besides.
 START = 30.
 COMPILE = 25.
-# Seconds of a turn of the benchmark with all that is not timed.
-TURN = 3.
-# Rounds of turns: in the step with the most contenders, and else.
+# Seconds of a sample of the benchmark with all that is not timed.
+SAMPLE = 3.
+# Rounds: in the step with the most cases, and else.
 ROUNDS = 5, 7
 
 # Runs of each step of the queue, and how many are trained at a time.
@@ -180,8 +180,7 @@ def bounds(cost, epochs, val_interval, cuda_graphs=False):
     # A validation is forward alone.
     images = epochs * train + epochs // val_interval * val / PASSES
     steps = images / cost.batch_size
-    host = (
-        cost.branches * REPLAY if cuda_graphs else cost.kernels * LAUNCH)
+    host = (cost.branches * REPLAY if cuda_graphs else cost.kernels * LAUNCH)
     return steps * cost.bytes / BANDWIDTH / 60, steps * host / 60
 
 
@@ -205,20 +204,19 @@ def span(minutes, runs=1, jobs=1):
     return max(runs * gpu, rounds * host), runs * gpu + rounds * host
 
 
-def benchmark_minutes(contenders, rounds, compiled=0):
+def benchmark_minutes(cases, rounds, compiled=0):
     """Minutes of the benchmark tool.
 
     Args:
-        contenders (int): How many there are.
-        rounds (int): How many turns each of them has.
+        cases (int): How many there are.
+        rounds (int): Samples of each.
         compiled (int): How many of them compile. Defaults to 0.
 
     Returns:
         float: The minutes.
     """
-    # They begin together, and warm up in a turn of their own.
-    seconds = (
-        START + contenders * (rounds + 1) * TURN + compiled * COMPILE)
+    # They begin together, and warm up for as long as a sample.
+    seconds = (START + cases * (rounds + 1) * SAMPLE + compiled * COMPILE)
     return seconds / 60
 
 
@@ -232,7 +230,7 @@ def main():
                 run.cfg for run in plan(study, 'work_dirs')
                 if run.method == 'mcod')
             if not queue:
-                number = len(line_up(cfg, 2, dict.fromkeys(VARIANTS, cfg)))
+                number = len(speed_cases(cfg, 2, dict.fromkeys(VARIANTS, cfg)))
                 few, many = ROUNDS
                 minutes = {
                     'smoke': (SMOKE * START + COMPILE) / 60,
@@ -260,8 +258,7 @@ def main():
             ] for step, runs in steps.items()]
         print('A step, and minutes of a run by each bound:')
         print(
-            render(('study', 'kernels', 'GB', 'epochs', 'GPU', 'host'),
-                   costs))
+            render(('study', 'kernels', 'GB', 'epochs', 'GPU', 'host'), costs))
         print('The queue:')
         print(
             render(('step', 'runs', 'minutes', f'with --jobs {JOBS}'), queue))

@@ -1,5 +1,5 @@
 """Speed of a cohort, against the same networks trained one by one."""
 from .benchmark import run_benchmark
-from .report import tables, write
+from .report import tables
 
-__all__ = ['run_benchmark', 'tables', 'write']
+__all__ = ['run_benchmark', 'tables']

@@ -1,4 +1,4 @@
-"""What the process imports from which the contenders are forked.
+"""What the process imports from which the workers are forked.
 
 Only that process may import this module.
 """
@@ -13,7 +13,7 @@ import mmpretrain.evaluation  # noqa: F401
 import mmpretrain.models  # noqa: F401
 import mmpretrain.visualization  # noqa: F401
 
-import speed.contenders  # noqa: F401
+import speed.cases  # noqa: F401
 import mcod_plugin.datasets  # noqa: F401
 import mcod_plugin.engine  # noqa: F401
 import mcod_plugin.evaluation  # noqa: F401

@@ -8,11 +8,10 @@ from mmpretrain.datasets import PackInputs, RandomCrop
 from mmpretrain.evaluation import Accuracy
 
 from mcod_plugin.config.parts import is_part, type_name
-from mcod_plugin.config.read import LOADERS
+from mcod_plugin.config.read import LOADERS, imported_modules
 from mcod_plugin.datasets.in_memory_dataset import (FIXED_TRANSFORMS,
                                                     InMemoryDataset)
-from .differences import left_out
-from .own_settings import own_settings
+from .own_settings import left_out, own_settings
 from .source import Source, call_text
 
 __all__ = ['cohort_text']
@@ -168,9 +167,7 @@ def _runtime(sources: Sequence[Source], recipe: Source) -> Iterator[str]:
     yield "runner_type = 'mcod_plugin.CohortRunner'"
     modules = {}
     for source in sources:
-        given = (source.cfg.get('custom_imports') or {}).get('imports') or []
-        modules.update(
-            dict.fromkeys([given] if isinstance(given, str) else given))
+        modules.update(dict.fromkeys(imported_modules(source.cfg)))
     modules['mcod_plugin'] = None
     yield (f'custom_imports = dict(imports={list(modules)!r}, '
            'allow_failed_imports=False)')
@@ -201,8 +198,7 @@ def _evaluation(recipe: Source) -> Iterator[str]:
     metrics = recipe.cfg[given[0]]
     metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
     topk = next((metric['topk'] for metric in metrics
-                 if is_part(metric, Accuracy) and 'topk' in metric),
-                (1, 5))
+                 if is_part(metric, Accuracy) and 'topk' in metric), (1, 5))
     topk = topk if isinstance(topk, int) else tuple(topk)
     names = ', '.join(map(type_name, metrics))
     yield f'# In place of {names}: by branch and for the ensemble.'

@@ -12,6 +12,7 @@ from mmpretrain.engine import LearningRateDecayOptimWrapperConstructor
 
 from mcod_plugin.config.branch_from import branch_from, read_source
 from mcod_plugin.config.explain import explain
+from mcod_plugin.config.input_size import parse_input_size
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.config.read import read_config
 from mcod_plugin.errors import ConfigError, nearest
@@ -20,10 +21,10 @@ from mcod_plugin.models.utils.input_size import guess_input_size
 from mcod_plugin.registry import RUNNERS
 from mcod_plugin.utils.files import check_out, write_text
 from .cohort_text import cohort_text
-from .differences import table
+from .own_settings import table
 from .source import Source
 
-__all__ = ['branch_names', 'check_place', 'choose_recipe', 'compose']
+__all__ = ['compose']
 
 # What a config must hold for others to be trained by it.
 RECIPE = ('train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -58,9 +59,9 @@ def compose(configs: Sequence[str],
         ConfigError: If no cohort can be made of the configs, or the file
             cannot be written.
     """
-    check_place(out, force)
-    names = branch_names(configs, names)
-    chosen = choose_recipe(recipe, names)
+    _check_place(out, force)
+    names = _branch_names(configs, names)
+    chosen = _choose_recipe(recipe, names)
     sources = [
         Source(name, config, read_source(config))
         for name, config in zip(names, configs)
@@ -82,16 +83,8 @@ def compose(configs: Sequence[str],
     return table(sources, recipe, num_classes)
 
 
-def check_place(out: str, force: bool) -> None:
-    """Raise unless the config can be written.
-
-    Args:
-        out (str): The file.
-        force (bool): Whether it may exist.
-
-    Raises:
-        ConfigError: If it cannot.
-    """
+def _check_place(out: str, force: bool) -> None:
+    """Raise unless the config can be written."""
     check_out('--out', out)
     stem, extension = osp.splitext(osp.basename(out))
     # MMEngine refuses a second dot.
@@ -112,24 +105,14 @@ def _check_inheritance(out: str, sources: Sequence[Source]) -> None:
                 f'{source.config} or as a base of it; choose another name')
 
 
-def branch_names(configs: Sequence[str],
-                 names: Optional[Sequence[str]] = None) -> List[str]:
-    """The names of the branches.
+def _branch_names(configs: Sequence[str],
+                  names: Optional[Sequence[str]] = None) -> List[str]:
+    """The names of the branches, as they were given.
 
-    Args:
-        configs (Sequence[str]): The configs.
-        names (Sequence[str], optional): The names if they were given. Else
-            that of a file up to its batch size, data set and the like, which
-            the toolbox puts behind an underscore and a number, such as
-            ``mobilenet_v2`` of ``mobilenet-v2_8xb32_in1k.py``; with a number
-            behind it where others have the same.
-
-    Returns:
-        list[str]: The names.
-
-    Raises:
-        ConfigError: If there are fewer than two configs, or the names are
-            not as many, not unique or not valid.
+    Else that of a file up to its batch size, data set and the like, which
+    MMPretrain puts behind an underscore and a number, such as
+    ``mobilenet_v2`` of ``mobilenet-v2_8xb32_in1k.py``; with a number behind
+    it where others have the same.
     """
     if len(configs) < 2:
         raise ConfigError('a cohort has at least two branches; got the config '
@@ -158,19 +141,8 @@ def branch_names(configs: Sequence[str],
     return list(names)
 
 
-def choose_recipe(recipe: str, names: Sequence[str]) -> int:
-    """The position, from 0, of the config whose recipe is inherited.
-
-    Args:
-        recipe (str): Its number, from 1, or its branch's name.
-        names (Sequence[str]): The branches' names.
-
-    Returns:
-        int: The position.
-
-    Raises:
-        ConfigError: If there is none.
-    """
+def _choose_recipe(recipe: str, names: Sequence[str]) -> int:
+    """The position, from 0, of the config whose recipe is inherited."""
     if recipe in names:
         return list(names).index(recipe)
     if recipe.isdigit() and 1 <= int(recipe) <= len(names):
@@ -217,9 +189,9 @@ def _check_branches(sources: Sequence[Source]) -> int:
                               'configs of single classifiers')
         # The weights are not needed to see whether it fits.
         model = branch_from(source.config)
-        size = source.input_size or (guess_input_size(dict(model=model)), ) * 2
-        channels = 3 if not source.preprocessor.get('mean') else len(
-            source.preprocessor['mean'])
+        size = source.input_size or parse_input_size(
+            'input_size', guess_input_size(dict(model=model)))
+        channels = len(source.statistics[0])
         try:
             numbers[source.name] = build_branch(source.name, model, size,
                                                 channels)[1]

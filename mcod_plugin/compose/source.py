@@ -8,8 +8,10 @@ from mmengine.config import Config
 
 from mcod_plugin.config.data import channel_order, innermost_dataset
 from mcod_plugin.config.input_size import data_input_size, parse_input_size
+from mcod_plugin.config.model_config import preprocessor_config
 from mcod_plugin.config.parts import type_name
 from mcod_plugin.config.pretrained import checkpoints
+from mcod_plugin.config.read import LOADERS
 
 __all__ = ['Source', 'call_text']
 
@@ -88,20 +90,14 @@ class Source:
     @property
     def input_size(self) -> Optional[Tuple[int, int]]:
         """Height and width of the images, in pixels."""
-        loaders = [
-            self.cfg.get(f'{part}_dataloader')
-            for part in ('test', 'val', 'train')
-        ]
         size = data_input_size(
-            dict(dataset=innermost_dataset(loader)) for loader in loaders
-            if loader)
+            self.cfg.get(name) for name in reversed(LOADERS))
         return None if size is None else parse_input_size('input_size', size)
 
     @property
     def preprocessor(self) -> dict:
         """The data preprocessor's config."""
-        return (self.model.get('data_preprocessor')
-                or self.cfg.get('data_preprocessor') or {})
+        return preprocessor_config(self.cfg)
 
     @property
     def statistics(self) -> Tuple[List[float], List[float]]:
@@ -120,9 +116,8 @@ class Source:
     @property
     def batch_augments(self) -> Sequence[dict]:
         """The batch augmentations."""
-        found = ((self.model.get('train_cfg') or {}).get('augments')
-                 or (self.preprocessor.get('batch_augments')
-                     or {}).get('augments') or [])
+        found = (self.preprocessor.get('batch_augments')
+                 or {}).get('augments') or []
         return [found] if isinstance(found, dict) else list(found)
 
     @property

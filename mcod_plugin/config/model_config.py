@@ -1,9 +1,10 @@
+"""What the runner adds to a model's config before it builds it."""
 from typing import Any
 
 from .input_size import data_input_size
 from .read import LOADERS
 
-__all__ = ['model_config']
+__all__ = ['model_config', 'preprocessor_config']
 
 
 def model_config(cfg: Any) -> Any:
@@ -25,3 +26,22 @@ def model_config(cfg: Any) -> Any:
     if model.get('input_size') is None and size is not None:
         model['input_size'] = size
     return model
+
+
+def preprocessor_config(cfg: Any) -> dict:
+    """The config of the data preprocessor, of a cohort or of a classifier.
+
+    Args:
+        cfg (Config): The whole config.
+
+    Returns:
+        dict: That of the model, else that of the config, as MMEngine has it,
+        with the batch augmentations of the model's ``train_cfg``; a copy.
+        Empty if there is none.
+    """
+    model = cfg.get('model') or {}
+    found = dict(
+        model.get('data_preprocessor', cfg.get('data_preprocessor')) or {})
+    if model.get('train_cfg') is not None:
+        found.setdefault('batch_augments', model['train_cfg'])
+    return found

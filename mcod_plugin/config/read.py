@@ -8,7 +8,10 @@ from typing import Any, Dict, Iterator, Optional, Sequence
 
 from mcod_plugin.errors import ConfigError, nearest, one_line
 
-__all__ = ['LOADERS', 'merge_options', 'merge_settings', 'read_config']
+__all__ = [
+    'LOADERS', 'imported_modules', 'merge_options', 'merge_settings',
+    'read_config'
+]
 
 # Top-level keys that a config need not hold for them to be set.
 RUNNER_KEYS = {
@@ -77,6 +80,19 @@ def _bases(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.level:
             name = (node.module or '').replace('.', '/')
             yield osp.join(*['..'] * (node.level - 1), f'{name}.py')
+
+
+def imported_modules(cfg: Any) -> Sequence[str]:
+    """The modules that a config imports.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        list[str]: Those of ``custom_imports``, which may name a single one.
+    """
+    found = (cfg.get('custom_imports') or {}).get('imports') or []
+    return [found] if isinstance(found, str) else found
 
 
 def merge_options(cfg: Any, options: Sequence[str]) -> None:

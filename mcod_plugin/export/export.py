@@ -2,27 +2,30 @@
 import os
 import os.path as osp
 import shutil
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+import numpy as np
+
+from mcod_plugin.alone.branch_model import branch_model
+from mcod_plugin.alone.cohort import (branch_logits, class_names, load_cohort,
+                                      origin)
+from mcod_plugin.alone.data import source_loader
+from mcod_plugin.alone.files import (file_sizes, write_mmpretrain,
+                                     write_safetensors)
+from mcod_plugin.alone.images import Images, validation_images
+from mcod_plugin.alone.reopen import MMPRETRAIN_FORMATS, reopen
 from mcod_plugin.config.input_size import data_input_size, parse_input_size
 from mcod_plugin.engine.hooks.divergence_watch import diverged_branches
 from mcod_plugin.errors import ConfigError, nearest, one_line
 from mcod_plugin.utils.checkpoint import read_checkpoint
+from mcod_plugin.runs.tables import render
 from mcod_plugin.utils.files import new_folder, remove_empty
 from mcod_plugin.utils.machine import require_packages
-from .cohort import branch_logits, branch_model, load_cohort
-from .data_config import source_loader
-from .files import file_sizes
-from .images import Images, random_images, validation_images
-from .mmpretrain_format import write_mmpretrain
+from mcod_plugin.utils.units import file_size
 from .onnx_format import write_onnx
-from .origin import class_names, origin
-from .reopen import TOOLBOX_FORMATS, reopen
-from .safetensors_format import write_safetensors
 from .timm_format import write_timm
-from .verify import top1
 
-__all__ = ['FORMATS', 'Export', 'Exports', 'export_branches']
+__all__ = ['FORMATS', 'Export', 'Exports', 'export_branches', 'report']
 
 WRITERS = dict(
     mmpretrain=write_mmpretrain,
@@ -133,7 +136,7 @@ def export_branches(cfg: Any,
         cohort = load_cohort(cfg, checkpoint, content)
         images = _images(cfg, cohort, limit, verify_accuracy)
         wanted = branch_logits(cohort, names, images.pixels)
-        metrics = {name: top1(wanted[name], images.labels) for name in names}
+        metrics = {name: _top1(wanted[name], images.labels) for name in names}
         classes = class_names(content, images)
         source = origin(cfg, checkpoint, content)
         models, places = {}, {}
@@ -159,36 +162,45 @@ def export_branches(cfg: Any,
                     places[name, format] = place
         found = reopen(cohort, models, places, images.pixels, wanted, folder,
                        faults)
-        left_out = _remove(faults or {}, folder)
+        left_out = {}
+        for (name, format), error in (faults or {}).items():
+            shutil.rmtree(osp.join(folder, name, format))
+            remove_empty([osp.join(folder, name)])
+            left_out[name, format] = one_line(error)
         if not found:
             raise ConfigError('no branch can be exported: ' + '; '.join(
                 f'{name} as {format}: {reason}'
                 for (name, format), reason in left_out.items()))
-        items = [
-            Export(name, format,
-                   file_sizes(places[name, format]), reopened.difference,
-                   top1(reopened.logits, images.labels), reopened.needs_plugin,
-                   format == 'mmpretrain' and models[name].tests_need_plugin,
-                   models[name].own_packages * (format in TOOLBOX_FORMATS))
-            for (name, format), reopened in found.items()
-        ]
+        items = []
+        for (name, format), reopened in found.items():
+            model, by_mmpretrain = models[name], format in MMPRETRAIN_FORMATS
+            items.append(
+                Export(
+                    name,
+                    format,
+                    files=file_sizes(places[name, format]),
+                    difference=reopened.difference,
+                    metrics=_top1(reopened.logits, images.labels),
+                    needs_plugin=by_mmpretrain and model.needs_plugin,
+                    tests_need_plugin=(format == 'mmpretrain'
+                                       and model.tests_need_plugin),
+                    own_packages=model.own_packages if by_mmpretrain else []))
     items.sort(key=lambda item: -item.metrics.get('top1', 0))
     return Exports(items, metrics, images.source, 'ema_state_dict' in content,
                    left_out)
 
 
+def _top1(logits: np.ndarray,
+          labels: Optional[np.ndarray]) -> Dict[str, float]:
+    """Accuracy in percent, as ``top1``; nothing if there are no labels."""
+    if labels is None:
+        return {}
+    return dict(top1=100 * float((logits.argmax(1) == labels).mean()))
+
+
 def _all_are_meant(cfg: Any, given: Sequence[str]) -> bool:
     """Whether ``'all'`` stands for all branches, instead of one so named."""
     return 'all' in given and 'all' not in cfg.model.branches
-
-
-def _remove(faults: Dict[Tuple[str, str], ConfigError],
-            folder: str) -> Dict[Tuple[str, str], str]:
-    """Remove exports that are of no use; return the reasons."""
-    for name, format in faults:
-        shutil.rmtree(osp.join(folder, name, format))
-        remove_empty([osp.join(folder, name)])
-    return {key: one_line(error) for key, error in faults.items()}
 
 
 def _branch_names(cfg: Any, given: Sequence[str]) -> List[str]:
@@ -215,7 +227,67 @@ def _images(cfg: Any, cohort: Any, limit: int, needed: bool) -> Images:
     except ConfigError as error:
         if needed:
             raise ConfigError(f'--verify-accuracy: {error}') from error
-        size = data_input_size([loader]) or cohort.input_size
-        return random_images(cohort.in_channels,
-                             parse_input_size('input_size', size),
-                             f'no others could be had: {error}')
+        size = parse_input_size('input_size',
+                                data_input_size([loader]) or cohort.input_size)
+        pixels = np.random.default_rng(0).integers(
+            0, 256, (32, cohort.in_channels, *size), dtype=np.uint8)
+        return Images(pixels, None, None, '32 random images (no others could '
+                      f'be had: {error})')
+
+
+def report(exports: Exports) -> str:
+    """A table of the exports, and what there is to say besides.
+
+    Args:
+        exports (Exports): The exports.
+
+    Returns:
+        str: The lines.
+    """
+    rows = [[
+        item.branch, item.format,
+        _files(item), f'{item.difference:.1e}',
+        _percent(item.metrics),
+        _percent(exports.metrics[item.branch])
+    ] for item in exports.items]
+    header = [
+        'branch', 'format', 'files', 'max difference', 'top-1 %', 'in cohort'
+    ]
+    lines = [
+        render(header, rows),
+        'Opened in a fresh process and compared with the branch in its '
+        f'cohort, on {exports.images}.'
+    ]
+    if exports.averaged:
+        lines.append('The weights are averages over the run, of EMAHook.')
+    own = dict.fromkeys(package for item in exports.items
+                        for package in item.own_packages)
+    for text, names in (
+        ('have parts of mcod_plugin, which must be installed to open them as '
+         'mmpretrain or safetensors', _names(exports.items, 'needs_plugin')),
+        ("are tested on a data set of mcod_plugin's, which must be installed "
+         "for MMPretrain's tools/test.py",
+         _names(exports.items, 'tests_need_plugin')),
+        (f'import {", ".join(own)} as their cohort does, which must be '
+         'installed to open them as mmpretrain or safetensors',
+         _names(exports.items, 'own_packages'))):
+        if names:
+            lines.append(f'{", ".join(names)}: {text}.')
+    for (name, format), reason in exports.left_out.items():
+        reason = reason.partition(f'--format {format}: ')[2] or reason
+        lines.append(f'{name} as {format} is not exported: {reason}.')
+    return '\n'.join(lines)
+
+
+def _files(item: Export) -> str:
+    return '\n'.join(f'{name} {file_size(size)}'
+                     for name, size in item.files.items())
+
+
+def _percent(metrics: dict) -> str:
+    return f'{metrics["top1"]:.2f}' if metrics else ''
+
+
+def _names(items: List[Export], key: str) -> List[str]:
+    return list(
+        dict.fromkeys(item.branch for item in items if getattr(item, key)))

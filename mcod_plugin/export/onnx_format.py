@@ -3,16 +3,15 @@ import inspect
 import io
 import json
 import logging
-import os.path as osp
 import warnings
+from pathlib import Path
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
+from mcod_plugin.alone.branch_model import BranchModel
 from mcod_plugin.errors import ConfigError, one_line
-from .branch_model import BranchModel
-from .files import write_bytes
 
 __all__ = ['OPSET', 'write_onnx']
 
@@ -89,4 +88,4 @@ def write_onnx(model: BranchModel, folder: str) -> None:
             'RGB, 0 to 255' if model.input_shape[0] == 3 else '0 to 255'
         })
     onnx.checker.check_model(graph)
-    write_bytes(osp.join(folder, 'model.onnx'), graph.SerializeToString())
+    Path(folder, 'model.onnx').write_bytes(graph.SerializeToString())

@@ -1,9 +1,10 @@
 """A folder that timm opens."""
-import os.path as osp
+import json
+from pathlib import Path
 
+from mcod_plugin.alone.branch_model import BranchModel
+from mcod_plugin.alone.files import to_safetensors
 from mcod_plugin.errors import ConfigError
-from .branch_model import BranchModel
-from .files import to_json, to_safetensors, write_bytes
 
 __all__ = ['write_timm']
 
@@ -53,7 +54,7 @@ def write_timm(model: BranchModel, folder: str) -> None:
             custom_load=False))
     if model.classes:
         config['label_names'] = model.classes
-    write_bytes(osp.join(folder, 'config.json'), to_json(config))
-    write_bytes(
-        osp.join(folder, 'model.safetensors'),
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    Path(folder, 'config.json').write_text(text, 'utf-8')
+    Path(folder, 'model.safetensors').write_bytes(
         to_safetensors(network.state_dict()))

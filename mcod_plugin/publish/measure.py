@@ -7,8 +7,8 @@ import numpy as np
 import torch
 import torch.nn as nn
 
+from mcod_plugin.alone.images import batches
 from mcod_plugin.evaluation.branch_metrics import topk_hits
-from mcod_plugin.export.verify import batches
 
 __all__ = ['RUNS', 'THREADS', 'accuracy', 'cohort_logits', 'median_latency']
 

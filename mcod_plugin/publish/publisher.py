@@ -10,6 +10,13 @@ import torch
 import torch.nn as nn
 from mmpretrain.evaluation import ConfusionMatrix
 
+from mcod_plugin.alone.branch_model import BranchModel, branch_model
+from mcod_plugin.alone.cohort import class_names, load_cohort, origin
+from mcod_plugin.alone.data import source_loader
+from mcod_plugin.alone.files import (file_sizes, write_mmpretrain,
+                                     write_safetensors)
+from mcod_plugin.alone.images import Images, validation_images
+from mcod_plugin.alone.reopen import reopen
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.config.read import read_config
 from mcod_plugin.datasets.in_memory_dataset import is_in_memory
@@ -19,22 +26,12 @@ from mcod_plugin.engine.hooks.divergence_watch import diverged_branches
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.evaluation.branch_metrics import (BranchMetrics,
                                                    pairwise_disagreement)
-from mcod_plugin.export.branch_model import BranchModel
-from mcod_plugin.export.cohort import branch_model, load_cohort
-from mcod_plugin.export.data_config import source_loader
-from mcod_plugin.export.files import file_sizes
-from mcod_plugin.export.images import Images, validation_images
-from mcod_plugin.export.mmpretrain_format import write_mmpretrain
-from mcod_plugin.export.origin import class_names, origin
-from mcod_plugin.export.reopen import reopen
-from mcod_plugin.export.safetensors_format import write_safetensors
 from mcod_plugin.runs.metrics import ENSEMBLE
 from mcod_plugin.runs.tables import accuracy_table
 from mcod_plugin.utils.checkpoint import read_checkpoint
-from mcod_plugin.utils.files import write_text
-from mcod_plugin.utils.machine import cpu_name, describe_machine
-from mcod_plugin.utils.new_folder import new_folder
-from mcod_plugin.utils.packages import require_packages
+from mcod_plugin.utils.files import new_folder, write_text
+from mcod_plugin.utils.machine import (cpu_name, describe_machine,
+                                       require_packages)
 from .card import branch_card, cohort_card
 from .data_facts import data_facts, data_part, data_split
 from .ended_run import EndedRun, read_run

@@ -4,16 +4,17 @@ import datetime
 import hashlib
 import os
 import os.path as osp
+from pathlib import Path
 from typing import Any, Dict, Tuple
 
 import torch.nn as nn
 from mmengine.config import Config
 
+from mcod_plugin.alone.files import to_checkpoint, to_safetensors
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.config.plain import plain
 from mcod_plugin.config.pretrained import without_pretrained
 from mcod_plugin.engine.hooks import RunRecordHook
-from mcod_plugin.export.files import to_checkpoint, to_safetensors, write_bytes
 
 __all__ = ['publish_name', 'published_config', 'write_cohort']
 
@@ -64,11 +65,10 @@ def write_cohort(cfg: Config, cohort: nn.Module, meta: Dict[str, Any],
         meta (dict): What the checkpoint tells of itself.
         folder (str): Where to write them.
     """
-    write_bytes(osp.join(folder, 'config.py'), cfg.pretty_text.encode('utf-8'))
+    Path(folder, 'config.py').write_text(cfg.pretty_text, 'utf-8')
     state_dict = cohort.state_dict()
-    write_bytes(osp.join(folder, 'model.pth'), to_checkpoint(state_dict, meta))
-    write_bytes(
-        osp.join(folder, 'model.safetensors'), to_safetensors(state_dict))
+    Path(folder, 'model.pth').write_bytes(to_checkpoint(state_dict, meta))
+    Path(folder, 'model.safetensors').write_bytes(to_safetensors(state_dict))
 
 
 def publish_name(folder: str, model_name: str) -> Tuple[str, str]:

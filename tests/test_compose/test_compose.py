@@ -3,8 +3,8 @@ import os
 import pytest
 from mmengine.config import Config
 
-from mcod_plugin.compose.compose import (branch_names, check_place,
-                                         choose_recipe, compose)
+from mcod_plugin.compose.compose import (_branch_names, _check_place,
+                                         _choose_recipe, compose)
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import RUNNERS
 
@@ -55,7 +55,7 @@ NO_RECIPES = dict(
       ], ['a', 'a__2', 'a__3', 'a_b']),
 ])
 def test_names(configs, expected):
-    assert branch_names(configs) == expected
+    assert _branch_names(configs) == expected
 
 
 @pytest.mark.parametrize('count, names, words', [
@@ -69,26 +69,26 @@ def test_names(configs, expected):
 def test_names_that_cannot_be_used(count, names, words):
     configs = [f'c{number}.py' for number in range(count)]
     with pytest.raises(ConfigError) as error:
-        branch_names(configs, names)
+        _branch_names(configs, names)
     for word in words:
         assert word in str(error.value)
 
 
 def test_name_of_a_file_that_cannot_be_used():
     with pytest.raises(ConfigError, match='--names'):
-        branch_names(['a.py', '3net.py'])
+        _branch_names(['a.py', '3net.py'])
 
 
 def test_recipe():
     names = ['a', 'resnet']
     assert [
-        choose_recipe(given, names) for given in ('1', '2', 'a', 'resnet')
+        _choose_recipe(given, names) for given in ('1', '2', 'a', 'resnet')
     ] == [0, 1, 0, 1]
     for given in ('0', '3', '-1', 'x'):
         with pytest.raises(ConfigError, match='from 1 to 2 or one of a, res'):
-            choose_recipe(given, names)
+            _choose_recipe(given, names)
     with pytest.raises(ConfigError, match='did you mean resnet'):
-        choose_recipe('resnt', names)
+        _choose_recipe('resnt', names)
 
 
 @pytest.mark.parametrize('out, words', [
@@ -101,11 +101,11 @@ def test_recipe():
 def test_place(folder, out, words):
     (folder / 'deep').mkdir()
     with pytest.raises(ConfigError) as error:
-        check_place(out, force=False)
+        _check_place(out, force=False)
     for word in words:
         assert word in str(error.value)
-    check_place('out.py', force=False)
-    check_place('first.py', force=True)
+    _check_place('out.py', force=False)
+    _check_place('first.py', force=True)
 
 
 def refused(configs, before, out='out.py', **arguments):
@@ -125,6 +125,35 @@ def test_configs_that_do_not_fit(folder, name):
     line = refused(PAIR, sorted(os.listdir()))
     for word in words:
         assert word in line
+
+
+TRANSFORMER = """\
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='VisionTransformer',
+        arch=dict(
+            embed_dims=16, num_layers=1, num_heads=2,
+            feedforward_channels=32),
+        img_size=(16, 16),
+        patch_size=8),
+    neck=None,
+    head=dict(
+        _delete_=True,
+        type='VisionTransformerClsHead',
+        num_classes=10,
+        in_channels=16))
+"""
+
+
+def test_size_that_only_the_network_tells(folder):
+    """As a pair, of images that no transform brings to a size."""
+    with open('first.py', 'a') as file:
+        file.write("train_dataloader['dataset']['pipeline'].pop(0)\n")
+    (folder / 'second.py').write_text(f"_base_ = 'first.py'\n{TRANSFORMER}")
+    compose(PAIR, 'out.py')
+    cfg = Config.fromfile('out.py')
+    assert cfg.model.branches.second.backbone.img_size == (16, 16)
 
 
 @pytest.mark.parametrize('name', NO_RECIPES)

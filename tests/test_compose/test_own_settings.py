@@ -1,8 +1,12 @@
+import re
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 
-from mcod_plugin.compose.own_settings import KEPT_BY, own_settings
+from mcod_plugin.alone.optimizer import FACTORS, optim_wrapper_alone
+from mcod_plugin.compose.own_settings import (KEPT_BY, left_out, own_settings,
+                                              table)
 
 
 def values(sources, lines='', first=''):
@@ -92,3 +96,81 @@ def test_weights(sources):
         found = own_settings(own, recipe)
         assert found['init_cfg'].value == dict(
             type='Pretrained', checkpoint=file)
+
+
+OTHER = """\
+optim_wrapper = dict(optimizer=dict(lr=0.02), clip_grad=dict(max_norm=1.))
+param_scheduler = dict(milestones=[1])
+custom_hooks = [dict(type='EMAHook', momentum=1e-4)]
+"""
+
+
+def rows(text):
+    """The cells of each row by its first one."""
+    found = [[cell.strip() for cell in line.strip('│').split('│')]
+             for line in text.splitlines() if line.startswith('│')]
+    return {cells[0]: cells[1:] for cells in found}
+
+
+def test_nothing_differs(sources):
+    pair = sources()
+    assert left_out(pair, pair[0]) == {}
+    found = rows(table(pair, pair[0], 10))
+    assert found['num_classes'] == ['10', '10', '']
+    assert found['data set'] == ['Digits', 'Digits', '']
+    assert all(cells[2] == '' for cells in found.values())
+    # What none of them has is left out.
+    assert 'custom hooks' not in found and 'clip_grad' not in found
+
+
+def test_what_differs(sources):
+    pair = sources(OTHER)
+    found = rows(table(pair, pair[0], 10))
+    assert found['learning rate'] == ['0.1', '0.02', 'each its own']
+    assert found['clip_grad'] == ['-', 'max_norm=1', 'as first']
+    assert found['custom hooks'] == [
+        '-', 'EMAHook(momentum=0.0001)', 'as first'
+    ]
+    assert found['weight decay'] == ['0.001', '0.001', '']
+    assert left_out(pair, pair[0]) == {
+        'second': {
+            'clip_grad': 'max_norm=1',
+            'schedule': 'MultiStepLR(milestones=[1], gamma=0.1)',
+            'custom hooks': 'EMAHook(momentum=0.0001)'
+        }
+    }
+
+
+def test_recipe_of_the_second(sources):
+    pair = sources(OTHER)
+    found = rows(table(pair, pair[1], 10))
+    assert found['clip_grad'] == ['-', 'max_norm=1', 'as second']
+    lost = left_out(pair, pair[1])
+    assert set(lost) == {'first'}
+    assert lost['first']['clip_grad'] == lost['first']['custom hooks'] == ''
+
+
+def test_another_optimizer(sources):
+    """Its rate is told, and the recipe's holds."""
+    pair = sources('optim_wrapper = dict(optimizer=dict('
+                   "_delete_=True, type='AdamW', lr=1e-3))")
+    found = rows(table(pair, pair[0], 10))
+    assert found['optimizer'] == ['SGD(momentum=0.9)', 'AdamW', 'as first']
+    assert found['learning rate'] == ['0.1', '0.001', 'as first']
+    assert re.search('AdamW', str(left_out(pair, pair[0])))
+
+
+def test_a_branch_alone_gets_back_what_its_config_says(sources):
+    """For the recipe's batches, that is: 0.02 for 32 is 0.04 for 64."""
+    recipe, source = sources(
+        'optim_wrapper = dict(optimizer=dict(lr=0.02, weight_decay=4e-3))\n'
+        'auto_scale_lr = dict(base_batch_size=32)')
+    kept = own_settings(source, recipe)
+    found = optim_wrapper_alone(
+        recipe.optim_wrapper,
+        SimpleNamespace(**{key: kept[key].value
+                           for key in FACTORS}))['optimizer']
+    assert found['lr'] == pytest.approx(0.04)
+    assert found['weight_decay'] == pytest.approx(4e-3)
+    found.update(lr=0.02, weight_decay=4e-3)
+    assert found == source.optimizer

@@ -69,6 +69,10 @@ def test_preprocessor_and_augmentations_within_the_model():
     facts = source.facts()
     assert facts['normalisation'] == 'mean 1 2 3, std 4 5 6, RGB'
     assert facts['batch augmentations'] == 'Mixup(alpha=0.2)'
+    # Of two the preprocessor's are used.
+    source.model['data_preprocessor']['batch_augments'] = dict(
+        augments=dict(type='CutMix', alpha=1.))
+    assert source.facts()['batch augmentations'] == 'CutMix(alpha=1)'
 
 
 def test_data_set_in_wrappers():

@@ -1,7 +1,7 @@
 import pytest
 from mmengine.config import Config
 
-from mcod_plugin.config.model_config import model_config
+from mcod_plugin.config.model_config import model_config, preprocessor_config
 
 
 def crop(size):
@@ -25,3 +25,25 @@ def test_what_comes_from_the_config(given, settings, expected):
     cfg = Config(dict(model=model, **settings))
     assert model_config(cfg) == dict(model, **expected)
     assert cfg.model == model
+
+
+@pytest.mark.parametrize(
+    'model, top, expected',
+    [
+        (None, None, {}),
+        (None, dict(mean=[1.]), dict(mean=[1.])),
+        ({}, dict(mean=[1.]), dict(mean=[1.])),
+        (dict(data_preprocessor=dict(mean=[2.])), dict(mean=[1.]),
+         dict(mean=[2.])),
+        # MMEngine does not look further either.
+        (dict(data_preprocessor=None), dict(mean=[1.]), {}),
+        (dict(train_cfg=dict(augments=[])), dict(mean=[1.]),
+         dict(mean=[1.], batch_augments=dict(augments=[]))),
+        (dict(
+            data_preprocessor=dict(batch_augments=dict(a=1)),
+            train_cfg=dict(augments=[])), None,
+         dict(batch_augments=dict(a=1))),
+    ])
+def test_preprocessor(model, top, expected):
+    cfg = Config(dict(model=model, data_preprocessor=top))
+    assert preprocessor_config(cfg) == expected

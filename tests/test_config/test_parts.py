@@ -11,6 +11,8 @@ from mmengine.registry import HOOKS, Registry
 from mmcv.transforms import CenterCrop
 from mmpretrain.datasets import PackInputs, RandomCrop
 
+from mcod_plugin.alone.data import evaluator, loader_alone
+from mcod_plugin.alone.optimizer import optim_wrapper_alone
 from mcod_plugin.compare.plan import _check_evaluator
 from mcod_plugin.config.input_size import pipeline_input_size
 from mcod_plugin.config.methods import apply_method
@@ -26,7 +28,6 @@ from mcod_plugin.engine.optim_wrapper import (AutocastOptimWrapper,
                                               BranchOptimWrapperConstructor,
                                               precision)
 from mcod_plugin.evaluation import BranchMetrics
-from mcod_plugin.export.data_config import evaluator, toolbox_loader
 from mcod_plugin.models.heads import EnsembleTeacher
 from mcod_plugin.models.losses import DiscontinuousKDLoss
 from mcod_plugin.models.utils.pretrained import take_pretrained
@@ -34,7 +35,8 @@ from mcod_plugin.publish.data_facts import data_part
 from mcod_plugin.publish.ended_run import EndedRun
 from mcod_plugin.publish.recipe import recipe_differences
 from mcod_plugin.publish.weights import published_config
-from speed import contenders, toolbox
+from speed import cases
+from speed.branch_runner import branch_loader
 
 PRIVATE = '/home/me/w.pth'
 
@@ -185,11 +187,11 @@ def test_data_in_memory(kind):
     wrapped = dict(type='RepeatDataset', times=2, dataset=dataset)
     assert is_in_memory(wrapped) and is_in_memory(dict(dataset=dataset))
     source = dict(type='CIFAR10', data_root='data', pipeline=pipeline)
-    assert toolbox_loader(dict(dataset=dataset))['dataset'] == source
-    assert toolbox.toolbox_loader(dict(dataset=wrapped), 0)['dataset'] == dict(
+    assert loader_alone(dict(dataset=dataset))['dataset'] == source
+    assert branch_loader(dict(dataset=wrapped), 0)['dataset'] == dict(
         wrapped, dataset=source)
-    part = toolbox.toolbox_loader(
-        dict(dataset=dict(dataset, label='coarse')), 0)['dataset']
+    part = branch_loader(dict(dataset=dict(dataset, label='coarse')),
+                         0)['dataset']
     assert part == dict(
         source,
         type='mcod_plugin.select_source',
@@ -210,10 +212,10 @@ def test_schedule(kind, monkeypatch):
     assert run_of(cfg).distils and run_of(cfg).is_mcod
     assert recipe_differences(Config(cfg),
                               Config(dict(cfg, custom_hooks=[]))) == {}
-    monkeypatch.setattr(contenders, 'RUNNERS',
+    monkeypatch.setattr(cases, 'RUNNERS',
                         SimpleNamespace(build=lambda cfg: cfg))
-    cfg = contenders.cohort_runner(Config(cfg), 'work')
-    assert [hook['on'] for hook in cfg.custom_hooks] == [contenders.FOREVER]
+    cfg = cases.cohort_runner(Config(cfg), 'work')
+    assert [hook['on'] for hook in cfg.custom_hooks] == [cases.FOREVER]
 
 
 @SCHEDULE
@@ -263,7 +265,7 @@ def test_precision_of_mmengine_s(kind):
 @spelled(BranchOptimWrapperConstructor,
          'mcod_plugin.BranchOptimWrapperConstructor')
 def test_a_branch_alone_needs_no_constructor_of_branches(kind):
-    cfg = toolbox.solo_optim_wrapper(
+    cfg = optim_wrapper_alone(
         dict(constructor=kind, optimizer={}),
         SimpleNamespace(lr_mult=1, decay_mult=1))
     assert cfg == dict(optimizer={})
@@ -281,8 +283,7 @@ def test_size_of_the_images(pipeline, size):
 @spelled(PackInputs, 'PackInputs', 'mmpretrain.PackInputs')
 def test_resizing_comes_last(kind):
     loader = dict(dataset=dict(type='CIFAR10', pipeline=[dict(type=kind)]))
-    for pipeline in (toolbox_loader(loader, (8, 8))['dataset']['pipeline'],
-                     toolbox.toolbox_loader(loader, 0,
-                                            (8, 8))['dataset']['pipeline']):
+    for pipeline in (loader_alone(loader, (8, 8))['dataset']['pipeline'],
+                     branch_loader(loader, 0, (8, 8))['dataset']['pipeline']):
         assert [type_name(step)
                 for step in pipeline] == ['Resize', 'PackInputs']

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from mcod_plugin.config.read import read_config
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.export import export as export_module, export_branches, report
+from mcod_plugin.export.export import _top1
 from mcod_plugin.registry import DATASETS, MODELS
 
 TIMM = ('timm_cnn', 'timm_stages', 'swin', 'vit', 'vit2', 'timm_classifier')
@@ -518,3 +519,9 @@ def test_random_images(run, tmp_path):
     assert config['metrics'] == {}
     assert config['preprocessing']['input_shape'] == [3, 16, 16]
     assert not Path('nowhere').exists()
+
+
+def test_top1():
+    logits = np.array([[1., 2.], [3., 0.], [0., 1.], [5., 1.]])
+    assert _top1(logits, np.array([1, 0, 0, 0])) == {'top1': 75}
+    assert _top1(logits, None) == {}

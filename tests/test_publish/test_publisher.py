@@ -21,9 +21,9 @@ from mmpretrain.apis.model import ModelHub
 from PIL import Image
 from safetensors.torch import load_file
 
+from mcod_plugin.alone.cohort import load_cohort
 from mcod_plugin.datasets import Digits
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.export.cohort import load_cohort
 from mcod_plugin.publish import publish_cohort
 from mcod_plugin.publish.card import branch_card, cohort_card
 from mcod_plugin.publish.ended_run import read_run

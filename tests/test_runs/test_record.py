@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from mcod_plugin.runs.record import (columns, distilled, dose, dose_text,
+from mcod_plugin.runs.record import (distilled, dose, dose_text,
                                      find_record, kd_weights, mean_of, numbers)
 
 
@@ -56,11 +56,3 @@ def test_numbers():
     found = numbers(metrics)
     assert found == dict(a=1., b=0.5, e=math.inf)
     assert all(type(value) is float for value in found.values())
-
-
-def test_columns():
-    assert columns([]) == dict(epoch=[])
-    found = columns([dict(epoch=2, a=1.), dict(epoch=4, a=2., b=3.)])
-    assert math.isnan(found['b'].pop(0))
-    assert found == dict(epoch=[2, 4], a=[1., 2.], b=[3.])
-    assert columns([], 'iteration') == dict(iteration=[])

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 QUICK = ('--rounds', '2', '--seconds', '0.001', '--threads', '1')
-CONTENDERS = [
+CASES = [
     'bare/resnet', 'bare/vgg', 'step/on', 'step/off', 'runner/on',
     'solo/resnet', 'solo/vgg', 'data/cohort', 'data/toolbox-0',
     'data/toolbox-1', 'val/cohort', 'val/resnet', 'val/vgg'
@@ -38,7 +38,7 @@ def processes(session):
                           text=True).stdout.splitlines()
 
 
-def test_all_contenders(run_tool, tiny):
+def test_all_cases(run_tool, tiny):
     done = run_tool(
         'benchmark',
         'tiny.py',
@@ -50,7 +50,7 @@ def test_all_contenders(run_tool, tiny):
         cwd=tiny)
     assert done.code == 0, done.err
     assert done.err == ''
-    assert first_cells(done.out) == CONTENDERS + RATIOS
+    assert first_cells(done.out) == CASES + RATIOS
     assert sorted(os.listdir(tiny)) == ['out.json', 'tiny.py']
     report = json.loads((tiny / 'out.json').read_text())
     assert {
@@ -72,7 +72,7 @@ def test_all_contenders(run_tool, tiny):
     assert {'torch', 'torchvision', 'timm', 'mmengine',
             'mmpretrain'} <= report['versions'].keys()
     assert len(report['config_sha256']) == 64
-    assert list(report['contenders']) == CONTENDERS
+    assert list(report['contenders']) == CASES
     for name, row in report['contenders'].items():
         assert len(row['turns']) == 2
         for turn in row['turns']:
@@ -101,9 +101,8 @@ def test_another_setting(run_tool, tiny):
     assert done.code == 0, done.err
     variant = ('runner/model.memory_format=contiguous '
                'train_dataloader.batch_size=16')
-    assert first_cells(done.out) == [
-        'runner/on', variant, f'{variant} : runner/on'
-    ]
+    assert first_cells(
+        done.out) == ['runner/on', variant, f'{variant} : runner/on']
     found = json.loads((tiny / 'out.json').read_text())['contenders']
     # The settings hold for the second one only.
     assert found['runner/on']['images_per_step'] == 32
@@ -119,7 +118,7 @@ def test_another_setting(run_tool, tiny):
     (['--threads', '0'], ['--threads', 'at least 1', 'got 0']),
     (['--solo-workers', '-1'], ['--solo-workers', 'at least 0', 'got -1']),
     (['--only', 'step/*', 'steps/*'
-      ], ['--only steps/*', 'matches no contender', 'step/on', 'solo/vgg']),
+      ], ['--only steps/*', 'matches no case', 'step/on', 'solo/vgg']),
     (['--growth-branch', 'vgg'], ['--growth-branch needs --growth']),
     (['--growth', '--growth-branch', 'vg'
       ], ['--growth-branch', 'resnet, vgg', "'vg'"]),
@@ -153,7 +152,7 @@ def test_stopped_by_the_user(tiny):
         # Where the tests run in the background, Ctrl-C is ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     try:
-        # It is importing what the contenders need.
+        # It is importing what the cases need.
         while not any('speed.preload' in line
                       for line in processes(process.pid)):
             assert process.poll() is None

@@ -3,45 +3,47 @@ from pathlib import Path
 
 import pytest
 
-from speed.turns import Turns
+from speed.step_timer import StepTimer
 
 
 @pytest.fixture
-def players(monkeypatch):
-    """The module of contenders, importable in their processes as well."""
+def sample_cases(monkeypatch):
+    """The module of cases, importable in their processes as well."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    import players
-    return players
+    import sample_cases
+    return sample_cases
 
 
 class Course:
-    """Turns whose arena has given all its answers beforehand."""
+    """A timer that has got all its answers beforehand."""
 
-    def __init__(self, turns, seconds=.02, folder='folder'):
-        self.arena, pipe = Pipe()
-        self.turns = Turns(pipe, seconds, str(folder))
-        # until all are built, after the warm-up, and after each turn
-        for _ in range(1 + turns):
-            self.arena.send(True)
-        self.arena.send(False)
+    def __init__(self, samples, seconds=.02, folder='folder'):
+        self.pipe, pipe = Pipe()
+        self.timer = StepTimer(pipe, seconds, str(folder))
+        # until all are built, after the warm-up, and after each sample
+        for _ in range(1 + samples):
+            self.pipe.send(True)
+        self.pipe.send(False)
 
-    def run(self, play, *args):
-        """Be a contender to the end; returns what the arena was told."""
+    def run(self, case, *args):
+        """Run a case to the end; returns what it told whenever it slept."""
         with pytest.raises(SystemExit):
-            play(*args, self.turns)
-        messages = []
-        while self.arena.poll():
-            messages.append(self.arena.recv())
-        return messages
+            case(*args, self.timer)
+        told = []
+        while self.pipe.poll():
+            value, error = self.pipe.recv()
+            assert error is None
+            told.append(value)
+        return told
 
     def run_steps(self, step):
         """The same by a function that is called for ever."""
 
-        def play(turns):
+        def case(timer):
             while True:
                 step()
 
-        return self.run(play)
+        return self.run(case)
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from mmengine.runner.checkpoint import load_state_dict as load_like_runner
 from mmpretrain.structures import DataSample
 from safetensors.torch import load_file
 
+from mcod_plugin.alone.cohort import load_cohort
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.export.cohort import load_cohort
 from mcod_plugin.models.heads import EnsembleTeacher
 from mcod_plugin.models.losses import discontinuous_kd_loss
 from mcod_plugin.models.utils.branch_averages import BranchAverages

@@ -1,0 +1,5 @@
+"""A branch as it stands alone: its model, its data and its optimizer.
+
+What takes branches out of a cohort, puts them together or compares them with
+their cohort asks here.
+"""

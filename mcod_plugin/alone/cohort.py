@@ -1,0 +1,209 @@
+"""A trained cohort, of which branches are taken out."""
+import os.path as osp
+import re
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
+import torch
+import torch.nn as nn
+from mmengine.registry import init_default_scope
+
+from mcod_plugin.config.explain import explain
+from mcod_plugin.config.model_config import model_config
+from mcod_plugin.config.parts import is_part
+from mcod_plugin.config.pretrained import without_pretrained
+from mcod_plugin.errors import ConfigError, one_line
+from mcod_plugin.models.heads.ensemble_teacher import (AVERAGES,
+                                                       EnsembleTeacher)
+from mcod_plugin.models.utils.branch_images import resize
+from mcod_plugin.models.utils.input_size import guess_input_size
+from mcod_plugin.registry import MODELS
+from mcod_plugin.datasets.label_names import name_mismatches, trained_names
+from mcod_plugin.utils.machine import describe_machine
+from .images import Images, batches
+
+__all__ = [
+    'branch_logits', 'branch_pixels', 'build_cohort', 'class_names',
+    'load_cohort', 'origin'
+]
+
+
+def build_cohort(cfg: Any, only: Optional[str] = None) -> nn.Module:
+    """Build a cohort, or one of its branches in a cohort of its own.
+
+    Neither the weights to start from are loaded, nor the network that they
+    would come by. The branches have the order of values in memory that they
+    have when they stand alone.
+
+    Args:
+        cfg (Config): The cohort's config.
+        only (str, optional): The one branch to build. It has the settings and
+            sees the images that it has in the cohort, and is trained even if
+            it is frozen there. Defaults to None, which builds all.
+
+    Returns:
+        nn.Module: The cohort.
+
+    Raises:
+        ConfigError: If it cannot be built.
+    """
+    model = model_config(cfg)
+    branches = model['branches']
+    if only is not None:
+        # What is guessed depends on all branches.
+        model['input_size'] = (
+            model.get('input_size') or guess_input_size(branches))
+        branch = type(branches)(branches[only])
+        branch.pop('frozen', None)
+        branches = {only: branch}
+        # A single branch distils nothing.
+        model.update(teacher=None, distill=None)
+    model['branches'] = without_pretrained(branches)
+    model['init_cfg'] = None
+    if _averages_teach(model) and model.get('teacher'):
+        model['teacher'] = type(model['teacher'])(model['teacher'], ema=None)
+    model['memory_format'] = 'contiguous'
+    try:
+        return MODELS.build(model)
+    except Exception as error:
+        raise explain(cfg, error) from error
+
+
+def _averages_teach(model: dict) -> bool:
+    """Whether it is known what ``teacher.ema`` is: another teacher may mean
+    something else by it."""
+    teacher = model.get('teacher')
+    return not teacher or is_part(teacher, EnsembleTeacher)
+
+
+def load_cohort(cfg: Any, filename: str, checkpoint: dict) -> nn.Module:
+    """Build a cohort and load its weights, all of them.
+
+    Where MMEngine's ``EMAHook`` has averaged weights, a checkpoint holds the
+    averages as ``state_dict`` and the raw weights as ``ema_state_dict``; so
+    it is the averages that are loaded. Averages that have taught in a cohort
+    (``model.teacher.ema``) are left out: they have done their work.
+
+    Args:
+        cfg (Config): The cohort's config.
+        filename (str): The checkpoint's path, for error messages.
+        checkpoint (dict): Its content.
+
+    Returns:
+        nn.Module: The cohort, in eval mode on the CPU.
+
+    Raises:
+        ConfigError: If it cannot be built, or the checkpoint is not of it.
+    """
+    init_default_scope(cfg.get('default_scope') or 'mmpretrain')
+    cohort = build_cohort(cfg)
+    left_out = AVERAGES if _averages_teach(cfg.model) else ()
+    state_dict = {}
+    for key, value in checkpoint.get('state_dict', checkpoint).items():
+        key = re.sub(r'^module\.', '', key)
+        if not key.startswith(left_out):
+            state_dict[key] = value
+    try:
+        cohort.load_state_dict(state_dict)
+    except (ConfigError, RuntimeError) as error:
+        raise ConfigError(f'{filename}: {one_line(error)}') from error
+    return cohort.float().eval()
+
+
+def class_names(content: dict, images: Images) -> Optional[List[str]]:
+    """The names of the classes.
+
+    Args:
+        content (dict): What the checkpoint holds.
+        images (Images): Images of the data set.
+
+    Returns:
+        list[str] | None: The names that the training has noted, else those of
+        the data set; None if neither has any.
+
+    Raises:
+        ConfigError: If they differ. Labels are their numbers, so what the
+            images say of the accuracy would be wrong.
+    """
+    trained = trained_names(content)
+    faults = name_mismatches(images.classes, trained)
+    if faults:
+        raise ConfigError(f'{images.source}: the data must have the classes '
+                          f'of the checkpoint ({len(trained)}) in the same '
+                          f'order; of {len(images.classes)} it {faults}')
+    found = trained or images.classes
+    return [str(name) for name in found] if found else None
+
+
+def origin(cfg: Any, checkpoint: str, content: dict) -> Dict[str, Any]:
+    """Where a branch comes from.
+
+    Args:
+        cfg (Config): The config of its cohort.
+        checkpoint (str): Path of the checkpoint.
+        content (dict): What the checkpoint holds.
+
+    Returns:
+        dict[str, Any]: Names of both files, ``versions`` of the libraries
+        that take it out, and ``epoch``, ``iter`` and ``seed`` of the training
+        as far as they are known.
+    """
+    meta = content.get('meta') or {}
+    found = dict(
+        config=osp.basename(cfg.filename or ''),
+        checkpoint=osp.basename(checkpoint),
+        versions=describe_machine()['versions'])
+    for key in ('epoch', 'iter', 'seed'):
+        if isinstance(meta.get(key), int):
+            found[key] = meta[key]
+    return found
+
+
+def branch_pixels(cohort: nn.Module, name: str,
+                  pixels: np.ndarray) -> np.ndarray:
+    """The pixels of the images that a branch sees.
+
+    Resizing and normalising may change places, since a resized pixel is a
+    weighted mean.
+
+    Args:
+        cohort (nn.Module): The cohort.
+        name (str): The branch.
+        pixels (np.ndarray): Images ``(N, C, H, W)`` of the data set.
+
+    Returns:
+        np.ndarray: Images ``(N, C, h, w)``; float32 if they were resized.
+    """
+    settings = cohort.branch_settings[name]
+    if not settings.resized or pixels.shape[2:] == settings.input_size:
+        return pixels
+    return np.concatenate([
+        resize(
+            torch.from_numpy(pixels[begin:end]).float(),
+            settings.input_size).numpy()
+        for begin, end in batches(len(pixels))
+    ])
+
+
+@torch.no_grad()
+def branch_logits(cohort: nn.Module, names: Sequence[str],
+                  pixels: np.ndarray) -> Dict[str, np.ndarray]:
+    """Logits of branches, as they are in their cohort.
+
+    Args:
+        cohort (nn.Module): The cohort.
+        names (Sequence[str]): The branches.
+        pixels (np.ndarray): Images ``(N, C, H, W)`` of the data set.
+
+    Returns:
+        dict[str, np.ndarray]: Logits ``(N, num_classes)`` by branch.
+    """
+    found = {name: [] for name in names}
+    for begin, end in batches(len(pixels)):
+        inputs = torch.from_numpy(pixels[begin:end])
+        inputs = cohort.data_preprocessor(dict(inputs=inputs))['inputs']
+        images = cohort.branch_images(inputs)
+        for name in names:
+            logits = cohort.branches[name](images[name])
+            found[name].append(logits.numpy())
+    return {name: np.concatenate(parts) for name, parts in found.items()}

@@ -1,0 +1,144 @@
+"""The files of a branch, or of a cohort, that others open."""
+import io
+import json
+import os
+import os.path as osp
+from collections import OrderedDict
+from pathlib import Path
+from typing import Dict, Mapping
+
+import torch
+from mmengine.config import Config
+from torch import Tensor
+
+from mcod_plugin.utils.plain import to_plain
+from .branch_model import BranchModel
+
+__all__ = [
+    'file_sizes', 'to_checkpoint', 'to_safetensors', 'write_mmpretrain',
+    'write_safetensors'
+]
+
+# The libraries write into memory: of a full disk each tells in its own way,
+# Python by an ``OSError``.
+
+FILES_NOTE = """\
+# The network sees {order} images, as the data set holds them. Tools that read
+# image files read BGR, so hand them arrays: inferencer(image[..., ::-1]).
+"""
+
+
+def write_mmpretrain(model: BranchModel, folder: str) -> None:
+    """Write ``config.py`` and ``model.pth``.
+
+    The config holds the classifier with its preprocessor, and the data and
+    metrics of a test. The checkpoint holds ``state_dict`` and ``meta`` with
+    ``dataset_meta``, and is opened by ``torch.load(weights_only=True)``.
+
+    Args:
+        model (BranchModel): The branch.
+        folder (str): Where to write them.
+    """
+    classifier, state_dict = model.mmpretrain
+    settings = dict(default_scope='mmpretrain')
+    if model.custom_imports:
+        settings['custom_imports'] = dict(
+            imports=model.custom_imports, allow_failed_imports=False)
+    settings['model'] = dict(classifier, data_preprocessor=model.preprocessor)
+    settings.update(model.test_settings)
+    text = f'# {model.name}, a branch of {model.origin["config"]}\n'
+    if model.data_order == 'RGB' and model.input_shape[0] == 3:
+        text += FILES_NOTE.format(order=model.channel_order)
+    text += Config(settings).pretty_text
+    Path(folder, 'config.py').write_text(text, 'utf-8')
+
+    dataset_meta = dict(classes=model.classes) if model.classes else {}
+    meta = dict(
+        dataset_meta=dataset_meta, metrics=model.metrics, **model.origin)
+    Path(folder, 'model.pth').write_bytes(to_checkpoint(state_dict, meta))
+
+
+def write_safetensors(model: BranchModel, folder: str) -> None:
+    """Write ``model.safetensors`` and ``config.json``.
+
+    The weights are those of MMPretrain's classifier. The JSON holds its
+    config ``model`` with the preprocessor, ``preprocessing`` in words for
+    whoever does without MMPretrain, ``classes``, ``metrics`` and ``origin``.
+
+    Args:
+        model (BranchModel): The branch.
+        folder (str): Where to write them.
+    """
+    classifier, state_dict = model.mmpretrain
+    config = dict(
+        model=dict(classifier, data_preprocessor=model.preprocessor),
+        custom_imports=model.custom_imports,
+        preprocessing=dict(
+            input_shape=list(model.input_shape),
+            channel_order=model.channel_order,
+            value_range=[0, 255],
+            mean=list(model.mean),
+            std=list(model.std),
+            crop_ratio=model.crop_ratio),
+        classes=model.classes,
+        metrics=model.metrics,
+        origin=model.origin)
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    Path(folder, 'config.json').write_text(text, 'utf-8')
+    Path(folder, 'model.safetensors').write_bytes(to_safetensors(state_dict))
+
+
+def to_checkpoint(state_dict: Mapping[str, Tensor], meta: dict) -> bytes:
+    """Weights as a checkpoint that ``torch.load(weights_only=True)`` opens.
+
+    Args:
+        state_dict (Mapping[str, Tensor]): The weights.
+        meta (dict): What the checkpoint tells of itself.
+
+    Returns:
+        bytes: The file, with ``state_dict`` and ``meta``.
+    """
+    # A copy without the gaps that other memory formats leave. The versions of
+    # the parts, which some of them look for, stay with it.
+    weights = OrderedDict(
+        (key, value.detach().clone(memory_format=torch.contiguous_format))
+        for key, value in state_dict.items())
+    weights._metadata = getattr(state_dict, '_metadata', OrderedDict())
+    buffer = io.BytesIO()
+    torch.save(dict(state_dict=weights, meta=to_plain(meta)), buffer)
+    return buffer.getvalue()
+
+
+def to_safetensors(state_dict: Mapping[str, Tensor]) -> bytes:
+    """Weights as a safetensors file.
+
+    Args:
+        state_dict (Mapping[str, Tensor]): The weights.
+
+    Returns:
+        bytes: The file.
+    """
+    from safetensors.torch import save
+
+    # It takes no tensors that share memory or have gaps.
+    weights: Dict[str, Tensor] = {
+        key: value.detach().cpu().contiguous().clone()
+        for key, value in state_dict.items()
+    }
+    return save(weights, metadata={'format': 'pt'})
+
+
+def file_sizes(folder: str) -> Dict[str, int]:
+    """The files of a folder.
+
+    Args:
+        folder (str): The folder; folders in it do not count.
+
+    Returns:
+        dict[str, int]: Size in bytes of each file, sorted by name.
+    """
+    return {
+        file: osp.getsize(osp.join(folder, file))
+        for file in sorted(os.listdir(folder))
+        if osp.isfile(osp.join(folder, file))
+    }

@@ -1,0 +1,39 @@
+"""The optimizer of a branch as it stands alone."""
+import copy
+
+from mcod_plugin.config.parts import is_part
+from mcod_plugin.engine.optim_wrapper import BranchOptimWrapperConstructor
+from mcod_plugin.engine.optim_wrapper.branch_optim_wrapper_constructor import (
+    FACTORS)
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.models.utils.branch_settings import BranchSettings
+
+__all__ = ['FACTORS', 'optim_wrapper_alone']
+
+
+def optim_wrapper_alone(cfg: dict, branch: BranchSettings) -> dict:
+    """The config of an optimizer wrapper for one branch alone.
+
+    Args:
+        cfg (dict): The cohort's, which stays as it is.
+        branch (BranchSettings): The branch's settings.
+
+    Returns:
+        dict: The config, with the branch's learning rate and weight decay.
+
+    Raises:
+        ConfigError: If the branch has a factor of what the optimizer's config
+            does not state.
+    """
+    cfg = copy.deepcopy(cfg)
+    if is_part(cfg, BranchOptimWrapperConstructor, 'constructor'):
+        del cfg['constructor']
+    for key, setting in FACTORS.items():
+        factor = getattr(branch, key)
+        if factor == 1:
+            continue
+        if cfg['optimizer'].get(setting) is None:
+            raise ConfigError(f'{key} is a factor of optim_wrapper.optimizer.'
+                              f'{setting}, which must be set')
+        cfg['optimizer'][setting] *= factor
+    return cfg
