@@ -30,9 +30,9 @@ def dist_loss(student_logits: Tensor,
 
     The first term compares the classes of an image, the second the images of
     a class. This is `Knowledge Distillation from A Stronger Teacher
-    <https://arxiv.org/abs/2205.10536>`_ (Huang et al., NeurIPS 2022),
-    equations 8 to 11; the factor :math:`T^2` and the :math:`10^{-8}` that is
-    added to each product of norms are those of the authors' code.
+    <https://arxiv.org/abs/2205.10536>`_ (Huang et al., NeurIPS 2022); the
+    factor :math:`T^2` and the :math:`10^{-8}` that is added to each product
+    of norms are those of the authors' code.
 
     Unlike there, what hardly varies at all (a norm of less than
     :math:`10^{-6}` around the mean) has the correlation 0 and no gradient.

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.export import export_branches
+from mcod_plugin.export.cohort import load_cohort
 from mcod_plugin.models.losses import (BaseKDLoss, FeatureKDLoss,
                                        feature_kd_loss)
 from mcod_plugin.models.losses.feature_kd_loss import guess_layout, to_map
@@ -213,12 +212,13 @@ def test_refuses(names, settings, words):
 def test_peer_that_is_left_out():
     names, loss = ['wide', 'small', 'flat'], make(['wide', 'small', 'flat'])
     feats = make_feats(names)
-    without = losses_of(make(['wide', 'flat']), feats, ['wide', 'flat'])
+    two = {name: feats[name] for name in ('wide', 'flat')}
+    without = losses_of(make(two), two, list(two))
     alive = torch.tensor([True, False, True])
     with torch.no_grad():
         feats['small'][-1].fill_(float('nan'))
         for name in ('wide', 'flat'):
-            smaller = make(['wide', 'flat']).projections[name]
+            smaller = make(two).projections[name]
             loss.projections[name].load_state_dict(
                 {**loss.projections[name].state_dict(),
                  **smaller.state_dict()})
@@ -246,7 +246,8 @@ def make_cohort(**changes):
                     head=HEAD),
                 vit=dict(backbone=TRANSFORMER, head=HEAD),
                 fixed=dict(
-                    backbone=dict(type='mcod_plugin.CifarAlexNet', width=4),
+                    backbone=dict(
+                        type='mcod_plugin.CifarResNet', depth=8, width=2),
                     head=HEAD,
                     frozen=True)),
             distill=dict(type='mcod_plugin.FeatureKDLoss'),
@@ -286,27 +287,15 @@ def test_in_a_cohort(half):
         assert parameter.grad is not None and not parameter.grad.any()
 
 
-def test_resumed_and_exported(tiny_config, tmp_path):
-    """A run that was stopped ends as if it had not been, and exports know
-    nothing of the projections."""
-    changes = {'model.distill': dict(type='mcod_plugin.FeatureKDLoss')}
-    whole = RUNNERS.build(tiny_config('whole', 2, **changes))
-    whole.train()
-    changes['custom_hooks.0.end'] = changes['param_scheduler.0.end'] = 2
-    RUNNERS.build(tiny_config('broken', 1, **changes)).train()
-    resumed = RUNNERS.build(
-        tiny_config('broken', 2, resume=True, **changes))
-    resumed.train()
-    expected = whole.model.state_dict()
-    assert 'distill.projections.vit.resnet.weight' in expected
-    for key, value in resumed.model.state_dict().items():
-        assert torch.equal(value, expected[key]), key
-    exports = export_branches(
-        Config(whole.cfg), f'{whole.work_dir}/epoch_2.pth', ['vit'],
-        ['mmpretrain'], str(tmp_path / 'out'))
-    path, = (tmp_path / 'out').rglob('*.pth')
-    state = torch.load(path, weights_only=True)['state_dict']
-    assert exports.items and state.keys() == {
+def test_exports_know_nothing_of_it(tiny_config):
+    """They open the cohort's checkpoint and take branches out of it."""
+    cfg = tiny_config(
+        **{'model.distill': dict(type='mcod_plugin.FeatureKDLoss')})
+    cohort = RUNNERS.build(cfg).model
+    state = cohort.state_dict()
+    assert 'distill.projections.vit.resnet.weight' in state
+    opened = load_cohort(cfg, 'file', dict(state_dict=state)).branches['vit']
+    assert opened.state_dict().keys() == {
         key.partition('branches.vit.')[2]
-        for key in expected if key.startswith('branches.vit.')
+        for key in state if key.startswith('branches.vit.')
     }
