@@ -238,6 +238,7 @@ class Step:
         self._move()
         self.cohort.double().train().kd_weight = self.w
         self.teacher, self.distill = self.cohort.teacher, self.cohort.distill
+        self.cohort.check_distillation()
 
     def _move(self):
         """From where the branches begin: logits must differ, and averages
