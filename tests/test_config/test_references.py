@@ -1,5 +1,5 @@
-"""Each method trains what its docstring says: the loss of a whole step, and its
-gradients, are those of the formula, which is written anew here."""
+"""Each method trains what its docstring says: the loss of a whole step, and
+its gradients, are those of the formula, which is written anew here."""
 import copy
 import math
 from pathlib import Path
@@ -124,7 +124,9 @@ def balanced(step):
     total, target = 0., mean(step.logits)
     for z in step.logits:
         losses = ce(z), kl(target, z, 3.)
-        grads = [torch.autograd.grad(x, z, retain_graph=True)[0] for x in losses]
+        grads = [
+            torch.autograd.grad(x, z, retain_graph=True)[0] for x in losses
+        ]
         total += losses[0] + step.w * losses[1] * (
             grads[0].norm() / grads[1].norm())
     return total

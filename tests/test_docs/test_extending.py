@@ -10,7 +10,9 @@ from mmengine.registry import HOOKS
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 
 from mcod_plugin.config.methods import apply_method
-from mcod_plugin.models.losses import dkd_loss
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.models.heads import EnsembleTeacher
+from mcod_plugin.models.losses import BaseKDLoss, dkd_loss
 from mcod_plugin.registry import MODELS, RUNNERS
 
 PAGE = (Path(__file__).parents[2] / 'docs' / 'extending.md').read_text()
@@ -75,7 +77,10 @@ def test_the_page_is_complete():
     for anchor, number in rows:
         # Imports and empty lines do not count.
         lines = FILES[SECTIONS[anchor]].splitlines()
-        lines = [x for x in lines if x and not x.startswith(('from', 'import'))]
+        lines = [
+            line for line in lines
+            if line and not line.startswith(('from', 'import'))
+        ]
         assert int(number) == len(lines), anchor
 
 
@@ -164,3 +169,41 @@ def test_it_is_found(tiny_config, folder):
             apply_method(cfg, str(folder / 'method.py'))
             model = RUNNERS.build(cfg).model
             assert type(model.distill).__name__ == name
+
+
+# The lines that mistakes give
+
+
+class JSLoss(BaseKDLoss):
+
+    def forward(self, logits, targets):
+        return (logits - targets).mean()
+
+
+class TargetLoss(BaseKDLoss):
+
+    def forward(self, logits, targets, labels):
+        return (logits - targets).mean((1, 2))
+
+
+class SurestTeacher(EnsembleTeacher):
+
+    def forward(self, logits):
+        return dict(vgg=logits['vgg'].amax(1))
+
+
+@pytest.mark.parametrize('part', [JSLoss, SurestTeacher, TargetLoss])
+def test_mistake(part):
+    line, = re.findall(rf'^model\.\w+\.type {part.__name__} .*$', PAGE, re.M)
+    network = dict(
+        backbone=dict(type='mcod_plugin.CifarResNet', depth=8, width=2),
+        head=dict(type='LinearClsHead', num_classes=10))
+    key = 'teacher' if part is SurestTeacher else 'distill'
+    cohort = MODELS.build(
+        dict(
+            type='mcod_plugin.MultiBackboneClassifier',
+            input_size=8,
+            branches=dict(resnet=network, vgg=network),
+            **{key: part()}))
+    with pytest.raises(ConfigError, match=f'^{re.escape(line)}$'):
+        cohort.check_distillation()

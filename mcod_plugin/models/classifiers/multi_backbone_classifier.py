@@ -543,10 +543,10 @@ class MultiBackboneClassifier(BaseClassifier):
 
     def _rehearse(self) -> None:
         like = next(self.parameters())
-        number = batch_size(
-            self.num_classes, len(self.branches),
-            len(self.branches) - 1)
-        inputs = torch.rand(number, self.in_channels, *self.input_size).to(like)
+        number = batch_size(self.num_classes, len(self.branches),
+                            len(self.branches) - 1)
+        shape = (number, self.in_channels, *self.input_size)
+        inputs = torch.rand(shape).to(like)
         samples = BatchDataSample(
             gt_label=torch.arange(number, device=like.device) %
             self.num_classes)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from mcod_plugin.errors import ConfigError, one_line
 
-__all__ = ['batch_size', 'check_ensemble', 'check_targets', 'told', 'undisturbed']
+__all__ = [
+    'batch_size', 'check_ensemble', 'check_targets', 'told', 'undisturbed'
+]
 
 
 @contextmanager
