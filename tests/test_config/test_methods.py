@@ -352,6 +352,22 @@ def test_hooks_stay_without_a_schedule(tmp_path):
     assert cfg.model.teacher == dict(x=1, y=2)
 
 
+@pytest.mark.parametrize('given, expected', [
+    ({}, ['math']),
+    (dict(imports='json'), ['json', 'math']),
+    (dict(imports=['json', 'math'], allow_failed_imports=True),
+     ['json', 'math']),
+])
+def test_imports(tmp_path, given, expected):
+    """Those of the cohort, such as its data set, are needed as before."""
+    path = write(tmp_path, "custom_imports = dict(imports=['math'], "
+                 'allow_failed_imports=False)')
+    cfg = cohort(custom_imports=given) if given else cohort()
+    apply_method(cfg, path)
+    assert cfg.custom_imports == dict(
+        imports=expected, allow_failed_imports=False)
+
+
 def test_find_method(tmp_path, monkeypatch):
     assert Path(find_method('dml')) == ROOT / 'configs' / 'methods' / 'dml.py'
     path = write(tmp_path, '')

@@ -527,9 +527,8 @@ class MultiBackboneClassifier(BaseClassifier):
     def check_distillation(self) -> None:
         """Have teacher and loss do once what they do in a step that distils.
 
-        The first such step may be late in a run. Copies of them are called,
-        in eval mode and on random images: no weight, no statistics and no
-        random number is touched.
+        The first such step may be late in a run. They are called in eval mode
+        on random images, and the cohort is as before afterwards.
 
         Raises:
             ConfigError: If one of them fails, or gives what is not of the
@@ -537,9 +536,8 @@ class MultiBackboneClassifier(BaseClassifier):
         """
         if self.distill is None:
             return
-        with undisturbed(self) as copied:
-            if copied:
-                self._rehearse()
+        with undisturbed(self):
+            self._rehearse()
 
     def _rehearse(self) -> None:
         like = next(self.parameters())

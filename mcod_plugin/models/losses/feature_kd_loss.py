@@ -106,7 +106,8 @@ class FeatureKDLoss(BaseKDLoss):
     because the scales of unlike networks have nothing in common; so the loss
     is a mean over elements, not half their sum.
 
-    The projections stand under ``distill.projections.<branch>.<peer>`` in the
+    Nothing pulls at the logits, so that the ``kd_ratio`` in the log is 0. The
+    projections stand under ``distill.projections.<branch>.<peer>`` in the
     cohort's state dict. They are no part of a branch, and so of no export.
     They take no numbers from the global random state: the branches start from
     the same weights as with any other loss.
@@ -277,7 +278,7 @@ class FeatureKDLoss(BaseKDLoss):
             ]
             own, other = (
                 F.adaptive_avg_pool2d(value, size).permute(0, 2, 3, 1)
-                for value in (maps[name], maps[peer].detach()))
+                for value in (maps[name], maps[peer]))
             terms.append(feature_kd_loss(projection(own), other))
             flags.append(finite[peer])
         if not terms:

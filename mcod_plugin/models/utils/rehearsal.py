@@ -1,7 +1,7 @@
 """A training step of a cohort that leaves no trace."""
 import copy
 from contextlib import contextmanager
-from itertools import chain, count
+from itertools import count
 from typing import Any, Iterator, Mapping, Tuple
 
 import torch
@@ -16,46 +16,45 @@ __all__ = [
 
 
 @contextmanager
-def undisturbed(cohort: nn.Module) -> Iterator[bool]:
-    """Exchange the teacher and the loss of a cohort for copies for a while,
-    have it in eval mode, and take no random numbers.
+def undisturbed(cohort: nn.Module) -> Iterator[None]:
+    """Have a cohort in eval mode for a while, after which it is as before.
+
+    Attributes and buffers of its teacher and its loss are put back, and so
+    is the random state. Neither is copied: a copy of averages would follow
+    the branches as well.
 
     Args:
         cohort (MultiBackboneClassifier): The cohort.
-
-    Yields:
-        bool: Whether there are copies; else it is as it was.
     """
-    # Weights are not copied, since nothing changes them.
-    shared = {
-        id(value): value
-        for value in chain(cohort.parameters(), cohort.branches.buffers())
-    }
-    own = cohort.teacher, cohort.distill
-    try:
-        copies = copy.deepcopy(own, shared)
-    except Exception:
-        # They hold what nobody can copy, such as an open file.
-        yield False
-        return
+    parts = [
+        module for part in (cohort.teacher, cohort.distill)
+        for module in part.modules()
+    ]
+    attributes = [(vars(module), dict(vars(module))) for module in parts]
+    containers = [(value, copy.copy(value)) for _, kept in attributes
+                  for value in kept.values()
+                  if type(value) in (list, dict, set)]
+    buffers = [(buffer, buffer.clone()) for module in parts
+               for buffer in module.buffers(recurse=False)]
     modes = [(module, module.training) for module in cohort.modules()]
     ratio_due = cohort.ratio_due
-    devices = [
-        device.index for device in {x.device
-                                    for x in cohort.parameters()}
-        if device.type == 'cuda'
-    ]
+    devices = {x.device for x in cohort.parameters()}
     try:
-        cohort.teacher, cohort.distill = copies
         cohort.ratio_due = False
         cohort.eval()
-        with torch.random.fork_rng(devices):
-            yield True
+        with torch.random.fork_rng(
+            [x.index for x in devices if x.type == 'cuda']):
+            yield
     finally:
-        cohort.teacher, cohort.distill = own
         cohort.ratio_due = ratio_due
         for module, mode in modes:
             module.training = mode
+        for value, kept in attributes + containers:
+            value.clear()
+            (value.extend if isinstance(value, list) else value.update)(kept)
+        with torch.no_grad():
+            for buffer, kept in buffers:
+                buffer.copy_(kept)
 
 
 def batch_size(*others: int) -> int:

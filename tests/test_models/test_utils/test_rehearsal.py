@@ -1,6 +1,5 @@
 """A mistake in a teacher or a loss is told before the first step."""
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -114,12 +113,14 @@ class Counting(EnsembleTeacher):
 
     def __init__(self):
         super().__init__(ema=.9)
-        self.calls = 0
+        self.calls, self.history = 0, []
         self.register_buffer('seen', torch.zeros(()))
         self.noise = nn.Dropout()
 
     def forward(self, logits, **kwargs):
         self.calls += 1
+        self.history.append(logits)
+        self.last = logits
         self.seen += 1
         self.noise(torch.rand(5))
         return super().forward(logits, **kwargs)
@@ -143,6 +144,8 @@ def test_leaves_no_trace():
     cohort.check_distillation()
     assert (cohort.teacher, cohort.distill) == parts
     assert cohort.teacher.calls == 0 and cohort.ratio_due
+    assert cohort.teacher.history == []
+    assert not hasattr(cohort.teacher, 'last')
     assert torch.equal(torch.get_rng_state(), numbers)
     assert [module.training for module in cohort.modules()] == modes
     assert cohort.kd_weight == 0
@@ -151,13 +154,21 @@ def test_leaves_no_trace():
     assert all(value.grad is None for value in cohort.parameters())
 
 
-def test_what_cannot_be_copied_is_not_tried():
-    teacher = Teacher(lambda z: list(z.values()))
-    teacher.file = open(Path(__file__))
-    with teacher.file:
-        make(teacher=teacher).check_distillation()
-    # nor is there anything to try
-    make(distill=None, teacher=teacher).check_distillation()
+def test_averages_move_once_a_step():
+    """Whatever looked at them before."""
+    cohort = make(teacher=dict(type='mcod_plugin.EnsembleTeacher', ema=.5))
+    cohort.check_distillation()
+    average = cohort.teacher.ema['a'].head.fc.weight
+    weight = cohort.branches['a'].head.fc.weight
+    before = average.clone()
+    optimizer = torch.optim.SGD(cohort.parameters(), lr=1.)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    torch.testing.assert_close(average, before - .5)
+
+
+def test_nothing_to_try():
+    make(distill=None, teacher=Teacher(list)).check_distillation()
 
 
 def test_before_the_first_step(tiny_runner):
