@@ -20,8 +20,8 @@ methods = dict(
     on_off='on_off',
     mcod='mcod',
     dml='dml',
-    kdcl_mean='kdcl_mean',
-    kdcl_min_logit='kdcl_min_logit',
+    mean_t4_w05='mean_t4_w05',
+    min_logit_t4_w05='min_logit_t4_w05',
     # the VGG of the solo run of the same seed, frozen, teaches the ResNet
     kd=dict(
         method='kd',

@@ -1,7 +1,9 @@
 """The branches follow the mean of their logits, at weight 1 in every epoch.
 
-Distillation by the ensemble without the two ideas of MCOD, gaps and
-growth. The targets are detached.
+    L_i = CE_i + 3^2 KL(softmax(z / 3) || softmax(z_i / 3)),  z = mean_j z_j
+
+Distillation by the ensemble without the two ideas of MCOD, gaps and growth;
+a baseline of this plugin's own. The target z is detached.
 """
 model = dict(
     teacher=dict(

@@ -1,6 +1,9 @@
 """The branches follow the mean of the logits of their moving averages, at
 weight 1 in every epoch.
 
+    L_i = CE_i + 3^2 KL(softmax(z / 3) || softmax(z_i / 3)),
+    z = mean_j z_j(average of the weights of j)
+
 As always_on, but not the branches of the present step teach: their weights,
 averaged exponentially over about the last thousand steps, do. A run should be
 many times as long; for a shorter one set

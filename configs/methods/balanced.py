@@ -2,9 +2,12 @@
 at their logits 0.3 times as hard as the labels do, however many classes there
 are.
 
+    L_i = CE_i + 0.3 f_i 3^2 KL(softmax(z / 3) || softmax(z_i / 3)),
+    z = mean_j z_j,  f_i = |gradient of CE_i| / |gradient of the KL term|
+
 As always_on, but the weight of the schedule is in units of the ratio of both
-gradients: the loss of each branch is scaled by a detached factor, averaged
-over steps. The targets are detached.
+gradients: f_i, of squared norms at the logits averaged over steps, is
+detached as z is. A method of this plugin's own.
 """
 model = dict(
     teacher=dict(

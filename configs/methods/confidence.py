@@ -1,9 +1,14 @@
 """MCOD-style, but a branch counts the more in the ensemble for an image the
 lower its cross entropy is there.
 
-The weights are those of CA-MKD (https://arxiv.org/abs/2201.00007), here on
-the logits. Schedule and temperature are those of mcod. The targets are
-detached, the weights with them.
+    L_i = CE_i + w(t) 3^2 KL(softmax(z / 3) || softmax(z_i / 3)),
+    z = sum_j v_j z_j,  v_j = (1 - softmax_j(CE_1 ... CE_B)) / (B - 1)
+
+The weights v_j are those of Zhang et al., Confidence-Aware Multi-Teacher
+Knowledge Distillation (CA-MKD), ICASSP 2022, https://arxiv.org/abs/2201.00007.
+There they weigh the losses of teachers that were trained before, here the
+logits. Schedule and temperature are those of mcod. The targets are detached,
+the weights with them.
 """
 model = dict(
     teacher=dict(

@@ -2,6 +2,8 @@
 https://arxiv.org/abs/1503.02531): one branch is trained already, is frozen
 and teaches the others, which do not teach.
 
+    L_i = CE_i + 3^2 KL(softmax(z / 3) || softmax(z_i / 3)),  z of the teacher
+
 Which one, and where its weights are, must be told; without it the config is
 refused. For a branch vgg that was trained by --method solo before:
 
@@ -12,9 +14,8 @@ refused. For a branch vgg that was trained by --method solo before:
         model.branches.vgg.init_cfg.checkpoint=CHECKPOINT
 
 CHECKPOINT is that of its run, such as work_dirs/CONFIG_solo/epoch_200.pth.
-
-Temperature 3 and weight 1 throughout are those of always_on, so that the two
-differ by the teacher alone.
+Temperature 3 and weight 1 are those of always_on, so that the two differ by
+the teacher alone; public code (mdistiller) has 4 and 0.1 CE + 0.9 KD.
 """
 model = dict(
     teacher=dict(

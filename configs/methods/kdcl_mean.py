@@ -1,11 +1,18 @@
-"""Knowledge distillation by collaborative learning (KDCL; Guo et al., CVPR
-2020) with the mean of the logits for the target.
+"""Knowledge distillation by collaborative learning (KDCL; Guo et al., Online
+Knowledge Distillation via Collaborative Learning, CVPR 2020) with the mean of
+the logits for the target.
 
-Temperature 4 and weight 0.5 throughout are those of the public
-re-implementations. The targets are detached. All branches see the same
-images, whereas KDCL distorts them for each network apart.
+    L_i = 0.5 CE_i + 0.5 4^2 KL(softmax(z / 4) || softmax(z_i / 4)),
+    z = mean_j z_j
+
+This is what public code trains: OKDPH (tianlizhang) to the letter, that of
+shaoeric with the sum of the logits for their mean. The paper has better
+targets than the mean (see kdcl_min_logit), and distorts the images for each
+network apart, as the public code does; here all branches see the same. The
+target z is detached. A branch with a ``loss_weight`` of its own keeps it.
 """
 model = dict(
+    loss_weight=0.5,
     teacher=dict(
         _delete_=True, type='mcod_plugin.EnsembleTeacher', fusion='mean'),
     distill=dict(
@@ -17,6 +24,6 @@ custom_hooks = [
         type='mcod_plugin.DiscontinuousKDHook',
         on=1,
         gap=(0, 0),
-        weight=(0.5, 0.5),
+        weight=(1.0, 1.0),
         curve='linear')
 ]

@@ -1,12 +1,17 @@
 """KDCL-MinLogit (Guo et al., Online Knowledge Distillation via Collaborative
-Learning, CVPR 2020): for each class, the target is the least of the branches'
-logits relative to that of the true class.
+Learning, CVPR 2020, section 3.2): for each class, the target is the least of
+the branches' logits relative to that of the true class y.
 
-Temperature 4 and weight 0.5 throughout are those of the public
-re-implementations. The targets are detached. All branches see the same
-images, whereas KDCL distorts them for each network apart.
+    L_i = 0.5 CE_i + 0.5 4^2 KL(softmax(z / 4) || softmax(z_i / 4)),
+    z_c = min_j (z_jc - z_jy)
+
+No public code has this target; weights and temperature are those that it has
+for the mean, see kdcl_mean. The paper distorts the images for each network
+apart, here all branches see the same. A mixed label counts by its shares. The
+target z is detached. A branch with a ``loss_weight`` of its own keeps it.
 """
 model = dict(
+    loss_weight=0.5,
     teacher=dict(
         _delete_=True, type='mcod_plugin.EnsembleTeacher', fusion='min_logit'),
     distill=dict(
@@ -18,6 +23,6 @@ custom_hooks = [
         type='mcod_plugin.DiscontinuousKDHook',
         on=1,
         gap=(0, 0),
-        weight=(0.5, 0.5),
+        weight=(1.0, 1.0),
         curve='linear')
 ]

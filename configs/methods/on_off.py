@@ -1,8 +1,11 @@
 """The branches follow the mean of their logits at weight 1 in every other
 epoch.
 
-One of the two ideas of MCOD, discontinuity, without growth. The targets are
-detached.
+    L_i = CE_i + w(t) 3^2 KL(softmax(z / 3) || softmax(z_i / 3)),
+    z = mean_j z_j,  w(t) = 1, 0, 1, 0, ...
+
+One of the two ideas of MCOD, discontinuity, without growth; a baseline of
+this plugin's own. The target z is detached.
 """
 model = dict(
     teacher=dict(

@@ -1,7 +1,11 @@
 """MCOD-style, but the branches follow the mean of their probabilities instead
 of their logits.
 
-Schedule and temperature are those of mcod. The targets are detached.
+    L_i = CE_i + w(t) 3^2 KL(softmax(z / 3) || softmax(z_i / 3)),
+    z = log mean_j softmax(z_j)
+
+Schedule and temperature are those of mcod; a variant of this plugin's own.
+The target z is detached.
 """
 model = dict(
     teacher=dict(

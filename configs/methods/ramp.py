@@ -1,7 +1,11 @@
 """The branches follow the mean of their logits in every epoch, at a weight
 that rises from 0.5 to 1.5.
 
-One of the two ideas of MCOD, growth, without gaps. The targets are detached.
+    L_i = CE_i + w(t) 3^2 KL(softmax(z / 3) || softmax(z_i / 3)),
+    z = mean_j z_j,  w(t) = 0.5 + t / (epochs - 1)
+
+One of the two ideas of MCOD, growth, without gaps; a baseline of this
+plugin's own. The target z is detached.
 """
 model = dict(
     teacher=dict(

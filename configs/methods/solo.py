@@ -1,5 +1,7 @@
 """Each branch alone: they see the same batches and never distil.
 
+    L_i = CE_i
+
 This is the baseline of all others. The ensemble is the mean of the logits.
 There is no distillation loss, so that no hook can make the branches distil.
 """

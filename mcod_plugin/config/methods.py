@@ -48,8 +48,9 @@ def apply_method(cfg: Any, path: str) -> None:
     """Merge a method into the config of a cohort.
 
     Its ``custom_hooks`` take the place of the cohort's hooks of the same
-    type, and all others stay. Everything else is merged as by a child config:
-    dicts are merged, or exchanged with ``_delete_=True``.
+    type, and all others stay; its ``custom_imports`` are added to the
+    cohort's. Everything else is merged as by a child config: dicts are merged,
+    or exchanged with ``_delete_=True``.
 
     Args:
         cfg (Config): The config, which is changed.
@@ -67,6 +68,11 @@ def apply_method(cfg: Any, path: str) -> None:
     if hooks is not None:
         fragment['custom_hooks'] = _merge_hooks(
             cfg.get('custom_hooks') or [], hooks)
+    own = fragment.get('custom_imports')
+    if own:
+        given = cfg.get('custom_imports') or {}
+        own['imports'] = list(
+            dict.fromkeys(_modules(given) + _modules(own)))
     try:
         cfg.merge_from_dict(fragment)
     except Exception as error:
@@ -75,6 +81,12 @@ def apply_method(cfg: Any, path: str) -> None:
     for _, value in walk(cfg):
         if isinstance(value, dict):
             value.pop('_delete_', None)
+
+
+def _modules(imports: dict) -> List[str]:
+    """The modules of ``custom_imports``, which may be one."""
+    modules = imports.get('imports') or []
+    return [modules] if isinstance(modules, str) else list(modules)
 
 
 def _merge_hooks(hooks: List[dict], own: List[dict]) -> List[dict]:

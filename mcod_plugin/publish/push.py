@@ -2,7 +2,6 @@
 import os.path as osp
 from typing import Dict, List
 
-from mcod_plugin.alone.files import file_sizes
 from mcod_plugin.errors import ConfigError, one_line
 from mcod_plugin.utils.machine import require_packages
 from .publication import Member, Publication

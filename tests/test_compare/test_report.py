@@ -393,7 +393,7 @@ def test_beside_the_results(make_study, tmp_path):
     assert not list(tmp_path.rglob('*.part'))
 
 
-def test_results_by_another_config(make_study, tmp_path):
+def test_written_results_by_another_config(make_study, tmp_path):
     study, runs = make_study()
     other = make_study(config_hash='1')[1]
     told = write_report(study, [runs[0], other[1]])

@@ -72,7 +72,6 @@ def drop(*keys):
      "'diverged' must hold 'epoch' and 'iteration'"),
     (put('last', 'a/ece', value='x'), "'a/ece' in 'last' must be a number"),
     (put('last', 'a/ece', value=True), "'a/ece' in 'last' must be a number"),
-    (put('best', 'a', value=[1.]), "'a' in 'best' must be an accuracy"),
     (put('curves', 'a/top1', value=[1.]), "as many numbers for each"),
     (put('curves', 'a/top1', value=[1., None]), "must be a list of numbers"),
     (drop('curves', 'epoch'), "'curves' must hold 'epoch'"),

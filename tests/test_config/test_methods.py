@@ -31,16 +31,30 @@ EXPECTED = dict(
     leave_one_out=('EnsembleTeacher', dict(fusion='mean', leave_one_out=True),
                    3, (1, 0), (1, 1)),
     dml=('PeerTeacher', {}, 1, (0, 0), (1, 1)),
-    kdcl_mean=('EnsembleTeacher', dict(fusion='mean'), 4, (0, 0), (.5, .5)),
+    kdcl_mean=('EnsembleTeacher', dict(fusion='mean'), 4, (0, 0), (1, 1)),
     kdcl_min_logit=('EnsembleTeacher', dict(fusion='min_logit'), 4, (0, 0),
-                    (.5, .5)),
-    one=('GatedTeacher', {}, 3, (0, 0), (1, 1)),
+                    (1, 1)),
+    mean_t4_w05=('EnsembleTeacher', dict(fusion='mean'), 4, (0, 0), (.5, .5)),
+    min_logit_t4_w05=('EnsembleTeacher', dict(fusion='min_logit'), 4, (0, 0),
+                      (.5, .5)),
+    one=('GatedTeacher', dict(norm=True), 3, (0, 0), (.006738, 1)),
+    dkd=('EnsembleTeacher', dict(fusion='mean'), 4, (0, 0), (.05, 1)),
+    dist=('EnsembleTeacher', dict(fusion='mean'), 4, (0, 0), (1, 1)),
+    features=('EnsembleTeacher', dict(fusion='mean'), None, (0, 0), (1, 1)),
     standardized=('EnsembleTeacher', dict(fusion='mean'), 2, (0, 0), (1, 1)),
     averaged=('EnsembleTeacher', dict(fusion='mean', decay=.999), 3, (0, 0),
               (1, 1)),
     balanced=('EnsembleTeacher', dict(fusion='mean'), 3, (0, 0), (.3, .3)),
     kd=('EnsembleTeacher', dict(fusion='mean', members=['vgg']), 3, (0, 0),
         (1, 1)))
+# What else the schedules say, and other losses.
+SCHEDULES = dict(one=dict(curve='exp', ramp=.2667), dkd=dict(ramp=.0792))
+LOSSES = dict(
+    dml='MutualKDLoss',
+    dkd='DKDLoss',
+    dist='DISTLoss',
+    features='FeatureKDLoss')
+HALF = ('kdcl_mean', 'kdcl_min_logit')
 
 
 def options(name, branch='vgg'):
@@ -81,9 +95,11 @@ def test_applies_to_every_cohort(path, name):
     gap, weight = EXPECTED[name][3:]
     hook = HOOKS.build(cfg.custom_hooks[0])
     assert len(cfg.custom_hooks) == 1
-    assert hook.schedule == DiscontinuousSchedule(gap=gap, weight=weight)
+    assert hook.schedule == DiscontinuousSchedule(
+        gap=gap, weight=weight, **SCHEDULES.get(name, {}))
     assert '_delete_' not in cfg.pretty_text
     # the rest is the cohort's
+    assert cfg.model.pop('loss_weight', 1) == (.5 if name in HALF else 1)
     for key in ('teacher', 'distill', 'branches'):
         del cfg.model[key], before.model[key]
     for key in cfg:
@@ -96,9 +112,15 @@ def networks():
     return {}
 
 
-@pytest.mark.parametrize('name', METHODS)
-@pytest.mark.parametrize('path', CIFAR, ids=[path.stem for path in CIFAR])
-def test_builds(networks, path, name):
+# A build takes seconds: each with a small cohort, and some with one of four.
+BUILDS = [('mcod_small_cifar100', name) for name in METHODS
+          ] + [('mcod_alexnet_vgg_resnet_densenet_cifar100', name)
+               for name in ('mcod', 'one', 'features')]
+
+
+@pytest.mark.parametrize('config, name', BUILDS)
+def test_builds(networks, config, name):
+    path = ROOT / 'configs' / f'{config}.py'
     kind, settings, temperature, _, _ = EXPECTED[name]
     model = apply(Config.fromfile(path), name).model.to_dict()
     for large in {'resnet', 'densenet'} if len(model['branches']) > 2 else ():
@@ -118,9 +140,8 @@ def test_builds(networks, path, name):
         return
     assert (type(distill).__name__ == 'BalancedKDLoss') == (name == 'balanced')
     distill = getattr(distill, 'loss', distill)
-    assert type(distill).__name__ == ('MutualKDLoss' if name == 'dml' else
-                                      'DiscontinuousKDLoss')
-    assert distill.temperature == temperature
+    assert type(distill).__name__ == LOSSES.get(name, 'DiscontinuousKDLoss')
+    assert getattr(distill, 'temperature', None) == temperature
     assert getattr(distill, 'standardize', False) == (name == 'standardized')
     if name == 'one':
         number = len(model.branches)
@@ -210,7 +231,8 @@ def test_trains(tiny_config, beginning, name):
     # The first step of an epoch that distils measures how hard it pulls.
     ratios = {key.replace('loss_kd', 'kd_ratio') for key in distilled}
     assert on.keys() == off.keys() | distilled | ratios
-    assert all(on[key] > 0 for key in ratios)
+    # Features do not pull at the logits.
+    assert all((on[key] > 0) == (name != 'features') for key in ratios)
     assert all(on[key] > 0 for key in distilled)
     assert on['loss'] == pytest.approx(
         sum(on[key] for key in own | distilled), rel=1e-5)
@@ -220,7 +242,7 @@ def test_trains(tiny_config, beginning, name):
         for key, value in tape.weights.items() if key.startswith('branches.')
     }
     assert len(tape.weights) - len(weights) == dict(
-        one=2, balanced=1, averaged=len(weights)).get(name, 0)
+        one=7, balanced=1, features=4, averaged=len(weights)).get(name, 0)
     beginning.setdefault('weights', weights)
     beginning.setdefault('images', tape.images)
     assert weights.keys() == beginning['weights'].keys()
@@ -328,6 +350,22 @@ def test_hooks_stay_without_a_schedule(tmp_path):
     apply_method(cfg, write(tmp_path, 'model = dict(teacher=dict(y=2))'))
     assert cfg.custom_hooks == [dict(type='EMAHook')]
     assert cfg.model.teacher == dict(x=1, y=2)
+
+
+@pytest.mark.parametrize('given, expected', [
+    ({}, ['math']),
+    (dict(imports='json'), ['json', 'math']),
+    (dict(imports=['json', 'math'], allow_failed_imports=True),
+     ['json', 'math']),
+])
+def test_imports(tmp_path, given, expected):
+    """Those of the cohort, such as its data set, are needed as before."""
+    path = write(tmp_path, "custom_imports = dict(imports=['math'], "
+                 'allow_failed_imports=False)')
+    cfg = cohort(custom_imports=given) if given else cohort()
+    apply_method(cfg, path)
+    assert cfg.custom_imports == dict(
+        imports=expected, allow_failed_imports=False)
 
 
 def test_find_method(tmp_path, monkeypatch):

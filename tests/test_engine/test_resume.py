@@ -80,6 +80,11 @@ CHANGES = [
         'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper',
         'optim_wrapper.accumulative_counts': 2
     },
+    # Projections of features, which are learned as the branches are.
+    {
+        'model.distill': dict(type='mcod_plugin.FeatureKDLoss'),
+        'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper'
+    },
     # Branches that differ.
     {
         'model.branches.resnet.input_size': 20,

@@ -13,7 +13,7 @@ METHODS = {
     'MCOD-style': 'mcod',
     'always on': 'always_on',
     'DML': 'dml',
-    'KDCL, mean': 'kdcl_mean'
+    'KDCL, mean': 'mean_t4_w05'
 }
 
 

@@ -91,7 +91,7 @@ def test_methods_are_level(text):
     worse = [
         means[0] -
         np.mean([values(method, f'{name}/top1') for name in ('resnet', 'vgg')])
-        for method in ('on_off', 'kdcl_mean', 'kdcl_min_logit')
+        for method in ('on_off', 'mean_t4_w05', 'min_logit_t4_w05')
     ]
     assert f'are {min(worse):.1f} to {max(worse):.1f} points worse' in text
 
@@ -101,7 +101,7 @@ def test_every_method_helps_every_network(text):
         (method, name): values(method, f'{name}/top1') - values(
             'solo', f'{name}/top1')
         for method in ('always_on', 'ramp', 'on_off', 'mcod', 'dml',
-                       'kdcl_mean', 'kdcl_min_logit', 'kd')
+                       'mean_t4_w05', 'min_logit_t4_w05', 'kd')
         for name in ('resnet', 'vgg') if (method, name) != ('kd', 'vgg')
     }
     means = [gain.mean() for gain in gains.values()]
@@ -116,7 +116,7 @@ def test_every_method_helps_every_network(text):
 def test_best_ensemble(text):
     kdcl, mcod, solo = (
         values(method, 'ensemble/top1')
-        for method in ('kdcl_mean', 'mcod', 'solo'))
+        for method in ('mean_t4_w05', 'mcod', 'solo'))
     better = kdcl - mcod
     assert (f'{(kdcl - solo).mean():.1f} points, {better.min():.1f} to '
             f'{better.max():.1f} more than MCOD-style by seed') in text
@@ -129,7 +129,7 @@ def test_calibration(text):
             if (method, name) != ('kd', 'vgg')
         ])
         for method in ('solo', 'always_on', 'ramp', 'on_off', 'mcod', 'dml',
-                       'kdcl_mean', 'kd', 'kdcl_min_logit')
+                       'mean_t4_w05', 'kd', 'min_logit_t4_w05')
     }
     solo, *softened, kd, least = errors.values()
     assert (f'falls from {solo:.0f} % to between {min(softened):.0f} and '
@@ -152,14 +152,15 @@ def test_small_networks(small):
 def test_methods_for_small_networks(small):
     gains = {
         method: gain(method, 'resnet', 'vgg').mean()
-        for method in ('on_off', 'mcod', 'always_on', 'ramp', 'kdcl_mean',
-                       'kdcl_min_logit', 'dml')
+        for method in ('on_off', 'mcod', 'always_on', 'ramp', 'mean_t4_w05',
+                       'min_logit_t4_w05', 'dml')
     }
     rounded = {key: f'{value:.1f}' for key, value in gains.items()}
     assert rounded['always_on'] == rounded['ramp']
     assert ('gains {on_off} points with gaps that stay (`on_off`), {mcod} by '
             'MCOD-style, {always_on} always on or by a rising weight, '
-            '{kdcl_mean} and {kdcl_min_logit} by KDCL and {dml} by DML'
+            '{mean_t4_w05} and {min_logit_t4_w05} by `mean_t4_w05` and '
+            '`min_logit_t4_w05` and {dml} by DML'
             ).format(**rounded) in small
     better = [
         gains[method] - gains['always_on'] for method in ('on_off', 'mcod')
@@ -171,8 +172,8 @@ def test_methods_for_small_networks(small):
 def test_ensembles_of_small_networks(small):
     losses = {
         method: -gain(method, 'ensemble')
-        for method in ('on_off', 'mcod', 'always_on', 'ramp', 'kdcl_mean',
-                       'kdcl_min_logit', 'dml')
+        for method in ('on_off', 'mcod', 'always_on', 'ramp', 'mean_t4_w05',
+                       'min_logit_t4_w05', 'dml')
     }
     means = {method: loss.mean() for method, loss in losses.items()}
     assert min(means.values()) == means['on_off'] > 0

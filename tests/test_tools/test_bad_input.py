@@ -476,6 +476,40 @@ def test_debug_gives_the_traceback(run_tool, place):
     assert not (place / 'work_dirs').exists()
 
 
+def test_loss_of_a_file_outside(run_tool, place):
+    """Its mistake is told though no epoch before the second would see it."""
+    (place / 'own_loss.py').write_text("""\
+from mcod_plugin.models.losses import BaseKDLoss
+from mcod_plugin.registry import MODELS
+
+
+@MODELS.register_module()
+class OwnLoss(BaseKDLoss):
+
+    def forward(self, logits, targets):
+        return (logits - targets).square().mean()
+""")
+    (place / 'own.py').write_text("""\
+custom_imports = dict(imports=['own_loss'], allow_failed_imports=False)
+model = dict(distill=dict(_delete_=True, type='OwnLoss'))
+custom_hooks = [dict(type='mcod_plugin.DiscontinuousKDHook', begin=1)]
+""")
+    path = os.pathsep.join((str(place), os.environ.get('PYTHONPATH', '')))
+    done = run_tool(
+        'train',
+        'tiny.py',
+        '--method',
+        'own.py',
+        cwd=place,
+        env=dict(PYTHONPATH=path),
+        fresh=True)
+    assert done.code == 2
+    assert done.err == (
+        'error: model.distill.type OwnLoss must give a tensor of one loss for '
+        'each branch, (2,); got ()\n')
+    assert not (place / 'work_dirs').exists()
+
+
 def test_error_in_the_middle_keeps_its_traceback(run_tool, place):
     (place / 'late.py').write_text("""\
 _base_ = ['tiny.py']

@@ -95,6 +95,9 @@ class CohortRunner(ResumingRunner):
             self.note_validation()
         super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_train':
+            model = get_ori_model(self.model)
+            if hasattr(model, 'check_distillation'):
+                model.check_distillation()
             # Not earlier: what is compiled cannot be traced any more, as for
             # the count of FLOPs.
             self._compile_branches()

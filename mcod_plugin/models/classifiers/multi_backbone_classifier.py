@@ -28,6 +28,8 @@ from ..utils.divergence_mask import DivergenceMask, without_diverged
 from ..utils.input_size import guess_input_size
 from ..utils.memory_format import MEMORY_FORMATS, choose_memory_format
 from ..utils.pretrained import load_pretrained, take_pretrained
+from ..utils.rehearsal import (batch_size, check_ensemble, check_targets, told,
+                               undisturbed)
 from ..utils.state_dict import check_state_dict
 
 
@@ -450,6 +452,53 @@ class MultiBackboneClassifier(BaseClassifier):
         losses.update(_logged_weights(weights))
         return losses
 
+    def check_distillation(self) -> None:
+        """Have teacher and loss do once what they do in a step that distils.
+
+        The first such step may be late in a run. They are called in eval mode
+        on random images, and the cohort is as before afterwards.
+
+        Raises:
+            ConfigError: If one of them fails, or gives what is not of the
+                type or the shape that it should be.
+        """
+        if self.distill is None:
+            return
+        with undisturbed(self):
+            self._rehearse()
+
+    def _rehearse(self) -> None:
+        like = next(self.parameters())
+        number = batch_size(self.num_classes, len(self.branches),
+                            len(self.branches) - 1)
+        shape = (number, self.in_channels, *self.input_size)
+        inputs = torch.rand(shape).to(like)
+        samples = BatchDataSample(
+            gt_label=torch.arange(number, device=like.device) %
+            self.num_classes)
+        weights = dict.fromkeys(self.kd_weights, 1.)
+        feats = {} if self._needs_feats(weights) else None
+        with torch.no_grad():
+            logits = self._branch_logits(inputs, feats)
+        for name in self.kd_weights:
+            logits[name].requires_grad_()
+        own = {
+            name: branch_loss(self.branches[name], logits[name], samples)
+            for name in self.kd_weights
+        }
+        labels = soft_labels(samples, next(iter(logits.values())))
+        given = dict(labels=labels, feats=feats)
+        with told(f'model.teacher.type {type(self.teacher).__name__}'):
+            check_ensemble(self.teacher,
+                           self._ask(self.teacher.ensemble, logits, None),
+                           labels.shape)
+            if self.teacher.loss is not None:
+                self.parse_losses(
+                    self._ask(self.teacher.loss, logits, None, labels))
+            targets = self._targets(inputs, logits, None, given)
+        with told(f'model.distill.type {type(self.distill).__name__}'):
+            self._kd_losses(weights, logits, targets, own, None, given)
+
     def _weights_in_effect(self) -> Dict[str, float]:
         """The weight of the distillation of each branch in this step."""
         if self.distill is None:
@@ -493,7 +542,9 @@ class MultiBackboneClassifier(BaseClassifier):
             more['feats'] = given['feats']
         if self.teacher.needs_images:
             more['images'] = self.branch_images(inputs)
-        return self._ask(self.teacher, logits, alive, **more)
+        targets = self._ask(self.teacher, logits, alive, **more)
+        check_targets(self.teacher, targets, logits)
+        return targets
 
     def _kd_losses(self, weights: Dict[str, float], logits: Dict[str, Tensor],
                    targets: Dict[str, Tensor], own: Dict[str, Dict[str, Any]],

@@ -3,9 +3,11 @@ from typing import Dict, Optional, Sequence
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import skip_init
 
+from mcod_plugin.errors import check_choice
 from mcod_plugin.registry import MODELS
 from .base_teacher import BaseTeacher
 from .fusion import soft_cross_entropy, weighted_sum
@@ -32,8 +34,22 @@ class GatedTeacher(BaseTeacher):
     sees the branches' probabilities, from which no gradient flows back.
 
     The gate starts with zeros, which makes the ensemble the mean of the
-    logits, and takes no random numbers: the branches start from the same
-    weights as with any other teacher.
+    logits. ONE's has batch norm and ReLU between :math:`W` and the softmax;
+    ``norm`` puts them there:
+
+    .. math::
+        g = \text{softmax}(\text{ReLU}(\text{BN}(W [p_1, \dots, p_B] + b)))
+
+    An image for which a branch scores less than it does on average is then
+    one of the average. Zeros would stay zeros there, so that this gate starts
+    as any linear layer of PyTorch does. In training, batch norm has the
+    statistics of the batch, and takes them into those that a prediction uses
+    once a step. In either case no number is taken from the global random
+    state: the branches start from the same weights as with any other teacher.
+
+    Args:
+        norm (bool): Whether there are batch norm and ReLU in the gate, as in
+            ONE. Defaults to False.
 
     Attributes:
         ordered (bool): That its weights go by the order of the branches, so
@@ -45,6 +61,11 @@ class GatedTeacher(BaseTeacher):
     ordered = True
     takes_alive = True
 
+    def __init__(self, norm: bool = False) -> None:
+        super().__init__()
+        check_choice('model.teacher.norm', norm, (True, False))
+        self.norm = norm
+
     def setup(self, names: Sequence[str], num_classes: int) -> None:
         """Make the gate; the cohort calls this once it is built.
 
@@ -52,9 +73,18 @@ class GatedTeacher(BaseTeacher):
             names (Sequence[str]): Names of the B branches.
             num_classes (int): Number C of classes.
         """
-        self.gate = skip_init(nn.Linear, len(names) * num_classes, len(names))
-        for parameter in self.gate.parameters():
-            nn.init.zeros_(parameter)
+        inputs = len(names) * num_classes
+        self.gate = skip_init(nn.Linear, inputs, len(names))
+        if not self.norm:
+            for parameter in self.gate.parameters():
+                nn.init.zeros_(parameter)
+            return
+        self.gate_norm = nn.BatchNorm1d(len(names))
+        generator = torch.Generator().manual_seed(torch.initial_seed())
+        with torch.no_grad():
+            for parameter in self.gate.parameters():
+                parameter.uniform_(
+                    -inputs**-0.5, inputs**-0.5, generator=generator)
 
     def gates(self,
               logits: Dict[str, Tensor],
@@ -71,6 +101,14 @@ class GatedTeacher(BaseTeacher):
             Tensor: Shares ``(N, B)`` of the branches, whose sum is 1 for
             every image.
         """
+        return self._gates(logits, alive)
+
+    def _gates(self,
+               logits: Dict[str, Tensor],
+               alive: Optional[Dict[str, Tensor]],
+               track: bool = False) -> Tensor:
+        """See :meth:`gates`; ``track`` updates the statistics that batch norm
+        uses in eval mode."""
         values = [value.detach().softmax(1) for value in logits.values()]
         if alive is not None:
             values = [
@@ -79,6 +117,8 @@ class GatedTeacher(BaseTeacher):
             ]
         # Autocast computes the scores in half precision.
         scores = self.gate(torch.cat(values, dim=1)).to(values[0].dtype)
+        if self.norm:
+            scores = self._normed(scores, track).relu()
         if alive is not None:
             flags = torch.stack([alive[name] for name in logits])
             scores = torch.where(flags, scores, -math.inf)
@@ -96,8 +136,24 @@ class GatedTeacher(BaseTeacher):
         Returns:
             Tensor: Logits ``(N, C)`` of the ensemble.
         """
-        gates = self.gates(logits, alive).unsqueeze(-1)
-        return weighted_sum(gates, torch.stack(list(logits.values()), 1), 1)
+        return self._fused(logits, self.gates(logits, alive))
+
+    def _fused(self, logits: Dict[str, Tensor], gates: Tensor) -> Tensor:
+        return weighted_sum(
+            gates.unsqueeze(-1), torch.stack(list(logits.values()), 1), 1)
+
+    def _normed(self, scores: Tensor, track: bool) -> Tensor:
+        """Scores ``(N, B)`` of the mean 0 and the variance 1."""
+        norm = self.gate_norm
+        # A single image has no statistics.
+        training = self.training and len(scores) > 1
+        # The targets are made of the same scores as the loss. Only in one of
+        # both the statistics may take them in.
+        running = (norm.running_mean, norm.running_var)
+        if training and not track:
+            running = (None, None)
+        return F.batch_norm(scores, *running, norm.weight, norm.bias, training,
+                            norm.momentum, norm.eps)
 
     @torch.no_grad()
     def forward(
@@ -130,5 +186,9 @@ class GatedTeacher(BaseTeacher):
         Returns:
             dict[str, Tensor]: ``loss_ce``, a scalar.
         """
-        fused = self.ensemble(logits, alive)
+        fused = self._fused(logits, self._gates(logits, alive, track=True))
         return dict(loss_ce=soft_cross_entropy(fused, labels).mean())
+
+    def extra_repr(self) -> str:
+        """The settings, for ``print(model)``."""
+        return f'norm={self.norm}'

@@ -1,9 +1,14 @@
 from .balanced_kd_loss import BalancedKDLoss
 from .base_kd_loss import BaseKDLoss
 from .discontinuous_kd_loss import DiscontinuousKDLoss, discontinuous_kd_loss
+from .dist_loss import DISTLoss, dist_loss
+from .dkd_loss import DKDLoss, dkd_loss
+from .feature_kd_loss import FeatureKDLoss, feature_kd_loss
 from .mutual_kd_loss import MutualKDLoss, mutual_kd_loss
 
 __all__ = [
-    'BalancedKDLoss', 'BaseKDLoss', 'DiscontinuousKDLoss', 'MutualKDLoss',
-    'discontinuous_kd_loss', 'mutual_kd_loss'
+    'BalancedKDLoss', 'BaseKDLoss', 'DISTLoss', 'DKDLoss',
+    'DiscontinuousKDLoss', 'FeatureKDLoss', 'MutualKDLoss',
+    'discontinuous_kd_loss', 'dist_loss', 'dkd_loss', 'feature_kd_loss',
+    'mutual_kd_loss'
 ]

@@ -3,16 +3,20 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from mcod_plugin.errors import check_number
+from mcod_plugin.errors import check_choice, check_number
 from mcod_plugin.registry import MODELS
 from .base_kd_loss import BaseKDLoss
 from .discontinuous_kd_loss import discontinuous_kd_loss
+
+# What is made of the divergences from several peers.
+REDUCTIONS = ('mean', 'sum')
 
 
 def mutual_kd_loss(student_logits: Tensor,
                    peer_logits: Tensor,
                    temperature: float = 1.0,
-                   alive: Optional[Tensor] = None) -> Tensor:
+                   alive: Optional[Tensor] = None,
+                   reduction: str = 'mean') -> Tensor:
     r"""Distillation loss between the logits of a student and of its peers.
 
     .. math::
@@ -21,8 +25,10 @@ def mutual_kd_loss(student_logits: Tensor,
 
     where :math:`P` is the number of peers. This is what `Deep Mutual Learning
     <https://arxiv.org/abs/1706.00384>`_ (equation 9) adds to the cross
-    entropy, with :math:`T = 1`. See :func:`discontinuous_kd_loss` for each
-    term. No gradient flows to the peers.
+    entropy, with :math:`T = 1`. The authors' code does not divide by
+    :math:`P`, which ``reduction='sum'`` follows; for two networks both are
+    the same. See :func:`discontinuous_kd_loss` for each term. No gradient
+    flows to the peers.
 
     Args:
         student_logits (Tensor): Logits of shape ``(N, C)``, or ``(B, N, C)``
@@ -35,6 +41,8 @@ def mutual_kd_loss(student_logits: Tensor,
             which it is False are left out of the mean, which is 0 without
             any. Their logits must be finite all the same. Defaults to all
             peers.
+        reduction (str): What is made of the peers' divergences, ``'mean'`` or
+            ``'sum'``. Defaults to ``'mean'``.
 
     Returns:
         Tensor: The loss, a scalar; of B students their losses ``(B, )``.
@@ -48,13 +56,17 @@ def mutual_kd_loss(student_logits: Tensor,
             'peer_logits (P, N, C), or (B, P, N, C) if each student has its '
             f'own; got {tuple(student_logits.shape)} and '
             f'{tuple(peer_logits.shape)}')
-    terms = [
+    check_choice('reduction', reduction, REDUCTIONS)
+    terms = torch.stack([
         discontinuous_kd_loss(student_logits, peer, temperature)
         for peer in peer_logits.unbind(-3)
-    ]
+    ], -1)
+    if alive is not None:
+        terms = torch.where(alive, terms, 0.)
+    if reduction == 'sum':
+        return terms.sum(-1)
     if alive is None:
-        return torch.stack(terms).mean(0)
-    terms = torch.where(alive, torch.stack(terms, -1), 0.)
+        return terms.mean(-1)
     return terms.sum(-1) / alive.sum(-1).clamp(min=1)
 
 
@@ -68,23 +80,31 @@ class MutualKDLoss(BaseKDLoss):
     Args:
         temperature (float): The temperature, greater than 0.
             Defaults to 1.0.
+        reduction (str): What is made of the peers' divergences, ``'mean'`` as
+            in the paper or ``'sum'`` as in the authors' code, which for
+            :math:`P` peers is :math:`P` times as much.
+            Defaults to ``'mean'``.
 
     Attributes:
         per_peer (bool): That it takes logits ``(P, N, C)`` of P peers.
         takes_alive (bool): That peers can be left out.
 
     Raises:
-        ConfigError: If ``temperature`` is no such number.
+        ConfigError: If a setting is none of those allowed.
     """
 
     per_peer = True
     takes_alive = True
 
-    def __init__(self, temperature: float = 1.0) -> None:
+    def __init__(self,
+                 temperature: float = 1.0,
+                 reduction: str = 'mean') -> None:
         super().__init__()
         check_number(
             'distill.temperature', temperature, minimum=0, exclusive=True)
+        check_choice('distill.reduction', reduction, REDUCTIONS)
         self.temperature = temperature
+        self.reduction = reduction
 
     def forward(self,
                 student_logits: Tensor,
@@ -103,8 +123,9 @@ class MutualKDLoss(BaseKDLoss):
             Tensor: The loss, a scalar; of B students their losses ``(B, )``.
         """
         return mutual_kd_loss(student_logits, peer_logits, self.temperature,
-                              alive)
+                              alive, self.reduction)
 
     def extra_repr(self) -> str:
-        """The temperature, for ``print(model)``."""
-        return f'temperature={self.temperature}'
+        """The settings, for ``print(model)``."""
+        return (f'temperature={self.temperature}, '
+                f'reduction={self.reduction!r}')

@@ -51,11 +51,12 @@ def _with_class(cfg: dict) -> dict:
     if scope not in ('', *REGISTRIES):
         return cfg
     with MODELS.switch_scope_and_registry(cfg.get('_scope_')) as current:
-        if current.get(kind) is not None:
+        # A file of that name is no part.
+        if callable(current.get(kind)):
             return cfg
     for registry in REGISTRIES.values():
         found = registry.get(name)
-        if found is not None:
+        if callable(found):
             return type(cfg)(cfg, type=found)
     return cfg
 

@@ -1,8 +1,10 @@
+import copy
 import math
 
 import pytest
 import torch
 
+from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import MODELS
 
 NAMES = ['a', 'b', 'c']
@@ -213,3 +215,71 @@ def test_branch_that_is_left_out():
     assert not logits['b'].grad.any()
     torch.testing.assert_close(
         teacher(logits, alive=alive)['a'], smaller(others)['a'])
+
+
+# With batch norm and ReLU
+
+
+def build_normed(seed=1):
+    torch.manual_seed(0)
+    teacher = MODELS.build(dict(type='mcod_plugin.GatedTeacher', norm=True))
+    teacher.setup(NAMES, 5)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in teacher.gate_norm.parameters():
+        parameter.data.normal_(1, .3, generator=generator)
+    return teacher.double()
+
+
+def layers_of(teacher):
+    """Those of the authors, as a network."""
+    return torch.nn.Sequential(teacher.gate, teacher.gate_norm,
+                               torch.nn.ReLU(), torch.nn.Softmax(1))
+
+
+def seen(logits):
+    return torch.cat([z.detach().softmax(1) for z in logits.values()], 1)
+
+
+def test_normed_gate():
+    teacher, logits = build_normed(), make_logits()
+    layers = layers_of(copy.deepcopy(teacher)).train()
+    for _ in range(3):
+        # A step in an on-phase: the statistics take it in once.
+        targets = teacher(logits)['a']
+        loss = teacher.loss(logits, MIXED)['loss_ce']
+        expected = layers(seen(logits))
+        torch.testing.assert_close(teacher.gates(logits), expected)
+        fused = sum(
+            g[:, None] * z for g, z in zip(expected.t(), logits.values()))
+        torch.testing.assert_close(targets, fused.detach())
+        torch.testing.assert_close(
+            loss, -(MIXED * fused.log_softmax(1)).sum(1).mean())
+    loss.backward()
+    assert teacher.gate.weight.grad.any()
+    # also at the start, unlike a gate of zeros
+    assert build_normed().gate.weight.any()
+    teacher.eval(), layers.eval()
+    assert teacher.gate_norm.running_mean.any()
+    torch.testing.assert_close(teacher.gates(logits), layers(seen(logits)))
+    for name in ('running_mean', 'running_var'):
+        torch.testing.assert_close(
+            getattr(teacher.gate_norm, name), getattr(layers[1], name))
+
+
+def test_normed_gate_of_one_image():
+    teacher, logits = build_normed(), make_logits()
+    one = {name: value[:1] for name, value in logits.items()}
+    teacher.train()
+    found = teacher.loss(one, LABELS[:1])['loss_ce']
+    assert found == teacher.eval().loss(one, LABELS[:1])['loss_ce']
+
+
+def test_normed_gate_takes_no_random_numbers():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    teacher = build_normed()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert teacher.gate.weight.abs().max() <= 15**-.5
+    assert 'norm=True' in repr(teacher)
+    with pytest.raises(ConfigError, match='^model.teacher.norm must be one'):
+        MODELS.build(dict(type='mcod_plugin.GatedTeacher', norm='BN'))

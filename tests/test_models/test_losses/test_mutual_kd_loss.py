@@ -142,3 +142,22 @@ def test_peers_that_are_left_out(shared):
         assert found[index].item() == pytest.approx(expected.item(), rel=1e-12)
     nobody = mutual_kd_loss(students, peers, 2., torch.zeros_like(alive))
     assert nobody.tolist() == [0, 0]
+    torch.testing.assert_close(
+        mutual_kd_loss(students, peers, 2., alive, 'sum'),
+        found * alive.sum(-1))
+
+
+def test_sum_of_peers():
+    students, peers = make_logits(2, 4, 5), make_logits(2, 3, 4, 5, seed=1)
+    loss = MutualKDLoss(2., reduction='sum')
+    for student, own, found in zip(students, peers, loss(students, peers)):
+        expected = 3 * oracle(student, own, 2.)
+        assert found.item() == pytest.approx(expected, rel=1e-12)
+    # of one peer it is the same
+    assert torch.equal(
+        loss(students, peers[:, :1]), mutual_kd_loss(students, peers[:, :1],
+                                                     2.))
+    assert "reduction='sum'" in repr(loss)
+    with pytest.raises(ConfigError, match='^distill.reduction must be one of '
+                       "mean, sum; got 'max'$"):
+        MutualKDLoss(reduction='max')

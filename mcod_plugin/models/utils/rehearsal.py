@@ -1,0 +1,139 @@
+"""A training step of a cohort that leaves no trace."""
+import copy
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, Iterator, Mapping, Tuple
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from mcod_plugin.errors import ConfigError, one_line
+
+__all__ = [
+    'batch_size', 'check_ensemble', 'check_targets', 'told', 'undisturbed'
+]
+
+
+@contextmanager
+def undisturbed(cohort: nn.Module) -> Iterator[None]:
+    """Have a cohort in eval mode for a while, after which it is as before.
+
+    Attributes and buffers of its teacher and its loss are put back, and so
+    is the random state. Neither is copied: a copy of averages would follow
+    the branches as well.
+
+    Args:
+        cohort (MultiBackboneClassifier): The cohort.
+    """
+    parts = [
+        module for part in (cohort.teacher, cohort.distill)
+        for module in part.modules()
+    ]
+    attributes = [(vars(module), dict(vars(module))) for module in parts]
+    containers = [(value, copy.copy(value)) for _, kept in attributes
+                  for value in kept.values()
+                  if type(value) in (list, dict, set)]
+    buffers = [(buffer, buffer.clone()) for module in parts
+               for buffer in module.buffers(recurse=False)]
+    modes = [(module, module.training) for module in cohort.modules()]
+    ratio_due = cohort.ratio_due
+    devices = {x.device for x in cohort.parameters()}
+    try:
+        cohort.ratio_due = False
+        cohort.eval()
+        with torch.random.fork_rng(
+            [x.index for x in devices if x.type == 'cuda']):
+            yield
+    finally:
+        cohort.ratio_due = ratio_due
+        for module, mode in modes:
+            module.training = mode
+        for value, kept in attributes + containers:
+            value.clear()
+            (value.extend if isinstance(value, list) else value.update)(kept)
+        with torch.no_grad():
+            for buffer, kept in buffers:
+                buffer.copy_(kept)
+
+
+def batch_size(*others: int) -> int:
+    """A small number of images that cannot be mistaken for others, at least
+    2."""
+    return next(number for number in count(2) if number not in others)
+
+
+@contextmanager
+def told(setting: str) -> Iterator[None]:
+    """Turn what a part raises into one line.
+
+    Args:
+        setting (str): The setting that the part comes from.
+
+    Raises:
+        ConfigError: If it raises anything.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f'{setting} fails on random images: {one_line(error)} '
+            f'({type(error).__name__}; set MCOD_DEBUG=1 to see where it comes '
+            'from)') from error
+
+
+def check_ensemble(teacher: nn.Module, fused: Any,
+                   shape: Tuple[int, ...]) -> None:
+    """Raise unless a teacher's prediction has the shape of logits.
+
+    Args:
+        teacher (BaseTeacher): The teacher.
+        fused (Tensor): What its ``ensemble`` gives.
+        shape (tuple[int]): The shape ``(N, C)`` of the logits.
+    """
+    if _shape(fused) != tuple(shape):
+        raise ConfigError(f'{_name(teacher)}: ensemble must give logits (N, '
+                          f'C), {tuple(shape)}; got {_shape(fused)}')
+
+
+def check_targets(teacher: nn.Module, targets: Any,
+                  logits: Mapping[str, Tensor]) -> None:
+    """Raise unless a teacher's targets are such for branches of the cohort.
+
+    Args:
+        teacher (BaseTeacher): The teacher.
+        targets (dict[str, Tensor]): What it gives.
+        logits (Mapping[str, Tensor]): The logits ``(N, C)`` of all branches.
+    """
+    name = _name(teacher)
+    if not isinstance(targets, Mapping):
+        raise ConfigError(f'{name} must give a dict of targets by branch; got '
+                          f'{type(targets).__name__}')
+    unknown = [str(key) for key in targets if key not in logits]
+    if unknown:
+        raise ConfigError(
+            f'{name} must give targets of the branches {", ".join(logits)}; '
+            f'got one of {", ".join(unknown)}')
+    for key, target in targets.items():
+        shape, got = tuple(logits[key].shape), _shape(target)
+        if teacher.per_peer:
+            good = len(got) == 3 and got[1:] == shape
+            wanted = f'(P, N, C), (P, {shape[0]}, {shape[1]})'
+        else:
+            good, wanted = got == shape, f'(N, C), {shape}'
+        if not good:
+            hint = '' if teacher.per_peer or len(got) != 3 else (
+                '; those of several peers need per_peer = True')
+            raise ConfigError(f'{name} must give a target {wanted} to {key}; '
+                              f'got {got}{hint}')
+
+
+def _name(teacher: nn.Module) -> str:
+    return f'model.teacher.type {type(teacher).__name__}'
+
+
+def _shape(value: Any) -> Any:
+    return tuple(value.shape) if isinstance(value,
+                                            Tensor) else type(value).__name__
