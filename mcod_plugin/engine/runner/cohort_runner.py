@@ -7,7 +7,8 @@ from typing import Any, Callable, Dict, Optional, Tuple, Union
 import torch
 import torch.nn as nn
 from mmengine.device import get_device
-from mmengine.dist import all_gather_object, is_main_process, master_only
+from mmengine.dist import (all_gather_object, is_distributed, is_main_process,
+                           master_only)
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, RuntimeInfoHook
 from mmengine.model import is_model_wrapper
@@ -34,6 +35,7 @@ from mcod_plugin.utils.checkpoint import (DamagedCheckpoint, last_checkpoint,
                                           read_checkpoint,
                                           resumable_checkpoints)
 from mcod_plugin.utils.files import new_file, sweep, write_text
+from mcod_plugin.utils.launchers import adopt_ranks
 from mcod_plugin.utils.leftovers import missing_folders, remove_empty
 from mcod_plugin.utils.workers import default_workers
 from ..hooks.branch_checkpoint_hook import (ENDED, BranchCheckpointHook,
@@ -43,6 +45,7 @@ from ..optim_wrapper import (arrange_parameters, changed_options, has_bfloat16,
                              match_parameters, name_parameters, precision,
                              prefer_fused, with_branch_constructor)
 from .compile_settings import compile_settings, uses_cuda_graphs
+from .processes import join_processes, share_batch_norm, wrap_for_processes
 
 # Settings of a data loader that PyTorch refuses without workers.
 WORKER_SETTINGS = ('prefetch_factor', 'timeout', 'multiprocessing_context')
@@ -176,10 +179,20 @@ class CohortRunner(Runner):
                 for hook in self.cfg.get('custom_hooks') or ()):
             hooks.setdefault('run_record',
                              dict(type='mcod_plugin.RunRecordHook'))
+        hooks.setdefault('buffer_sync',
+                         dict(type='mcod_plugin.BufferSyncHook'))
         super().register_default_hooks(hooks)
 
     def setup_env(self, env_cfg: dict) -> None:
-        """Set up the process."""
+        """Set up the process, and join the others of a distributed run.
+
+        Raises:
+            ConfigError: If the launcher does not tell which process it is, or
+                there are fewer GPUs than processes.
+        """
+        if self.distributed and not is_distributed():
+            adopt_ranks(self.launcher)
+            join_processes(env_cfg.get('dist_cfg') or {})
         super().setup_env(env_cfg)
         if get_device() == 'cpu' and env_cfg.get('keep_freed_memory', True):
             keep_freed_memory()
@@ -220,6 +233,23 @@ class CohortRunner(Runner):
                               'mcod_plugin.MultiBackboneClassifier; got '
                               f'{type(model).__name__}')
         return model
+
+    def wrap_model(self, model_wrapper_cfg: Optional[Dict],
+                   model: nn.Module) -> nn.Module:
+        """Wrap the model, if there are several processes.
+
+        Raises:
+            ConfigError: If batch norm cannot be shared as ``sync_bn`` asks.
+        """
+        if not self.distributed or is_model_wrapper(model):
+            return super().wrap_model(model_wrapper_cfg, model)
+        model = model.to(get_device())
+        sync_bn = self.cfg.get('sync_bn')
+        if sync_bn is not None:
+            model = share_batch_norm(model, sync_bn)
+        return wrap_for_processes(
+            model, model_wrapper_cfg,
+            self.cfg.get('find_unused_parameters', False))
 
     @staticmethod
     def build_dataloader(dataloader: Union[DataLoader, dict],
