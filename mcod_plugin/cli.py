@@ -15,20 +15,12 @@ from typing import Any, Callable, Iterator, NoReturn, Optional, Sequence
 
 from mcod_plugin.config.read import LOADERS, merge_options, read_config
 from mcod_plugin.errors import ConfigError, TrainingError, nearest
+from mcod_plugin.utils.launchers import LAUNCHERS, adopt_ranks
 
 __all__ = [
     'ToolParser', 'add_config_arguments', 'add_study_arguments', 'load_config',
     'orderly_end', 'run_config', 'train', 'user_errors'
 ]
-
-# The variable by which a launcher tells each process its number.
-LAUNCHERS = {
-    'none': None,
-    'pytorch': 'RANK',
-    'slurm': 'SLURM_PROCID',
-    'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK'
-}
-
 
 class ToolParser(argparse.ArgumentParser):
     """A parser that tells a mistake in one line."""
@@ -129,12 +121,8 @@ def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
         ConfigError: If the file is missing or cannot be read, lacks a
             setting, or an option names none.
     """
-    variable = LAUNCHERS[args.launcher]
-    if variable is not None and variable not in os.environ:
-        raise ConfigError(f'--launcher {args.launcher}: the environment has '
-                          f'no {variable}; start the tool by that launcher '
-                          '(torchrun, srun or mpirun)')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    adopt_ranks(args.launcher)
     cfg = read_config(args.config)
     if args.method is not None:
         from mcod_plugin.config.methods import apply_method, find_method
@@ -353,7 +341,7 @@ def _command(argv: Sequence[str]) -> str:
 def user_errors() -> Iterator[None]:
     """End the process with one line on stderr if the block raises a
     :class:`ConfigError`, exit code 2, or a :class:`TrainingError`, exit code
-    1."""
+    1. Of several processes one tells a reason that they share."""
     # They tell of parts that this plugin does not use, on every start.
     warnings.filterwarnings('ignore', message='.*mmcv-lite.*')
     try:
@@ -361,6 +349,51 @@ def user_errors() -> Iterator[None]:
     except (ConfigError, TrainingError) as error:
         if os.environ.get('MCOD_DEBUG') or stop_code(error) is not None:
             raise
-        if os.environ.get('RANK', '0') == '0':
-            print('error:', ' '.join(str(error).split()), file=sys.stderr)
+        reason = error
+        while reason.__cause__ is not None:
+            reason = reason.__cause__
+        # What has surprised this process may be the end of another.
+        known = isinstance(reason, (ConfigError, TrainingError))
+        if (known or not _others_have_told()) and _tells(str(error)):
+            rank = os.environ.get('RANK', '0')
+            print(
+                'error:',
+                f'rank {rank}: ' * (rank != '0') +
+                ' '.join(str(error).split()),
+                file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except Exception as error:
+        if _others_have_told() and stop_code(error) is None:
+            sys.exit(1)
+        raise
+
+
+def _tells(message: str) -> bool:
+    """Whether this process is to tell a reason: of those that share it one,
+    and before they have found each other one of each machine."""
+    store = _store()
+    if store is None:
+        return os.environ.get('LOCAL_RANK', '0') == '0'
+    try:
+        store.add('told', 1)
+        return store.add(f'told {message}', 1) == 1
+    except RuntimeError:
+        return True  # The process that keeps it has gone.
+
+
+def _others_have_told() -> bool:
+    store = _store()
+    try:
+        return store is not None and store.add('told', 0) > 0
+    except RuntimeError:
+        return False
+
+
+def _store() -> Any:
+    """What the processes of a run share, if there are several."""
+    if 'torch' not in sys.modules:
+        return None
+    import torch.distributed as dist
+    if not dist.is_available() or not dist.is_initialized():
+        return None
+    return dist.distributed_c10d._get_default_store()

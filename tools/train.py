@@ -8,6 +8,7 @@ from mcod_plugin.cli import (ToolParser, add_config_arguments, load_config,
                              orderly_end, run_config, train, user_errors)
 from mcod_plugin.config.read import LOADERS
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.utils.launchers import is_restarted
 
 NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 
@@ -46,6 +47,10 @@ def merge_args(cfg, args):
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    elif is_restarted():
+        from mcod_plugin.utils.checkpoint import last_checkpoint
+        if last_checkpoint(cfg.work_dir) is not None:
+            cfg.resume, cfg.load_from = True, None
     if args.amp:
         from mcod_plugin.engine.optim_wrapper import use_amp
         use_amp(cfg)

@@ -1,4 +1,5 @@
 from .branch_checkpoint_hook import BranchCheckpointHook
+from .buffer_sync_hook import BufferSyncHook
 from .cohort_report_hook import CohortReportHook
 from .cohort_runtime_info_hook import CohortRuntimeInfoHook
 from .discontinuous_kd_hook import DiscontinuousKDHook
@@ -7,6 +8,7 @@ from .label_check_hook import LabelCheckHook
 from .run_record_hook import RunRecordHook
 
 __all__ = [
-    'BranchCheckpointHook', 'CohortReportHook', 'CohortRuntimeInfoHook',
-    'DiscontinuousKDHook', 'EpochSeedHook', 'LabelCheckHook', 'RunRecordHook'
+    'BranchCheckpointHook', 'BufferSyncHook', 'CohortReportHook',
+    'CohortRuntimeInfoHook', 'DiscontinuousKDHook', 'EpochSeedHook',
+    'LabelCheckHook', 'RunRecordHook'
 ]

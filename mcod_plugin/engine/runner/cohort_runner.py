@@ -4,9 +4,10 @@ from typing import Any, Dict, Optional, Union
 
 import torch.nn as nn
 from mmengine.device import get_device
-from mmengine.dist import master_only
+from mmengine.dist import is_distributed, master_only
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, RuntimeInfoHook
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, Runner
 from mmpretrain.utils import get_ori_model
@@ -20,6 +21,7 @@ from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.evaluation import CohortEvaluator
 from mcod_plugin.registry import RUNNERS
 from mcod_plugin.utils.files import missing_folders, remove_empty, write_text
+from mcod_plugin.utils.launchers import adopt_ranks
 from mcod_plugin.utils.machine import default_workers, keep_freed_memory
 from ..hooks.branch_checkpoint_hook import BranchCheckpointHook
 from ..hooks.run_record_hook import RunRecordHook
@@ -27,6 +29,7 @@ from ..optim_wrapper import (has_bfloat16, name_parameters,
                              prepare_optim_wrapper)
 from .compile_settings import (compile_branches, compile_settings,
                                uses_cuda_graphs)
+from .processes import join_processes, share_batch_norm, wrap_for_processes
 from .resuming_runner import ResumingRunner
 
 # Settings of a data loader that PyTorch refuses without workers.
@@ -152,10 +155,20 @@ class CohortRunner(ResumingRunner):
                 for hook in self.cfg.get('custom_hooks') or ()):
             hooks.setdefault('run_record',
                              dict(type='mcod_plugin.RunRecordHook'))
+        hooks.setdefault('buffer_sync',
+                         dict(type='mcod_plugin.BufferSyncHook'))
         super().register_default_hooks(hooks)
 
     def setup_env(self, env_cfg: dict) -> None:
-        """Set up the process."""
+        """Set up the process, and join the others of a distributed run.
+
+        Raises:
+            ConfigError: If the launcher does not tell which process it is, or
+                there are fewer GPUs than processes.
+        """
+        if self.distributed and not is_distributed():
+            adopt_ranks(self.launcher)
+            join_processes(env_cfg.get('dist_cfg') or {})
         super().setup_env(env_cfg)
         if get_device() == 'cpu' and env_cfg.get('keep_freed_memory', True):
             keep_freed_memory()
@@ -196,6 +209,23 @@ class CohortRunner(ResumingRunner):
                               'mcod_plugin.MultiBackboneClassifier; got '
                               f'{type(model).__name__}')
         return model
+
+    def wrap_model(self, model_wrapper_cfg: Optional[Dict],
+                   model: nn.Module) -> nn.Module:
+        """Wrap the model, if there are several processes.
+
+        Raises:
+            ConfigError: If batch norm cannot be shared as ``sync_bn`` asks.
+        """
+        if not self.distributed or is_model_wrapper(model):
+            return super().wrap_model(model_wrapper_cfg, model)
+        model = model.to(get_device())
+        sync_bn = self.cfg.get('sync_bn')
+        if sync_bn is not None:
+            model = share_batch_norm(model, sync_bn)
+        return wrap_for_processes(
+            model, model_wrapper_cfg,
+            self.cfg.get('find_unused_parameters', False))
 
     @staticmethod
     def build_dataloader(dataloader: Union[DataLoader, dict],

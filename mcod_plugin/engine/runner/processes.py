@@ -1,0 +1,88 @@
+"""The processes of a run."""
+import datetime
+import os
+from typing import Any, Dict
+
+import timm.layers
+import torch
+import torch.distributed as dist
+import torch.nn as nn
+from mmengine.device import get_device
+from mmengine.registry import MODEL_WRAPPERS
+from torch.nn.parallel import DistributedDataParallel
+
+from mcod_plugin.errors import ConfigError, check_choice
+
+__all__ = ['join_processes', 'share_batch_norm', 'wrap_for_processes']
+
+
+def join_processes(dist_cfg: Dict[str, Any]) -> None:
+    """Join the other processes on a machine without a GPU, where MMEngine
+    would ask for one.
+
+    Args:
+        dist_cfg (dict): ``env_cfg.dist_cfg``; of it ``timeout`` in seconds
+            counts. The backend is gloo, which is the one for CPUs.
+
+    Raises:
+        ConfigError: If there are GPUs, but fewer than processes.
+    """
+    if get_device() == 'cpu':
+        seconds = dist_cfg.get('timeout')
+        settings = {} if seconds is None else dict(
+            timeout=datetime.timedelta(seconds=seconds))
+        dist.init_process_group('gloo', **settings)
+        return
+    local_rank = int(os.environ['LOCAL_RANK'])
+    if get_device() == 'cuda' and local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f'process {local_rank} of this machine (LOCAL_RANK, from 0) has '
+            f'no GPU: there are {torch.cuda.device_count()}; start as many '
+            'processes as GPUs')
+
+
+def wrap_for_processes(model: nn.Module, settings: Any,
+                       find_unused_parameters: bool) -> nn.Module:
+    """Wrap a model for several processes, as MMEngine does, with or without
+    GPUs.
+
+    Args:
+        model (nn.Module): The model.
+        settings (dict | None): ``model_wrapper_cfg`` of the config.
+        find_unused_parameters (bool): What counts if there are none.
+
+    Returns:
+        nn.Module: The wrapper, of ``MMDistributedDataParallel`` by default.
+    """
+    if settings is None:
+        settings = dict(
+            broadcast_buffers=False,
+            find_unused_parameters=find_unused_parameters)
+    settings = dict(dict(type='MMDistributedDataParallel'), **settings)
+    kind = MODEL_WRAPPERS.get(settings['type'])
+    if kind is not None and issubclass(kind, DistributedDataParallel):
+        on_cpu = get_device() == 'cpu'
+        settings.setdefault(
+            'device_ids', None if on_cpu else [int(os.environ['LOCAL_RANK'])])
+    return MODEL_WRAPPERS.build(settings, default_args=dict(module=model))
+
+
+def share_batch_norm(model: nn.Module, sync_bn: Any) -> nn.Module:
+    """Have batch norm take its statistics over all processes.
+
+    Args:
+        model (nn.Module): The model, which is changed.
+        sync_bn (str): ``'torch'``. The layers of timm that hold a batch norm
+            and an activation keep both, unlike by PyTorch's own conversion.
+
+    Returns:
+        nn.Module: The model.
+
+    Raises:
+        ConfigError: If it is something else, or the machine has no GPU.
+    """
+    check_choice('sync_bn', sync_bn, ('torch', ))
+    if get_device() == 'cpu':
+        raise ConfigError("sync_bn='torch' needs GPUs, and this machine has "
+                          'none; leave it out')
+    return timm.layers.convert_sync_batchnorm(model)

@@ -1,0 +1,281 @@
+"""The tools in several processes, as each launcher starts them."""
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from .conftest import ENVIRON, ROOT, TINY
+
+pytestmark = pytest.mark.skipif(
+    not dist.is_available() or not dist.is_gloo_available(),
+    reason='needs gloo')
+
+BINARIES = os.path.dirname(sys.executable)
+# The images of an epoch are as many as those that 2 or 3 processes share.
+COHORT = """\
+_base_ = ['tiny.py']
+train_dataloader = dict(batch_size=12, dataset=dict(indices=48))
+val_dataloader = dict(batch_size=40)
+default_hooks = dict(
+    logger=dict(interval=1), checkpoint=dict(save_best=None))
+train_cfg = dict(max_epochs=3)
+"""
+TORCHRUN = [sys.executable, '-m', 'torch.distributed.run']
+# A worker that is lost once.
+LOSS = """\
+import os, signal
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class Loss(Hook):
+
+    def before_train_epoch(self, runner):
+        if (runner.epoch == 1 and runner.rank == 1
+                and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0'):
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def port():
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return str(free.getsockname()[1])
+
+
+def start(command, folder, **variables):
+    return subprocess.Popen(
+        list(map(str, command)),
+        cwd=folder,
+        env={
+            **ENVIRON, 'PATH': f'{folder}:{BINARIES}:{ENVIRON["PATH"]}',
+            'PYTHONPATH': f'{folder}:{ENVIRON.get("PYTHONPATH", "")}',
+            **variables
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True)
+
+
+def end(*processes):
+    """Exit codes, outputs and errors."""
+    found = [process.communicate(timeout=240) for process in processes]
+    return [(process.returncode, *texts)
+            for process, texts in zip(processes, found)]
+
+
+def ranks(variables_of, size, command, folder):
+    """Processes as SLURM or MPI start them."""
+    place = port()
+    return end(*(start(
+        command,
+        folder,
+        MASTER_PORT=place,
+        **{
+            key: str(value)
+            for key, value in variables_of(rank, size).items()
+        }) for rank in range(size)))
+
+
+def slurm(rank, size):
+    return dict(
+        SLURM_PROCID=rank,
+        SLURM_LOCALID=rank,
+        SLURM_NTASKS=size,
+        SLURM_NODELIST='node[1-2]')
+
+
+def mpi(rank, size):
+    return dict(
+        OMPI_COMM_WORLD_RANK=rank,
+        OMPI_COMM_WORLD_LOCAL_RANK=rank,
+        OMPI_COMM_WORLD_SIZE=size,
+        OMPI_COMM_WORLD_LOCAL_SIZE=size)
+
+
+@pytest.fixture
+def cohort(tiny):
+    (tiny / 'cohort.py').write_text(COHORT)
+    return tiny
+
+
+def weights(work_dir, epoch=3):
+    path = Path(work_dir) / f'epoch_{epoch}.pth'
+    return torch.load(path, weights_only=True)['state_dict']
+
+
+def assert_equal(ours, theirs, **tolerances):
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        torch.testing.assert_close(value, theirs[key], **tolerances)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """What two processes of torchrun do if nothing happens."""
+    folder = tmp_path_factory.mktemp('whole')
+    (folder / 'tiny.py').write_text(TINY)
+    (folder / 'cohort.py').write_text(COHORT)
+    found, = end(
+        start([
+            'bash', ROOT / 'tools' / 'dist_train.sh', 'cohort.py', 2,
+            '--work-dir', 'run'
+        ],
+              folder,
+              PORT=port()))
+    assert found[0] == 0, found[2]
+    return folder
+
+
+def test_record_of_two_processes(whole):
+    record = json.loads((whole / 'run' / 'record.json').read_text())
+    assert record['batch_size'] == 24 and record['iterations'] == 6
+    assert record['outcome'] == 'finished'
+
+
+def test_the_log_is_of_the_model_that_is_saved(whole, run_tool):
+    """By one process and by two, as SLURM starts them."""
+    record = json.loads((whole / 'run' / 'record.json').read_text())
+    names = ('resnet/top1', 'vgg/top1', 'ensemble/top1')
+    done = run_tool(
+        'test',
+        'cohort.py',
+        'run/epoch_3.pth',
+        '--out',
+        'one.json',
+        cwd=whole)
+    assert done.code == 0, done.err
+    (whole / 'scontrol').write_text('#!/bin/sh\necho 127.0.0.1\n')
+    (whole / 'scontrol').chmod(0o755)
+    command = [
+        sys.executable, ROOT / 'tools' / 'test.py', 'cohort.py',
+        'run/epoch_3.pth', '--launcher', 'slurm', '--out', 'two.json'
+    ]
+    for code, _, err in ranks(slurm, 2, command, whole):
+        assert code == 0, err
+    for name in ('one.json', 'two.json'):
+        found = json.loads((whole / name).read_text())
+        for key in names:
+            assert found[key] == pytest.approx(record['last'][key]), name
+
+
+def test_two_nodes(whole, cohort):
+    """Each of one process, on the loopback interface."""
+    place = port()
+    found = end(*(start(
+        [
+            *TORCHRUN, '--nnodes', 2, '--node_rank', node, '--nproc_per_node',
+            1, '--master_addr', '127.0.0.1', '--master_port', place,
+            ROOT / 'tools' / 'train.py', 'cohort.py', '--launcher', 'pytorch',
+            '--work-dir', 'run'
+        ], cohort) for node in range(2)))
+    assert [code for code, *_ in found] == [0, 0], found[0][2] + found[1][2]
+    assert_equal(weights(cohort / 'run'), weights(whole / 'run'))
+
+
+def test_lost_worker(whole, cohort):
+    """The run goes on, though nobody said --resume, and ends as unbroken."""
+    (cohort / 'loss.py').write_text(LOSS)
+    (cohort / 'lossy.py').write_text(
+        "_base_ = ['cohort.py']\n"
+        "custom_imports = dict(imports=['loss'])\n"
+        "custom_hooks = [dict(type='mcod_plugin.DiscontinuousKDHook'), "
+        "dict(type='Loss')]\n")
+    found, = end(
+        start([
+            *TORCHRUN, '--nproc_per_node', 2, '--max-restarts', 1,
+            '--master_port',
+            port(), ROOT / 'tools' / 'train.py', 'lossy.py', '--launcher',
+            'pytorch', '--work-dir', 'run'
+        ], cohort))
+    code, out, err = found
+    assert code == 0, err
+    assert re.search(r'Auto resumed from .*epoch_1.pth', out)
+    assert_equal(weights(cohort / 'run'), weights(whole / 'run'))
+
+
+def test_three_processes_go_on(whole, cohort):
+    """As MPI starts them, from the checkpoint of two."""
+    command = [
+        sys.executable, ROOT / 'tools' / 'train.py', 'cohort.py', '--launcher',
+        'mpi', '--work-dir', 'run', '--resume',
+        whole / 'run' / 'epoch_2.pth', '--cfg-options',
+        'train_dataloader.batch_size=8'
+    ]
+    for code, _, err in ranks(mpi, 3, command, cohort):
+        assert code == 0, err
+    record = json.loads((cohort / 'run' / 'record.json').read_text())
+    assert record['batch_size'] == 24 and record['outcome'] == 'finished'
+    settings, = record['changes']
+    assert 'train_dataloader.batch_size' in json.dumps(settings)
+
+
+FAULT = """\
+from mmengine.dist import get_rank
+from mcod_plugin.datasets import InMemoryDataset
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.registry import DATASETS
+
+@DATASETS.register_module()
+class Missing(InMemoryDataset):
+
+    def __init__(self, *args, ranks, **kwargs):
+        if get_rank() in ranks:
+            raise ConfigError('data: there is no such folder')
+        super().__init__(*args, **kwargs)
+"""
+
+
+@pytest.mark.parametrize('where, line', [
+    ([1], 'error: rank 1: train_dataloader.dataset: data: there is no such folder'),
+    ([0, 1], r'error: (rank 1: )?train_dataloader.dataset: data: there is no such folder'),
+])
+def test_reasons_are_told_once(cohort, where, line):
+    (cohort / 'fault.py').write_text(FAULT)
+    (cohort / 'faulty.py').write_text(
+        "_base_ = ['cohort.py']\n"
+        "custom_imports = dict(imports=['fault'])\n"
+        'train_dataloader = dict(\n'
+        f"    dataset=dict(type='mcod_plugin.Missing', ranks={where}))\n")
+    begin = time.monotonic()
+    found = ranks(
+        mpi, 2, [
+            sys.executable, ROOT / 'tools' / 'train.py', 'faulty.py',
+            '--launcher', 'mpi'
+        ], cohort)
+    assert time.monotonic() - begin < 120
+    errors = [text for _, _, err in found for text in err.split('\n')
+              if text.startswith('error:')]
+    assert len(errors) == 1 and re.fullmatch(line, errors[0]), found
+    assert 'Traceback' not in ''.join(err for *_, err in found)
+    assert [code for code, *_ in found] in ([1, 2], [2, 2])
+
+
+@pytest.mark.parametrize('launcher, variables, words', [
+    ('pytorch', {}, 'has no RANK; start the tool by torchrun'),
+    ('slurm', {}, 'has no SLURM_PROCID; start the tool by srun'),
+    ('mpi', {}, 'has no OMPI_COMM_WORLD_RANK; start the tool by mpirun'),
+    ('slurm', slurm(0, 2), 'does not tell the first node; set MASTER_ADDR'),
+    ('mpi', dict(mpi(0, 2), OMPI_COMM_WORLD_LOCAL_SIZE=1),
+     'several nodes; set MASTER_ADDR'),
+])
+def test_launcher_that_tells_too_little(cohort, run_tool, launcher, variables,
+                                        words):
+    done = run_tool(
+        'train',
+        'cohort.py',
+        '--launcher',
+        launcher,
+        cwd=cohort,
+        env={key: str(value)
+             for key, value in variables.items()})
+    assert done.code == 2 and done.err.count('\n') == 1, done.err
+    assert f'--launcher {launcher}' in done.err and words in done.err
