@@ -479,7 +479,7 @@ class MultiBackboneClassifier(BaseClassifier):
         weights = dict.fromkeys(self.kd_weights, 1.)
         feats = {} if self._needs_feats(weights) else None
         with torch.no_grad():
-            logits = self._branch_logits(inputs, feats)
+            logits = self.branch_logits(inputs, feats)
         for name in self.kd_weights:
             logits[name].requires_grad_()
         own = {
