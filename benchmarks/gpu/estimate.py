@@ -216,7 +216,7 @@ def benchmark_minutes(cases, rounds, compiled=0):
         float: The minutes.
     """
     # They begin together, and warm up for as long as a sample.
-    seconds = (START + cases * (rounds + 1) * SAMPLE + compiled * COMPILE)
+    seconds = START + cases * (rounds + 1) * SAMPLE + compiled * COMPILE
     return seconds / 60
 
 

@@ -72,9 +72,9 @@ def test_bounds(estimate):
 
 def test_benchmark_minutes(estimate, monkeypatch):
     minutes = estimate['benchmark_minutes']
-    for name, value in dict(START=10., TURN=2., COMPILE=60.).items():
+    for name, value in dict(START=10., SAMPLE=2., COMPILE=60.).items():
         monkeypatch.setitem(minutes.__globals__, name, value)
-    # 3 that begin at once, 5 turns each and one to warm up, 2 that compile
+    # 3 that begin at once, 5 samples each and a warm-up, 2 that compile
     assert minutes(3, 5) == pytest.approx((10 + 3 * 6 * 2) / 60)
     assert minutes(3, 5, 2) == pytest.approx((10 + 3 * 6 * 2 + 120) / 60)
 

@@ -32,7 +32,7 @@ def test_speed_cases(tiny_config):
     assert not any(name.startswith('val/') for name in without)
 
 
-def test_line_up_with_a_frozen_branch(tiny_config):
+def test_cases_with_a_frozen_branch(tiny_config):
     """It is not trained alone, and validated as the others are."""
     cfg = tiny_config(**{'model.branches.resnet.frozen': True})
     assert list(speed_cases(cfg, 0, {})) == [
