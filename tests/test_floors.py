@@ -24,8 +24,6 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 EXCEPTIONS = {
     # What tells how a branch stands alone is still a part of the export.
     ('publish', 'export'),
-    # The style of a study's figures is still a part of the comparison.
-    ('publish', 'compare'),
 }
 
 

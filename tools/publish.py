@@ -4,7 +4,7 @@
         --out model_cards/mcod_quickstart
 
 OUT is the folder of the cohort: README.md ranks the branches, metafile.yml is
-for a model index of the toolbox. OUT/<branch> has the card of a branch, its
+for a model index of MMPretrain. OUT/<branch> has the card of a branch, its
 config, its weights (.pth, named after its hash, and .safetensors) and figures.
 
 Accuracies are those of the written files on the validation data; unless all of
@@ -47,7 +47,7 @@ def main():
         from mmengine.logging import MMLogger
 
         from mcod_plugin.publish import (check_push, publish_cohort, push,
-                                         report)
+                                         summary)
 
         # What timm's networks have to say while they are built.
         MMLogger.get_current_instance().setLevel(logging.WARNING)
@@ -55,7 +55,7 @@ def main():
             check_push(args.push)
         publication = publish_cohort(args.work_dir, args.out, args.solo,
                                      args.checkpoint)
-        print(report(publication, args.out))
+        print(summary(publication, args.out))
         if args.push is not None:
             for repo in push(publication, args.out, args.push):
                 print(f'Uploaded to {repo}.')

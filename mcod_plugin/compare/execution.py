@@ -7,7 +7,7 @@ from typing import Dict, List, Optional, Sequence
 from .plan import Run
 from .progress import StudyProgress
 from .state import ENDED, check_precision, checkpoints, failure, state
-from .training import Training
+from .training_process import TrainingProcess
 
 __all__ = ['execute']
 
@@ -55,7 +55,7 @@ def execute(runs: Sequence[Run],
     for run in waiting:
         for name in run.needs:
             state(by_name[name])  # Whether it is of this study, as it is now.
-    running: Dict[int, Training] = {}
+    running: Dict[int, TrainingProcess] = {}
     progress = StudyProgress(len(waiting))
     end = time.monotonic() + seconds
     try:
@@ -69,7 +69,8 @@ def execute(runs: Sequence[Run],
                     waiting.remove(run)
                     fault = _lack(run, by_name)
                     if fault is None:
-                        training = Training(run, by_name, trainer, slot, jobs)
+                        training = TrainingProcess(run, by_name, trainer, slot,
+                                                   jobs)
                         if training.begin():
                             running[slot] = training
                             progress.begin(run.name)
@@ -98,7 +99,7 @@ def execute(runs: Sequence[Run],
 
 
 def _next(waiting: Sequence[Run], by_name: Dict[str, Run],
-          running: Dict[int, Training]) -> Optional[Run]:
+          running: Dict[int, TrainingProcess]) -> Optional[Run]:
     """The first run that waits for no other."""
     busy = {run.name for run in waiting}
     busy |= {training.run.name for training in running.values()}

@@ -1,50 +1,27 @@
 """What a study found, as pictures."""
 import os
 import os.path as osp
-from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterable, List, Optional, Sequence
 
-import numpy as np
-
-from mcod_plugin.errors import ConfigError, check_choice
-from mcod_plugin.utils.files import new_file
+from mcod_plugin.errors import check_choice
+from mcod_plugin.runs.figures import (BASELINE, figure_style, legend_below,
+                                      line_look, new_figure, panels_of,
+                                      plot_curve, plot_weights, save_figure)
+from mcod_plugin.runs.metrics import DISAGREEMENT, ENSEMBLE
 from .results import (Results, all_runs, frozen_branches, kd_ratios, last,
                       trained_branches)
 from .statistics import Estimate, estimate, paired_difference
 
 __all__ = ['draw']
 
-ENSEMBLE = 'ensemble'
-DISAGREEMENT = 'diversity/disagreement'
-
 # Bands of more methods than that would hide each other.
 MOST_BANDS = 6
 
-# Colours of Okabe and Ito, which people with colour-blindness tell apart
-# (jfly.uni-koeln.de/color); the baseline is black. With more methods than
-# colours, the line and the marker tell.
-COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00')
-BASELINE = '#000000'
-LINES = ('-', (0, (4, 1.5)), (0, (1, 1.2)))
 # Their number and that of the colors have no divisor in common, so that many
 # methods differ in one or the other.
 MARKERS = 'osDv^<>PXph*d'
 
-DPI = 140
-
-STYLE = {
-    'figure.dpi': DPI,
-    'font.size': 9,
-    'axes.titlesize': 10,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.grid': True,
-    'axes.axisbelow': True,
-    'grid.color': '#e6e6e6',
-    'grid.linewidth': 0.8,
-    'legend.frameon': False,
-    'lines.linewidth': 1.4,
-}
+Looks = Dict[str, Dict[str, Any]]
 
 
 def draw(results: Results, baseline: str, folder: str) -> List[str]:
@@ -102,68 +79,30 @@ def draw(results: Results, baseline: str, folder: str) -> List[str]:
     return names
 
 
-@contextmanager
-def figure_style() -> Iterator[None]:
-    """The same style whatever the user's own is."""
-    try:
-        from matplotlib import style
-    except ImportError as error:
-        raise ConfigError("figures need Matplotlib; pip install -e "
-                          "'.[compare]' installs it") from error
-    with style.context(['default', STYLE]):
-        yield
-
-
-def _looks(results: Results, baseline: str) -> Dict[str, Dict[str, Any]]:
+def _looks(results: Results, baseline: str) -> Looks:
     """Colour, line and marker of each method, the same in all figures."""
     looks = {}
     for index, method in enumerate(name for name in results
                                    if name != baseline):
         looks[method] = dict(
-            color=COLORS[index % len(COLORS)],
-            linestyle=LINES[index // len(COLORS) % len(LINES)],
-            marker=MARKERS[index % len(MARKERS)])
+            line_look(index), marker=MARKERS[index % len(MARKERS)])
     looks[baseline] = dict(color=BASELINE, linestyle='-', marker='o')
     return {method: looks[method] for method in results}
 
 
-def new_figure(width: float, height: float) -> Any:
-    # Made without pyplot, so that neither a window nor a global is touched.
-    from matplotlib.figure import Figure
-    return Figure(figsize=(width, height), layout='constrained')
-
-
-def save_figure(figure: Any, path: str) -> None:
-    """Write a figure beside its place, then put it there."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB')
-    # A palette is enough for lines on white, and takes a third of the space.
-    image = image.quantize(256, dither=Image.Dither.NONE)
-    with new_file(path) as part:
-        image.save(part, format='png', optimize=True, dpi=(DPI, DPI))
-
-
-def _curves(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
+def _curves(results: Results, looks: Looks) -> Optional[Any]:
     names = [*all_runs(results)[0]['branches'], ENSEMBLE]
     if not any(
             _by_epoch(runs, f'{name}/top1') for runs in results.values()
             for name in names):
         return None
-    columns = min(len(names), 3)
-    lines = -(-len(names) // columns)
-    figure = new_figure(3.2 * columns, 2.7 * lines + 0.6)
-    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+    figure, panels = panels_of(len(names), 3.2, 2.7)
     for panel, name in zip(panels, names):
         # Beside the steep beginning no method would differ.
         _plot_by_epoch(panel, results, looks, f'{name}/top1', skip=1 / 3)
         panel.set(title=name, xlabel='epoch')
-    for panel in panels[::columns]:
+    for panel in panels[::3]:
         panel.set_ylabel('top-1 accuracy in %')
-    for panel in panels[len(names):]:
-        panel.set_axis_off()
     if max(map(len, results.values())) > 1:
         band = '; band: one standard deviation'
         figure.suptitle(
@@ -175,52 +114,31 @@ def _curves(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
 
 def _plot_by_epoch(panel: Any,
                    results: Results,
-                   looks: Dict[str, Any],
+                   looks: Looks,
                    key: str,
                    scale: float = 1.,
                    skip: float = 0.) -> None:
-    """Mean over seeds, with a band of one standard deviation.
-
-    Args:
-        panel (matplotlib.axes.Axes): Where to draw.
-        results (dict[str, list[dict]]): The runs by method.
-        looks (dict[str, dict]): Colour and line of each method.
-        key (str): The metric.
-        scale (float): What to multiply it with. Defaults to 1.
-        skip (float): The share of the epochs to leave out, from the first
-            on. Defaults to 0.
-    """
-    _plot_points(
-        panel, {
-            method: _by_epoch(runs, key, scale)
-            for method, runs in results.items()
-        }, looks, skip)
+    """A metric by epoch, times ``scale``, without the share ``skip`` of the
+    epochs at the beginning."""
+    _plot_estimates(panel, {
+        method: _by_epoch(runs, key, scale)
+        for method, runs in results.items()
+    }, looks, skip)
 
 
-def _plot_points(panel: Any,
-                 results: Dict[str, Dict[int, Estimate]],
-                 looks: Dict[str, Any],
-                 skip: float = 0.) -> None:
-    """Means by epoch, with a band of one standard deviation."""
-    for method, points in results.items():
-        epochs = list(points)[int(skip * len(points)):]
-        means = [points[epoch].mean for epoch in epochs]
-        spreads = [points[epoch].sd for epoch in epochs]
-        look = looks[method]
-        panel.plot(
-            epochs,
-            means,
-            color=look['color'],
-            linestyle=look['linestyle'],
-            marker='.' if len(epochs) == 1 else None)
-        if len(results) <= MOST_BANDS and None not in spreads:
-            panel.fill_between(
-                epochs, [m - s for m, s in zip(means, spreads)],
-                [m + s for m, s in zip(means, spreads)],
-                color=look['color'],
-                alpha=0.15,
-                linewidth=0)
-    panel.xaxis.get_major_locator().set_params(integer=True)
+def _plot_estimates(panel: Any,
+                    curves: Dict[str, Dict[int, Estimate]],
+                    looks: Looks,
+                    skip: float = 0.) -> None:
+    """Means over seeds, with a band of one standard deviation."""
+    for method, points in curves.items():
+        shown = list(points.items())[int(skip * len(points)):]
+        spreads = {epoch: point.sd for epoch, point in shown}
+        banded = len(curves) <= MOST_BANDS and None not in spreads.values()
+        plot_curve(panel, {
+            epoch: point.mean
+            for epoch, point in shown
+        }, looks[method], spreads if banded else None)
 
 
 def _by_epoch(runs: Sequence[Dict[str, Any]],
@@ -228,8 +146,8 @@ def _by_epoch(runs: Sequence[Dict[str, Any]],
               scale: float = 1.) -> Dict[int, Estimate]:
     """A metric over seeds, by the epochs that all of them have."""
     return _over_seeds([
-        dict(zip(run['curves']['epoch'], run['curves'][key])) for run in runs
-        if key in run['curves']
+        dict(zip(run['curves']['epoch'], run['curves'][key]))
+        for run in runs if key in run['curves']
     ], scale)
 
 
@@ -243,8 +161,7 @@ def _over_seeds(curves: Sequence[Dict[int, float]],
     }
 
 
-def _gain(results: Results, baseline: str, looks: Dict[str,
-                                                       Any]) -> Optional[Any]:
+def _gain(results: Results, baseline: str, looks: Looks) -> Optional[Any]:
     methods = [method for method in results if method != baseline]
     if baseline not in results or not methods:
         return None
@@ -300,7 +217,7 @@ def _plot_gain(panel: Any, row: int, name: str, runs: Sequence[Any],
             color=color)
 
 
-def _diversity(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
+def _diversity(results: Results, looks: Looks) -> Optional[Any]:
     results = {
         method: runs
         for method, runs in results.items() if last(runs, DISAGREEMENT)
@@ -343,7 +260,7 @@ def _diversity(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
     return figure
 
 
-def _schedule(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
+def _schedule(results: Results, looks: Looks) -> Optional[Any]:
     # One strip for each method: many share their weights, and lines would
     # hide each other.
     weights = {
@@ -356,73 +273,43 @@ def _schedule(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
     figure = new_figure(6.4, 0.8 + 0.42 * len(weights))
     panels = figure.subplots(len(weights), 1, sharex=True, squeeze=False)
     for panel, (method, values) in zip(panels.flat, weights.items()):
-        color = looks[method]['color']
-        panel.stairs(values, fill=True, color=color, alpha=0.3)
-        panel.stairs(values, color=color, linewidth=1.2)
-        panel.set(xlim=(0, len(values)), ylim=(0, 1.15 * top))
+        plot_weights(panel, values, looks[method]['color'])
+        panel.set_ylim(0, 1.15 * top)
         panel.set_yticks((0, top), ('0', f'{top:.3g}'))
         panel.set_ylabel(
             method, rotation=0, ha='right', va='center', labelpad=4)
-        panel.grid(axis='x', visible=False)
     panels.flat[-1].set_xlabel('epoch')
     figure.suptitle('weight of the distillation loss', fontsize=10)
     return figure
 
 
-def _pull(results: Results, looks: Dict[str, Any]) -> Optional[Any]:
+def _pull(results: Results, looks: Looks) -> Optional[Any]:
     names = all_runs(results)[0]['branches']
     points = {
         name: {
             method: _over_seeds([kd_ratios(run, name) for run in runs])
-            for method, runs in results.items()
-            if all(kd_ratios(run, name) for run in runs)
+            for method, runs in results.items() if all(
+                kd_ratios(run, name) for run in runs)
         }
         for name in names
     }
     points = {name: found for name, found in points.items() if found}
     if not points:
         return None
-    figure = new_figure(3.6 * min(len(points), 3),
-                        2.7 * -(-len(points) // 3) + 0.6)
-    panels = list(
-        figure.subplots(
-            -(-len(points) // 3),
-            min(len(points), 3),
-            sharey=True,
-            squeeze=False).flat)
+    figure, panels = panels_of(len(points), 3.6, 2.7, sharey=True)
     for panel, (name, found) in zip(panels, points.items()):
-        _plot_points(panel, found, looks)
+        _plot_estimates(panel, found, looks)
         panel.set(title=name, xlabel='epoch', yscale='log')
     for panel in panels[::3]:
         panel.set_ylabel('gradient of distillation / own loss')
-    for panel in panels[len(points):]:
-        panel.set_axis_off()
-    methods = {method for found in points.values() for method in found}
-    _legend(
-        figure, {
-            method: runs
-            for method, runs in results.items() if method in methods
-        }, looks)
+    drawn = {method for found in points.values() for method in found}
+    _legend(figure, [method for method in results if method in drawn], looks)
     return figure
 
 
 def _legend(figure: Any,
-            results: Results,
-            looks: Dict[str, Any],
+            methods: Iterable[str],
+            looks: Looks,
             markers: bool = False) -> None:
-    from matplotlib.lines import Line2D
-    handles = [
-        Line2D([], [],
-               label=method,
-               color=looks[method]['color'],
-               linestyle=looks[method]['linestyle'],
-               marker=looks[method]['marker'] if markers else None)
-        for method in results
-    ]
-    # Inches that a column takes, handle and gaps included.
-    column = 0.9 + 0.08 * max(map(len, results))
-    figure.legend(
-        handles=handles,
-        loc='outside lower center',
-        ncols=max(1, min(len(handles), int(figure.get_figwidth() / column))),
-        handlelength=2.6)
+    legend_below(figure, {method: looks[method]
+                          for method in methods}, markers)

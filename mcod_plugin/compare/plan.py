@@ -35,11 +35,11 @@ __all__ = ['Run', 'choose', 'plan']
 NEEDS = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'val_dataloader',
          'val_evaluator')
 
-# In a setting: the last checkpoint of another method's run of the same seed.
 # Teacher and loss of the method solo before it had no loss.
 OLD_SOLO = dict(
     teacher=dict(type='mcod_plugin.EnsembleTeacher', fusion='mean'),
     distill=dict(type='mcod_plugin.DiscontinuousKDLoss', temperature=3.0))
+# In a setting: the last checkpoint of another method's run of the same seed.
 CHECKPOINT = re.compile(r'\{checkpoint of ([^}]+)\}')
 
 
@@ -186,7 +186,7 @@ def _build(cfg: Config, cohorts: Dict[str, nn.Module]) -> None:
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         model = model_config(cfg)
         own = {key: model.get(key) for key in ('teacher', 'distill')}
-        cohort = json.dumps({**_plain(model), **dict.fromkeys(own)})
+        cohort = json.dumps({**_as_json(model), **dict.fromkeys(own)})
         if cohort not in cohorts:
             cohorts[cohort] = MODELS.build(model)
         for key, base in dict(teacher=BaseTeacher, distill=BaseKDLoss).items():
@@ -222,10 +222,10 @@ def _check_order(configs: Dict[str, Config]) -> None:
 
 def _needs(cfg: Config) -> List[str]:
     """The methods whose checkpoints a config names."""
-    return sorted(set(CHECKPOINT.findall(json.dumps(_plain(cfg)))))
+    return sorted(set(CHECKPOINT.findall(json.dumps(_as_json(cfg)))))
 
 
-def _plain(cfg: Any) -> Dict[str, Any]:
+def _as_json(cfg: Any) -> Dict[str, Any]:
     return json.loads(json.dumps(cfg.to_dict(), default=repr))
 
 
@@ -236,17 +236,17 @@ def _told_by(cfg: Config) -> Dict[str, Any]:
     had one, at the weight 0: both train the same, and the results of such
     runs are theirs.
     """
-    plain = _plain(cfg)
-    model = plain['model']
+    told = _as_json(cfg)
+    model = told['model']
     weights = [
         list(hook.get('weight', ())) for hook in cfg.get('custom_hooks') or ()
         if is_part(hook, DiscontinuousKDHook)
     ]
-    if (model.get('teacher') == OLD_SOLO['teacher'] and model.get(
-            'distill', '') is None and weights and all(weight == [0, 0]
-                                                       for weight in weights)):
+    if (model.get('teacher') == OLD_SOLO['teacher']
+            and model.get('distill', '') is None and weights
+            and all(weight == [0, 0] for weight in weights)):
         model['distill'] = OLD_SOLO['distill']
-    return plain
+    return told
 
 
 def _run(study: Study, method: str, cfg: Config, seed: int,

@@ -1,21 +1,25 @@
-"""What a study found, as tables."""
+"""What a study found: tables, and a file that holds them."""
+import os.path as osp
 import re
 from collections import defaultdict
 from statistics import fmean
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
 
 from mcod_plugin.errors import ConfigError, check_choice
-from mcod_plugin.utils.table import render
+from mcod_plugin.runs.metrics import DISAGREEMENT, ENSEMBLE
+from mcod_plugin.runs.tables import WIDTH, markdown, render
+from mcod_plugin.utils.files import write_text
+from .figures import draw
+from .plan import Run
 from .results import (Results, all_runs, best, differences, divergence,
                       frozen_branches, kd_ratios, last, of_other_configs,
-                      trained_branches)
+                      read_results, trained_branches)
 from .statistics import Estimate, estimate, paired_difference
+from .study import Study
 
-__all__ = ['Report', 'insert']
+__all__ = ['Report', 'insert', 'write_report']
 
-ENSEMBLE = 'ensemble'
 NONE = '-'
-WIDTH = 120
 
 Column = Dict[str, str]
 Estimates = Dict[str, Optional[Estimate]]
@@ -97,7 +101,7 @@ class Report:
         ]
         parts = [self._heading()]
         for title, header, rows in filter(None, tables):
-            parts += [title, _markdown(header, rows)]
+            parts += [title, markdown(header, rows)]
         notes = [*self._notes(), *differences(self.results)]
         if notes:
             parts.append('\n'.join(f'- {note}' for note in notes))
@@ -113,8 +117,11 @@ class Report:
         parts = []
         for title, header, rows in filter(None,
                                           (self._accuracy(), self._gain())):
-            rows = [[_plain(cell) for cell in row] for row in rows]
-            parts += [_plain(title), render(header, _fit(header, rows))]
+            rows = [[_without_marks(cell) for cell in row] for row in rows]
+            parts += [
+                _without_marks(title),
+                render(header, _fit(header, rows))
+            ]
         return '\n'.join([*parts, *self._notes()])
 
     def _heading(self) -> str:
@@ -143,9 +150,7 @@ class Report:
                 f'{", ".join(given)}.')
 
     def _notes(self) -> List[str]:
-        return [
-            *self._failures(), *self._missing(), *self._of_other_configs()
-        ]
+        return [*self._failures(), *self._missing(), *self._of_other_configs()]
 
     def _failures(self) -> List[str]:
         return [
@@ -190,10 +195,9 @@ class Report:
         if any(map(frozen_branches, self.results.values())):
             sentences.append('A frozen branch teaches, is not trained and '
                              'counts in no mean of branches')
-        disagreement = self._estimates(lambda runs: [
-            100 * share
-            for share in last(runs, 'diversity/disagreement').values()
-        ])
+        disagreement = self._estimates(
+            lambda runs:
+            [100 * share for share in last(runs, DISAGREEMENT).values()])
         if any(disagreement.values()):
             columns['disagreement'] = _column(disagreement)
             sentences.append('Disagreement is the share of images on which '
@@ -366,6 +370,41 @@ class Report:
         return f'{title}.', ['method', *columns], rows
 
 
+def write_report(study: Study, runs: Sequence[Run]) -> str:
+    """Make the report of a study from its result files: tables and figures.
+
+    Args:
+        study (Study): The study.
+        runs (Sequence[Run]): All its runs. Results by other configs than
+            theirs are told.
+
+    Returns:
+        str: The tables for a terminal, and where the report is.
+
+    Raises:
+        ConfigError: If there is no result yet, one of them cannot be used, or
+            the report's file has no place for it.
+    """
+    methods = [method.name for method in study.methods]
+    results = read_results(study.results, methods, study.seeds)
+    report = Report(results, study.baseline, study.seeds,
+                    {run.name: run.config_hash
+                     for run in runs})
+    path = study.report or osp.join(study.results, 'report.md')
+    # Before the figures, which would be left behind.
+    insert(_text_around(study), study.name, '')
+    figures = draw(report.results, study.baseline, study.results)
+    folder = osp.relpath(study.results, osp.dirname(osp.abspath(path)))
+    links = [
+        f'![{osp.splitext(name)[0].capitalize()} of the study {study.name}]'
+        f'({osp.normpath(osp.join(folder, name))})' for name in figures
+    ]
+    block = '\n\n'.join([report.to_markdown(), *links])
+    # Read again: other studies may have their reports in the same file.
+    write_text(path, insert(_text_around(study), study.name, block))
+    return f'{report.to_text()}\nThe report is in {path}'
+
+
 def insert(text: str, name: str, block: str) -> str:
     """Put a report in its place in a Markdown file.
 
@@ -394,6 +433,18 @@ def insert(text: str, name: str, block: str) -> str:
     if not found:
         raise ConfigError(f'{begin} must stand before {end}')
     return f'{head}{begin}\n\n{block}\n\n{end}{tail}'
+
+
+def _text_around(study: Study) -> str:
+    """The text that has a place for the report."""
+    if study.report is None:
+        return f'<!-- study: {study.name} -->\n<!-- /study: {study.name} -->\n'
+    try:
+        with open(study.report, encoding='utf-8') as file:
+            return file.read()
+    except OSError as error:
+        raise ConfigError(f'report {study.report} cannot be read: '
+                          f'{error.strerror}') from error
 
 
 def _course(courses: Sequence[Dict[int, float]]) -> str:
@@ -447,21 +498,6 @@ def _distinct(values: Iterable[Any]) -> str:
         dict.fromkeys(str(value) for value in values if value is not None))
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, that can also be read as it is."""
-    widths = [max(map(len, column)) for column in zip(header, *rows)]
-    rule = [
-        ':' + '-' * (width - 1) if index == 0 else '-' * (width - 1) + ':'
-        for index, width in enumerate(widths)
-    ]
-    lines = []
-    for first, *others in (header, rule, *rows):
-        cells = [first.ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:])]
-        lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines)
-
-
 def _fit(header: Sequence[str],
          rows: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
     """The cells on several lines, as far as a terminal is too narrow."""
@@ -481,6 +517,6 @@ def _width(header: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
     return sum(widths) + 3 * len(widths) + 1
 
 
-def _plain(text: str) -> str:
+def _without_marks(text: str) -> str:
     """Text without marks of Markdown."""
     return re.sub(r'[*`]', '', text)

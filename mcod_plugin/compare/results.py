@@ -10,6 +10,7 @@ from typing import (Any, Callable, Dict, Iterator, List, Mapping, Optional,
                     Sequence)
 
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.runs.metrics import best_top1
 
 __all__ = [
     'read_results', 'all_runs', 'differences', 'divergence',
@@ -17,8 +18,8 @@ __all__ = [
     'kd_ratios'
 ]
 
-Run = Dict[str, Any]
-Results = Dict[str, List[Run]]
+Record = Dict[str, Any]
+Results = Dict[str, List[Record]]
 
 KINDS = dict(
     method=str,
@@ -37,7 +38,7 @@ KINDS = dict(
     best=dict)
 
 # What may differ between runs that are compared, but has to be told.
-NOTED: Dict[str, Callable[[Run], Any]] = {
+NOTED: Dict[str, Callable[[Record], Any]] = {
     'batch size': lambda run: run['batch_size'],
     'precision': lambda run: run['precision'],
     'device': lambda run: run['device'],
@@ -80,7 +81,7 @@ def read_results(folder: str,
     return found
 
 
-def all_runs(results: Results) -> List[Run]:
+def all_runs(results: Results) -> List[Record]:
     """All runs in one list.
 
     Args:
@@ -119,7 +120,7 @@ def differences(results: Results) -> List[str]:
     return notes
 
 
-def divergence(run: Run) -> Optional[str]:
+def divergence(run: Record) -> Optional[str]:
     """How a run failed, if it did.
 
     Args:
@@ -132,8 +133,8 @@ def divergence(run: Run) -> Optional[str]:
     """
     told = [
         f'{name} diverged in epoch {when["epoch"]}, iteration '
-        f'{when["iteration"]}' for name, when in (run.get('diverged')
-                                                  or {}).items()
+        f'{when["iteration"]}'
+        for name, when in (run.get('diverged') or {}).items()
     ]
     if told:
         return ', '.join(told)
@@ -164,7 +165,7 @@ def of_other_configs(results: Results, hashes: Mapping[str, str]) -> List[str]:
     ]
 
 
-def trained_branches(runs: Sequence[Run]) -> List[str]:
+def trained_branches(runs: Sequence[Record]) -> List[str]:
     """The branches that a method trains.
 
     Args:
@@ -180,7 +181,7 @@ def trained_branches(runs: Sequence[Run]) -> List[str]:
     ]
 
 
-def frozen_branches(runs: Sequence[Run]) -> List[str]:
+def frozen_branches(runs: Sequence[Record]) -> List[str]:
     """The branches that only teach; see :func:`trained_branches`.
 
     Args:
@@ -196,7 +197,7 @@ def frozen_branches(runs: Sequence[Run]) -> List[str]:
     ]
 
 
-def last(runs: Sequence[Run], *keys: str) -> Dict[int, float]:
+def last(runs: Sequence[Record], *keys: str) -> Dict[int, float]:
     """A metric in the last validation, or the mean of some.
 
     Args:
@@ -210,7 +211,7 @@ def last(runs: Sequence[Run], *keys: str) -> Dict[int, float]:
     return _means(runs, keys, lambda run, key: run['last'].get(key))
 
 
-def best(runs: Sequence[Run], *names: str) -> Dict[int, float]:
+def best(runs: Sequence[Record], *names: str) -> Dict[int, float]:
     """The best top-1 accuracy of all epochs, or the mean of some.
 
     Args:
@@ -220,11 +221,12 @@ def best(runs: Sequence[Run], *names: str) -> Dict[int, float]:
     Returns:
         dict[int, float]: The mean in percent by seed.
     """
-    return _means(runs, names,
-                  lambda run, name: run['best'].get(name, [None])[0])
+    return _means(
+        runs, names,
+        lambda run, name: best_top1(run['curves']).get(name, [None])[0])
 
 
-def kd_ratios(run: Run, name: str) -> Dict[int, float]:
+def kd_ratios(run: Record, name: str) -> Dict[int, float]:
     """How hard the distillation pulled at a branch, against its own loss.
 
     Args:
@@ -244,8 +246,9 @@ def kd_ratios(run: Run, name: str) -> Dict[int, float]:
 
 
 def _means(
-        runs: Sequence[Run], keys: Sequence[str],
-        value_of: Callable[[Run, str], Optional[float]]) -> Dict[int, float]:
+        runs: Sequence[Record], keys: Sequence[str],
+        value_of: Callable[[Record, str],
+                           Optional[float]]) -> Dict[int, float]:
     means = {}
     for run in runs:
         values = [value_of(run, key) for key in keys]
@@ -254,11 +257,11 @@ def _means(
     return means
 
 
-def _name(run: Run) -> str:
+def _name(run: Record) -> str:
     return f'{run["method"]}_seed{run["seed"]}'
 
 
-def _read(path: str, method: str, seed: int) -> Run:
+def _read(path: str, method: str, seed: int) -> Record:
     """Read and check one file."""
     try:
         with open(path, encoding='utf-8') as file:

@@ -7,13 +7,14 @@ from typing import Dict, Optional, Sequence
 
 from mcod_plugin.engine.optim_wrapper import precision
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.runs.tables import render
 from mcod_plugin.utils.checkpoint import read_checkpoint
 from .plan import Run
 from .results import divergence
 
 __all__ = [
     'ENDED', 'check_precision', 'checkpoints', 'failure', 'hash_file',
-    'latest_checkpoint', 'state'
+    'latest_checkpoint', 'overview', 'state'
 ]
 
 # The states of a run that will not be trained again.
@@ -42,6 +43,26 @@ def state(run: Run) -> str:
         with open(hash_file(run)) as file:
             _check_hash(run, run.work_dir, file.read().strip())
     return 'to do' if latest_checkpoint(run) is None else 'begun'
+
+
+def overview(runs: Sequence[Run]) -> str:
+    """How far each run of a study has come.
+
+    Args:
+        runs (Sequence[Run]): The runs.
+
+    Returns:
+        str: A table with a row for each method and a column for each seed.
+
+    Raises:
+        ConfigError: If a run has a result by another config.
+    """
+    states = {(run.method, run.seed): state(run) for run in runs}
+    methods = dict.fromkeys(run.method for run in runs)
+    seeds = sorted({run.seed for run in runs})
+    rows = [[method, *(states.get((method, seed), '') for seed in seeds)]
+            for method in methods]
+    return render(['method', *(f'seed {seed}' for seed in seeds)], rows)
 
 
 def failure(run: Run) -> Optional[str]:
@@ -111,9 +132,8 @@ def _used_precision(run: Run) -> Optional[str]:
     """What a run has been trained in, None if it is not known."""
     if osp.isfile(run.result):
         try:
-            with open(run.result) as file:
-                return json.load(file).get('precision')
-        except ValueError:
+            return _read(run).get('precision')
+        except ConfigError:
             return None  # Whoever needs it will tell.
     path = latest_checkpoint(run)
     if path is None:

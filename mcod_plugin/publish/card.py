@@ -2,12 +2,12 @@
 import os.path as osp
 from typing import List
 
+from mcod_plugin.runs.tables import markdown
 from mcod_plugin.utils.units import file_size
-from .front_matter import front_matter
-from .member import Member
-from .publication import Publication
-from .training import training_section
-from .words import known, listed
+from .ended_run import EndedRun
+from .measure import RUNS, THREADS
+from .publication import Member, Publication
+from .training import known, listed, training_section
 
 __all__ = ['branch_card', 'cohort_card']
 
@@ -87,12 +87,48 @@ def _card(publication: Publication, member: Member, summary: str) -> str:
         _limits(publication, member), '## Files',
         _files(member)
     ]
-    if member.figures:
+    if member.captions:
         sections[-2:-2] = ['## Figures', _figures(member)]
     text = '\n\n'.join(sections) + '\n'
-    content = f'---\n{front_matter(publication, member)}\n---\n\n{text}'
+    content = f'---\n{_front_matter(publication, member)}\n---\n\n{text}'
     # It parses the front matter and checks the results, as the hub does.
     return ModelCard(content).content
+
+
+def _front_matter(publication: Publication, member: Member) -> str:
+    """YAML that the Hugging Face hub reads."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    data = publication.data
+    results = [
+        EvalResult(
+            task_type='image-classification',
+            task_name='Image Classification',
+            dataset_type=data.hub,
+            dataset_name=data.name,
+            dataset_split=publication.split,
+            dataset_args=publication.part or None,
+            metric_type='accuracy',
+            metric_name=f'Top {key[len("top"):]} Accuracy in %',
+            metric_value=round(value, 4))
+        for key, value in member.metrics.items()
+    ]
+    return ModelCardData(
+        license='apache-2.0',
+        library_name='mmpretrain',
+        pipeline_tag='image-classification',
+        tags=['mcod_plugin', *_techniques(publication.run), 'mmpretrain'],
+        datasets=[data.hub] if data.listed else None,
+        metrics=['accuracy'],
+        model_name=member.model_name,
+        eval_results=results).to_yaml()
+
+
+def _techniques(run: EndedRun) -> List[str]:
+    """What the hub's users look for."""
+    if not run.distils:
+        return []
+    return ['distillation' if run.frozen_teachers else 'online-distillation']
 
 
 def _use(member: Member) -> str:
@@ -150,18 +186,17 @@ def _results(publication: Publication, member: Member) -> str:
             file_size(other.sizes[other.weights])
         ])
     machine = publication.machine
-    threads = publication.threads
     differ = ''
     if len(publication.branches) > 1:
         differ = (' The branches disagree on '
                   f'{100 * publication.disagreement:.1f} % of the images.')
     return '\n'.join([
-        _table(header, rows), '',
+        markdown(header, rows, left=3), '',
         f'Evaluated from the published files on {publication.evaluated_on}, '
         'in float32. FLOPs are multiply-adds of one '
         'image. Latency is the '
-        f'median of {publication.runs} runs with batch 1 on {threads} thread'
-        f'{"s" * (threads > 1)} of {publication.cpu}, PyTorch '
+        f'median of {RUNS} runs with batch 1 on {THREADS} thread'
+        f'{"s" * (THREADS > 1)} of {publication.cpu}, PyTorch '
         f'{machine["versions"]["torch"]}.{differ}'
     ])
 
@@ -178,8 +213,8 @@ def _gain(publication: Publication, member: Member) -> List[str]:
             if member in (other, publication.ensemble)]
     return [
         '## Gain over solo', '\n'.join([
-            _table(['', 'solo top-1 %', 'cohort top-1 %', 'gain in points'],
-                   rows), '',
+            markdown(['', 'solo top-1 %', 'cohort top-1 %', 'gain in points'],
+                     rows), '',
             'Solo: the same networks by the same recipe, never distilled, '
             'evaluated in the same way '
             f'(`{osp.basename(publication.solo.checkpoint)}`). '
@@ -247,20 +282,15 @@ def _limits(publication: Publication, member: Member) -> str:
 
 def _figures(member: Member) -> str:
     return '\n\n'.join(f'![{caption}]({file})\n\n{caption}'
-                       for file, caption in member.figures.items())
+                       for file, caption in member.captions.items())
 
 
 def _files(member: Member) -> str:
     rows = [[f'`{name}`', file_size(size)]
             for name, size in member.sizes.items()]
-    return (f'{_table(["file", "size"], rows)}\n\n'
+    return (f'{markdown(["file", "size"], rows)}\n\n'
             f'sha256 of `{member.weights}`: `{member.sha256}`. It is opened '
             'by `torch.load(weights_only=True)`.')
-
-
-def _table(header: List[str], rows: List[List[str]]) -> str:
-    lines = [header, ['---'] * len(header), *rows]
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def _link(here: Member, there: Member) -> str:

@@ -93,7 +93,7 @@ def data_part(loader: Any) -> Dict[str, Any]:
     dataset = innermost_dataset(loader)
     keys = PART_KEYS
     if 'source' in dataset and in_memory_dataset.takes_part(dataset):
-        # The toolbox's data sets give their classes other names by one.
+        # MMPretrain's data sets give their classes other names by one.
         keys += in_memory_dataset.PART_KEYS
     found = {key: dataset.get(key) for key in keys}
     # The front matter of a card is YAML, which has no tuples.

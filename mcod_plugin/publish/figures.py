@@ -4,13 +4,14 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from mcod_plugin.compare.figures import (BASELINE, COLORS, DISAGREEMENT,
-                                         ENSEMBLE, figure_style, new_figure,
-                                         save_figure)
+from mcod_plugin.runs.figures import (BASELINE, COLORS, LINES, figure_style,
+                                      legend_below, line_look, new_figure,
+                                      panels_of, plot_curve, plot_weights,
+                                      save_figure)
+from mcod_plugin.runs.metrics import DISAGREEMENT, ENSEMBLE
 from .ended_run import EndedRun
-from .measure import worst_classes
 
-__all__ = ['draw_branch', 'draw_cohort']
+__all__ = ['draw_branch', 'draw_cohort', 'worst_classes']
 
 # Rows of the confusion matrix, and the most columns.
 WORST = 10
@@ -37,9 +38,11 @@ def draw_cohort(run: EndedRun, names: Sequence[str], matrix: np.ndarray,
         dict[str, str]: Captions by file. What the log does not have is left
         out.
     """
-    colors = dict(zip(names, _cycle(len(names))))
-    colors[ENSEMBLE] = BASELINE
-    lines = {name: (run, name, color, '-') for name, color in colors.items()}
+    lines = {
+        name: (run, name, line_look(index))
+        for index, name in enumerate(names)
+    }
+    lines[ENSEMBLE] = (run, ENSEMBLE, dict(color=BASELINE, linestyle='-'))
     with figure_style():
         return _write(
             folder, {
@@ -71,10 +74,11 @@ def draw_branch(run: EndedRun, solo: Optional[EndedRun], name: str,
     Returns:
         dict[str, str]: Captions by file.
     """
-    lines = {name: (run, name, COLORS[0], '-')}
+    lines = {name: (run, name, line_look(0))}
     if solo is not None:
-        lines[f'{name}, solo'] = (solo, name, COLORS[1], (0, (4, 1.5)))
-    lines[ENSEMBLE] = (run, ENSEMBLE, BASELINE, (0, (1, 1.2)))
+        lines[f'{name}, solo'] = (solo, name,
+                                  dict(color=COLORS[1], linestyle=LINES[1]))
+    lines[ENSEMBLE] = (run, ENSEMBLE, dict(color=BASELINE, linestyle=LINES[2]))
     with figure_style():
         return _write(
             folder, {
@@ -94,42 +98,31 @@ def _write(folder: str, figures: Dict[str, Tuple[Any, str]]) -> Dict[str, str]:
     return captions
 
 
-def _cycle(number: int) -> List[str]:
-    return [COLORS[index % len(COLORS)] for index in range(number)]
-
-
-def _points(run: EndedRun, key: str) -> Tuple[List[float], List[float]]:
-    rows = [row for row in run.curves if key in row]
-    return [row['step'] for row in rows], [row[key] for row in rows]
+def _curve(run: EndedRun, key: str) -> Dict[int, float]:
+    return {row['step']: row[key] for row in run.curves if key in row}
 
 
 def _curves(run: EndedRun, lines: Dict[str, tuple]) -> Optional[Any]:
-    kinds = [
-        kind for kind in PANELS if any(
-            _points(of, name + kind)[0] for of, name, *_ in lines.values())
-    ]
+    """Some curves, by label the run, the branch and the look of each."""
+    found = {
+        kind: {
+            label: _curve(of, name + kind)
+            for label, (of, name, _) in lines.items()
+        }
+        for kind in PANELS
+    }
+    kinds = [kind for kind, curves in found.items() if any(curves.values())]
     if not kinds:
         return None
-    figure = new_figure(0.6 + 3.6 * len(kinds), 3.1)
-    panels = figure.subplots(1, len(kinds), squeeze=False).flat
-    handles = {}
+    figure, panels = panels_of(len(kinds), 3.9, 2.5)
+    looks = {}
     for panel, kind in zip(panels, kinds):
-        for label, (of, name, color, line) in lines.items():
-            steps, values = _points(of, name + kind)
-            if steps:
-                handles[label], = panel.plot(
-                    steps,
-                    values,
-                    color=color,
-                    linestyle=line,
-                    marker='.' if len(steps) == 1 else None)
+        for label, (_, _, look) in lines.items():
+            if found[kind][label]:
+                plot_curve(panel, found[kind][label], look)
+                looks[label] = look
         panel.set(title=PANELS[kind], xlabel=run.unit)
-        panel.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(
-        handles.values(),
-        handles,
-        loc='outside lower center',
-        ncols=min(len(handles), 5))
+    legend_below(figure, looks)
     return figure
 
 
@@ -146,32 +139,27 @@ def _schedule(run: EndedRun) -> Optional[Any]:
     steps, weights = zip(*schedule.table())
     figure = new_figure(6.4, 2.1)
     panel = figure.subplots()
-    edges = np.arange(steps[0], steps[-1] + 2)
-    panel.stairs(weights, edges, fill=True, color=COLORS[0], alpha=0.3)
-    panel.stairs(weights, edges, color=COLORS[0], linewidth=1.2)
+    plot_weights(panel, weights, COLORS[0], [*steps, steps[-1] + 1])
     by_epoch = run.schedule_cfg.get('by_epoch', True)
     panel.set(
         xlabel=f'{"epochs" if by_epoch else "iterations"} passed',
         ylabel='weight',
-        xlim=(edges[0], edges[-1]),
         ylim=(0, None))
-    panel.grid(axis='x', visible=False)
     panel.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
 def _diversity(run: EndedRun) -> Optional[Any]:
-    steps, shares = _points(run, DISAGREEMENT)
-    if not steps or len(run.branches) == 1:
+    shares = _curve(run, DISAGREEMENT)
+    if not shares or len(run.branches) == 1:
         return None
     figure = new_figure(4.6, 2.9)
     panel = figure.subplots()
-    panel.plot(
-        steps, [100 * share for share in shares],
-        color=COLORS[2],
-        marker='.' if len(steps) == 1 else None)
+    plot_curve(panel, {
+        step: 100 * share
+        for step, share in shares.items()
+    }, dict(color=COLORS[2]))
     panel.set(xlabel=run.unit, ylabel='disagreement in %', ylim=(0, None))
-    panel.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
@@ -204,6 +192,23 @@ def _confusion(matrix: np.ndarray, classes: Sequence[str]) -> Any:
     panel.set_title('share of the images of a class in %')
     panel.grid(visible=False)
     return figure
+
+
+def worst_classes(matrix: np.ndarray, number: int) -> np.ndarray:
+    """The classes that are recognised least often.
+
+    Args:
+        matrix (np.ndarray): A confusion matrix ``(C, C)``.
+        number (int): The most classes to name.
+
+    Returns:
+        np.ndarray: The classes, the worst first; of equals the lower class
+        first. Classes without images are left out.
+    """
+    images = matrix.sum(1)
+    share = np.diag(matrix) / np.maximum(images, 1)
+    order = np.argsort(share, kind='stable')
+    return order[images[order] > 0][:number]
 
 
 def _columns(rows: np.ndarray, shares: np.ndarray) -> List[int]:

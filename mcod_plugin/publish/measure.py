@@ -1,6 +1,6 @@
 """What the networks of a cohort are worth, and what they cost."""
+import logging
 import statistics
-import timeit
 from typing import Dict, Iterable, List, Sequence
 
 import numpy as np
@@ -10,7 +10,11 @@ import torch.nn as nn
 from mcod_plugin.evaluation.branch_metrics import topk_hits
 from mcod_plugin.export.verify import batches
 
-__all__ = ['accuracy', 'cohort_logits', 'median_latency', 'worst_classes']
+__all__ = ['RUNS', 'THREADS', 'accuracy', 'cohort_logits', 'median_latency']
+
+# How latencies are measured.
+RUNS = 30
+THREADS = 1
 
 
 @torch.no_grad()
@@ -57,47 +61,23 @@ def accuracy(logits: np.ndarray, labels: np.ndarray,
     return {f'top{k}': float(mean) for k, mean in zip(topk, means)}
 
 
-def worst_classes(matrix: np.ndarray, number: int) -> np.ndarray:
-    """The classes that are recognised least often.
-
-    Args:
-        matrix (np.ndarray): A confusion matrix ``(C, C)``.
-        number (int): The most classes to name.
-
-    Returns:
-        np.ndarray: The classes, the worst first; of equals the lower class
-        first. Classes without images are left out.
-    """
-    images = matrix.sum(1)
-    share = np.diag(matrix) / np.maximum(images, 1)
-    order = np.argsort(share, kind='stable')
-    return order[images[order] > 0][:number]
-
-
 @torch.no_grad()
-def median_latency(network: nn.Module,
-                   shape: Sequence[int],
-                   runs: int = 30,
-                   threads: int = 1) -> float:
+def median_latency(network: nn.Module, shape: Sequence[int]) -> float:
     """How long a network takes for a batch on a CPU.
 
     Args:
         network (nn.Module): The network, in eval mode on the CPU.
         shape (Sequence[int]): Shape ``(N, C, H, W)`` of the batch.
-        runs (int): How often to measure. Defaults to 30.
-        threads (int): Threads of PyTorch. Defaults to 1.
 
     Returns:
-        float: The median in seconds. A sixth as many runs before them are
-        not counted.
+        float: The median in seconds of ``RUNS`` runs on ``THREADS`` threads.
     """
-    inputs = torch.randn(*shape)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        # PyTorch's own timer warns on import where CUDA is but no GPU.
-        times = timeit.repeat(
-            lambda: network(inputs), number=1, repeat=runs + runs // 6)
-    finally:
-        torch.set_num_threads(before)
-    return statistics.median(times[-runs:])
+    # It looks for CUDA on import, and warns where there is no GPU.
+    logging.getLogger('torch.utils.cpp_extension').setLevel(logging.ERROR)
+    from torch.utils.benchmark import Timer
+    timer = Timer(
+        'network(inputs)',
+        globals=dict(network=network, inputs=torch.randn(*shape)),
+        num_threads=THREADS)
+    # Each is warmed up by two more runs.
+    return statistics.median(timer.timeit(1).median for _ in range(RUNS))

@@ -1,10 +1,9 @@
-"""The entry of a cohort in a model index of the toolbox."""
+"""The entry of a cohort in a model index of MMPretrain."""
 from typing import Any, Dict
 
 import yaml
 
-from .member import Member
-from .publication import Publication
+from .publication import Member, Publication
 
 __all__ = ['metafile']
 
@@ -16,7 +15,7 @@ PAPER = dict(
 def metafile(publication: Publication) -> str:
     """The metafile of a cohort.
 
-    Paths are relative to its folder. ``Cohort`` extends the toolbox's format:
+    Paths are relative to its folder. ``Cohort`` extends MMPretrain's format:
     the branches of an ensemble.
 
     Args:

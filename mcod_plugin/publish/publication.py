@@ -1,11 +1,69 @@
-from dataclasses import dataclass
-from typing import Any, Dict, List, Optional
+"""What was published."""
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Tuple
 
+from mcod_plugin.runs.tables import render
 from .data_facts import DataFacts
 from .ended_run import EndedRun
-from .member import Member
 
-__all__ = ['Publication']
+__all__ = ['Member', 'Publication', 'summary']
+
+
+@dataclass
+class Member:
+    """A branch, or the ensemble, as it was published.
+
+    Attributes:
+        name (str): Its name in the cohort.
+        model_name (str): Its name among all models.
+        folder (str): Where it lies in the publication; empty if at its top.
+        network (str): What network it is.
+        weights (str): Name of its checkpoint.
+        sha256 (str): Hash of that file.
+        sizes (dict[str, int]): Size in bytes of each file.
+        parameters (int): Number of parameters.
+        flops (int, optional): Multiply-adds of one image.
+        latency (float): Median seconds for one image on the CPU.
+        input_shape (tuple[int, int, int]): Channels, height and width.
+        channel_order (str): The order of the channels that the data give.
+        needs_plugin (bool): Whether this plugin must be installed to use it.
+        own_packages (list[str]): Packages of the user's own that must be.
+        metrics (dict[str, float]): ``top1`` and ``top5`` in percent, of the
+            written file.
+        solo (dict[str, float]): The same of the solo baseline, if any.
+        test_output (list[str]): Lines that its test prints.
+        captions (dict[str, str]): Captions of its figures by file.
+    """
+
+    name: str
+    model_name: str
+    folder: str
+    network: str
+    weights: str
+    sha256: str
+    sizes: Dict[str, int]
+    parameters: int
+    flops: Optional[int]
+    latency: float
+    input_shape: Tuple[int, int, int]
+    channel_order: str
+    needs_plugin: bool
+    own_packages: List[str]
+    metrics: Dict[str, float]
+    solo: Dict[str, float] = field(default_factory=dict)
+    test_output: List[str] = field(default_factory=list)
+    captions: Dict[str, str] = field(default_factory=dict)
+
+    def path(self, file: str) -> str:
+        """The place of one of its files in the publication.
+
+        Args:
+            file (str): The file's name.
+
+        Returns:
+            str: The path with slashes.
+        """
+        return f'{self.folder}/{file}' if self.folder else file
 
 
 @dataclass
@@ -28,8 +86,6 @@ class Publication:
         machine (dict): What it was published on, see
             :func:`describe_machine`.
         cpu (str): The processor on which latencies were measured.
-        runs (int): How often latencies were measured.
-        threads (int): Threads of PyTorch for latencies.
     """
 
     name: str
@@ -45,8 +101,6 @@ class Publication:
     disagreement: float
     machine: Dict[str, Any]
     cpu: str
-    runs: int
-    threads: int
 
     @property
     def evaluated_on(self) -> str:
@@ -62,3 +116,30 @@ class Publication:
     def members(self) -> List[Member]:
         """All of them, the ensemble last."""
         return [*self.branches, self.ensemble]
+
+
+def summary(publication: Publication, out: str) -> str:
+    """What was published: a table of the branches, ranked, and where their
+    cards lie.
+
+    Args:
+        publication (Publication): What was published.
+        out (str): The folder.
+
+    Returns:
+        str: The lines.
+    """
+    header = ['', 'top-1 %', 'parameters', 'ms', 'card']
+    rows = [[
+        member.name, f'{member.metrics["top1"]:.2f}', f'{member.parameters:,}',
+        f'{1000 * member.latency:.2f}',
+        member.path('README.md')
+    ] for member in publication.members]
+    if publication.solo is not None:
+        header.insert(2, 'over solo')
+        for row, member in zip(rows, publication.members):
+            gain = member.metrics['top1'] - member.solo['top1']
+            row.insert(2, f'{gain:+.2f}')
+    return (f'{render(header, rows)}\n'
+            f'Evaluated on {publication.evaluated_on}.\n'
+            f'Published in {out}.')

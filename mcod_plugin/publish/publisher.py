@@ -1,6 +1,9 @@
+"""Publishing a trained cohort."""
 import os
 import os.path as osp
-from typing import Dict, List, Optional
+import re
+import sys
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -11,8 +14,8 @@ from mcod_plugin.config.parts import is_part
 from mcod_plugin.config.read import read_config
 from mcod_plugin.datasets.in_memory_dataset import is_in_memory
 from mcod_plugin.engine.hooks.cohort_report_hook import (count_flops,
-                                                         network_name,
-                                                         result_table)
+                                                         network_name)
+from mcod_plugin.engine.hooks.divergence_watch import diverged_branches
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.evaluation.branch_metrics import (BranchMetrics,
                                                    pairwise_disagreement)
@@ -20,30 +23,95 @@ from mcod_plugin.export.branch_model import BranchModel
 from mcod_plugin.export.cohort import branch_model, load_cohort
 from mcod_plugin.export.data_config import source_loader
 from mcod_plugin.export.files import file_sizes
-from mcod_plugin.export.images import Images
+from mcod_plugin.export.images import Images, validation_images
 from mcod_plugin.export.mmpretrain_format import write_mmpretrain
 from mcod_plugin.export.origin import class_names, origin
 from mcod_plugin.export.reopen import reopen
 from mcod_plugin.export.safetensors_format import write_safetensors
+from mcod_plugin.runs.metrics import ENSEMBLE
+from mcod_plugin.runs.tables import accuracy_table
 from mcod_plugin.utils.checkpoint import read_checkpoint
 from mcod_plugin.utils.files import write_text
 from mcod_plugin.utils.machine import cpu_name, describe_machine
+from mcod_plugin.utils.new_folder import new_folder
+from mcod_plugin.utils.packages import require_packages
 from .card import branch_card, cohort_card
 from .data_facts import data_facts, data_part, data_split
-from .ended_run import EndedRun
+from .ended_run import EndedRun, read_run
 from .figures import draw_branch, draw_cohort
 from .measure import accuracy, cohort_logits, median_latency
-from .member import Member
 from .metafile import metafile
-from .publication import Publication
+from .publication import Member, Publication
+from .recipe import check_solo
 from .weights import publish_name, published_config, write_cohort
 
-__all__ = ['Publisher']
+__all__ = ['publish_cohort']
 
-ENSEMBLE = 'ensemble'
+PACKAGES = ('huggingface_hub', 'matplotlib', 'safetensors', 'yaml')
+# What the hub takes for the name of a repository.
+NAME = re.compile(r'[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?')
 TOPK = (1, 5)
-RUNS, THREADS = 30, 1
 WRITERS = dict(mmpretrain=write_mmpretrain, safetensors=write_safetensors)
+
+
+def publish_cohort(work_dir: str,
+                   out: str,
+                   solo: Optional[str] = None,
+                   checkpoint: Optional[str] = None) -> Publication:
+    """Write weights, configs, figures, model cards and a metafile of a
+    trained cohort.
+
+    The folder ``out`` is the cohort's own, with the card that ranks the
+    branches and the weights of the ensemble; each branch has a folder in it.
+    All accuracies are those of the files that were written, on the validation
+    data, which must be there. Unless all of it works out, nothing is written.
+
+    Args:
+        work_dir (str): The work directory of the run.
+        out (str): The folder to write to, new or empty. Its name becomes that
+            of the cohort.
+        solo (str, optional): The work directory of the same networks by the
+            same recipe, never distilled. Without it no gain is claimed.
+        checkpoint (str, optional): The checkpoint to publish. Defaults to the
+            last one.
+
+    Returns:
+        Publication: What was published.
+
+    Raises:
+        ConfigError: If it cannot be done.
+    """
+    require_packages('publishing', PACKAGES, 'publish')
+    name = osp.basename(osp.abspath(out))
+    if not NAME.fullmatch(name):
+        raise ConfigError('--out: its last part becomes the name of the '
+                          'cohort and must be made of letters, digits, '
+                          f'hyphens, dots and underscores; got {name!r}')
+    run = read_run('WORK_DIR', work_dir, checkpoint)
+    for branch, when in diverged_branches(run.content).items():
+        raise ConfigError(
+            f'WORK_DIR {work_dir} cannot be published as a cohort: in epoch '
+            f'{when["epoch"]} {branch} diverged and was left out')
+    if run.held_out == 'validation':
+        # The test of what is published gives the number on its card.
+        for part in ('dataloader', 'evaluator', 'cfg'):
+            run.cfg[f'test_{part}'] = run.cfg.get(f'val_{part}')
+    if not any(is_part(m, BranchMetrics) for m in run.test_metrics):
+        # The card tells the accuracy of each branch.
+        run.cfg.test_evaluator = [
+            dict(type='mcod_plugin.BranchMetrics'), *run.test_metrics
+        ]
+    baseline = None
+    if solo is not None:
+        baseline = read_run('--solo', solo)
+        check_solo(run, baseline)
+    with new_folder(out) as folder:
+        try:
+            images = validation_images(run.cfg, sys.maxsize)
+        except ConfigError as error:
+            raise ConfigError('the accuracy cannot be evaluated without the '
+                              f'{run.held_out} data: {error}') from error
+        return Publisher(name, out, folder, run, baseline, images).publish()
 
 
 class Publisher:
@@ -96,16 +164,14 @@ class Publisher:
             images=len(self.images.labels),
             disagreement=self._disagreement(),
             machine=self.machine,
-            cpu=cpu_name(),
-            runs=RUNS,
-            threads=THREADS)
-        publication.ensemble.figures = draw_cohort(self.run, names,
-                                                   self._confusion(ENSEMBLE),
-                                                   self.classes, self.folder)
+            cpu=cpu_name())
+        publication.ensemble.captions = draw_cohort(self.run, names,
+                                                    self._confusion(ENSEMBLE),
+                                                    self.classes, self.folder)
         for member in publication.members:
             is_branch = member is not publication.ensemble
             if is_branch:
-                member.figures = draw_branch(
+                member.captions = draw_branch(
                     self.run, self.solo, member.name,
                     self._confusion(member.name), self.classes,
                     osp.join(self.folder, member.folder))
@@ -204,52 +270,52 @@ class Publisher:
 
     def _branch(self, model: BranchModel, logits: np.ndarray) -> Member:
         folder = osp.join(self.folder, model.name)
-        weights, digest = publish_name(folder, self._model_name(model.name))
-        metrics = self._accuracy(logits)
-        shape = (1, *model.input_shape)
-        return Member(
-            name=model.name,
-            model_name=self._model_name(model.name),
+        member = self._member(
+            model.name,
+            model.classifier,
+            logits,
+            publish_name(folder, self._model_name(model.name)),
             folder=model.name,
             network=network_name(model.classifier),
-            weights=weights,
-            sha256=digest,
-            sizes=file_sizes(folder),
-            parameters=_parameters(model.classifier),
-            flops=count_flops(model.classifier, shape),
-            latency=median_latency(model.classifier, shape, RUNS, THREADS),
+            flops=count_flops(model.classifier, (1, *model.input_shape)),
             input_shape=model.input_shape,
             channel_order=model.data_order,
             needs_plugin=model.needs_plugin,
-            own_packages=model.own_packages,
-            metrics=metrics,
-            solo=self.solo_metrics.get(model.name, {}),
-            test_output=[f'accuracy/top1: {metrics["top1"]:.4f}'])
+            own_packages=model.own_packages)
+        member.test_output = [f'accuracy/top1: {member.metrics["top1"]:.4f}']
+        return member
 
     def _ensemble(self, branches: List[Member]) -> Member:
-        weights, digest = self.weights
-        shape = (1, *self.images.pixels.shape[1:])
-        metrics = self._accuracy(self.logits[ENSEMBLE])
         flops = [member.flops for member in branches]
-        return Member(
-            name=ENSEMBLE,
-            model_name=self._model_name(ENSEMBLE),
+        return self._member(
+            ENSEMBLE,
+            self.cohort,
+            self.logits[ENSEMBLE],
+            self.weights,
             folder='',
             network=f'all {len(branches)} branches'
             if len(branches) > 1 else 'the only branch',
-            weights=weights,
-            sha256=digest,
-            sizes=file_sizes(self.folder),
-            parameters=_parameters(self.cohort),
             flops=None if None in flops else sum(flops),
-            latency=median_latency(self.cohort, shape, RUNS, THREADS),
-            input_shape=shape[1:],
+            input_shape=self.images.pixels.shape[1:],
             channel_order=branches[0].channel_order,
             needs_plugin=True,
             own_packages=branches[0].own_packages,
-            metrics=metrics,
-            solo=self.solo_metrics.get(ENSEMBLE, {}),
             test_output=self._test_output())
+
+    def _member(self, name: str, model: nn.Module, logits: np.ndarray,
+                weights: Tuple[str, str], **facts: Any) -> Member:
+        """What was measured of a network, and the facts that are known."""
+        return Member(
+            name=name,
+            model_name=self._model_name(name),
+            weights=weights[0],
+            sha256=weights[1],
+            sizes=file_sizes(osp.join(self.folder, facts['folder'])),
+            parameters=sum(value.numel() for value in model.parameters()),
+            latency=median_latency(model, (1, *facts['input_shape'])),
+            metrics=self._accuracy(logits),
+            solo=self.solo_metrics.get(name, {}),
+            **facts)
 
     def _test_output(self) -> List[str]:
         """The table that the cohort's test prints."""
@@ -263,11 +329,7 @@ class Publisher:
                 topk, ) if isinstance(topk, int) else topk).items()
         }
         metrics['diversity/disagreement'] = self._disagreement()
-        return result_table(metrics).splitlines()
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(value.numel() for value in module.parameters())
+        return accuracy_table(metrics).splitlines()
 
 
 def _place(out: str) -> str:

@@ -3,10 +3,8 @@ import os.path as osp
 from typing import Dict, List
 
 from mcod_plugin.errors import ConfigError, one_line
-from mcod_plugin.export.files import file_sizes
 from mcod_plugin.utils.packages import require_packages
-from .member import Member
-from .publication import Publication
+from .publication import Member, Publication
 
 __all__ = ['check_push', 'push']
 
@@ -61,7 +59,7 @@ def push(publication: Publication, out: str, repo: str) -> List[str]:
     Raises:
         ConfigError: If the hub refuses; what was uploaded before stays.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
+    from huggingface_hub import HfApi, ModelCard
     repos = {
         member.folder: f'{repo}-{member.folder}' if member.folder else repo
         for member in publication.members
@@ -77,19 +75,19 @@ def push(publication: Publication, out: str, repo: str) -> List[str]:
             ModelCard(card).validate()
         for member in publication.members:
             target = repos[member.folder]
-            place = osp.join(out, member.folder)
-            operations = [
-                CommitOperationAdd(file, osp.join(place, file))
-                for file in file_sizes(place) if file not in LOCAL
-            ]
-            operations.append(
-                CommitOperationAdd('README.md',
-                                   cards[member.folder].encode('utf-8')))
+            message = f'Publish {member.model_name}'
             api.create_repo(target, exist_ok=True)
-            api.create_commit(
-                target,
-                operations,
-                commit_message=f'Publish {member.model_name}')
+            api.upload_folder(
+                repo_id=target,
+                folder_path=osp.join(out, member.folder),
+                ignore_patterns=[*LOCAL, '*/*'],
+                commit_message=message)
+            # Last, as it tells of the files.
+            api.upload_file(
+                repo_id=target,
+                path_in_repo='README.md',
+                path_or_fileobj=cards[member.folder].encode('utf-8'),
+                commit_message=message)
             done.append(target)
     except Exception as error:
         so_far = f'; uploaded so far: {", ".join(done)}' if done else ''

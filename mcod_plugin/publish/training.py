@@ -11,9 +11,8 @@ from mcod_plugin.utils.units import duration
 from .data_facts import data_facts, data_part, data_split
 from .ended_run import EndedRun
 from .publication import Publication
-from .words import known, listed
 
-__all__ = ['training_section']
+__all__ = ['known', 'listed', 'training_section']
 
 PAPER = ('*Multistructure-Based Collaborative Online Distillation* (Gao et '
          'al., Entropy 2019, 21(4):357, '
@@ -80,6 +79,16 @@ python tools/train.py {publication.place}/config.py
 its `{osp.basename(run.checkpoint)}`, by mcod_plugin \
 {publication.machine["versions"]["mcod_plugin"]}, commit \
 {_commit(publication.machine)}."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as in a sentence: ``a, b and c``."""
+    return ' and '.join([*filter(None, [', '.join(names[:-1])]), names[-1]])
+
+
+def known(value: Any) -> str:
+    """A value, or that there is none."""
+    return 'not recorded' if value is None else str(value)
 
 
 def _origin(run: EndedRun) -> str:

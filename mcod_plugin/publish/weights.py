@@ -72,7 +72,7 @@ def write_cohort(cfg: Config, cohort: nn.Module, meta: Dict[str, Any],
 
 
 def publish_name(folder: str, model_name: str) -> Tuple[str, str]:
-    """Name ``model.pth`` as the toolbox names what it publishes:
+    """Name ``model.pth`` as MMPretrain names what it publishes:
     ``<name>_<YYYYMMDD>-<first 8 digits of its sha256>.pth``.
 
     Args:
@@ -83,12 +83,9 @@ def publish_name(folder: str, model_name: str) -> Tuple[str, str]:
         tuple[str, str]: The name of the file, and its hash.
     """
     path = osp.join(folder, 'model.pth')
-    digest = hashlib.sha256()
     with open(path, 'rb') as file:
-        for block in iter(lambda: file.read(1 << 20), b''):
-            digest.update(block)
-    found = digest.hexdigest()
+        digest = hashlib.file_digest(file, 'sha256').hexdigest()
     today = datetime.date.today().strftime('%Y%m%d')
-    name = f'{model_name}_{today}-{found[:8]}.pth'
+    name = f'{model_name}_{today}-{digest[:8]}.pth'
     os.replace(path, osp.join(folder, name))
-    return name, found
+    return name, digest

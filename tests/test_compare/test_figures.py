@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mcod_plugin.compare.figures import _legend, _looks, draw
+from mcod_plugin.compare.figures import _looks, draw
 from mcod_plugin.errors import ConfigError
 from .runs import make_results
 
@@ -212,16 +212,3 @@ def test_methods_are_told_apart():
     looks = {(look['color'], look['marker'])
              for look in _looks(results, 'solo').values()}
     assert len(looks) == 41
-
-
-@pytest.mark.parametrize('width', [3., 10.])
-def test_names_of_methods_fit_into_the_figure(width):
-    pytest.importorskip('matplotlib')
-    from matplotlib.figure import Figure
-    results = dict.fromkeys(['solo', *(f'balanced_{n}' for n in range(9))])
-    figure = Figure((width, 4.), layout='constrained')
-    figure.subplots()
-    _legend(figure, results, _looks(results, 'solo'))
-    figure.draw_without_rendering()
-    box = figure.legends[0].get_window_extent()
-    assert 0 <= box.x0 < box.x1 <= figure.bbox.width

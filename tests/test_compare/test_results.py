@@ -177,7 +177,10 @@ def test_last_and_best():
     assert last(runs, 'b/top1') == {3: 50., 5: 4.}
     assert last(runs, 'a/top1', 'b/top1') == {3: 45., 5: 2.5}
     assert last(runs, 'a/top1', 'none') == last(runs) == {}
+    # Whatever a file of old form says of it, it is that of the curves.
+    runs[0]['best']['a'] = [99., 1]
     assert best(runs, 'a') == {3: 41., 5: 2.}
+    assert best(runs, 'none') == {}
     del runs[0]['last']['a/top1']
     assert last(runs, 'a/top1', 'b/top1') == {5: 2.5}
 

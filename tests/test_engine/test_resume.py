@@ -134,7 +134,7 @@ def test_resume_after_an_interruption(tiny_runner):
     # The best results so far are resumed, too, even if the last validation
     # before the interruption was the best.
     names = ('resnet', 'vit', 'ensemble')
-    keys = [f'best_score_{name}/top1' for name in names] + ['cohort_best']
+    keys = [f'best_score_{name}/top1' for name in names] + ['cohort_top1']
     for key in keys:
         assert resumed.message_hub.get_info(
             key) == whole.message_hub.get_info(key)

@@ -12,7 +12,7 @@ from mcod_plugin.registry import RUNNERS
 
 ROOT = Path(__file__).parents[2]
 
-# One branch is the toolbox's alone, the other needs the plugin and has images
+# One branch is MMPretrain's alone, the other needs the plugin and has images
 # of its own size.
 CONFIG = f"""\
 _base_ = [{str(ROOT / 'configs' / 'mcod_quickstart.py')!r}]

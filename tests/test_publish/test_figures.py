@@ -3,13 +3,25 @@ import pytest
 from PIL import Image
 
 from mcod_plugin.publish.ended_run import read_run
-from mcod_plugin.publish.figures import _columns, draw_branch, draw_cohort
-from mcod_plugin.publish.measure import worst_classes
+from mcod_plugin.publish.figures import (_columns, draw_branch, draw_cohort,
+                                         worst_classes)
 
 
 @pytest.fixture
 def run(runs):
     return read_run('WORK_DIR', str(runs.cohort))
+
+
+def test_worst_classes_by_hand():
+    # Class 2 has no images.
+    matrix = np.array([[1, 2, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 0, 1]])
+    assert worst_classes(matrix, 10).tolist() == [0, 1, 3]
+    assert worst_classes(matrix, 2).tolist() == [0, 1]
+
+
+def test_equals_keep_their_order():
+    matrix = np.diag([2, 2, 2]) + np.ones((3, 3), dtype=int)
+    assert worst_classes(matrix, 3).tolist() == [0, 1, 2]
 
 
 def test_columns_are_the_commonest_mistakes():

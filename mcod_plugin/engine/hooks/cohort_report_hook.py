@@ -1,4 +1,3 @@
-import math
 from typing import Dict, Optional, Sequence, Tuple
 
 import torch
@@ -8,12 +7,13 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.registry import HOOKS
-from mcod_plugin.utils.table import render
+from mcod_plugin.runs.metrics import best_top1, columns, top1
+from mcod_plugin.runs.tables import accuracy_table, render
 from .discontinuous_kd_hook import DiscontinuousKDHook
 
-# Where the best results are kept in the message hub, so that they are saved
-# and resumed with the run.
-BEST = 'cohort_best'
+# Where the accuracies of all validations are kept in the message hub, so that
+# they are saved and resumed with the run.
+ACCURACIES = 'cohort_top1'
 
 
 @HOOKS.register_module()
@@ -69,34 +69,37 @@ class CohortReportHook(Hook):
     def after_val_epoch(self,
                         runner: Runner,
                         metrics: Optional[Dict[str, float]] = None) -> None:
-        """Note the best accuracy so far of the ensemble and each branch."""
-        hub = runner.message_hub
-        best = dict(hub.get_info(BEST)) if BEST in hub.runtime_info else {}
+        """Note the accuracy of the ensemble and each branch."""
         # In training, the epoch or iteration just finished counts from 1
         # here, as in the names of the checkpoints.
-        _, now = progress(runner)
-        for name, accuracy in top1(metrics or {}).items():
-            # NaN of a branch that was left out is no best.
-            if accuracy > best.get(name, (-math.inf, ))[0]:
-                best[name] = (accuracy, now)
-        hub.update_info(BEST, best)
+        unit, now = progress(runner)
+        info = runner.message_hub.runtime_info
+        rows = info.get(ACCURACIES)
+        if rows is None:
+            # A run that was begun by an older version has kept its best only.
+            best = info.get('cohort_best', {}).items()
+            rows = [{f'{name}/top1': value, unit: step}
+                    for name, (value, step) in best]
+        row = {f'{k}/top1': v for k, v in top1(metrics or {}).items()}
+        runner.message_hub.update_info(ACCURACIES, [*rows, {**row, unit: now}])
         self.last = metrics or {}
 
     def after_train(self, runner: Runner) -> None:
         """Print last and best accuracy."""
         last = getattr(self, 'last', {})
         if top1(last):
-            best = runner.message_hub.get_info(BEST)
+            rows = runner.message_hub.get_info(ACCURACIES)
             unit, now = progress(runner)
-            runner.logger.info('Result after %d %ss:\n%s', now, unit,
-                               result_table(last, best, unit))
+            runner.logger.info(
+                'Result after %d %ss:\n%s', now, unit,
+                accuracy_table(last, best_top1(columns(rows, unit)), unit))
 
     def after_test_epoch(self,
                          runner: Runner,
                          metrics: Optional[Dict[str, float]] = None) -> None:
         """Print the test's accuracy."""
         if top1(metrics or {}):
-            runner.logger.info('Result:\n%s', result_table(metrics))
+            runner.logger.info('Result:\n%s', accuracy_table(metrics))
 
 
 def progress(runner: Runner) -> Tuple[str, int]:
@@ -112,24 +115,6 @@ def progress(runner: Runner) -> Tuple[str, int]:
     if isinstance(runner.train_loop, IterBasedTrainLoop):
         return 'iteration', runner.iter
     return 'epoch', runner.epoch
-
-
-def top1(metrics: Dict[str, float]) -> Dict[str, float]:
-    """Top-1 accuracy by branch, the ensemble last.
-
-    Args:
-        metrics (dict[str, float]): Metrics such as ``<branch>/top1``.
-
-    Returns:
-        dict[str, float]: Accuracy in percent.
-    """
-    found = {
-        key[:-len('/top1')]: value
-        for key, value in metrics.items() if key.endswith('/top1')
-    }
-    if 'ensemble' in found:
-        found['ensemble'] = found.pop('ensemble')
-    return found
 
 
 def branch_table(model: torch.nn.Module) -> str:
@@ -200,47 +185,3 @@ def count_flops(branch: torch.nn.Module,
         return None
     finally:
         branch.train(training)
-
-
-def result_table(last: Dict[str, float],
-                 best: Optional[Dict[str, tuple]] = None,
-                 unit: str = 'epoch') -> str:
-    """Accuracy of each branch and of the ensemble.
-
-    Args:
-        last (dict[str, float]): Metrics of the last evaluation; NaN of a
-            branch that has diverged.
-        best (dict[str, tuple[float, int]], optional): Best top-1 accuracy and
-            its epoch (from 1) by name.
-        unit (str): What is counted instead of epochs. Defaults to
-            ``'epoch'``.
-
-    Returns:
-        str: A table in percent.
-    """
-    rows = []
-    accuracies = top1(last)
-    for name, accuracy in accuracies.items():
-        row = [name, _percent(accuracy)]
-        if f'{name}/top5' in last:
-            row.append(_percent(last[f'{name}/top5']))
-        if best:
-            row.append('-' if name not in best else
-                       f'{best[name][0]:.2f} ({unit} {best[name][1]})')
-        rows.append(row)
-    header = ['', 'top-1 %']
-    if any(key.endswith('/top5') for key in last):
-        header.append('top-5 %')
-    if best:
-        header.append('best top-1 %')
-    table = render(header, rows)
-    # A lone branch, whose ensemble it is, has none to differ from.
-    counting = [value for value in accuracies.values() if value == value]
-    if 'diversity/disagreement' in last and len(counting) > 2:
-        share = 100 * last['diversity/disagreement']
-        table += f'\nThe branches disagree on {share:.1f} % of the images.'
-    return table
-
-
-def _percent(value: float) -> str:
-    return 'diverged' if math.isnan(value) else f'{value:.2f}'

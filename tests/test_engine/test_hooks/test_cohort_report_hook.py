@@ -1,22 +1,14 @@
-import math
 from dataclasses import replace
 
 import pytest
-import torch
 from mmengine.hooks import Hook
 from torch import nn
 
 from mcod_plugin.engine.hooks.cohort_report_hook import (branch_table,
                                                          count_flops,
-                                                         network_name,
-                                                         result_table, top1)
+                                                         network_name)
 from mcod_plugin.registry import MODELS, RUNNERS
-
-
-def cells(table):
-    """The cells of each row of a printed table."""
-    return [[cell.strip() for cell in line.strip('│┃').split(line[0])]
-            for line in table.split('\n') if line[0] in '│┃']
+from ...cells import cells
 
 
 def test_train_prints_the_cohort_and_the_result(tiny_runner, tmp_path):
@@ -53,6 +45,17 @@ def test_iterations_are_called_so(tiny_runner, tmp_path):
     best = cells('\n'.join(result.split('\n')[:7]))[2][2]
     step = (2, 4, 5)[history.argmax()]
     assert best == f'{history.max():.2f} (iteration {step})'
+
+
+def test_best_of_a_run_that_an_older_version_has_begun(tiny_runner, tmp_path):
+    runner = tiny_runner(epochs=2)
+    runner.message_hub.update_info('cohort_best', dict(vit=(101., 7)))
+    runner.train()
+    log = next(tmp_path.rglob('*.log')).read_text()
+    result = log.partition('Result after 2 epochs:\n')[2]
+    best = {row[0]: row[2] for row in cells('\n'.join(result.split('\n')[:7]))}
+    assert best['vit'] == '101.00 (epoch 7)'
+    assert best['resnet'].endswith(('(epoch 1)', '(epoch 2)'))
 
 
 NEVER = 'The branches are never distilled: custom_hooks has no '
@@ -178,39 +181,3 @@ def test_network_name(branch, name):
             input_size=size,
             branches=dict(a=branch)))
     assert network_name(cohort.branches['a']) == name
-
-
-def test_tables_of_metrics():
-    last = {
-        'ensemble/top1': 50.,
-        'ensemble/top5': 80.,
-        'a/top1': 40.,
-        'a/top5': 70.,
-        'diversity/disagreement': 0.25
-    }
-    assert list(top1(last)) == ['a', 'ensemble']
-    table = result_table(last, dict(a=(45., 3), ensemble=(50., 4)))
-    assert cells(table) == [['', 'top-1 %', 'top-5 %', 'best top-1 %'],
-                            ['a', '40.00', '70.00', '45.00 (epoch 3)'],
-                            ['ensemble', '50.00', '80.00', '50.00 (epoch 4)']]
-    assert 'disagree' not in table
-    last['b/top1'] = 30.
-    table = result_table(last)
-    assert table.endswith('The branches disagree on 25.0 % of the images.')
-    assert torch.is_grad_enabled()
-
-
-def test_table_of_a_branch_that_has_diverged():
-    last = {
-        'ensemble/top1': 50.,
-        'a/top1': 40.,
-        'b/top1': math.nan,
-        'diversity/disagreement': 0.
-    }
-    table = result_table(last, dict(a=(45., 3), b=(30., 1), ensemble=(50., 4)))
-    assert cells(table)[1:] == [['a', '40.00', '45.00 (epoch 3)'],
-                                ['b', 'diverged', '30.00 (epoch 1)'],
-                                ['ensemble', '50.00', '50.00 (epoch 4)']]
-    assert 'disagree' not in table
-    table = result_table(last, dict(a=(45., 3), ensemble=(50., 4)))
-    assert cells(table)[2] == ['b', 'diverged', '-']

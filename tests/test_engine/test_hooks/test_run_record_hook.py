@@ -285,7 +285,7 @@ def test_killed_and_resumed(make, changes, events):
         assert record == expected, event.__dict__
         assert read(runner, 'curves.json') == record['curves']
         # Whatever else depends on the validation.
-        for key in ('cohort_best', 'best_score_vit/top1'):
+        for key in ('cohort_top1', 'best_score_vit/top1'):
             assert runner.message_hub.get_info(
                 key) == whole.message_hub.get_info(key)
 

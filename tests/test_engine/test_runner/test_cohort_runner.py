@@ -229,7 +229,7 @@ def test_validation_that_was_cut_off(tiny_runner, tmp_path, by_epoch, last):
     if last or by_epoch:
         # Iterations are not resumed exactly.
         assert files(resumed) == files(whole)
-        for key in ('cohort_best', 'best_score_vit/top1', VALIDATED):
+        for key in ('cohort_top1', 'best_score_vit/top1', VALIDATED):
             assert resumed.message_hub.get_info(
                 key) == whole.message_hub.get_info(key)
     with pytest.raises(ConfigError, match='nothing to resume'):

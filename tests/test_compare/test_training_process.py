@@ -1,17 +1,18 @@
 import fcntl
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mcod_plugin.compare.training import Training
+from mcod_plugin.compare.training_process import TrainingProcess
 from mcod_plugin.errors import ConfigError
 
 
 @pytest.fixture
 def training(trainer, make_run):
     run = make_run('a')
-    return Training(run, {run.name: run}, trainer, slot=0, jobs=1)
+    return TrainingProcess(run, {run.name: run}, trainer, slot=0, jobs=1)
 
 
 def test_what_it_leaves(training):
@@ -58,3 +59,28 @@ def test_folder_that_cannot_be_made(training, tmp_path, folder):
             r'\(.+\); choose another --work-dir'):
         training.begin()
     assert (tmp_path / folder).read_text() == 'a file'
+
+
+@pytest.mark.parametrize('name', ['plain', """it's "one" \\ of these"""])
+def test_checkpoints_of_other_runs_are_put_in(trainer, make_run, tmp_path,
+                                              name):
+    """Whatever the folder is called, the config can be read."""
+    teacher = replace(make_run('solo'), work_dir=str(tmp_path / name))
+    checkpoint = tmp_path / name / 'epoch_12.pth'
+    checkpoint.parent.mkdir()
+    for path in (checkpoint, checkpoint.with_name('epoch_9.pth')):
+        path.touch()
+    run = make_run(
+        'kd',
+        needs=[teacher.name],
+        teacher=[
+            dict(init="it's {checkpoint of solo}"), '{checkpoint of solo}'
+        ])
+    training = TrainingProcess(run, {
+        run.name: run,
+        teacher.name: teacher
+    }, trainer, 0, 1)
+    assert training.begin()
+    assert training.process.wait() == 0
+    told = json.loads((tmp_path / 'diary').read_text())[-1]
+    assert told == [dict(init=f"it's {checkpoint}"), str(checkpoint)]

@@ -5,19 +5,20 @@ import os.path as osp
 import re
 import subprocess
 from contextlib import suppress
-from typing import Any, Dict, Optional, Sequence
+from typing import Dict, Optional, Sequence
+
+from mmengine.config import Config
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.files import write_text
 from .plan import CHECKPOINT, Run
-from .state import (ENDED, checkpoints, failure, hash_file, latest_checkpoint,
-                    state)
+from .state import ENDED, failure, hash_file, latest_checkpoint, state
 
 # Seconds for a process to end by itself.
 GRACE = 10
 
 
-class Training:
+class TrainingProcess:
     """The process that trains a run.
 
     Args:
@@ -74,7 +75,7 @@ class Training:
         command = [*self._trainer, config, '--work-dir', run.work_dir]
         if latest_checkpoint(run) is not None:
             command.append('--resume')
-        write_text(config, self._config().pretty_text)
+        write_text(config, self._config())
         write_text(hash_file(run), f'{run.config_hash}\n')
         with suppress(FileNotFoundError):
             os.remove(self._progress_file)
@@ -91,25 +92,16 @@ class Training:
                 pass_fds=(lock, ),
                 start_new_session=True)
 
-    def _config(self) -> Any:
+    def _config(self) -> str:
         """The config, with the checkpoints of other runs put in."""
-
-        def fill(value: Any) -> Any:
-            if isinstance(value, dict):
-                return type(value)({k: fill(v) for k, v in value.items()})
-            if isinstance(value, (list, tuple)):
-                return type(value)(map(fill, value))
-            if isinstance(value, str):
-                return CHECKPOINT.sub(self._checkpoint, value)
-            return value
-
-        cfg = self.run.cfg
-        return type(cfg)(fill(cfg.to_dict()))
+        text = Config(self.run.cfg.to_dict()).pretty_text
+        return CHECKPOINT.sub(self._checkpoint, text)
 
     def _checkpoint(self, match: re.Match) -> str:
         other = self._by_name[f'{match.group(1)}_seed{self.run.seed}']
-        found = checkpoints(other)
-        return osp.abspath(found[max(found)])
+        # It stands within quotes.
+        return re.sub(r'([\\\'"])', r'\\\1',
+                      osp.abspath(latest_checkpoint(other)))
 
     def _environ(self) -> Dict[str, str]:
         """The environment: each of several processes has its share of the

@@ -1,7 +1,8 @@
 import json
 from pathlib import Path
 
-from mcod_plugin.compare.overview import overview
+from mcod_plugin.compare.state import overview
+from ..cells import cells
 
 
 def test_overview(make_run):
@@ -12,8 +13,6 @@ def test_overview(make_run):
         json.dumps(dict(config_hash=done.config_hash)))
     Path(begun.work_dir).mkdir(parents=True)
     Path(begun.work_dir, 'epoch_1.pth').touch()
-    header, *rows = [[cell.strip() for cell in line.strip('┃│').split(sep)]
-                     for line in overview(runs).split('\n') for sep in '┃│'
-                     if line.startswith(sep)]
+    header, *rows = cells(overview(runs))
     assert header == ['method', 'seed 0', 'seed 10']
     assert rows == [['solo', 'done', 'to do'], ['dml', 'begun', '']]

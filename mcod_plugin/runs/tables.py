@@ -1,0 +1,111 @@
+"""Tables, for a terminal and in Markdown."""
+import io
+import math
+from typing import Dict, Mapping, Optional, Sequence, Tuple
+
+from rich.console import Console
+from rich.table import Table
+
+from .metrics import DISAGREEMENT, top1
+
+__all__ = ['WIDTH', 'accuracy_table', 'markdown', 'render']
+
+# Characters of a line that a terminal and a log have room for.
+WIDTH = 120
+
+
+def render(header: Sequence[str],
+           rows: Sequence[Sequence[str]],
+           left: int = 1) -> str:
+    """A table for a terminal or a log.
+
+    Args:
+        header (Sequence[str]): Names of the columns.
+        rows (Sequence[Sequence[str]]): The cells.
+        left (int): How many columns, from the first on, are flush left; the
+            others are flush right. Defaults to 1.
+
+    Returns:
+        str: Its lines.
+    """
+    table = Table()
+    for index, name in enumerate(header):
+        table.add_column(name, justify='left' if index < left else 'right')
+    for row in rows:
+        table.add_row(*row)
+    # Cells are text, even where they look like Rich's own markup.
+    console = Console(
+        file=io.StringIO(), width=WIDTH, markup=False, emoji=False)
+    console.print(table)
+    return console.file.getvalue().rstrip('\n')
+
+
+def markdown(header: Sequence[str],
+             rows: Sequence[Sequence[str]],
+             left: int = 1) -> str:
+    """A table in Markdown that can also be read as it is.
+
+    Args:
+        header (Sequence[str]): Names of the columns.
+        rows (Sequence[Sequence[str]]): The cells, themselves in Markdown.
+        left (int): How many columns, from the first on, are flush left; the
+            others are flush right. Defaults to 1.
+
+    Returns:
+        str: Its lines.
+    """
+    flush = [
+        str.ljust if index < left else str.rjust
+        for index in range(len(header))
+    ]
+    widths = [max(2, *map(len, column)) for column in zip(header, *rows)]
+    lines = [[
+        place(cell, width) for place, width, cell in zip(flush, widths, row)
+    ] for row in (header, *rows)]
+    lines.insert(
+        1, [place(':', width, '-') for place, width in zip(flush, widths)])
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def accuracy_table(last: Mapping[str, float],
+                   best: Optional[Dict[str, Tuple[float, int]]] = None,
+                   unit: str = 'epoch') -> str:
+    """Accuracy of each branch and of the ensemble, for a terminal.
+
+    Args:
+        last (Mapping[str, float]): Metrics of the last evaluation; NaN of a
+            branch that has diverged.
+        best (dict[str, tuple[float, int]], optional): Best top-1 accuracy and
+            its epoch by name, see :func:`~mcod_plugin.runs.metrics.best_top1`.
+        unit (str): What is counted instead of epochs. Defaults to
+            ``'epoch'``.
+
+    Returns:
+        str: A table in percent.
+    """
+    rows = []
+    accuracies = top1(last)
+    for name, accuracy in accuracies.items():
+        row = [name, _percent(accuracy)]
+        if f'{name}/top5' in last:
+            row.append(_percent(last[f'{name}/top5']))
+        if best:
+            row.append('-' if name not in best else
+                       f'{best[name][0]:.2f} ({unit} {best[name][1]})')
+        rows.append(row)
+    header = ['', 'top-1 %']
+    if any(key.endswith('/top5') for key in last):
+        header.append('top-5 %')
+    if best:
+        header.append('best top-1 %')
+    table = render(header, rows)
+    # A lone branch, whose ensemble it is, has none to differ from.
+    counting = [value for value in accuracies.values() if value == value]
+    if DISAGREEMENT in last and len(counting) > 2:
+        table += ('\nThe branches disagree on '
+                  f'{100 * last[DISAGREEMENT]:.1f} % of the images.')
+    return table
+
+
+def _percent(value: float) -> str:
+    return 'diverged' if math.isnan(value) else f'{value:.2f}'
