@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from mcod_plugin.cli import ToolParser, user_errors
 from mcod_plugin.compare import plan, read_study
 from mcod_plugin.engine.runner.compile_settings import uses_cuda_graphs
-from mcod_plugin.utils.table import render
+from mcod_plugin.runs.tables import render
 
 FOLDER = osp.dirname(osp.abspath(__file__))
 sys.path.insert(0, osp.dirname(FOLDER))

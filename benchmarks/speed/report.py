@@ -4,7 +4,7 @@ import statistics
 from typing import Any, Dict, List, Optional
 
 from mcod_plugin.utils.files import write_text
-from mcod_plugin.utils.table import render
+from mcod_plugin.runs.tables import render
 from .score import Score
 
 __all__ = ['results', 'tables', 'write']

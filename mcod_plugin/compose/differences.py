@@ -1,7 +1,7 @@
 """What configs say differently, and what becomes of it in the cohort."""
 from typing import Dict, Sequence
 
-from mcod_plugin.utils.table import render
+from mcod_plugin.runs.tables import render
 from .own_settings import KEPT_BY, own_settings
 from .source import Source
 

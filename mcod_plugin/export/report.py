@@ -1,7 +1,7 @@
 """Telling what was exported."""
 from typing import List
 
-from mcod_plugin.utils.table import render
+from mcod_plugin.runs.tables import render
 from mcod_plugin.utils.units import file_size
 from .export import Export, Exports
 
