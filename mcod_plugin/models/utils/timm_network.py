@@ -94,8 +94,11 @@ def check_pretrained(settings: Mapping[str, Any]) -> None:
         with torch.random.fork_rng(devices=[]):
             timm.create_model(settings['model_name'],
                               **network_settings(settings))
-    except (KeyError, TypeError):
-        # Settings that are not for timm itself.
+    except RuntimeError:
+        raise
+    except Exception:
+        # Settings that MMPretrain's wrapper translates. Of any other mistake
+        # the network itself will tell.
         pass
 
 

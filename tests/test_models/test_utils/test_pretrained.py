@@ -365,8 +365,9 @@ def test_weights_of_timm_are_looked_at_by_timm_alone(timm_weights):
     check_pretrained(settings)
     assert torch.equal(torch.get_rng_state(), state)
     assert nn.Module.load_state_dict is load
-    # A setting that MMPretrain's wrapper takes, and timm does not.
-    check_pretrained(dict(settings, norm_layer='LN', no_such=1))
+    # Settings that MMPretrain's wrapper takes, and timm does not.
+    for changes in (dict(norm_layer='SyncBN'), dict(no_such=1)):
+        check_pretrained(dict(settings, **changes))
 
 
 def test_the_last_one_of_a_list_wins(checkpoint):
