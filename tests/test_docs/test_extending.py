@@ -144,6 +144,19 @@ def test_target_loss(folder):
         dkd_loss(one, other, labels, 1., 1., 2.))
 
 
+@pytest.mark.parametrize('name, kind', [('js_loss', 'JSLoss'),
+                                        ('target_loss', 'TargetLoss')])
+def test_sure_logits(folder, name, kind):
+    """Of probabilities that are 0 to single precision, in both directions."""
+    loss = part(folder, name, kind)
+    sure = 200 * torch.eye(5)[[0, 1, 2, 3]]
+    logits = sure.roll(1, 0)[None].requires_grad_()
+    labels = dict(labels=torch.eye(5)[:4]) if loss.needs_labels else {}
+    found = loss(logits, sure, **labels)
+    gradient, = torch.autograd.grad(found.sum(), logits)
+    assert found.isfinite().all() and gradient.isfinite().all()
+
+
 def test_surest_teacher(folder):
     teacher = part(folder, 'surest_teacher', 'SurestTeacher')
     logits = dict(a=make_logits(4, 5), b=3 * make_logits(4, 5, seed=1))

@@ -19,9 +19,9 @@ pytestmark = pytest.mark.skipif(
 WORLD_SIZE = 2
 # off, on, on harder
 KD_WEIGHTS = [0., .5, 2.]
-# a teacher with parameters, averages, one that is not trained, and a loss with
-# a state
-KINDS = ['ensemble', 'gated', 'averaged', 'frozen', 'balanced']
+# a teacher with parameters, averages, one that is not trained, a loss with a
+# state, and one with parameters
+KINDS = ['ensemble', 'gated', 'averaged', 'frozen', 'balanced', 'features']
 
 
 def make_cohort(kind):
@@ -32,6 +32,7 @@ def make_cohort(kind):
         gated=dict(type='mcod_plugin.GatedTeacher'),
         averaged=dict(type='mcod_plugin.EnsembleTeacher', ema=.5),
         frozen=dict(type='mcod_plugin.EnsembleTeacher', members='fixed'))
+    distill = dict(balanced='BalancedKDLoss', features='FeatureKDLoss')
     head = dict(type='LinearClsHead', num_classes=5)
     alexnet = dict(
         backbone=dict(type='mcod_plugin.CifarAlexNet', width=4), head=head)
@@ -53,9 +54,8 @@ def make_cohort(kind):
             input_size=32,
             branches=branches,
             teacher=teacher.get(kind),
-            distill=dict(type='mcod_plugin.BalancedKDLoss'
-                         if kind == 'balanced' else
-                         'mcod_plugin.DiscontinuousKDLoss')))
+            distill=dict(type='mcod_plugin.' +
+                         distill.get(kind, 'DiscontinuousKDLoss'))))
     cohort.init_weights()
     return cohort.double()
 
