@@ -22,6 +22,7 @@ __all__ = [
     'orderly_end', 'run_config', 'train', 'user_errors'
 ]
 
+
 class ToolParser(argparse.ArgumentParser):
     """A parser that tells a mistake in one line."""
 

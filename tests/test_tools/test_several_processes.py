@@ -234,9 +234,12 @@ class Missing(InMemoryDataset):
 """
 
 
+REASON = 'train_dataloader.dataset: data: there is no such folder'
+
+
 @pytest.mark.parametrize('where, line', [
-    ([1], 'error: rank 1: train_dataloader.dataset: data: there is no such folder'),
-    ([0, 1], r'error: (rank 1: )?train_dataloader.dataset: data: there is no such folder'),
+    ([1], f'error: rank 1: {REASON}'),
+    ([0, 1], f'error: (rank 1: )?{REASON}'),
 ])
 def test_reasons_are_told_once(cohort, where, line):
     (cohort / 'fault.py').write_text(FAULT)
