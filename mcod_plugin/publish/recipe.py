@@ -13,9 +13,9 @@ __all__ = ['check_solo', 'recipe_differences']
 METHOD_HOOKS = (DiscontinuousKDHook, RunRecordHook)
 IGNORED = ('work_dir', 'experiment_name', 'log_level', 'log_processor',
            'launcher', 'resume', 'visualizer', 'env_cfg', 'default_hooks',
-           'custom_imports', 'runner_type', 'model.teacher', 'model.distill',
-           'model.memory_format', 'randomness.seed', 'test_dataloader',
-           'test_evaluator', 'test_cfg')
+           'custom_imports', 'runner_type', 'method', 'model.teacher',
+           'model.distill', 'model.memory_format', 'randomness.seed',
+           'test_dataloader', 'test_evaluator', 'test_cfg')
 IGNORED_IN_LOADERS = ('num_workers', 'persistent_workers', 'pin_memory',
                       'prefetch_factor')
 

@@ -31,6 +31,9 @@ def config(**changes):
         'randomness.seed': 1
     },
     {
+        'method': 'solo'
+    },
+    {
         'model.distill.temperature': 1
     },
     {
