@@ -46,6 +46,12 @@ methods = dict(
             'custom_hooks.0.weight': (0.0, 1.0),
             'custom_hooks.0.ramp': 0.2
         }),
+    mcod_ramp_half=dict(
+        method='mcod',
+        settings={
+            'custom_hooks.0.weight': (0.0, 1.0),
+            'custom_hooks.0.ramp': 0.5
+        }),
     # in units of the labels' pull
     balanced_01=dict(
         method='balanced', settings={'custom_hooks.0.weight': (0.1, 0.1)}),
