@@ -20,7 +20,7 @@ from ..utils.branch_loss import (branch_loss, gradient_ratio, logit_gradients,
                                  soft_labels, total_loss)
 from ..utils.branch_settings import BranchSettings, freeze
 from ..utils.build_cohort import (build_branches, check_names,
-                                  preprocessor_config)
+                                  with_default_preprocessor)
 from ..utils.build_distillation import (DISTILL, TEACHER, build_distillation,
                                         feats_and_logits)
 from ..utils.build_part import adapt
@@ -161,8 +161,8 @@ class MultiBackboneClassifier(BaseClassifier):
                  loss_weight: float = 1.0) -> None:
         super().__init__(
             init_cfg=init_cfg,
-            data_preprocessor=preprocessor_config(data_preprocessor,
-                                                  train_cfg))
+            data_preprocessor=with_default_preprocessor(
+                data_preprocessor, train_cfg))
         check_names(branches)
         check_number('model.loss_weight', loss_weight, 0, exclusive=True)
         if input_size is None:

@@ -10,7 +10,7 @@ from mcod_plugin.errors import ConfigError
 from .branch_settings import BranchSettings
 from .build_branch import build_branch
 
-__all__ = ['build_branches', 'check_names', 'preprocessor_config']
+__all__ = ['build_branches', 'check_names', 'with_default_preprocessor']
 
 # Names that mean something else where a branch's name appears.
 RESERVED_NAMES = ('ensemble', 'diversity', 'teacher')
@@ -86,7 +86,7 @@ def build_branches(
     return built, settings, num_classes
 
 
-def preprocessor_config(cfg: Any, train_cfg: Optional[dict]) -> Any:
+def with_default_preprocessor(cfg: Any, train_cfg: Optional[dict]) -> Any:
     """The config of the cohort's preprocessor with its defaults.
 
     Args:
