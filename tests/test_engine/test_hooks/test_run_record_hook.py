@@ -487,7 +487,7 @@ def test_resumed_with_another_config(make):
         for group in runner.optim_wrapper.param_groups
     } == {lr}
     assert runner.model.distill.temperature == 2
-    cfg = Config.fromfile(next(Path(runner.work_dir).glob('*.py')))
+    cfg = Config.fromfile(max(Path(runner.work_dir).glob('*.py')))
     assert cfg.optim_wrapper.optimizer.lr == lr
     assert cfg.model.distill.temperature == 2
     logs = sorted(Path(runner.work_dir).glob('*/*.log'))
