@@ -48,7 +48,7 @@ def test_every_config_is_listed():
     assert 'resnet18_8xb16_cifar10' in list_models()
 
 
-def test_toolbox_first():
+def test_mmpretrain_first():
     done = subprocess.run([sys.executable, '-c', EITHER_ORDER],
                           capture_output=True,
                           text=True)

@@ -17,8 +17,8 @@ from mcod_plugin.alone.reopen import MMPRETRAIN_FORMATS, reopen
 from mcod_plugin.config.input_size import data_input_size, parse_input_size
 from mcod_plugin.engine.hooks.divergence_watch import diverged_branches
 from mcod_plugin.errors import ConfigError, nearest, one_line
-from mcod_plugin.utils.checkpoint import read_checkpoint
 from mcod_plugin.runs.tables import render
+from mcod_plugin.utils.checkpoint import read_checkpoint
 from mcod_plugin.utils.files import new_folder, remove_empty
 from mcod_plugin.utils.machine import require_packages
 from mcod_plugin.utils.units import file_size

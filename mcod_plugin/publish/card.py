@@ -4,9 +4,9 @@ from typing import List
 
 from mcod_plugin.runs.tables import markdown
 from mcod_plugin.utils.units import file_size
-from .ended_run import EndedRun
 from .measure import RUNS, THREADS
 from .publication import Member, Publication
+from .trained_run import TrainedRun
 from .training import known, listed, training_section
 
 __all__ = ['branch_card', 'cohort_card']
@@ -124,7 +124,7 @@ def _front_matter(publication: Publication, member: Member) -> str:
         eval_results=results).to_yaml()
 
 
-def _techniques(run: EndedRun) -> List[str]:
+def _techniques(run: TrainedRun) -> List[str]:
     """What the hub's users look for."""
     if not run.distils:
         return []

@@ -9,7 +9,7 @@ from mcod_plugin.runs.figures import (BASELINE, COLORS, LINES, figure_style,
                                       panels_of, plot_curve, plot_weights,
                                       save_figure)
 from mcod_plugin.runs.metrics import DISAGREEMENT, ENSEMBLE
-from .ended_run import EndedRun
+from .trained_run import TrainedRun
 
 __all__ = ['draw_branch', 'draw_cohort', 'worst_classes']
 
@@ -23,12 +23,12 @@ PANELS = {
 }
 
 
-def draw_cohort(run: EndedRun, names: Sequence[str], matrix: np.ndarray,
+def draw_cohort(run: TrainedRun, names: Sequence[str], matrix: np.ndarray,
                 classes: Sequence[str], folder: str) -> Dict[str, str]:
     """Draw the figures of a cohort.
 
     Args:
-        run (EndedRun): Its run.
+        run (TrainedRun): Its run.
         names (Sequence[str]): The branches.
         matrix (np.ndarray): Confusion matrix ``(C, C)`` of the ensemble.
         classes (Sequence[str]): Names of the C classes.
@@ -58,14 +58,14 @@ def draw_cohort(run: EndedRun, names: Sequence[str], matrix: np.ndarray,
             })
 
 
-def draw_branch(run: EndedRun, solo: Optional[EndedRun], name: str,
+def draw_branch(run: TrainedRun, solo: Optional[TrainedRun], name: str,
                 matrix: np.ndarray, classes: Sequence[str],
                 folder: str) -> Dict[str, str]:
     """Draw the figures of a branch.
 
     Args:
-        run (EndedRun): The run of its cohort.
-        solo (EndedRun, optional): That of the solo baseline.
+        run (TrainedRun): The run of its cohort.
+        solo (TrainedRun, optional): That of the solo baseline.
         name (str): The branch.
         matrix (np.ndarray): Its confusion matrix ``(C, C)``.
         classes (Sequence[str]): Names of the C classes.
@@ -98,11 +98,11 @@ def _write(folder: str, figures: Dict[str, Tuple[Any, str]]) -> Dict[str, str]:
     return captions
 
 
-def _curve(run: EndedRun, key: str) -> Dict[int, float]:
+def _curve(run: TrainedRun, key: str) -> Dict[int, float]:
     return {row['step']: row[key] for row in run.curves if key in row}
 
 
-def _curves(run: EndedRun, lines: Dict[str, tuple]) -> Optional[Any]:
+def _curves(run: TrainedRun, lines: Dict[str, tuple]) -> Optional[Any]:
     """Some curves, by label the run, the branch and the look of each."""
     found = {
         kind: {
@@ -126,13 +126,13 @@ def _curves(run: EndedRun, lines: Dict[str, tuple]) -> Optional[Any]:
     return figure
 
 
-def _curves_caption(run: EndedRun) -> str:
+def _curves_caption(run: TrainedRun) -> str:
     if run.held_out == 'validation':
         return 'Accuracy on the validation data and the loss in training.'
     return 'The loss in training.'
 
 
-def _schedule(run: EndedRun) -> Optional[Any]:
+def _schedule(run: TrainedRun) -> Optional[Any]:
     steps, weights = run.weights
     if not run.distils:
         return None
@@ -147,7 +147,7 @@ def _schedule(run: EndedRun) -> Optional[Any]:
     return figure
 
 
-def _diversity(run: EndedRun) -> Optional[Any]:
+def _diversity(run: TrainedRun) -> Optional[Any]:
     shares = _curve(run, DISAGREEMENT)
     if not shares or len(run.branches) == 1:
         return None

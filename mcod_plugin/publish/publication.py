@@ -4,7 +4,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from mcod_plugin.runs.tables import render
 from .data_facts import DataFacts
-from .ended_run import EndedRun
+from .trained_run import TrainedRun
 
 __all__ = ['Member', 'Publication', 'summary']
 
@@ -73,8 +73,8 @@ class Publication:
     Attributes:
         name (str): Its name.
         place (str): Its folder, as commands name it.
-        run (EndedRun): The run that it comes from.
-        solo (EndedRun, optional): The run of the solo baseline.
+        run (TrainedRun): The run that it comes from.
+        solo (TrainedRun, optional): The run of the solo baseline.
         branches (list[Member]): The branches, the best first.
         ensemble (Member): The ensemble.
         data (DataFacts): The data set.
@@ -90,8 +90,8 @@ class Publication:
 
     name: str
     place: str
-    run: EndedRun
-    solo: Optional[EndedRun]
+    run: TrainedRun
+    solo: Optional[TrainedRun]
     branches: List[Member]
     ensemble: Member
     data: DataFacts

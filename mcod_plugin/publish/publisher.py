@@ -34,12 +34,12 @@ from mcod_plugin.utils.machine import (cpu_name, describe_machine,
                                        require_packages)
 from .card import branch_card, cohort_card
 from .data_facts import data_facts, data_part, data_split
-from .ended_run import EndedRun, read_run
 from .figures import draw_branch, draw_cohort
 from .measure import accuracy, cohort_logits, median_latency
 from .metafile import metafile
 from .publication import Member, Publication
 from .recipe import check_solo
+from .trained_run import TrainedRun, read_run
 from .weights import publish_name, published_config, write_cohort
 
 __all__ = ['publish_cohort']
@@ -118,13 +118,13 @@ class Publisher:
         name (str): Name of the cohort.
         out (str): The folder as the user names it.
         folder (str): The folder that takes its place in the end.
-        run (EndedRun): The run.
-        solo (EndedRun, optional): The run of the solo baseline.
+        run (TrainedRun): The run.
+        solo (TrainedRun, optional): The run of the solo baseline.
         images (Images): The validation images.
     """
 
-    def __init__(self, name: str, out: str, folder: str, run: EndedRun,
-                 solo: Optional[EndedRun], images: Images) -> None:
+    def __init__(self, name: str, out: str, folder: str, run: TrainedRun,
+                 solo: Optional[TrainedRun], images: Images) -> None:
         self.name = name
         self.out = out
         self.folder = folder

@@ -4,7 +4,7 @@ from typing import Any, Dict, Tuple
 from mcod_plugin.config.parts import is_part, walk
 from mcod_plugin.engine.hooks import DiscontinuousKDHook, RunRecordHook
 from mcod_plugin.errors import ConfigError
-from .ended_run import EndedRun
+from .trained_run import TrainedRun
 
 __all__ = ['check_solo', 'recipe_differences']
 
@@ -20,13 +20,13 @@ IGNORED_IN_LOADERS = ('num_workers', 'persistent_workers', 'pin_memory',
                       'prefetch_factor')
 
 
-def check_solo(run: EndedRun, solo: EndedRun) -> None:
+def check_solo(run: TrainedRun, solo: TrainedRun) -> None:
     """Raise unless a run is the solo baseline of another: the same recipe,
     never distilled, trained as long.
 
     Args:
-        run (EndedRun): The run of the cohort.
-        solo (EndedRun): The run to compare with.
+        run (TrainedRun): The run of the cohort.
+        solo (TrainedRun): The run to compare with.
 
     Raises:
         ConfigError: If it is another recipe, or its branches were distilled.

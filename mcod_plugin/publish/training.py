@@ -10,8 +10,8 @@ from mcod_plugin.config.parts import is_part
 from mcod_plugin.runs.record import dose_text
 from mcod_plugin.utils.units import duration
 from .data_facts import data_facts, data_part, data_split
-from .ended_run import EndedRun
 from .publication import Publication
+from .trained_run import TrainedRun
 
 __all__ = ['known', 'listed', 'training_section']
 
@@ -95,7 +95,7 @@ def known(value: Any) -> str:
     return 'not recorded' if value is None else str(value)
 
 
-def _origin(run: EndedRun) -> str:
+def _origin(run: TrainedRun) -> str:
     record = run.record
     if 'study' in record:
         return (f'method `{record["method"]}` of the study '

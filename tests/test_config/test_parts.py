@@ -3,12 +3,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch.nn as nn
+from mmcv.transforms import CenterCrop
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import PretrainedInit
 from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import HOOKS, Registry
-from mmcv.transforms import CenterCrop
 from mmpretrain.datasets import PackInputs, RandomCrop
 
 from mcod_plugin.alone.data import evaluator, loader_alone
@@ -32,8 +32,8 @@ from mcod_plugin.models.heads import EnsembleTeacher
 from mcod_plugin.models.losses import DiscontinuousKDLoss
 from mcod_plugin.models.utils.pretrained import take_pretrained
 from mcod_plugin.publish.data_facts import data_part
-from mcod_plugin.publish.ended_run import EndedRun
 from mcod_plugin.publish.recipe import recipe_differences
+from mcod_plugin.publish.trained_run import TrainedRun
 from mcod_plugin.publish.weights import published_config
 from speed import cases
 from speed.branch_runner import branch_loader
@@ -143,10 +143,10 @@ def test_pretrained_weights(kind):
 
 
 PURE_PYTHON = """\
-from mmengine.model import PretrainedInit
 from mcod_plugin.datasets import InMemoryDataset
 from mcod_plugin.engine.hooks import RunRecordHook
 from mcod_plugin.models import CifarResNet, MultiBackboneClassifier
+from mmengine.model import PretrainedInit
 model = dict(
     type=MultiBackboneClassifier, input_size=32,
     branches=dict(
@@ -165,14 +165,14 @@ def pure_python(tmp_path):
 
 
 def run_of(cfg):
-    return EndedRun('', Config(cfg), '', {}, {}, [])
+    return TrainedRun('', Config(cfg), '', {}, {}, [])
 
 
 def test_no_private_path_is_published(pure_python):
     text = published_config(pure_python, None).pretty_text
     assert 'CifarResNet' in text and '/home/me' not in text
     # The card tells which branches had learnt before.
-    assert EndedRun('', pure_python, '', {}, {}, []).pretrained == ['a']
+    assert TrainedRun('', pure_python, '', {}, {}, []).pretrained == ['a']
 
 
 @IN_MEMORY

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mcod_plugin.publish.ended_run import read_run
 from mcod_plugin.publish.figures import (_columns, draw_branch, draw_cohort,
                                          worst_classes)
+from mcod_plugin.publish.trained_run import read_run
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from mcod_plugin.datasets import Digits
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.publish import publish_cohort
 from mcod_plugin.publish.card import branch_card, cohort_card
-from mcod_plugin.publish.ended_run import read_run
+from mcod_plugin.publish.trained_run import read_run
 from mcod_plugin.publish.weights import published_config
 from mcod_plugin.utils.machine import describe_machine
 from .conftest import train

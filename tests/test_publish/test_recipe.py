@@ -2,8 +2,8 @@ import pytest
 from mmengine.config import Config
 
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.publish.ended_run import read_run
 from mcod_plugin.publish.recipe import check_solo, recipe_differences
+from mcod_plugin.publish.trained_run import read_run
 
 
 def config(**changes):

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from mcod_plugin.publish.ended_run import read_run
+from mcod_plugin.publish.trained_run import read_run
 from mcod_plugin.publish.training import training_section
 
 MIXUP = dict(type='Mixup', alpha=0.8)

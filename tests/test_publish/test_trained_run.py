@@ -6,7 +6,7 @@ import pytest
 
 from mcod_plugin.config.methods import METHODS, apply_method, find_method
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.publish.ended_run import read_curves, read_run
+from mcod_plugin.publish.trained_run import read_curves, read_run
 from mcod_plugin.schedule import DiscontinuousSchedule
 from .conftest import train
 

@@ -1,4 +1,4 @@
-"""A run that has ended, as its work directory holds it."""
+"""A training run, as its work directory holds it."""
 import json
 import math
 import os
@@ -18,7 +18,7 @@ from mcod_plugin.models.losses import DiscontinuousKDLoss
 from mcod_plugin.runs.record import find_record, kd_weights
 from mcod_plugin.utils.checkpoint import last_checkpoint, read_checkpoint
 
-__all__ = ['EndedRun', 'read_curves', 'read_run']
+__all__ = ['TrainedRun', 'read_curves', 'read_run']
 
 # Teacher and loss of the plugin's own method, which are its defaults.
 OWN = dict(teacher=EnsembleTeacher, distill=DiscontinuousKDLoss)
@@ -27,8 +27,8 @@ MCOD_FUSIONS = ('mean', 'prob_mean', 'confidence')
 
 
 @dataclass
-class EndedRun:
-    """A run that has ended.
+class TrainedRun:
+    """A training run that can be published.
 
     Attributes:
         work_dir (str): Its work directory.
@@ -210,7 +210,7 @@ class EndedRun:
 
 def read_run(setting: str,
              work_dir: str,
-             checkpoint: Optional[str] = None) -> EndedRun:
+             checkpoint: Optional[str] = None) -> TrainedRun:
     """Read what a run has left.
 
     Args:
@@ -219,7 +219,7 @@ def read_run(setting: str,
         checkpoint (str, optional): The checkpoint. Defaults to the last one.
 
     Returns:
-        EndedRun: The run.
+        TrainedRun: The run.
 
     Raises:
         ConfigError: If it is no such folder, or of no cohort.
@@ -240,7 +240,7 @@ def read_run(setting: str,
         raise ConfigError(f'{setting} {work_dir}: the config lacks train_cfg')
     checkpoint = checkpoint or _last_checkpoint(setting, work_dir)
     content = read_checkpoint(checkpoint)
-    return EndedRun(
+    return TrainedRun(
         work_dir=work_dir,
         cfg=cfg,
         checkpoint=checkpoint,

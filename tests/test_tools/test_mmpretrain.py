@@ -1,4 +1,4 @@
-"""The toolbox's own tools on a cohort; docs/toolbox.md lists them."""
+"""The toolbox's own tools on a cohort; docs/mmpretrain.md lists them."""
 import re
 import shutil
 from pathlib import Path
