@@ -28,6 +28,7 @@ from ..utils.divergence_mask import DivergenceMask, without_diverged
 from ..utils.input_size import guess_input_size
 from ..utils.memory_format import MEMORY_FORMATS, choose_memory_format
 from ..utils.pretrained import load_pretrained, take_pretrained
+from ..utils.recompute import recomputed
 from ..utils.rehearsal import (batch_size, check_ensemble, check_targets, told,
                                undisturbed)
 from ..utils.state_dict import check_state_dict
@@ -89,6 +90,9 @@ class MultiBackboneClassifier(BaseClassifier):
               depend on the scale of a gradient, are hardly moved by it.
             - ``frozen=True``: it only teaches. It has no loss and stays as it
               is, the statistics of its batch norm included.
+            - ``recompute=True``: its activations are not kept for the
+              backward pass but computed again, which takes less memory and
+              more time. Its gradients and statistics are the same.
 
         teacher (dict | nn.Module): From logits to targets.
             Defaults to ``dict(type='mcod_plugin.EnsembleTeacher')``.
@@ -111,6 +115,8 @@ class MultiBackboneClassifier(BaseClassifier):
             (beyond rounding) nor checkpoints. Defaults to ``'auto'``.
         loss_weight (float): The ``loss_weight`` of the branches that have
             none of their own. Defaults to 1.0.
+        recompute (bool): The ``recompute`` of the branches that do not say.
+            Defaults to False.
         train_cfg (dict, optional): Training settings. The key ``augments``
             holds batch augmentations such as Mixup. Defaults to None.
         data_preprocessor (dict | nn.Module, optional): The one preprocessor
@@ -158,20 +164,23 @@ class MultiBackboneClassifier(BaseClassifier):
                  train_cfg: Optional[dict] = None,
                  data_preprocessor: Any = None,
                  init_cfg: Optional[dict] = None,
-                 loss_weight: float = 1.0) -> None:
+                 loss_weight: float = 1.0,
+                 recompute: bool = False) -> None:
         super().__init__(
             init_cfg=init_cfg,
             data_preprocessor=with_default_preprocessor(
                 data_preprocessor, train_cfg))
         check_names(branches)
         check_number('model.loss_weight', loss_weight, 0, exclusive=True)
+        check_choice('model.recompute', recompute, (True, False))
         if input_size is None:
             input_size = guess_input_size(branches)
         self.input_size = parse_input_size('model.input_size', input_size)
         mean = getattr(self.data_preprocessor, 'mean', None)
         self.in_channels = 3 if mean is None else mean.numel()
         own = BranchSettings.of_cohort(self.input_size, self.data_preprocessor,
-                                       self.in_channels, loss_weight)
+                                       self.in_channels, loss_weight,
+                                       recompute)
         built, self.branch_settings, self.num_classes = build_branches(
             branches, own, self.in_channels, self.data_preprocessor)
         self.branches = ModuleDict(built)
@@ -337,12 +346,17 @@ class MultiBackboneClassifier(BaseClassifier):
         logits = {}
         for name, branch in self.branches.items():
             grad = torch.is_grad_enabled() and name not in self.frozen
+            call, args = branch, (images[name], )
+            if feats is not None:
+                call, args = feats_and_logits, (branch, images[name])
             with torch.set_grad_enabled(grad):
-                if feats is None:
-                    logits[name] = branch(images[name])
+                if self.branch_settings[name].recompute:
+                    found = recomputed(call, branch, *args)
                 else:
-                    feats[name], logits[name] = feats_and_logits(
-                        branch, images[name])
+                    found = call(*args)
+            if feats is not None:
+                feats[name], found = found
+            logits[name] = found
         return {
             name: score.float() if score.dtype in (
                 torch.float16, torch.bfloat16) else score

@@ -29,6 +29,8 @@ class BranchSettings:
         lr_mult (float): Factor of the learning rate.
         decay_mult (float): Factor of the weight decay.
         loss_weight (float): Factor of its losses.
+        recompute (bool): Whether its activations are computed again in the
+            backward pass.
     """
 
     input_size: Tuple[int, int]
@@ -39,11 +41,13 @@ class BranchSettings:
     lr_mult: float = 1.
     decay_mult: float = 1.
     loss_weight: float = 1.
+    recompute: bool = False
 
     @classmethod
     def of_cohort(cls, input_size: Tuple[int, int], preprocessor: nn.Module,
                   channels: int,
-                  loss_weight: float = 1.) -> 'BranchSettings':
+                  loss_weight: float = 1.,
+                  recompute: bool = False) -> 'BranchSettings':
         """What a branch that says nothing has.
 
         Args:
@@ -52,6 +56,8 @@ class BranchSettings:
             preprocessor (nn.Module): The cohort's preprocessor.
             channels (int): Channels of the images.
             loss_weight (float): Factor of its losses. Defaults to 1.0.
+            recompute (bool): Whether activations are computed again.
+                Defaults to False.
 
         Returns:
             BranchSettings: The settings.
@@ -64,7 +70,12 @@ class BranchSettings:
             _values(f'data_preprocessor.{key}',
                     getattr(preprocessor, key, None), channels, lowest)
             for key, lowest in (('mean', -math.inf), ('std', 0)))
-        return cls(input_size, mean, std, loss_weight=loss_weight)
+        return cls(
+            input_size,
+            mean,
+            std,
+            loss_weight=loss_weight,
+            recompute=recompute)
 
     def take(self, name: str, cfg: Any,
              channels: int) -> Tuple[Any, 'BranchSettings']:
@@ -97,6 +108,10 @@ class BranchSettings:
             found['resized'] = True
         found['frozen'] = cfg.pop('frozen', False)
         check_choice(f'{setting}.frozen', found['frozen'], (True, False))
+        if 'recompute' in cfg:
+            found['recompute'] = cfg.pop('recompute')
+            check_choice(f'{setting}.recompute', found['recompute'],
+                         (True, False))
         for key in ('lr_mult', 'decay_mult', 'loss_weight'):
             if key not in cfg:
                 continue
