@@ -39,7 +39,7 @@ EXPECTED = dict(
                       (.5, .5)),
     one=('GatedTeacher', dict(norm=True), 3, (0, 0), (.006738, 1)),
     dkd=('EnsembleTeacher', dict(fusion='mean'), 4, (0, 0), (.05, 1)),
-    dist=('EnsembleTeacher', dict(fusion='mean'), 4, (0, 0), (1, 1)),
+    dist=('EnsembleTeacher', dict(fusion='mean'), 1, (0, 0), (1, 1)),
     features=('EnsembleTeacher', dict(fusion='mean'), None, (0, 0), (1, 1)),
     standardized=('EnsembleTeacher', dict(fusion='mean'), 2, (0, 0), (1, 1)),
     averaged=('EnsembleTeacher', dict(fusion='mean', decay=.999), 3, (0, 0),

@@ -181,7 +181,7 @@ FORMULAS = dict(
     balanced=balanced,
     confidence=follow(weighed, 3.),
     dist=follow(
-        mean, 4., distance=lambda x, y, t: relations(x, y, t, 2., 2.)),
+        mean, 1., distance=lambda x, y, t: relations(x, y, t, 2., 2.)),
     dkd=follow(mean, 4., distance=lambda x, y, t: decoupled(x, y, t, 1., 8.)),
     dml=lambda step: peers(step, 1 / 2),
     features=features,

@@ -7,13 +7,11 @@ from .base_kd_loss import BaseKDLoss
 
 # Keeps a product of norms from 0, as in the authors' code.
 EPSILON = 1e-8
-# What varies by less than this is constant but for rounding.
-CONSTANT = 1e-6
 
 
 def dist_loss(student_logits: Tensor,
               teacher_logits: Tensor,
-              temperature: float = 4.0,
+              temperature: float = 1.0,
               beta: float = 2.0,
               gamma: float = 2.0) -> Tensor:
     r"""Distillation loss by correlations instead of a divergence.
@@ -34,11 +32,11 @@ def dist_loss(student_logits: Tensor,
     factor :math:`T^2` and the :math:`10^{-8}` that is added to each product
     of norms are those of the authors' code.
 
-    Unlike there, what hardly varies at all (a norm of less than
-    :math:`10^{-6}` around the mean) has the correlation 0 and no gradient.
-    Such is a student whose last layer starts with zeros; there its gradient
-    is as large as :math:`10^8`. One image alone has no second term to learn
-    from. Of several processes, each compares the images that it has.
+    Unlike there, what varies by no more than rounding errors has the
+    correlation 0 and no gradient. Such is a student whose last layer starts
+    with zeros; there its gradient is as large as :math:`10^8`. One image alone
+    has no second term to learn from. Of several processes, each compares the
+    images that it has.
 
     Logits of half precision are compared in float32. No gradient flows to the
     teacher.
@@ -49,7 +47,7 @@ def dist_loss(student_logits: Tensor,
         teacher_logits (Tensor): Logits of the same shape, or of shape
             ``(N, C)`` if all students have the same teacher.
         temperature (float): The temperature, greater than 0.
-            Defaults to 4.0.
+            Defaults to 1.0.
         beta (float): The weight of the relation of classes. Defaults to 2.0.
         gamma (float): The weight of the relation of images. Defaults to 2.0.
 
@@ -80,7 +78,9 @@ def correlation(first: Tensor, second: Tensor, dim: int) -> Tensor:
     second = second - second.mean(dim, keepdim=True)
     norms = first.norm(dim=dim), second.norm(dim=dim)
     found = (first * second).sum(dim) / (norms[0] * norms[1] + EPSILON)
-    constant = (norms[0] < CONSTANT) | (norms[1] < CONSTANT)
+    # By no more than rounding errors.
+    smallest = torch.finfo(found.dtype).eps
+    constant = (norms[0] < smallest) | (norms[1] < smallest)
     return found.masked_fill(constant, 0.)
 
 
@@ -90,13 +90,15 @@ class DISTLoss(BaseKDLoss):
     between classes and between images.
 
     See :func:`dist_loss`, which says where the formula comes from and what
-    differs. The defaults are those of the authors for CIFAR-100; for ImageNet
-    they have a temperature of 1. Their teacher was trained before, here it is
-    whatever the cohort's is.
+    differs. The defaults are those of the authors for ImageNet. For CIFAR-100
+    they have a temperature of 4 and the same weights, with a teacher that was
+    trained before. That is too much for branches that begin together and
+    teach each other: a correlation has the greater a gradient the less the
+    probabilities vary, and at a high temperature they hardly do at first.
 
     Args:
         temperature (float): The temperature, greater than 0.
-            Defaults to 4.0.
+            Defaults to 1.0.
         beta (float): The weight of the relation of classes, at least 0.
             Defaults to 2.0.
         gamma (float): The weight of the relation of images, at least 0; not
@@ -110,7 +112,7 @@ class DISTLoss(BaseKDLoss):
     """
 
     def __init__(self,
-                 temperature: float = 4.0,
+                 temperature: float = 1.0,
                  beta: float = 2.0,
                  gamma: float = 2.0) -> None:
         super().__init__()

@@ -61,20 +61,21 @@ def dkd_loss(student_logits: Tensor,
     teacher, teacher_rest = _log_probabilities(
         teacher_logits.detach().to(dtype) / temperature)
     out = teacher.isneginf()
-    differences = (teacher - student).masked_fill(out, 0.)
-    rest_differences = teacher_rest - student_rest
-    terms = teacher.exp() * differences
-    rest = teacher_rest.exp()
+    terms = teacher.exp() * (teacher - student).masked_fill(out, 0.)
+    rest, rest_differences = teacher_rest.exp(), teacher_rest - student_rest
     target = terms + rest * rest_differences
-    # The mean of the differences over all classes but one. Where this one may
-    # be near 1, what is left of the sum of all would be lost in rounding.
+    # The terms of all classes but one, as a difference from the sum of all.
+    # Where this one may be near 1, nothing would be left of it by rounding.
     top = _most_likely(teacher)
-    others = (teacher - teacher_rest.masked_fill(~top, 0.).sum(-1, True))
-    others = others.masked_fill(top, -math.inf).exp() * differences
-    means = torch.where(top, others.sum(-1, keepdim=True),
-                        (terms.sum(-1, keepdim=True) - terms) /
-                        rest.masked_fill(top, 1.))
-    losses = alpha * target + beta * (means - rest_differences)
+    other = ((terms.sum(-1, keepdim=True) - terms) / rest.masked_fill(top, 1.)
+             - rest_differences)
+    p, q = (
+        log_prob - log_rest.masked_fill(~top, 0.).sum(-1, keepdim=True)
+        for log_prob, log_rest in ((teacher, teacher_rest),
+                                   (student, student_rest)))
+    others = p.masked_fill(top, -math.inf).exp() * (p - q).masked_fill(out, 0.)
+    other = torch.where(top, others.sum(-1, keepdim=True), other)
+    losses = alpha * target + beta * other
     shares = labels.to(dtype).expand_as(losses)
     # What no label names does not count, not even if it is infinite.
     losses = (shares * losses).masked_fill(shares == 0, 0.)
