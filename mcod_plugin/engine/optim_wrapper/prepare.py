@@ -11,7 +11,7 @@ from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import OPTIMIZERS
 
 from mcod_plugin.config.explain import unknown_type
-from mcod_plugin.config.parts import is_part
+from mcod_plugin.config.parts import is_part, type_name
 from mcod_plugin.errors import ConfigError
 from .branch_optim_wrapper_constructor import with_branch_constructor
 
@@ -47,6 +47,12 @@ def prepare_optim_wrapper(cfg: dict, model: nn.Module,
         # MMEngine calls an optimizer that is unknown None.
         if isinstance(name, str) and registry.get(name) is None:
             raise unknown_type('optim_wrapper.optimizer.type', name, registry)
+    if name is not None and type_name(optimizer) == 'ZeroRedundancyOptimizer':
+        # All processes have to take part in saving it, and one alone saves.
+        raise ConfigError(
+            'optim_wrapper.optimizer.type ZeroRedundancyOptimizer would wait '
+            'for ever at the first checkpoint; name the optimizer that it '
+            'wraps')
     scaled = is_part(cfg, AmpOptimWrapper)
     if scaled and get_device() == 'cpu':
         raise ConfigError(

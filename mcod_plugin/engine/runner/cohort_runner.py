@@ -177,8 +177,9 @@ class CohortRunner(ResumingRunner):
         """Build the model; a cohort learns the size of the images.
 
         Raises:
-            ConfigError: If it is a cohort under test-time augmentation, or
-                ``on_divergence`` is not possible.
+            ConfigError: If it is a cohort under test-time augmentation or
+                MMEngine's ``activation_checkpointing``, or ``on_divergence``
+                is not possible.
         """
         if isinstance(model, dict) and 'branches' in (model.get('module')
                                                       or {}):
@@ -187,6 +188,11 @@ class CohortRunner(ResumingRunner):
                 'supported for a cohort: the scores of the branches would be '
                 'those of one view')
         if isinstance(model, dict) and 'branches' in model:
+            if self.cfg.get('activation_checkpointing') is not None:
+                # Without a gradient of its input it gives none at all.
+                raise ConfigError(
+                    'activation_checkpointing would leave branches untrained; '
+                    'set model.recompute=True, or recompute=True in a branch')
             size = model.get('input_size')
             if size is None:
                 size = data_input_size(

@@ -11,6 +11,7 @@ from mmengine.device import get_device
 from mmengine.registry import MODEL_WRAPPERS
 from torch.nn.parallel import DistributedDataParallel
 
+from mcod_plugin.config.parts import type_name
 from mcod_plugin.errors import ConfigError, check_choice
 
 __all__ = ['join_processes', 'share_batch_norm', 'wrap_for_processes']
@@ -53,12 +54,19 @@ def wrap_for_processes(model: nn.Module, settings: Any,
 
     Returns:
         nn.Module: The wrapper, of ``MMDistributedDataParallel`` by default.
+
+    Raises:
+        ConfigError: If the wrapper splits parameters between the processes.
     """
     if settings is None:
         settings = dict(
             broadcast_buffers=False,
             find_unused_parameters=find_unused_parameters)
     settings = dict(dict(type='MMDistributedDataParallel'), **settings)
+    if 'FullySharded' in type_name(settings):
+        raise ConfigError(
+            f'model_wrapper_cfg.type {type_name(settings)} shards parameters, '
+            'but branches and their checkpoints are whole; leave it out')
     kind = MODEL_WRAPPERS.get(settings['type'])
     if kind is not None and issubclass(kind, DistributedDataParallel):
         on_cpu = get_device() == 'cpu'

@@ -7,8 +7,12 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, Hook
 from mmpretrain import get_model
+from timm.layers import BatchNormAct2d
 
 from mcod_plugin.engine.hooks import BranchCheckpointHook
+from mcod_plugin.engine.runner import processes
+from mcod_plugin.engine.runner.processes import (share_batch_norm,
+                                                 wrap_for_processes)
 from mcod_plugin.engine.runner.resuming_runner import VALIDATED
 from mcod_plugin.errors import ConfigError
 
@@ -331,3 +335,42 @@ def test_hook_of_checkpoints_that_hold_data_only(tiny_runner, hooks):
 def test_no_checkpoints(tiny_runner):
     runner = tiny_runner(epochs=1, **{'default_hooks.checkpoint': None})
     assert not any(isinstance(hook, CheckpointHook) for hook in runner.hooks)
+
+
+@pytest.mark.parametrize('changes, words', [
+    (dict(activation_checkpointing=['branches.resnet']),
+     'activation_checkpointing would leave branches untrained; set '
+     'model.recompute=True'),
+    ({
+        'optim_wrapper.optimizer': dict(
+            _delete_=True, type='ZeroRedundancyOptimizer')
+    }, 'optim_wrapper.optimizer.type ZeroRedundancyOptimizer would wait'),
+])
+def test_what_would_break_a_cohort(tiny_runner, changes, words):
+    with pytest.raises(ConfigError) as info:
+        tiny_runner(**changes).train()
+    assert str(info.value).startswith(words)
+
+
+def test_wrapper_that_shards():
+    with pytest.raises(ConfigError, match='MMFullyShardedDataParallel shards'):
+        wrap_for_processes(
+            torch.nn.Linear(1, 1), dict(type='MMFullyShardedDataParallel'),
+            False)
+
+
+def test_batch_norm_of_timm_keeps_its_activation(monkeypatch):
+    """Which PyTorch's own conversion drops."""
+    monkeypatch.setattr(processes, 'get_device', lambda: 'cuda')
+    model = torch.nn.Sequential(BatchNormAct2d(3))
+    model = share_batch_norm(model, 'torch').eval()
+    assert isinstance(model[0], torch.nn.SyncBatchNorm)
+    assert model(torch.full((1, 3, 1, 1), -2.)).eq(0).all()
+
+
+def test_shared_batch_norm_needs_a_gpu(monkeypatch):
+    monkeypatch.setattr(processes, 'get_device', lambda: 'cpu')
+    with pytest.raises(ConfigError, match="sync_bn='torch' needs GPUs"):
+        share_batch_norm(torch.nn.Sequential(), 'torch')
+    with pytest.raises(ConfigError, match="sync_bn must be .*; got 'mmcv'"):
+        share_batch_norm(torch.nn.Sequential(), 'mmcv')
