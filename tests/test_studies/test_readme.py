@@ -13,7 +13,7 @@ METHODS = {
     'MCOD-style': 'mcod',
     'always on': 'always_on',
     'DML': 'dml',
-    'KDCL, mean': 'mean_t4_w05'
+    'mean, T = 4, weight 0.5': 'mean_t4_w05'
 }
 
 
