@@ -18,7 +18,8 @@ TAKEN = re.compile(r'optim_wrapper\.optimizer\.(foreach|fused|capturable)$')
 # What says where a run is, how it is started or what it prints.
 IGNORED = re.compile(
     r'(work_dir|experiment_name|load_from|resume|launcher|log_level'
-    r'|log_processor|visualizer|vis_backends)(\.|$)')
+    r'|log_processor|visualizer|vis_backends)(\.|$)'
+    r'|custom_hooks\.\d+\.out$')
 
 
 def json_config(cfg: Any) -> Dict[str, Any]:

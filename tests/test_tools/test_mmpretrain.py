@@ -266,7 +266,8 @@ def test_published_checkpoint(toolbox, trained, tiny):
     (path, ) = tiny.glob('slim_*.pth')
     full = torch.load(trained.work_dir / 'epoch_2.pth', weights_only=True)
     slim = torch.load(path, weights_only=True)
-    assert 'optimizer' in full and set(slim) == {'meta', 'state_dict'}
+    assert 'optimizer' in full
+    assert set(slim) == {'meta', 'state_dict', 'run_record'}
     assert all(
         torch.equal(slim['state_dict'][key], value)
         for key, value in full['state_dict'].items())

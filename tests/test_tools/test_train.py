@@ -86,7 +86,10 @@ def test_final_table(trained):
 
 def test_files(trained):
     table = final_table(trained.out)
-    expected = {'epoch_1.pth', 'epoch_2.pth', 'tiny.py', 'last_checkpoint'}
+    expected = {
+        'epoch_1.pth', 'epoch_2.pth', 'tiny.py', 'last_checkpoint',
+        'record.json', 'progress.json'
+    }
     expected |= {
         f'best_{name}_top1_epoch_{table[name][2]}.pth'
         for name in NAMES
@@ -253,7 +256,11 @@ def test_method(run_tool, tiny):
     assert float(line['teacher.loss_ce']) > 0
     work_dir = tiny / 'work_dirs' / 'tiny_one'
     dumped = Config.fromfile(work_dir / 'tiny.py')
-    assert dumped.model.teacher == dict(type='mcod_plugin.GatedTeacher')
+    assert dumped.model.teacher == dict(
+        type='mcod_plugin.GatedTeacher', norm=True)
+    record = json.loads((work_dir / 'record.json').read_text())
+    assert record['method'] == dumped.method == 'one'
+    assert record['kd_weight'] == [.25]
     tables = []
     for args in (['tiny.py', '--method', 'one'], [work_dir / 'tiny.py']):
         done = run_tool(

@@ -157,6 +157,8 @@ class RunRecordHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Look at the config before a checkpoint changes it."""
         self._config = json_config(runner.cfg)
+        # A run that finds nothing to resume starts as any other.
+        self._config.pop('resume', None)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take the record so far, in case the run is resumed."""
@@ -216,6 +218,7 @@ class RunRecordHook(Hook):
             return
         keep_settings(runner.cfg, state['config_now'])
         state['config_now'] = json_config(runner.cfg)
+        state['config_now'].pop('resume', None)
         # A run may be resumed several times from one checkpoint.
         state['changes'] = [
             *state['changes'], {

@@ -9,37 +9,55 @@ import torch.distributed as dist
 import torch.nn as nn
 from mmengine.device import get_device
 from mmengine.registry import MODEL_WRAPPERS
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from mcod_plugin.config.parts import type_name
 from mcod_plugin.errors import ConfigError, check_choice
+from mcod_plugin.utils.launchers import is_restarted
 
 __all__ = ['join_processes', 'share_batch_norm', 'wrap_for_processes']
 
 
 def join_processes(dist_cfg: Dict[str, Any]) -> None:
-    """Join the other processes on a machine without a GPU, where MMEngine
-    would ask for one.
+    """Join the other processes, where MMEngine itself could not: on a machine
+    without a GPU, for which it would ask, and after a restart.
 
     Args:
         dist_cfg (dict): ``env_cfg.dist_cfg``; of it ``timeout`` in seconds
-            counts. The backend is gloo, which is the one for CPUs.
+            counts, and with GPUs the ``backend``. For CPUs it is gloo.
 
     Raises:
         ConfigError: If there are GPUs, but fewer than processes.
     """
-    if get_device() == 'cpu':
-        seconds = dist_cfg.get('timeout')
-        settings = {} if seconds is None else dict(
-            timeout=datetime.timedelta(seconds=seconds))
-        dist.init_process_group('gloo', **settings)
+    device = get_device()
+    if device == 'cuda':
+        _choose_gpu()
+    if device != 'cpu' and not is_restarted():
         return
+    seconds = dist_cfg.get('timeout')
+    settings = {} if seconds is None else dict(
+        timeout=datetime.timedelta(seconds=seconds))
+    store, rank, size = next(rendezvous('env://', **settings))
+    # The store of torchrun may outlive a restart, with the addresses of the
+    # processes that were lost.
+    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    dist.init_process_group(
+        'gloo' if device == 'cpu' else dist_cfg.get('backend', 'nccl'),
+        store=dist.PrefixStore(f'attempt_{attempt}', store),
+        rank=rank,
+        world_size=size,
+        **settings)
+
+
+def _choose_gpu() -> None:
     local_rank = int(os.environ['LOCAL_RANK'])
-    if get_device() == 'cuda' and local_rank >= torch.cuda.device_count():
+    if local_rank >= torch.cuda.device_count():
         raise ConfigError(
             f'process {local_rank} of this machine (LOCAL_RANK, from 0) has '
             f'no GPU: there are {torch.cuda.device_count()}; start as many '
             'processes as GPUs')
+    torch.cuda.set_device(local_rank)
 
 
 def wrap_for_processes(model: nn.Module, settings: Any,
