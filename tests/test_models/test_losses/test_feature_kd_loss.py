@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from mcod_plugin.errors import ConfigError
 from mcod_plugin.alone.cohort import load_cohort
+from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.losses import FeatureKDLoss, feature_kd_loss
 from mcod_plugin.models.losses.feature_kd_loss import guess_layout, to_map
 from mcod_plugin.registry import MODELS, RUNNERS
