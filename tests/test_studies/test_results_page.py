@@ -253,32 +253,42 @@ def test_families():
 
 ROWS = {
     'MCOD-style, the default': 'mcod',
+    'MCOD-style, weight from 0 to 1': 'mcod_w0_1',
+    'MCOD-style, gaps end and weight reaches 1 at the half': 'mcod_ramp_half',
+    'MCOD-style, gaps end and weight reaches 1 at a fifth': 'mcod_ramp_fifth',
     'always on, weight 1': 'always_on',
     'always on, weight 0.5': 'on_w05',
-    'phases of MCOD-style, weight from 0 to 1': 'mcod_w0_1',
-    'always on, weight from 0 to 1 in the first half': 'on_ramp_half',
+    'always on, weight reaches 1 at the half': 'on_ramp_half',
+    'always on, weight reaches 1 at a fifth': 'on_ramp_fifth',
     "always on, a constant 0.1 of the labels' pull": 'balanced_01',
     "always on, a constant 0.3 of the labels' pull": 'balanced_03',
 }
 
 
-def test_balance_of_ten_classes():
+@pytest.mark.parametrize('heading, study, number', [
+    ('### Ten classes', 'balance_10_few', 10),
+    ('### 100 classes', 'balance_100_poor', 5),
+])
+def test_balance(heading, study, number):
     page = (ROOT / 'docs' / 'results.md').read_text()
+    part = page.partition(f'\n{heading}')[2].partition('\n#')[0]
     rows = [[cell.strip() for cell in line.strip('|').split('|')]
-            for line in page.partition('## When it is too strong')[2].partition(
-                '\n## ')[0].splitlines() if line.startswith('| ')]
-    rows = {name: cells for name, *cells in rows}
+            for line in part.splitlines() if line.startswith('| ')]
+    rows = {name: cells for name, *cells in rows[1:]}
     networks = ('resnet', 'vgg', 'ensemble')
-    solo, = records('solo', 'balance_10_few', 1)
+    solo, = records('solo', study, 1)
     solo = [solo['last'][f'{name}/top1'] for name in networks]
-    assert rows['each alone'] == ['', *(f'{value:.2f}' for value in solo)]
-    for title, method in ROWS.items():
-        pull, *gains = rows[title]
-        record, = records(method, 'balance_10_few', 1)
+    assert rows.pop('each alone') == [
+        '0.00', '', *(f'{value:.2f}' for value in solo)
+    ]
+    assert len(rows) == number
+    for title, (dose, pull, *gains) in rows.items():
+        record, = records(ROWS[title], study, 1)
         found = [record['last'][f'{name}/top1'] for name in networks]
         assert gains == [
             f'{value - base:+.2f}' for value, base in zip(found, solo)
         ], title
+        assert dose == f'{np.mean(record["kd_weight"]):.2f}', title
         ends = []
         for course in record['kd_ratio'].values():
             on = [ratio for ratio in course if ratio > 0]
