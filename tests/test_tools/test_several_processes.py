@@ -202,6 +202,31 @@ def test_lost_worker(whole, cohort):
     assert_equal(weights(cohort / 'run'), weights(whole / 'run'))
 
 
+@pytest.mark.parametrize('tool, given, passed', [
+    ('slurm_train.sh', ['cohort.py', '--resume'],
+     'train.py cohort.py --launcher slurm --resume'),
+    ('slurm_test.sh', ['cohort.py', 'epoch_1.pth', '--out', 'a.json'],
+     'test.py cohort.py epoch_1.pth --launcher slurm --out a.json'),
+])
+@pytest.mark.parametrize('gpus, nodes', [
+    ({}, ('gpu:8', '8', '8')),
+    (dict(GPUS='16'), ('gpu:8', '16', '8')),
+    (dict(GPUS='2'), ('gpu:2', '2', '2')),
+])
+def test_what_srun_is_told(tmp_path, tool, given, passed, gpus, nodes):
+    (tmp_path / 'srun').write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / 'srun').chmod(0o755)
+    command = ['bash', ROOT / 'tools' / tool, 'part', 'job', *given]
+    (code, out, err), = end(
+        start(command, tmp_path, SRUN_ARGS='--time=1 --qos=x', **gpus))
+    assert code == 0 and not err
+    assert out.startswith('-p part --job-name=job ')
+    for name, value in zip(('gres', 'ntasks', 'ntasks-per-node'), nodes):
+        assert f' --{name}={value} ' in out
+    assert ' --kill-on-bad-exit=1 --time=1 --qos=x python -u ' in out
+    assert out.rstrip().endswith(passed)
+
+
 def test_three_processes_go_on(whole, cohort):
     """As MPI starts them, from the checkpoint of two."""
     command = [
