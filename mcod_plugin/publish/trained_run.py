@@ -136,20 +136,37 @@ class TrainedRun:
                 if is_part(hook, DiscontinuousKDHook)]
 
     @property
-    def weights(self) -> Tuple[List[int], List[float]]:
-        """After how many epochs, or iterations, and at what weight the
-        branches were distilled up to there, as it was recorded or, of a run
-        without a record, logged."""
+    def distillation(self) -> Dict[str, Any]:
+        """How the branches were distilled up to the checkpoint, as it was
+        recorded or, of a run without a record, logged: ``until``,
+        ``kd_weight`` and, if it is known, ``kd_on``, as in a record."""
         record = self.content.get(STATE) or self.record
         if not kd_weights(record):
             rows = [row for row in self.curves if 'kd_weight' in row]
-            return [row['step']
-                    for row in rows], [row['kd_weight'] for row in rows]
+            return dict(
+                until=[row['step'] for row in rows],
+                kd_weight=[row['kd_weight'] for row in rows])
         weights = kd_weights(record)
         until = list(record.get('until') or range(1, len(weights) + 1))
         # A checkpoint may be older than the record.
         count = sum(step <= (self.done or math.inf) for step in until)
-        return until[:count], weights[:count]
+        own = {
+            key: values
+            for key, values in self.record.items()
+            if key.endswith('.kd_weight')
+        }
+        return dict(
+            own,
+            until=until[:count],
+            kd_weight=weights[:count],
+            kd_on=(record.get('kd_on') or [])[:count])
+
+    @property
+    def weights(self) -> Tuple[List[int], List[float]]:
+        """After how many epochs, or iterations, and at what weight the
+        branches were distilled up to there."""
+        found = self.distillation
+        return found['until'], found['kd_weight']
 
     @property
     def method(self) -> str:

@@ -34,9 +34,11 @@ def training_section(publication: Publication) -> str:
     """
     run, record = publication.run, publication.run.record
     model = run.cfg.model
+    batch = record.get('batch_size') or run.cfg.train_dataloader.get(
+        'batch_size')
     lines = [
         f'{run.unit}s: {known(run.done)} of {run.planned}, in batches of '
-        f'{run.cfg.train_dataloader.get("batch_size")}',
+        f'{batch}',
         f'data: {_data_settings(run.cfg.train_dataloader)}; augmentation: '
         f'{_transforms(run.cfg.train_dataloader)}',
         f'optimizer: {_call(run.cfg.optim_wrapper.get("optimizer"))}, by '
@@ -184,20 +186,18 @@ def _schedule(run: Any) -> str:
     """The schedules of the config, and what took effect."""
     if not run.distils:
         return 'never distilled'
-    steps, weights = run.weights
     calls = [
         _call(dict(settings, type='DiscontinuousKDHook'))
         for settings in run.schedule_cfgs
     ]
-    return ', '.join([
-        *calls,
-        dose_text(dict(until=steps, kd_weight=weights))
-    ])
+    return ', '.join([*calls, dose_text(run.distillation)])
 
 
 def _changes(run: Any) -> Iterator[str]:
     """What was changed when the run was resumed, and took effect."""
     for change in run.record.get('changes') or ():
+        if run.done is not None and change[run.unit] >= run.done:
+            continue  # The checkpoint is from before.
         settings = listed([
             f'`{setting["setting"]}` from {setting.get("before")!r} to '
             f'{setting.get("now")!r}' for setting in change['settings']

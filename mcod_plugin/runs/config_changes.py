@@ -9,7 +9,8 @@ __all__ = ['config_changes', 'json_config', 'keep_settings']
 # Settings of which a resumed run takes the checkpoint's value: they are part
 # of the optimizer's state, of the schedulers' or of the weights.
 KEPT = re.compile(
-    r'optim_wrapper\.(optimizer|paramwise_cfg)(\.|$)|auto_scale_lr(\.|$)'
+    r'optim_wrapper\.(optimizer|paramwise_cfg|constructor|loss_scale)(\.|$)'
+    r'|auto_scale_lr(\.|$)'
     r'|param_scheduler(\.|$)|randomness\.seed$'
     r'|model\.branches\.[^.]+\.(lr_mult|decay_mult)$'
     r'|model\.(branches\..+\.)?(init_cfg|pretrained)(\.|$)')
@@ -80,28 +81,39 @@ def keep_settings(cfg: Any, before: Mapping[str, Any]) -> None:
         cfg (Config): The config of the run that goes on, which is changed.
         before (dict): What :func:`json_config` gave for the run so far.
     """
-    _keep(cfg, before, '')
+    # The dict within a Config, from which entries can be removed.
+    _keep(getattr(cfg, '_cfg_dict', cfg), before, '')
 
 
 def _keep(now: Any, before: Any, path: str) -> None:
-    keys = range(len(now)) if isinstance(now, list) else [
-        *dict.fromkeys([*now, *before])
-    ]
-    for key in keys:
+    if isinstance(now, list):
+        for index, pair in enumerate(zip(now, before)):
+            _keep(*pair, f'{path}.{index}')
+        return
+    for key in dict.fromkeys([*now, *before]):
         where = f'{path}.{key}' if path else str(key)
-        if isinstance(now, list):
-            pair = now[key], before[key]
-        else:
-            pair = now.get(key), before.get(key)
-        if all(isinstance(value, Mapping) for value in pair) or all(
-                _holds_parts(value)
-                for value in pair) and len(pair[0]) == len(pair[1]):
-            _keep(*pair, where)
-        elif _kept(where):
-            if isinstance(before, Mapping) and key not in before:
+        new, old = now.get(key), before.get(key)
+        if _kept(where) and not (_is_dict(new) and _is_dict(old)):
+            if key not in before:
                 del now[key]
-            elif json_config(pair[0]) != pair[1]:
-                now[key] = pair[1]
+            elif json_config(new) != old:
+                now[key] = old
+        elif _holds_parts(new) and _holds_parts(old) and len(new) == len(old):
+            if all(map(_is_dict, [*new, *old])):
+                _keep(new, old, where)
+        elif (_is_dict(new) or key not in now) and (_is_dict(old)
+                                                    or key not in before):
+            # What one of them lacks may have settings that are kept.
+            empty = new == {}
+            if key not in now:
+                now[key] = {}
+            _keep(now[key], old or {}, where)
+            if not now[key] and not empty:
+                del now[key]
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _kept(key: str) -> bool:

@@ -121,8 +121,10 @@ def dose_text(record: Mapping[str, Any]) -> str:
     share, weight = found
     if not distilled(record):
         return 'never distilled'
-    return (f'distilled in {100 * share:.3g} % of the steps, mean weight '
-            f'{weight:.3g}')
+    # Of several schedules it is the greatest weight that is known.
+    most = 'at most ' * any(key.endswith('.kd_weight') for key in record)
+    return (f'distilled in {most}{100 * share:.3g} % of the steps, mean '
+            f'weight {most}{weight:.3g}')
 
 
 def mean_of(values: Sequence[float]) -> float:

@@ -72,6 +72,12 @@ def test_no_distillation_loss(section):
     assert '\n- distillation: none\n- schedule: never distilled\n' in text
 
 
+def test_iterations_that_distilled_count(section):
+    text = section(
+        dict(kd_weight=[1., .5, 0.], kd_on=[1., .25, 0.], until=[1, 2, 3]))
+    assert 'distilled in 41.7 % of the steps, mean weight 0.5\n' in text
+
+
 def test_settings_that_were_changed(section):
     settings = [
         dict(setting='a.lr', before=1, now=2, takes_effect=False),
@@ -82,7 +88,8 @@ def test_settings_that_were_changed(section):
         dict(
             kd_weight=[1., 0., 1.],
             changes=[dict(epoch=1, settings=settings[:1]),
-                     dict(epoch=2, settings=settings)]))
+                     dict(epoch=2, settings=settings),
+                     dict(epoch=3, settings=settings)]))
     assert ('\n- changed when the run was resumed: after 2 epochs `a.t` from '
             '3.0 to 2.0 and `a.u` from None to 4\n') in text
     assert 'changed when' not in section(dict(kd_weight=[1.]))

@@ -96,3 +96,25 @@ def test_settings_are_not_shared():
     keep_settings(cfg, before)
     cfg.param_scheduler[0].T_max = 10
     assert before == saved
+
+
+def test_what_only_one_of_them_has():
+    """At the top, and within what the other lacks as a whole."""
+    before, cfg = json_config(config()), config()
+    cfg.auto_scale_lr = dict(base_batch_size=64)
+    cfg.pop('param_scheduler')
+    cfg.randomness = None
+    cfg.pop('randomness')
+    cfg.model.branches.b = dict(
+        backbone=dict(init_cfg=dict(type='Pretrained'), depth=3))
+    keep_settings(cfg, before)
+    assert 'auto_scale_lr' not in cfg
+    assert cfg.param_scheduler == before['param_scheduler']
+    assert cfg.randomness == dict(seed=1)
+    assert cfg.model.branches.b == dict(backbone=dict(depth=3))
+    cfg = config()
+    cfg.pop('randomness')
+    before = json_config(cfg)
+    cfg.randomness = dict(seed=7)
+    keep_settings(cfg, before)
+    assert 'randomness' not in cfg

@@ -17,6 +17,12 @@ from mcod_plugin.runs.record import (distilled, dose, dose_text,
     # iterations: 3 and 1
     (dict(until=[3, 4], kd_weight=[1., 3.], kd_on=[.5, 1.]),
      (.625, 1.5), 'distilled in 62.5 % of the steps, mean weight 1.5'),
+    # schedules by branches
+    ({
+        'kd_weight': [3., 3.],
+        'a.kd_weight': [0., 1.]
+    }, (1., 3.), 'distilled in at most 100 % of the steps, mean weight at '
+     'most 3'),
     # recorded from the second epoch on
     (dict(until=[1, 2, 3], kd_weight=[math.nan, 1., 0.],
           kd_on=[math.nan, 1., 0.]),

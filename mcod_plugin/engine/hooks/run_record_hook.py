@@ -172,7 +172,12 @@ class RunRecordHook(Hook):
         if self.out is not None:
             check_out('out of RunRecordHook', self.out)
         resumed = runner.iter > 0
+        self._machine = describe_machine()
+        self._outcome = RUNNING
+        self._begun = False
+        self._start = self._told = self._part_start = time.perf_counter()
         self._state = dict(
+            unit=self.unit,
             rows=[],
             until=[],
             kd_weight=[],
@@ -189,10 +194,6 @@ class RunRecordHook(Hook):
             peak_memory_bytes=0)
         if resumed:
             self._go_on(runner)
-        self._machine = describe_machine()
-        self._outcome = RUNNING
-        self._begun = False
-        self._start = self._told = self._part_start = time.perf_counter()
 
     def _go_on(self, runner: Runner) -> None:
         state = self._state
@@ -204,6 +205,11 @@ class RunRecordHook(Hook):
             state['kd_weight'] = [math.nan] * len(state['until'])
             state['kd_on'] = [math.nan] * len(state['until'])
             return
+        unit = self._loaded.get('unit', 'epoch')
+        if unit != self.unit:
+            raise ConfigError(
+                f'train_cfg: the run of the checkpoint counts in {unit}s, so '
+                f'it cannot go on in {self.unit}s')
         # That of an older version lacks some entries.
         state.update(self._loaded)
         state['until'] = state['until'] or [
@@ -335,7 +341,9 @@ class RunRecordHook(Hook):
         if self._state is not None and self._begun:
             self._outcome = (f'failed: {one_line(error)}' if isinstance(
                 error, Exception) else STOPPED)
-            self._write(runner, runner.epoch)
+            # MMEngine counts an epoch after all hooks have had its end.
+            until = self._state['until']
+            self._write(runner, max([runner.epoch, *until]))
 
     def after_run(self, runner: Runner) -> None:
         """Forget the run, of which no checkpoint is saved any more."""

@@ -197,7 +197,8 @@ class ResumingRunner(Runner):
                 raise
         if not self._resumes_schedulers:
             return
-        own, saved = self.param_schedulers, checkpoint.get('param_schedulers')
+        own = self.param_schedulers or []
+        saved = checkpoint.get('param_schedulers') or []
         if isinstance(own, list) and isinstance(saved, list):
             if len(own) != len(saved):
                 raise ConfigError(

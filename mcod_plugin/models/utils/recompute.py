@@ -1,9 +1,10 @@
 """Computing activations again instead of keeping them."""
 from contextlib import contextmanager, nullcontext
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, List, Tuple
 
 import torch
 import torch.nn as nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 __all__ = ['recomputed']
@@ -27,21 +28,25 @@ def recomputed(call: Callable, module: nn.Module, *args: Any) -> Any:
     """
     if not torch.is_grad_enabled():
         return call(*args)
+    # What the call changes, such as the statistics of batch norm.
+    buffers = [(owner, name, value.clone())
+               for owner in module.modules()
+               for name, value in owner.named_buffers(recurse=False)]
     return checkpoint(
         call,
         *args,
         use_reentrant=False,
-        context_fn=lambda: (nullcontext(), _kept_buffers(module)))
+        context_fn=lambda: (nullcontext(), _as_before(buffers)))
 
 
 @contextmanager
-def _kept_buffers(module: nn.Module) -> Iterator[None]:
-    """Have buffers keep their values: the first call has changed them."""
-    buffers = [(value, value.clone()) for value in module.buffers()]
+def _as_before(buffers: List[Tuple[nn.Module, str, Tensor]]) -> Iterator[None]:
+    """Lend modules copies of the buffers that they had before the call."""
+    own = [(owner, name, owner._buffers[name]) for owner, name, _ in buffers]
+    for owner, name, value in buffers:
+        owner._buffers[name] = value.clone()
     try:
         yield
     finally:
-        for value, kept in buffers:
-            # Not as a change to what the backward pass has saved, which is
-            # not the values of running statistics in training.
-            value.data.copy_(kept)
+        for owner, name, value in own:
+            owner._buffers[name] = value

@@ -435,6 +435,21 @@ def test_run_that_counts_in_iterations(make):
             assert len(again[key][name]) == 3
 
 
+def test_epochs_do_not_go_on_as_iterations(make):
+    train(make('run', 1))
+    runner = make('run', resume=True, **copy.deepcopy(ITERATIONS))
+    with pytest.raises(ConfigError, match='counts in epochs, so it cannot'):
+        runner.train()
+
+
+def test_schedulers_that_come_with_a_resume(make):
+    train(make('run', 1, param_scheduler=None))
+    scheduler = [dict(type='StepLR', step_size=1, gamma=.1)]
+    runner = make('run', 2, resume=True, param_scheduler=scheduler)
+    with pytest.raises(ConfigError, match='its run has 0 schedulers'):
+        runner.train()
+
+
 class Fault(Hook):
 
     def after_val_epoch(self, runner, metrics):
@@ -447,6 +462,7 @@ def test_run_that_fails(make):
         train(runner, Fault())
     record = read(runner)
     assert record['outcome'] == 'failed: out of memory'
+    assert record['until'] == [1]
     assert len(record['kd_weight']) == record['epochs'] == 1
 
 

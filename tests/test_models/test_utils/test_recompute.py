@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.models.utils.recompute import recomputed
 from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample
 
@@ -128,3 +129,29 @@ def test_no_gradient_no_second_pass():
 def test_mistakes(value):
     with pytest.raises(ConfigError, match='model.recompute'):
         cohort(recompute=value)
+
+
+class Mean(torch.nn.Module):
+    """Puts a new tensor in the place of a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('mean', torch.zeros(3))
+        self.weight = torch.nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        self.mean = .9 * self.mean + .1 * x.detach().mean(0)
+        return (x - self.mean) * self.weight
+
+
+def test_buffer_that_is_replaced():
+    found = []
+    for call in (lambda module, x: module(x),
+                 lambda module, x: recomputed(module, module, x)):
+        torch.manual_seed(0)
+        module = Mean()
+        for _ in range(3):
+            call(module, torch.randn(4, 3)).square().sum().backward()
+        found.append((module.mean, module.weight.grad))
+    for ours, theirs in zip(*found):
+        assert torch.equal(ours, theirs)
