@@ -266,8 +266,9 @@ ROWS = {
 
 
 @pytest.mark.parametrize('heading, study, number', [
-    ('### Ten classes', 'balance_10_few', 10),
-    ('### 100 classes', 'balance_100_poor', 5),
+    ('### Ten classes, 350 images', 'balance_10_few', 10),
+    ('### Ten classes, 60 images', 'balance_10_poor', 3),
+    ('### 100 classes', 'balance_100_poor', 6),
 ])
 def test_balance(heading, study, number):
     page = (ROOT / 'docs' / 'results.md').read_text()
