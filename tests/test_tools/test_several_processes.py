@@ -45,6 +45,21 @@ class Loss(Hook):
 """
 
 
+# What each process validates by.
+WATCH = """\
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class Watch(Hook):
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        buffers = dict(runner.model.module.named_buffers())
+        torch.save(buffers, f'buffers_{runner.epoch}_{runner.rank}.pth')
+"""
+
+
 def port():
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
@@ -124,9 +139,15 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp('whole')
     (folder / 'tiny.py').write_text(TINY)
     (folder / 'cohort.py').write_text(COHORT)
+    (folder / 'watch.py').write_text(WATCH)
+    (folder / 'watched.py').write_text(
+        "_base_ = ['cohort.py']\n"
+        "custom_imports = dict(imports=['watch'])\n"
+        "custom_hooks = [dict(type='mcod_plugin.DiscontinuousKDHook'), "
+        "dict(type='Watch')]\n")
     found, = end(
         start([
-            'bash', ROOT / 'tools' / 'dist_train.sh', 'cohort.py', 2,
+            'bash', ROOT / 'tools' / 'dist_train.sh', 'watched.py', 2,
             '--work-dir', 'run'
         ],
               folder,
@@ -139,6 +160,21 @@ def test_record_of_two_processes(whole):
     record = json.loads((whole / 'run' / 'record.json').read_text())
     assert record['batch_size'] == 24 and record['iterations'] == 6
     assert record['outcome'] == 'finished'
+
+
+@pytest.mark.parametrize('epoch', [2, 3])
+def test_all_processes_validate_by_what_is_saved(whole, epoch):
+    """Each has seen other images, so its batch norm has statistics of its
+    own."""
+    first, second = (
+        torch.load(whole / f'buffers_{epoch}_{rank}.pth', weights_only=True)
+        for rank in range(2))
+    assert_equal(first, second, rtol=0, atol=0)
+    saved = weights(whole / 'run', epoch)
+    means = {key for key in first if key.endswith('running_mean')}
+    assert means and all(first[key].any() for key in means)
+    for key in means:
+        assert torch.equal(first[key], saved[key]), key
 
 
 def test_the_log_is_of_the_model_that_is_saved(whole, run_tool):
