@@ -21,7 +21,8 @@ def test_speed_cases(tiny_config):
     assert list(cases) == [
         'bare/resnet', 'bare/vit', 'step/on', 'step/off', 'runner/on',
         'solo/resnet', 'solo/vit', 'data/cohort', 'data/toolbox-0',
-        'data/toolbox-2', 'val/cohort', 'val/resnet', 'val/vit', 'runner/x=1'
+        'data/toolbox-2', 'val/cohort', 'val/resnet', 'val/vit', 'runner/x=1',
+        'data/x=1'
     ]
     # They have to reach their processes.
     assert pickle.loads(pickle.dumps(cases)).keys() == cases.keys()
