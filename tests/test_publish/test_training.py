@@ -46,6 +46,25 @@ def test_one_batch_augmentation(section):
     assert '\n- batch augmentation: `Mixup(alpha=0.8)`\n' in text
 
 
+def test_views_of_branches(section):
+    """In memory, and by pipelines."""
+    crop = '`RandomCrop(crop_size=32, padding=4)`'
+    text = section(**{'train_dataloader.dataset.views': True})
+    assert f'augmentation: {crop}, anew for each branch\n' in text
+    steps = [dict(type='RandomFlip', prob=0.5), dict(type='PackInputs')]
+    text = section(
+        **{
+            'train_dataloader.dataset.pipeline': [
+                dict(type='RandomCrop', crop_size=32, padding=4),
+                dict(
+                    type='mcod_plugin.BranchViews',
+                    pipelines=dict(resnet=steps, vgg=steps[1:]))
+            ]
+        })
+    assert (f'augmentation: of resnet {crop}, `RandomFlip(prob=0.5)`; of vgg '
+            f'{crop}\n') in text
+
+
 def test_settings_of_the_optimizer_wrapper(section):
     text = section(
         optim_wrapper=dict(

@@ -101,6 +101,32 @@ def test_raw_batches_are_full(tiny_config):
         raw_batches(cfg)
 
 
+def test_data_with_views(tiny_config, tmp_path):
+    """Raw batches have them, and what is loaded and preprocessed."""
+    cfg = tiny_config(**{'train_dataloader.dataset.views': True})
+    batch, *_ = raw_batches(cfg)
+    assert batch['inputs'].keys() == {'resnet', 'vit'}
+    seen = []
+
+    class Timer:
+        folder = str(tmp_path)
+
+        def watch_memory(self):
+            pass
+
+        def start(self, images, lead_in):
+            assert (images, lead_in) == (16, 1)
+
+        def batch(self, index, number):
+            seen.append((index, number))
+            if len(seen) == 5:
+                raise StopIteration
+
+    with pytest.raises(StopIteration):
+        load(lambda folder: cohort_runner(cfg, folder), Timer())
+    assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (0, 4)]
+
+
 def test_targets(tiny_config, tmp_path):
     cfg = tiny_config()
     batch, *_ = raw_batches(cfg)
