@@ -20,8 +20,9 @@ class Tape(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch, outputs):
         inputs = data_batch['inputs']
         if isinstance(inputs, dict):
-            assert not torch.equal(inputs['resnet'], inputs['vit'])
-            inputs = torch.cat([inputs['resnet'], inputs['vit']])
+            one, other = (inputs[name] for name in sorted(inputs))
+            assert not torch.equal(one, other)
+            inputs = torch.cat([one, other])
         self.images.append(inputs.clone())
         self.weights.append(float(outputs['kd_weight']))
 
