@@ -48,19 +48,22 @@ def test_one_batch_augmentation(section):
 
 def test_views_of_branches(section):
     """In memory, and by pipelines."""
+    pipeline = 'train_dataloader.dataset.pipeline'
     crop = '`RandomCrop(crop_size=32, padding=4)`'
-    text = section(**{'train_dataloader.dataset.views': True})
+    steps = [
+        dict(type='RandomCrop', crop_size=32, padding=4),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PackInputs')
+    ]
+    views = dict(
+        type='mcod_plugin.BranchViews',
+        pipelines=dict(resnet=steps[1:], vgg=steps[2:]))
+    text = section(**{
+        pipeline: [steps[0], steps[2]],
+        'train_dataloader.dataset.views': True
+    })
     assert f'augmentation: {crop}, anew for each branch\n' in text
-    steps = [dict(type='RandomFlip', prob=0.5), dict(type='PackInputs')]
-    text = section(
-        **{
-            'train_dataloader.dataset.pipeline': [
-                dict(type='RandomCrop', crop_size=32, padding=4),
-                dict(
-                    type='mcod_plugin.BranchViews',
-                    pipelines=dict(resnet=steps, vgg=steps[1:]))
-            ]
-        })
+    text = section(**{pipeline: [steps[0], views]})
     assert (f'augmentation: of resnet {crop}, `RandomFlip(prob=0.5)`; of vgg '
             f'{crop}\n') in text
 
