@@ -252,6 +252,8 @@ class CohortRunner(ResumingRunner):
 
     def _prepare_views(self, model: nn.Module) -> None:
         """Tell the training data which branches have views of their own."""
+        # Test-time augmentation wraps the cohort.
+        model = getattr(model, 'module', model)
         for name in ('train', 'val', 'test'):
             check_views(f'{name}_dataloader',
                         getattr(self, f'_{name}_dataloader'), model)
