@@ -88,6 +88,7 @@ def _build(name: str, steps: Sequence[Any]) -> Compose:
     ]
     if not built or not isinstance(built[-1], PackInputs):
         got = type(built[-1]).__name__ if built else repr(steps)
-        raise ConfigError(f'pipelines.{name} of BranchViews must be a list '
-                          f'of transforms that ends with PackInputs; got {got}')
+        raise ConfigError(
+            f'pipelines.{name} of BranchViews must be a list of transforms '
+            f'that ends with PackInputs; got {got}')
     return Compose(built)
