@@ -44,7 +44,8 @@ def make(data=None,
             type='mcod_plugin.MultiBackboneClassifier',
             branches=copy.deepcopy(branches),
             data_preprocessor=data,
-            teacher=dict(type='mcod_plugin.EnsembleTeacher', **(teacher or {})),
+            teacher=dict(
+                type='mcod_plugin.EnsembleTeacher', **(teacher or {})),
             train_cfg=train_cfg,
             memory_format=memory_format,
             input_size=32))
