@@ -52,9 +52,9 @@ class CohortRunner(ResumingRunner):
       the config in the work directory states it.
     - On a CPU, memory that a step has freed is kept for the next one, unless
       the config says ``env_cfg.keep_freed_memory=False``.
-    - The optimizer is fused if it can be, and honours ``lr_mult`` and
-      ``decay_mult`` of the branches; ``compile`` compiles each branch of a
-      cohort by itself.
+    - The optimizer is fused if it can be, and honours ``lr_mult``,
+      ``decay_mult``, ``optimizer`` and ``clip_grad`` of the branches;
+      ``compile`` compiles each branch of a cohort by itself.
     - ``on_divergence`` says what happens when a loss is not finite:
       ``'stop'`` ends the run with a :class:`TrainingError`, ``'drop'`` goes
       on without the branch. See :class:`DivergenceWatch`.
@@ -303,9 +303,10 @@ class CohortRunner(ResumingRunner):
         """Build the optimizer and its wrapper.
 
         Raises:
-            ConfigError: If there is no such optimizer, the wrapper cannot be
-                used on this machine or with how the model is compiled, or the
-                constructor knows no branches.
+            ConfigError: If there is no such optimizer or way to clip
+                gradients, the wrapper cannot be used on this machine or with
+                how the model is compiled, or the constructor knows no
+                branches.
         """
         model = get_ori_model(self.model)
         if isinstance(optim_wrapper, dict):
