@@ -85,6 +85,13 @@ CHANGES = [
         'model.distill': dict(type='mcod_plugin.FeatureKDLoss'),
         'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper'
     },
+    # A branch with an optimizer and limits of its own.
+    {
+        'model.branches.vit.optimizer': dict(type='AdamW', lr=1e-3),
+        'model.branches.vit.clip_grad': dict(max_norm=0.5),
+        'optim_wrapper.clip_grad': dict(max_norm=1.),
+        'optim_wrapper.accumulative_counts': 2
+    },
     # Branches that differ.
     {
         'model.branches.resnet.input_size': 20,
@@ -228,6 +235,9 @@ SCHEDULERS = [
         'optim_wrapper.optimizer':
         dict(type='AdamW', lr=1e-3, weight_decay=0.1, _delete_=True)
     }),
+    (dict(VIT, optimizer=dict(type='AdamW', lr=1e-3), lr_mult=.5), {
+        'optim_wrapper.paramwise_cfg': dict(bias_lr_mult=2.)
+    }),
     # No group at all for one of the branches.
     (dict(VIT, frozen=True), {
         'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.)
@@ -312,7 +322,8 @@ def test_without_names_by_position(tiny_runner, tiny_config):
     assert len(group['param_names']) == len(group['params'])
 
 
-ADAMW = dict(type='AdamW', lr=1e-3, _delete_=True)
+OWN = dict(type='AdamW', lr=1e-3)
+ADAMW = dict(OWN, _delete_=True)
 
 
 @pytest.mark.parametrize(
@@ -338,6 +349,24 @@ ADAMW = dict(type='AdamW', lr=1e-3, _delete_=True)
         }, without_names, {},
          'another optimizer than .*, SGD: it lacks dampening'
          ', momentum, nesterov'),
+        # Optimizers of the branches.
+        ({}, None, cohort(p=RESNET, q=dict(VIT, optimizer=OWN)),
+         'it was saved by the optimizer SGD, not by '
+         r'model\.branches\.q\.optimizer\.type, AdamW$'),
+        ({}, without_class, cohort(p=RESNET, q=dict(VIT, optimizer=OWN)),
+         r'by another optimizer than model\.branches\.q\.optimizer\.type, '
+         'AdamW: it lacks amsgrad, betas, eps'),
+        (cohort(p=RESNET, q=dict(VIT, optimizer=OWN)), None, {},
+         'it was saved by the optimizer AdamW, not by '
+         r'optim_wrapper\.optimizer\.type, SGD$'),
+        (cohort(p=RESNET, q=dict(VIT, optimizer=OWN)), None,
+         cohort(p=RESNET, q=dict(VIT, optimizer=dict(type='Adam', lr=1e-3))),
+         'it was saved by the optimizer AdamW, not by '
+         r'model\.branches\.q\.optimizer\.type, Adam$'),
+        ({}, None,
+         cohort(p=RESNET, q=dict(VIT, optimizer=dict(type='SGD', lr=.1))),
+         'it was saved by one optimizer for what now has several: '
+         r'model\.branches\.q\.optimizer, optim_wrapper\.optimizer; '),
         ({}, None, cohort(p=RESNET, renamed=VIT), r'not of this cohort \(p, '
          r'renamed\): it lacks branches\.renamed .*adds branches\.q '),
         ({}, None, cohort(p=RESNET),
@@ -427,3 +456,21 @@ def test_other_settings_of_the_optimizer_are_told(tiny_runner, capsys):
         r'parameters such as branches\.q\.\S+\)\.$', line)
     options, _ = optimizer_state(resumed)
     assert {values['initial_lr'] for values in options.values()} == {.05}
+
+
+def test_an_own_optimizer_of_the_same_type_may_be_given_up(
+        tiny_runner, capsys):
+    """Its rate stays, since the state says so."""
+    own = dict(VIT, optimizer=dict(type='SGD', lr=.01, momentum=.9))
+    first = tiny_runner('broken', 1, **cohort(p=RESNET, q=own))
+    run(first)
+    before, state = optimizer_state(first)
+    capsys.readouterr()
+    resumed = tiny_runner('broken', 2, resume=True, **cohort(p=RESNET, q=VIT))
+    run(resumed)
+    assert 'lr 0.01 instead of 0.05 (' in capsys.readouterr().out
+    options, _ = optimizer_state(resumed)
+    assert {
+        name.split('.')[1]: values['initial_lr']
+        for name, values in options.items()
+    } == dict(p=.05, q=.01)

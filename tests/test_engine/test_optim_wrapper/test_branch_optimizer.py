@@ -72,14 +72,16 @@ def train_cohort(cohort, wrapper, revise=None):
         loss, _ = cohort.parse_losses(cohort(inputs, samples, mode='loss'))
         wrapper.update_params(
             loss if revise is None else revise(number, loss))
-        schedule.step()
+        if wrapper.should_update():
+            schedule.step()
 
 
 def train_alone(branch, wrapper):
     schedule = CosineAnnealingLR(wrapper, T_max=2 * STEPS)
     for inputs, samples in batches():
         wrapper.update_params(total_loss(branch.loss(inputs, samples)))
-        schedule.step()
+        if wrapper.should_update():
+            schedule.step()
 
 
 def equal(module, other):
@@ -458,7 +460,8 @@ def train_rank(model, cohort, rank=0, world_size=1):
         model.train_step(
             dict(
                 inputs=inputs[part],
-                data_samples=BatchDataSample(gt_label=samples.gt_label[part])),
+                data_samples=BatchDataSample(
+                    gt_label=samples.fields['gt_label'][part])),
             wrapper)
 
 
