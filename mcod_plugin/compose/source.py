@@ -209,6 +209,8 @@ class Source:
             ', '.join(call_text(part, COUNTING) for part in schedulers),
             'epochs':
             str((cfg.get('train_cfg') or {}).get('max_epochs') or ''),
+            'iterations':
+            str((cfg.get('train_cfg') or {}).get('max_iters') or ''),
             'batch size':
             batch,
             'pre-trained weights':

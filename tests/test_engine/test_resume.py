@@ -1,4 +1,5 @@
 """A run that is stopped and resumed must equal one that is not."""
+import copy
 import glob
 import re
 
@@ -122,6 +123,78 @@ def test_resume_is_exact(tiny_runner, tiny_config, changes):
     assert all(map(torch.equal, images, whole.images))
     assert not torch.equal(images[0], images[4])
     assert first.weights + resumed.weights == whole.weights
+    assert equal(weights, expected)
+
+
+INFINITE = {
+    'train_dataloader.sampler': dict(
+        type='InfiniteSampler', shuffle=True, _delete_=True)
+}
+
+
+@pytest.mark.parametrize('changes', [
+    {
+        'model.train_cfg': dict(augments=dict(type='Mixup', alpha=0.8)),
+        'optim_wrapper.accumulative_counts': 2
+    },
+    {
+        'in_memory': False,
+        'train_dataloader.num_workers': 1,
+    },
+    {
+        'in_memory': False,
+        'train_dataloader.num_workers': 1,
+        **INFINITE
+    },
+    # A seed that is drawn, and a schedule that counts passes over the data.
+    {
+        'randomness.seed': None,
+        'custom_hooks.0.by_epoch': True
+    },
+    {
+        'in_memory': False,
+        'randomness.seed': None,
+        **INFINITE
+    },
+])
+def test_resume_is_exact_where_training_counts_iterations(
+        tiny_runner, tiny_config, changes):
+    """From the midst of the second of three passes over the data."""
+
+    class Stop(Hook):
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter == 7:
+                raise KeyboardInterrupt
+
+    changes = {
+        'train_cfg': dict(
+            by_epoch=False, max_iters=10, val_interval=4, _delete_=True),
+        'param_scheduler': [
+            dict(type='LinearLR', start_factor=.5, end=4, by_epoch=False),
+            dict(type='CosineAnnealingLR', begin=4, end=10, by_epoch=False)
+        ],
+        'custom_hooks.0.by_epoch': False,
+        'default_hooks.checkpoint.by_epoch': False,
+        'default_hooks.checkpoint.interval': 6,
+        'default_hooks.checkpoint.save_last': False,
+        **changes
+    }
+    runner = tiny_runner('broken', **copy.deepcopy(changes))
+    runner.register_hook(Stop())
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    resumed, weights = run(
+        tiny_runner('broken', resume=True, **copy.deepcopy(changes)))
+    if changes.get('randomness.seed', 0) is None:
+        checkpoint = torch.load(
+            tiny_config('broken').work_dir + '/iter_6.pth', weights_only=True)
+        changes['randomness.seed'] = checkpoint['meta']['seed']
+    whole, expected = run(tiny_runner('whole', **changes))
+    assert len(whole.images) == 10 and len(resumed.images) == 4
+    assert all(map(torch.equal, resumed.images, whole.images[6:]))
+    assert not torch.equal(whole.images[2], whole.images[6])
+    assert resumed.weights == whole.weights[6:]
     assert equal(weights, expected)
 
 
