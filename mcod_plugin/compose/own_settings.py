@@ -130,9 +130,10 @@ def _optimizer(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
                    f'{source.total_batch}, so here at {own["lr"]:g}')
     if recipe.optim_wrapper.get('paramwise_cfg'):
         # What is not stated has no factors.
-        for key, value in (('lr', source.lr), ('weight_decay',
-                                               source.weight_decay)):
-            own.setdefault(key, value)
+        for key in ('lr', 'weight_decay'):
+            default = source.of_optimizer(key)
+            if default is not None:
+                own.setdefault(key, default)
     return dict(optimizer=OwnSetting(own, reason))
 
 

@@ -135,15 +135,23 @@ class Source:
     @property
     def lr(self) -> Optional[float]:
         """The learning rate."""
-        return self._of_optimizer('lr')
+        return self.of_optimizer('lr')
 
     @property
     def weight_decay(self) -> float:
         """The weight decay."""
-        return self._of_optimizer('weight_decay') or 0.
+        return self.of_optimizer('weight_decay') or 0.
 
-    def _of_optimizer(self, key: str) -> Optional[float]:
-        """A setting of the optimizer, which has a default of its own."""
+    def of_optimizer(self, key: str) -> Optional[float]:
+        """A number among the settings of the optimizer.
+
+        Args:
+            key (str): The setting.
+
+        Returns:
+            float | None: What it says, else its default; None if it has no
+            such setting.
+        """
         kind = self.optimizer.get('type')
         if isinstance(kind, str):
             with OPTIMIZERS.switch_scope_and_registry(None) as registry:

@@ -1,7 +1,9 @@
 import os.path as osp
 import shutil
+from inspect import isclass
 from typing import Any, Dict, Optional, Union
 
+import mmengine.optim
 import torch.nn as nn
 from mmengine.device import get_device
 from mmengine.dist import is_distributed, master_only
@@ -9,6 +11,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, RuntimeInfoHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
+from mmengine.optim.scheduler.momentum_scheduler import MomentumSchedulerMixin
 from mmengine.runner import BaseLoop, Runner
 from mmpretrain.utils import get_ori_model
 from torch.utils.data import DataLoader
@@ -32,6 +35,10 @@ from .compile_settings import (compile_branches, compile_settings,
 from .processes import join_processes, share_batch_norm, wrap_for_processes
 from .resuming_runner import ResumingRunner
 
+# Schedulers of the momentum, by all of their names.
+MOMENTUM_SCHEDULERS = tuple(
+    value for value in vars(mmengine.optim).values()
+    if isclass(value) and issubclass(value, MomentumSchedulerMixin))
 # Settings of a data loader that PyTorch refuses without workers.
 WORKER_SETTINGS = ('prefetch_factor', 'timeout', 'multiprocessing_context')
 
@@ -317,6 +324,27 @@ class CohortRunner(ResumingRunner):
         if isinstance(built, OptimWrapper):
             name_parameters(built.optimizer, model)
         return built
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """Build the schedulers.
+
+        Raises:
+            ConfigError: If one is of the momentum, which not all optimizers
+                have alike.
+        """
+        optimizer = getattr(self.optim_wrapper, 'optimizer', None)
+        parts = scheduler if isinstance(scheduler, list) else [scheduler]
+        kinds = {
+            'betas' if 'betas' in group else 'momentum' in group
+            for group in getattr(optimizer, 'param_groups', ())
+        }
+        for part in parts:
+            if len(kinds) > 1 and is_part(part, MOMENTUM_SCHEDULERS):
+                raise ConfigError(
+                    f'param_scheduler.type {part["type"]} is of the momentum, '
+                    'which not all optimizers of the branches have, or not by '
+                    'the same name; take it out')
+        return super().build_param_scheduler(scheduler)
 
     def _maybe_compile(self, target: str) -> None:
         """Compile a model that is no cohort."""

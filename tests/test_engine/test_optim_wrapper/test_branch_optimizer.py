@@ -288,6 +288,57 @@ def test_unknown_setting_of_the_optimizer(tiny_config):
         'mean betas?')
 
 
+def test_what_a_run_logs_and_saves(tiny_runner, tmp_path):
+    runner = tiny_runner(
+        'run',
+        **{
+            'model.branches.vit.optimizer': dict(type='AdamW', lr=1e-3),
+            'model.branches.vit.clip_grad': dict(max_norm=1.),
+            'optim_wrapper.clip_grad': dict(max_norm=2.),
+            'param_scheduler': [dict(type='MultiStepLR', milestones=[1])]
+        })
+    runner.train()
+    scalars = runner.message_hub.log_scalars
+    for key, first in (('lr', .05), ('vit.lr', 1e-3)):
+        values, _ = scalars[f'train/{key}'].data
+        assert values == pytest.approx([first] * 4 + [first / 10] * 4)
+    for key in ('grad_norm', 'vit.grad_norm'):
+        values, _ = scalars[f'train/{key}'].data
+        assert len(values) == 8 and (values > 0).all()
+    text = next(tmp_path.rglob('*.log')).read_text()
+    assert 'vit.lr: ' in text and 'vit.grad_norm: ' in text
+    # Of one branch there is no norm over others.
+    assert 'clips by the norm over' not in text
+    checkpoint = torch.load(
+        tmp_path / 'run' / 'epoch_2.pth', weights_only=True)
+    assert checkpoint['message_hub']['runtime_info']['optimizer'] == {
+        '': 'SGD',
+        'vit': 'AdamW'
+    }
+    names = [
+        name for group in checkpoint['optimizer']['param_groups']
+        for name in group['param_names']
+    ]
+    assert sorted(names) == sorted(
+        name for name, _ in runner.model.named_parameters())
+
+
+def test_momentum_that_not_all_have(tiny_runner):
+    changes = {
+        'param_scheduler': [
+            dict(type='CosineAnnealingMomentum', T_max=2, eta_min=.5)
+        ]
+    }
+    tiny_runner('a', 1, **changes).train()
+    runner = tiny_runner(
+        'b', 1, **changes,
+        **{'model.branches.vit.optimizer': dict(type='AdamW', lr=1e-3)})
+    with pytest.raises(
+            ConfigError,
+            match='^param_scheduler.type CosineAnnealingMomentum is of the mo'):
+        runner.train()
+
+
 # Scaled losses. PyTorch scales them on a CPU as well, MMEngine does not.
 HAS_SCALER = hasattr(torch, 'amp') and hasattr(torch.amp, 'GradScaler')
 needs_scaler = pytest.mark.skipif(
