@@ -365,8 +365,8 @@ def _faults(run: Any) -> Iterator[str]:
     lengths = {key: len(values) for key, values in run['curves'].items()}
     if len(set(lengths.values())) > 1 or (lengths
                                           and unit(run) not in lengths):
-        yield (f"'curves' must hold {unit(run)!r} and as many numbers for each "
-               f'metric; got {lengths}')
+        yield (f"'curves' must hold '{unit(run)}' and as many numbers for "
+               f'each metric; got {lengths}')
     if not all(
             isinstance(when, dict) and {'epoch', 'iteration'} <= when.keys()
             for when in run.get('diverged', {}).values()):

@@ -72,9 +72,8 @@ def own_settings(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
             'images are resized to it')
     if source.optimizer:
         found.update(
-            _factors(source, recipe)
-            if _differ_by_factors(source, recipe) else _optimizer(
-                source, recipe))
+            _factors(source, recipe) if _differ_by_factors(source, recipe) else
+            _optimizer(source, recipe))
     return found
 
 
@@ -113,9 +112,10 @@ def _differ_by_factors(source: Source, recipe: Source) -> bool:
         for part in (source, recipe))
     lr = source.lr and source.lr * _batch_ratio(source, recipe)
     return one == other and all(
-        mine == theirs or recipe.optimizer.get(key) for key, mine, theirs in (
-            ('lr', lr, recipe.lr),
-            ('weight_decay', source.weight_decay, recipe.weight_decay)))
+        mine == theirs or recipe.optimizer.get(key)
+        for key, mine, theirs in (('lr', lr, recipe.lr),
+                                  ('weight_decay', source.weight_decay,
+                                   recipe.weight_decay)))
 
 
 def _optimizer(source: Source, recipe: Source) -> Dict[str, OwnSetting]:

@@ -73,7 +73,8 @@ class BranchOptimizer(Optimizer):
         self._owners = {
             value: name
             for name, optimizer in self.optimizers.items()
-            for group in optimizer.param_groups for value in group['params']
+            for group in optimizer.param_groups
+            for value in group['params']
         }
         # The groups are the optimizers' own, and get no other settings.
         super().__init__(groups, {})
@@ -175,10 +176,7 @@ class BranchOptimizer(Optimizer):
             ]
             if values:
                 norms[key] = clip_grad(values, **settings)
-        norms = {
-            key: norm
-            for key, norm in norms.items() if norm is not None
-        }
+        norms = {key: norm for key, norm in norms.items() if norm is not None}
         if norms:
             hub = MessageHub.get_current_instance()
             # All at once, since the host waits for them.

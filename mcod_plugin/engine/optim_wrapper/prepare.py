@@ -1,6 +1,5 @@
 """What the config of an optimizer wrapper lacks on this machine."""
 import logging
-from typing import Any
 
 import torch.nn as nn
 from mmengine.device import get_device

@@ -139,18 +139,20 @@ def test_epochs_of_a_run_that_counts_iterations(tiny_runner, setting, sampler):
 
 def test_epochs_are_those_of_the_whole_run(tiny_runner):
 
-    def runner(resume):
-        return tiny_runner(
-            resume=resume,
-            **by_iterations(10, gap=[1, 0], weight=[1., 2.]),
-            **{
-                'default_hooks.checkpoint.by_epoch': False,
-                'default_hooks.checkpoint.interval': 7,
-                'default_hooks.checkpoint.save_last': False
-            })
+    def runner(work_dir, **changes):
+        return tiny_runner(work_dir,
+                           **by_iterations(10, gap=[1, 0], weight=[1., 2.]),
+                           **changes)
 
-    whole = weights_of(runner(False))
-    assert weights_of(runner(True)) == whole[7:]
+    whole = runner(
+        'a', **{
+            'default_hooks.checkpoint.by_epoch': False,
+            'default_hooks.checkpoint.interval': 7
+        })
+    weights = weights_of(whole)
+    resumed = runner(
+        'b', resume=True, load_from=f'{whole.work_dir}/iter_7.pth')
+    assert weights_of(resumed) == weights[7:]
 
 
 @pytest.mark.parametrize('setting, match', [

@@ -37,9 +37,9 @@ def make(branches=CLIPPED, **settings):
         dict(
             type='mcod_plugin.MultiBackboneClassifier',
             branches={
-                name: dict(
-                    backbone=dict(
-                        type='mcod_plugin.CifarAlexNet', width=4),
+                name:
+                dict(
+                    backbone=dict(type='mcod_plugin.CifarAlexNet', width=4),
                     head=dict(type='LinearClsHead', num_classes=5),
                     **own)
                 for name, own in branches.items()
@@ -53,8 +53,8 @@ def make(branches=CLIPPED, **settings):
 
 def build(model, **cfg):
     """As the runner does."""
-    return build_optim_wrapper(
-        model, prepare_optim_wrapper(dict(cfg), model, False))
+    return build_optim_wrapper(model,
+                               prepare_optim_wrapper(dict(cfg), model, False))
 
 
 def batches():
@@ -70,8 +70,7 @@ def train_cohort(cohort, wrapper, revise=None):
     schedule = CosineAnnealingLR(wrapper, T_max=2 * STEPS)
     for number, (inputs, samples) in enumerate(batches()):
         loss, _ = cohort.parse_losses(cohort(inputs, samples, mode='loss'))
-        wrapper.update_params(
-            loss if revise is None else revise(number, loss))
+        wrapper.update_params(loss if revise is None else revise(number, loss))
         if wrapper.should_update():
             schedule.step()
 
@@ -92,8 +91,7 @@ def equal(module, other):
 
 
 PARAMWISE = dict(
-    bias_lr_mult=2.,
-    custom_keys={'head': dict(lr_mult=3., decay_mult=0.)})
+    bias_lr_mult=2., custom_keys={'head': dict(lr_mult=3., decay_mult=0.)})
 
 
 @pytest.mark.parametrize('settings', [
@@ -156,13 +154,17 @@ def test_norm_over_all_but_those_with_their_own():
     loss, _ = cohort.parse_losses(cohort(inputs, samples, mode='loss'))
     loss.backward()
     norms = {
-        name: float(
+        name:
+        float(
             torch.cat([
-                value.grad.flatten() for key, value in
-                cohort.named_parameters() if key.startswith(prefix)
+                value.grad.flatten()
+                for key, value in cohort.named_parameters()
+                if key.startswith(prefix)
             ]).norm())
         for name, prefix in dict(
-            a='branches.a.', b='branches.b.', c='branches.c.',
+            a='branches.a.',
+            b='branches.b.',
+            c='branches.c.',
             teacher='teacher.').items()
     }
     assert min(norms.values()) > 0
@@ -188,8 +190,8 @@ def test_a_huge_gradient_changes_no_other_update():
         train_cohort(cohort, wrapper)
         ends.append(cohort)
     for name in CLIPPED:
-        assert equal(ends[0].branches[name],
-                     ends[1].branches[name]) == (name != 'adam')
+        assert equal(ends[0].branches[name], ends[1].branches[name]) == (
+            name != 'adam')
 
 
 def test_the_default_is_one_plain_optimizer():
@@ -208,14 +210,14 @@ def test_all_have_their_own():
 
 
 def test_frozen_branches_and_parameters():
-    cohort = make(
-        dict(a=dict(), b=dict(optimizer=ADAMW), c=dict(frozen=True)))
+    cohort = make(dict(a=dict(), b=dict(optimizer=ADAMW), c=dict(frozen=True)))
     frozen = next(cohort.branches.b.parameters())
     frozen.requires_grad_(False)
     optimizer = build(cohort, optimizer=SGD).optimizer
     held = {
         value
-        for group in optimizer.param_groups for value in group['params']
+        for group in optimizer.param_groups
+        for value in group['params']
     }
     assert held == {
         value
@@ -231,8 +233,8 @@ def test_frozen_branches_and_parameters():
      'optimizer; did you mean .*AdamW'),
     (dict(optimizer=dict(type='ZeroRedundancyOptimizer', lr=1.)), {},
      r'^model\.branches\.b\.optimizer\.type ZeroRedundancyOptimizer would'),
-    (dict(optimizer=dict(type='AdamW'), lr_mult=.5), {},
-     r'^model\.branches\.b\.lr_mult is a factor of '
+    (dict(optimizer=dict(type='AdamW'),
+          lr_mult=.5), {}, r'^model\.branches\.b\.lr_mult is a factor of '
      r'model\.branches\.b\.optimizer\.lr, which must be set$'),
     (dict(optimizer=dict(type='AdamW', lr=1.)),
      dict(paramwise_cfg=dict(norm_decay_mult=0.)),
@@ -290,8 +292,7 @@ def test_unknown_setting_of_the_optimizer(tiny_config):
 
 def test_what_a_run_logs_and_saves(tiny_runner, tmp_path):
     runner = tiny_runner(
-        'run',
-        **{
+        'run', **{
             'model.branches.vit.optimizer': dict(type='AdamW', lr=1e-3),
             'model.branches.vit.clip_grad': dict(max_norm=1.),
             'optim_wrapper.clip_grad': dict(max_norm=2.),
@@ -325,9 +326,8 @@ def test_what_a_run_logs_and_saves(tiny_runner, tmp_path):
 
 def test_momentum_that_not_all_have(tiny_runner):
     changes = {
-        'param_scheduler': [
-            dict(type='CosineAnnealingMomentum', T_max=2, eta_min=.5)
-        ]
+        'param_scheduler':
+        [dict(type='CosineAnnealingMomentum', T_max=2, eta_min=.5)]
     }
     tiny_runner('a', 1, **changes).train()
     runner = tiny_runner(
@@ -335,7 +335,8 @@ def test_momentum_that_not_all_have(tiny_runner):
         **{'model.branches.vit.optimizer': dict(type='AdamW', lr=1e-3)})
     with pytest.raises(
             ConfigError,
-            match='^param_scheduler.type CosineAnnealingMomentum is of the mo'):
+            match='^param_scheduler.type CosineAnnealingMomentum is of the mo'
+    ):
         runner.train()
 
 
@@ -371,9 +372,11 @@ def overflowing(cohort, at):
 
 
 @needs_scaler
-@pytest.mark.parametrize('branches', [CLIPPED, {
-    name: dict() for name in CLIPPED
-}])
+@pytest.mark.parametrize('branches',
+                         [CLIPPED, {
+                             name: dict()
+                             for name in CLIPPED
+                         }])
 @pytest.mark.parametrize('joint', [None, dict(max_norm=.5)])
 def test_an_overflow_skips_the_step_of_its_branch_alone(
         amp_on_cpu, branches, joint):
@@ -384,8 +387,7 @@ def test_an_overflow_skips_the_step_of_its_branch_alone(
         loss_scale=dict(init_scale=2.**10),
         optimizer=SGD,
         clip_grad=joint)
-    cohort = make(
-        branches, distill=None)
+    cohort = make(branches, distill=None)
     other = copy.deepcopy(cohort)
     wrapper = build(cohort, **copy.deepcopy(cfg))
     assert isinstance(wrapper.optimizer, BranchOptimizer)
@@ -423,8 +425,7 @@ def test_an_overflow_skips_the_step_of_its_branch_alone(
         wrapper.update_params(loss)
         schedule.step()
     assert wrapper.loss_scaler.get_scale() == 2.**10
-    assert all(
-        torch.isfinite(value).all() for value in cohort.parameters())
+    assert all(torch.isfinite(value).all() for value in cohort.parameters())
     torch.testing.assert_close(
         dict(cohort.state_dict()),
         dict(other.state_dict()),
@@ -438,8 +439,8 @@ def test_a_scaled_loss_changes_nothing(amp_on_cpu):
     cohort = make(distill=None)
     other = copy.deepcopy(cohort)
     cfg = dict(optimizer=SGD, clip_grad=dict(max_norm=.5))
-    train_cohort(
-        cohort, build(cohort, type='AmpOptimWrapper', **copy.deepcopy(cfg)))
+    train_cohort(cohort,
+                 build(cohort, type='AmpOptimWrapper', **copy.deepcopy(cfg)))
     plain = dict(cfg, optimizer=dict(SGD, foreach=False))
     train_cohort(other, build(other, **copy.deepcopy(plain)))
     torch.testing.assert_close(
@@ -480,8 +481,7 @@ def test_what_was_trained_in_half_precision_before_goes_on(amp_on_cpu):
     branches = dict(a=dict(lr_mult=.5), b=dict())
     cohort = make(branches, distill=None)
     wrapper = build(cohort, type='AmpOptimWrapper', optimizer=SGD)
-    plain = build(
-        copy.deepcopy(cohort), optimizer=dict(SGD, foreach=False))
+    plain = build(copy.deepcopy(cohort), optimizer=dict(SGD, foreach=False))
     train_cohort(cohort, wrapper)
     state = wrapper.state_dict()
     del state['loss_scaler']
@@ -512,8 +512,7 @@ def train_rank(model, cohort, rank=0, world_size=1):
             dict(
                 inputs=inputs[part],
                 data_samples=BatchDataSample(
-                    gt_label=samples.fields['gt_label'][part])),
-            wrapper)
+                    gt_label=samples.fields['gt_label'][part])), wrapper)
 
 
 def run_rank(folder, rank):
