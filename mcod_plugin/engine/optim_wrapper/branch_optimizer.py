@@ -1,3 +1,4 @@
+from collections import defaultdict
 from typing import Dict, List, Mapping, Optional
 
 import torch
@@ -137,11 +138,11 @@ class BranchOptimizer(Optimizer):
 
     def _share_state(self) -> None:
         """Have all optimizers write into one state."""
-        self.state.clear()
+        state = defaultdict(dict)
         for optimizer in self.optimizers.values():
-            self.state.update(optimizer.state)
-        for optimizer in self.optimizers.values():
-            optimizer.state = self.state
+            state.update(optimizer.state)
+        for optimizer in (self, *self.optimizers.values()):
+            optimizer.state = state
 
     def _drop_overflow(self) -> None:
         """Undo the scale of the loss, and drop the gradients of parts with
@@ -150,10 +151,10 @@ class BranchOptimizer(Optimizer):
         if found_inf is None:
             return
         scale = self.grad_scale
-        # In double precision, as GradScaler does.
-        inverse = torch.ones_like(
-            found_inf) if scale is None else scale.double().reciprocal().float(
-            )
+        inverse = torch.ones_like(found_inf)
+        if scale is not None:
+            # In double precision, as GradScaler does.
+            inverse = scale.double().reciprocal().float()
         flags = []
         for values in self.parts.values():
             flag = torch.zeros_like(found_inf)
