@@ -88,10 +88,11 @@ def _warn_of_joint_clipping(cfg: dict, model: nn.Module) -> None:
         if not settings[name].frozen and settings[name].clip_grad is None
     ]
     if clip and clip.get('type', 'norm') == 'norm' and len(together) > 1:
+        trained = [name for name in settings if not settings[name].frozen]
+        names = 'all branches' if together == trained else ', '.join(together)
         print_log(
-            'optim_wrapper.clip_grad clips by the norm over '
-            f'{", ".join(together)}, so each depends on the others even if it '
-            'is never distilled; with clip_grad of its own, a branch does '
-            'not.',
+            f'optim_wrapper.clip_grad clips by the norm over {names}, so each '
+            'depends on the others even if it is never distilled; a branch '
+            'with a clip_grad of its own does not.',
             logger='current',
             level=logging.WARNING)
