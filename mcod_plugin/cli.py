@@ -5,13 +5,15 @@ import argparse
 import multiprocessing
 import os
 import os.path as osp
+import re
 import shlex
 import signal
 import sys
 import warnings
 from contextlib import contextmanager
 from traceback import walk_stack
-from typing import Any, Callable, Iterator, NoReturn, Optional, Sequence
+from typing import (Any, Callable, Iterator, NoReturn, Optional, Sequence,
+                    Tuple)
 
 from mcod_plugin.config.read import LOADERS, merge_options, read_config
 from mcod_plugin.errors import ConfigError, TrainingError, nearest
@@ -73,6 +75,14 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
+def _share(text: str) -> Tuple[int, int]:
+    match = re.fullmatch(r'(\d+)/(\d+)', text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(
+            f'must be I/N with I from 1 to N, such as 2/4; got {text!r}')
+    return int(match[1]), int(match[2])
+
+
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of all tools that train the runs of a study.
 
@@ -96,6 +106,13 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar='GLOB',
         help='the runs to train, such as mcod_* *_seed0')
+    parser.add_argument(
+        '--shard',
+        type=_share,
+        default=(1, 1),
+        metavar='I/N',
+        help='only the I-th of N shares of the runs, where several machines '
+        'cannot see by locks what the others are at')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
