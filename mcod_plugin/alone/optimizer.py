@@ -19,7 +19,8 @@ def optim_wrapper_alone(cfg: dict, branch: BranchSettings) -> dict:
         branch (BranchSettings): The branch's settings.
 
     Returns:
-        dict: The config, with the branch's learning rate and weight decay.
+        dict: The config, with the branch's optimizer, learning rate, weight
+        decay and limits of gradients.
 
     Raises:
         ConfigError: If the branch has a factor of what the optimizer's config
@@ -28,12 +29,18 @@ def optim_wrapper_alone(cfg: dict, branch: BranchSettings) -> dict:
     cfg = copy.deepcopy(cfg)
     if is_part(cfg, BranchOptimWrapperConstructor, 'constructor'):
         del cfg['constructor']
+    where = 'optim_wrapper.optimizer'
+    if branch.optimizer is not None:
+        cfg['optimizer'] = copy.deepcopy(branch.optimizer)
+        where = 'optimizer'
+    if branch.clip_grad is not None:
+        cfg['clip_grad'] = copy.deepcopy(branch.clip_grad) or None
     for key, setting in FACTORS.items():
         factor = getattr(branch, key)
         if factor == 1:
             continue
         if cfg['optimizer'].get(setting) is None:
-            raise ConfigError(f'{key} is a factor of optim_wrapper.optimizer.'
-                              f'{setting}, which must be set')
+            raise ConfigError(f'{key} is a factor of {where}.{setting}, which '
+                              'must be set')
         cfg['optimizer'][setting] *= factor
     return cfg

@@ -9,7 +9,7 @@ from mcod_plugin.runs.figures import (BASELINE, figure_style, legend_below,
                                       plot_curve, plot_weights, save_figure)
 from mcod_plugin.runs.metrics import DISAGREEMENT, ENSEMBLE
 from .results import (Results, all_runs, frozen_branches, kd_ratios, last,
-                      trained_branches)
+                      steps, trained_branches, unit)
 from .statistics import Contrast, Estimate, TwoWay, estimate
 
 __all__ = ['draw']
@@ -100,7 +100,7 @@ def _curves(results: Results, looks: Looks) -> Optional[Any]:
     for panel, name in zip(panels, names):
         # Beside the steep beginning no method would differ.
         _plot_by_epoch(panel, results, looks, f'{name}/top1', skip=1 / 3)
-        panel.set(title=name, xlabel='epoch')
+        panel.set(title=name, xlabel=unit(all_runs(results)[0]))
     for panel in panels[::3]:
         panel.set_ylabel('top-1 accuracy in %')
     if max(map(len, results.values())) > 1:
@@ -144,9 +144,10 @@ def _plot_estimates(panel: Any,
 def _by_epoch(runs: Sequence[Dict[str, Any]],
               key: str,
               scale: float = 1.) -> Dict[int, Estimate]:
-    """A metric over seeds, by the epochs that all of them have."""
+    """A metric over seeds, by the epochs (or iterations) that all of them
+    have."""
     return _over_seeds([
-        dict(zip(run['curves']['epoch'], run['curves'][key]))
+        dict(zip(run['curves'][unit(run)], run['curves'][key]))
         for run in runs if key in run['curves']
     ], scale)
 
@@ -236,7 +237,7 @@ def _diversity(results: Results, looks: Looks) -> Optional[Any]:
     _plot_by_epoch(epochs, results, looks, DISAGREEMENT, scale=100)
     epochs.set(
         title='during training',
-        xlabel='epoch',
+        xlabel=unit(all_runs(results)[0]),
         ylabel='disagreement of the branches in %')
     # As in the tables, a frozen branch counts in no mean.
     groups = {
@@ -270,22 +271,24 @@ def _diversity(results: Results, looks: Looks) -> Optional[Any]:
 def _schedule(results: Results, looks: Looks) -> Optional[Any]:
     # One strip for each method: many share their weights, and lines would
     # hide each other.
-    weights = {
-        method: runs[0]['kd_weight']
+    first = {
+        method: runs[0]
         for method, runs in results.items() if runs[0]['kd_weight']
     }
+    weights = {method: run['kd_weight'] for method, run in first.items()}
     if not weights:
         return None
     top = max(map(max, weights.values())) or 1
     figure = new_figure(6.4, 0.8 + 0.42 * len(weights))
     panels = figure.subplots(len(weights), 1, sharex=True, squeeze=False)
     for panel, (method, values) in zip(panels.flat, weights.items()):
-        plot_weights(panel, values, looks[method]['color'])
+        plot_weights(panel, values, looks[method]['color'],
+                     [0, *steps(first[method], len(values))])
         panel.set_ylim(0, 1.15 * top)
         panel.set_yticks((0, top), ('0', f'{top:.3g}'))
         panel.set_ylabel(
             method, rotation=0, ha='right', va='center', labelpad=4)
-    panels.flat[-1].set_xlabel('epoch')
+    panels.flat[-1].set_xlabel(unit(all_runs(results)[0]))
     figure.suptitle('weight of the distillation loss', fontsize=10)
     return figure
 
@@ -306,7 +309,8 @@ def _pull(results: Results, looks: Looks) -> Optional[Any]:
     figure, panels = panels_of(len(points), 3.6, 2.7, sharey=True)
     for panel, (name, found) in zip(panels, points.items()):
         _plot_estimates(panel, found, looks)
-        panel.set(title=name, xlabel='epoch', yscale='log')
+        panel.set(
+            title=name, xlabel=unit(all_runs(results)[0]), yscale='log')
     for panel in panels[::3]:
         panel.set_ylabel('gradient of distillation / own loss')
     drawn = {method for found in points.values() for method in found}

@@ -17,7 +17,7 @@ from mmengine.utils import import_modules_from_strings
 from mcod_plugin.config.explain import explain
 from mcod_plugin.config.methods import apply_method
 from mcod_plugin.config.model_config import model_config
-from mcod_plugin.config.parts import is_part
+from mcod_plugin.config.parts import counts_epochs, is_part
 from mcod_plugin.config.read import merge_options, merge_settings, read_config
 from mcod_plugin.engine.hooks import DiscontinuousKDHook
 from mcod_plugin.engine.optim_wrapper import use_amp
@@ -165,19 +165,23 @@ def _config(study: Study, method: Method, options: Sequence[str]) -> Config:
         if cfg.get(name) is None:
             raise ConfigError(f'config {study.config} lacks the setting '
                               f'{name}')
-    if not cfg.train_cfg.get('by_epoch'):
-        raise ConfigError('a study counts in epochs: train_cfg.by_epoch must '
-                          f'be True; got {cfg.train_cfg.get("by_epoch")!r}')
-    check_integer('train_cfg.max_epochs', cfg.train_cfg.get('max_epochs'))
+    by_epoch = counts_epochs(cfg.train_cfg)
+    if by_epoch is None:
+        raise ConfigError('train_cfg.by_epoch must be True or False; got '
+                          f'{cfg.train_cfg.get("by_epoch")!r}')
+    length = 'max_epochs' if by_epoch else 'max_iters'
+    check_integer(f'train_cfg.{length}', cfg.train_cfg.get(length))
     _check_evaluator(cfg.val_evaluator)
     if study.amp:
         use_amp(cfg)
-    # To go on from. It is the last epoch that counts, so the best is not kept.
+    # To go on from. It is the end that counts, so the best is not kept.
     checkpoint = dict(
         type='mcod_plugin.BranchCheckpointHook',
-        interval=max(1, cfg.train_cfg.max_epochs // 20),
+        interval=max(1, cfg.train_cfg[length] // 20),
         max_keep_ckpts=2,
         save_best=[])
+    if not by_epoch:
+        checkpoint['by_epoch'] = False
     cfg.default_hooks = dict(
         cfg.get('default_hooks') or {}, checkpoint=checkpoint)
     return cfg

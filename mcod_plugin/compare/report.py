@@ -15,8 +15,8 @@ from .contrasts import contrast_table, text_of
 from .figures import draw
 from .plan import Run
 from .results import (Results, all_runs, best, differences, divergence,
-                      frozen_branches, kd_ratios, last, of_other_configs,
-                      read_results, trained_branches)
+                      frozen_branches, kd_ratios, last, length,
+                      of_other_configs, read_results, trained_branches, unit)
 from .statistics import Estimate, TwoWay, estimate
 from .study import Study
 
@@ -96,10 +96,10 @@ class Report:
         Returns:
             str: What was run and on what; tables of accuracy, of the gain
             over the baseline, of the contrasts, of top-5 accuracy, of the
-            pull of the distillation, and of the best epoch with the time of a
-            run, without the methods that have no run yet; what has failed,
-            what is missing, what was made by another config, and what was not
-            the same for all runs.
+            pull of the distillation, and of the best validation with the time
+            of a run, without the methods that have no run yet; what has
+            failed, what is missing, what was made by another config, and what
+            was not the same for all runs.
         """
         tables = [
             self._accuracy(),
@@ -151,7 +151,7 @@ class Report:
         if commits:
             dirty = any(run.get('dirty') for run in runs)
             given.append(f'commit {commits}' + ' with changes' * dirty)
-        return (f'{runs[0]["epochs"]} epochs, batch size '
+        return (f'{length(runs[0])} {unit(runs[0])}s, batch size '
                 f'{_distinct(run["batch_size"] for run in runs)}, '
                 f'{_distinct(run["precision"] for run in runs)}, '
                 f'{_list_seeds(self.seeds)}; on '
@@ -195,7 +195,8 @@ class Report:
 
     def _accuracy(self) -> tuple:
         columns = self._by_name(lambda runs, name: last(runs, f'{name}/top1'))
-        title = '**Top-1 accuracy** after the last epoch, in percent'
+        title = (f'**Top-1 accuracy** after the last {unit(self.runs[0])}, in '
+                 'percent')
         if len(self.seeds) > 1:
             title += ', mean ± standard deviation over the seeds'
             if len(self.results) > 1:
@@ -314,7 +315,8 @@ class Report:
         if not columns:
             return None
         return self._table(
-            '**Top-5 accuracy** after the last epoch, in percent', columns)
+            f'**Top-5 accuracy** after the last {unit(self.runs[0])}, in '
+            'percent', columns)
 
     def _pull(self) -> Optional[tuple]:
         columns = {}
@@ -335,7 +337,8 @@ class Report:
             '**Pull of the distillation** (`kd_ratio`): the norm of its '
             'gradient over that of the own loss, both at the logits of a '
             'branch and as weighted; mean of the first and of the last third '
-            'of the epochs that distil', columns, methods) if methods else None
+            f'of the {self._looks} that distil', columns,
+            methods) if methods else None
 
     def _best(self) -> tuple:
         columns = self._by_name(best)
@@ -344,11 +347,18 @@ class Report:
                 lambda runs:
                 {run['seed']: run['train_seconds'] / 60
                  for run in runs}))
+        what = self._looks[:-1]
         return self._table(
-            '**Best epoch**: the highest top-1 accuracy of all epochs, in '
+            f'**Best {what}**: the highest top-1 accuracy of all {what}s, in '
             'percent, and the time spent on training. The accuracy flatters, '
-            'since the epoch is chosen by the images that it is measured on',
+            f'since the {what} is chosen by the images that it is measured on',
             columns)
+
+    @property
+    def _looks(self) -> str:
+        """The parts of the runs, of each of which something is known."""
+        by_epoch = unit(self.runs[0]) == 'epoch'
+        return 'epochs' if by_epoch else 'validations'
 
     def _by_name(
         self, values_of: Callable[[Any, str],

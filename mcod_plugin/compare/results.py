@@ -15,7 +15,7 @@ from mcod_plugin.runs.metrics import best_top1
 __all__ = [
     'read_results', 'all_runs', 'differences', 'divergence',
     'of_other_configs', 'trained_branches', 'frozen_branches', 'last', 'best',
-    'kd_ratios'
+    'kd_ratios', 'length', 'steps', 'unit'
 ]
 
 Record = Dict[str, Any]
@@ -25,7 +25,6 @@ KINDS = dict(
     method=str,
     seed=int,
     branches=list,
-    epochs=int,
     batch_size=int,
     device=str,
     precision=str,
@@ -35,6 +34,12 @@ KINDS = dict(
     kd_weight=list,
     train_loss=dict,
     last=dict)
+
+# What must be the same for runs that are compared, in words.
+COMPARED: Dict[str, Callable[[Record], str]] = {
+    'branches': lambda run: ', '.join(run['branches']),
+    'length': lambda run: f'{length(run)} {unit(run)}s',
+}
 
 # What may differ between runs that are compared, but has to be told.
 NOTED: Dict[str, Callable[[Record], Any]] = {
@@ -62,8 +67,8 @@ def read_results(folder: str,
 
     Raises:
         ConfigError: If a file cannot be used, or two runs differ in their
-            branches or epochs, so that nothing can be learned from comparing
-            them.
+            branches or their length, so that nothing can be learned from
+            comparing them.
     """
     found: Results = {method: [] for method in methods}
     names = sorted(os.listdir(folder)) if osp.isdir(folder) else []
@@ -130,21 +135,64 @@ def divergence(run: Record) -> Optional[str]:
         a loss or a metric of the last validation that is not finite. None if
         nothing has.
     """
+    # To MMEngine a run in iterations is one epoch.
+    by_epoch = unit(run) == 'epoch'
     told = [
-        f'{name} diverged in epoch {when["epoch"]}, iteration '
-        f'{when["iteration"]}'
+        f'{name} diverged in ' + f'epoch {when["epoch"]}, ' * by_epoch +
+        f'iteration {when["iteration"]}'
         for name, when in (run.get('diverged') or {}).items()
     ]
     if told:
         return ', '.join(told)
     for name, values in run['train_loss'].items():
-        for epoch, value in enumerate(values, 1):
+        for step, value in zip(steps(run, len(values)), values):
             if not math.isfinite(value):
-                return f'the loss of {name} is {value} in epoch {epoch}'
+                return (f'the loss of {name} is {value} '
+                        f'{"in" if by_epoch else "up to"} {unit(run)} {step}')
     for key, value in run['last'].items():
         if not math.isfinite(value):
             return f'{key} is {value}'
     return None
+
+
+def unit(run: Record) -> str:
+    """What a run counts in.
+
+    Args:
+        run (dict): The run.
+
+    Returns:
+        str: ``'epoch'`` or ``'iteration'``.
+    """
+    # Runs of older versions do not say.
+    return run.get('unit') or 'epoch'
+
+
+def length(run: Record) -> int:
+    """How many epochs or iterations a run has.
+
+    Args:
+        run (dict): The run.
+
+    Returns:
+        int: Their number.
+    """
+    return run[f'{unit(run)}s']
+
+
+def steps(run: Record, number: int) -> List[int]:
+    """When something was noted in the course of a run.
+
+    Args:
+        run (dict): The run.
+        number (int): How many values were noted.
+
+    Returns:
+        list[int]: Of each, how many epochs or iterations were over.
+    """
+    if unit(run) == 'epoch':
+        return [*range(1, number + 1)]
+    return run['until'][:number]
 
 
 def of_other_configs(results: Results, hashes: Mapping[str, str]) -> List[str]:
@@ -233,13 +281,13 @@ def kd_ratios(run: Record, name: str) -> Dict[int, float]:
         name (str): The branch.
 
     Returns:
-        dict[int, float]: ``kd_ratio`` by the number of epochs finished, of
-        those that distilled; empty if it was not measured.
+        dict[int, float]: ``kd_ratio`` by the number of epochs (or iterations)
+        finished, of those that distilled; empty if it was not measured.
     """
     course = run.get('kd_ratio', {}).get(name, [])
     return {
-        epoch: ratio
-        for epoch, ratio in enumerate(course, 1)
+        step: ratio
+        for step, ratio in zip(steps(run, len(course)), course)
         if ratio > 0 and math.isfinite(ratio)
     }
 
@@ -282,12 +330,14 @@ def _faults(run: Any) -> Iterator[str]:
     if not isinstance(run, dict):
         yield f'it must hold an object; got a {type(run).__name__}'
     for key, kind in KINDS.items():
-        if key not in run:
-            yield f'{key!r} is missing'
-        # A bool is an int to Python.
-        if not isinstance(run[key], kind) or isinstance(run[key], bool):
-            yield (f'{key!r} must be of type {kind.__name__.lower()}; got '
-                   f'{run[key]!r}')
+        yield from _of_kind(run, key, kind)
+    if unit(run) not in ('epoch', 'iteration'):
+        yield f"'unit' must be epoch or iteration; got {run['unit']!r}"
+    for key, kind in {
+            f'{unit(run)}s': int,
+            **(dict(until=list) if unit(run) == 'iteration' else {})
+    }.items():
+        yield from _of_kind(run, key, kind)
     if not run['branches'] or not all(
             isinstance(name, str) for name in run['branches']):
         yield f"'branches' must hold names; got {run['branches']!r}"
@@ -313,14 +363,24 @@ def _faults(run: Any) -> Iterator[str]:
         if not isinstance(values, list) or not all(map(_is_number, values)):
             yield f'{key!r} must be a list of numbers'
     lengths = {key: len(values) for key, values in run['curves'].items()}
-    if len(set(lengths.values())) > 1 or (lengths and 'epoch' not in lengths):
-        yield ("'curves' must hold 'epoch' and as many numbers for each "
-               f'metric; got {lengths}')
+    if len(set(lengths.values())) > 1 or (lengths
+                                          and unit(run) not in lengths):
+        yield (f"'curves' must hold '{unit(run)}' and as many numbers for "
+               f'each metric; got {lengths}')
     if not all(
             isinstance(when, dict) and {'epoch', 'iteration'} <= when.keys()
             for when in run.get('diverged', {}).values()):
         yield ("'diverged' must hold 'epoch' and 'iteration' by branch; got "
                f'{run["diverged"]!r}')
+
+
+def _of_kind(run: Record, key: str, kind: type) -> Iterator[str]:
+    if key not in run:
+        yield f'{key!r} is missing'
+    # A bool is an int to Python.
+    if not isinstance(run[key], kind) or isinstance(run[key], bool):
+        yield (f'{key!r} must be of type {kind.__name__.lower()}; got '
+               f'{run[key]!r}')
 
 
 def _is_number(value: Any) -> bool:
@@ -330,12 +390,8 @@ def _is_number(value: Any) -> bool:
 def _check_comparable(results: Results) -> None:
     runs = all_runs(results)
     for run in runs:
-        for key in ('branches', 'epochs'):
-            if run[key] != runs[0][key]:
-                raise ConfigError(
-                    f'{_name(runs[0])} and {_name(run)} cannot be compared: '
-                    f'{key} {_text(runs[0][key])} and {_text(run[key])}')
-
-
-def _text(value: Any) -> str:
-    return ', '.join(value) if isinstance(value, list) else str(value)
+        for what, value_of in COMPARED.items():
+            first, value = value_of(runs[0]), value_of(run)
+            if value != first:
+                raise ConfigError(f'{_name(runs[0])} and {_name(run)} cannot '
+                                  f'be compared: {what} {first} and {value}')

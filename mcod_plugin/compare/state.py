@@ -165,12 +165,13 @@ def checkpoints(run: Run) -> Dict[int, str]:
         run (Run): The run.
 
     Returns:
-        dict[int, str]: Their paths by the number of finished epochs.
+        dict[int, str]: Their paths by the number of finished epochs or
+        iterations.
     """
     found = {}
     if osp.isdir(run.work_dir):
         for name in os.listdir(run.work_dir):
-            match = re.fullmatch(r'epoch_(\d+)\.pth', name)
+            match = re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', name)
             if match:
                 found[int(match.group(1))] = osp.join(run.work_dir, name)
     return found

@@ -7,7 +7,7 @@ from mmcv.transforms import RandomFlip
 from mmpretrain.datasets import PackInputs, RandomCrop
 from mmpretrain.evaluation import Accuracy
 
-from mcod_plugin.config.parts import is_part, type_name
+from mcod_plugin.config.parts import counts_epochs, is_part, type_name
 from mcod_plugin.config.read import LOADERS, imported_modules
 from mcod_plugin.datasets.in_memory_dataset import (FIXED_TRANSFORMS,
                                                     InMemoryDataset)
@@ -23,9 +23,9 @@ IN_MEMORY = (*FIXED_TRANSFORMS, RandomCrop, RandomFlip, PackInputs)
 HOOKS = dict(
     runtime_info=('The losses stay on the device until they are logged.',
                   "type='mcod_plugin.CohortRuntimeInfoHook'"),
-    checkpoint=('The last two epochs, and the best of every branch and of '
+    checkpoint=('The last two{steps}, and the best of every branch and of '
                 'the ensemble.', "type='mcod_plugin.BranchCheckpointHook', "
-                'interval=1, max_keep_ckpts=2'),
+                '{interval}, max_keep_ckpts=2'),
     epoch_seed=('Exact resuming.', "type='mcod_plugin.EpochSeedHook'"),
     label_check=('', "type='mcod_plugin.LabelCheckHook'"),
     report=('The cohort at the start, its accuracy at the end.',
@@ -143,10 +143,12 @@ def _model(sources: Sequence[Source], recipe: Source,
 
 
 def _hooks(recipe: Source) -> Iterator[str]:
+    by_epoch = counts_epochs(recipe.cfg.train_cfg)
     yield from _wrapped(
         'When and how strongly the ensemble teaches: one epoch on, then a '
         'gap. In the first half of the run the gap shrinks from one epoch to '
-        'none, and the weight grows from 0 to 1.',
+        'none, and the weight grows from 0 to 1.' + ' Where training counts '
+        'iterations, an epoch is one pass over the data.' * (not by_epoch),
         first='# ',
         rest='# ')
     yield 'custom_hooks = [dict('
@@ -174,12 +176,20 @@ def _runtime(sources: Sequence[Source], recipe: Source) -> Iterator[str]:
     yield (f'custom_imports = dict(imports={list(modules)!r}, '
            'allow_failed_imports=False)')
     given = cfg.get('default_hooks') or {}
+    step = dict(steps=' epochs', interval='interval=1')
+    if not counts_epochs(cfg.train_cfg):
+        # As often as there is a validation, which is every 1000 iterations
+        # unless it is said.
+        interval = cfg.train_cfg.get('val_interval', 1000)
+        step = dict(
+            steps='', interval=f'by_epoch=False, interval={interval}')
     yield 'default_hooks = dict('
     for name, (comment, settings) in HOOKS.items():
         if comment:
-            yield from _wrapped(comment, first='# ', rest='# ', indent=4)
+            yield from _wrapped(
+                comment.format(**step), first='# ', rest='# ', indent=4)
         mark = '_delete_=True, ' if name in given else ''
-        yield f'{name}=dict({mark}{settings}),'
+        yield f'{name}=dict({mark}{settings.format(**step)}),'
     yield ')'
     if (cfg.get('randomness') or {}).get('seed') is None:
         yield 'randomness = dict(seed=0)'

@@ -7,13 +7,12 @@ import tempfile
 from typing import List, Optional, Sequence
 
 from mmengine.config import Config
-from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.engine import LearningRateDecayOptimWrapperConstructor
 
 from mcod_plugin.config.branch_from import branch_from, read_source
 from mcod_plugin.config.explain import explain
 from mcod_plugin.config.input_size import parse_input_size
-from mcod_plugin.config.parts import is_part
+from mcod_plugin.config.parts import counts_epochs, is_part
 from mcod_plugin.config.read import read_config
 from mcod_plugin.errors import ConfigError, nearest
 from mcod_plugin.models.utils.build_branch import build_branch
@@ -165,11 +164,11 @@ def _check_recipe(recipe: Source) -> None:
             f'config {recipe.config} is of pure Python style (read_base or '
             'imports), which a config with _base_ cannot inherit a recipe '
             f'from; {other}')
-    if cfg.train_cfg.get('by_epoch') is not True and not is_part(
-            cfg.train_cfg, EpochBasedTrainLoop):
-        raise ConfigError(f'config {recipe.config} trains by iterations, and '
-                          'the schedule of a composed cohort counts epochs; '
-                          f'{other}')
+    if counts_epochs(cfg.train_cfg) is None:
+        raise ConfigError(
+            f'config {recipe.config}: train_cfg must count epochs or '
+            'iterations, by by_epoch=True or False or by one of the loops of '
+            f'MMEngine; {other}')
     if is_part(cfg.optim_wrapper, LearningRateDecayOptimWrapperConstructor,
                'constructor'):
         raise ConfigError(

@@ -1,20 +1,23 @@
 """What a branch keeps of its own recipe in another one's, and what not."""
+from itertools import chain
 from typing import Any, Dict, NamedTuple, Sequence
 
 from mcod_plugin.config.parts import type_name
 from mcod_plugin.runs.tables import render
-from .source import Source
+from .source import Source, call_text
 
 __all__ = ['KEPT_BY', 'OwnSetting', 'left_out', 'own_settings', 'table']
 
-# The fact of a config that each setting of a branch keeps.
+# The facts of a config that each setting of a branch keeps.
 KEPT_BY = {
-    'mean': 'normalisation',
-    'std': 'normalisation',
-    'input_size': 'input size',
-    'lr_mult': 'learning rate',
-    'decay_mult': 'weight decay',
-    'init_cfg': 'pre-trained weights'
+    'mean': ['normalisation'],
+    'std': ['normalisation'],
+    'input_size': ['input size'],
+    'lr_mult': ['learning rate'],
+    'decay_mult': ['weight decay'],
+    'optimizer': ['optimizer', 'learning rate', 'weight decay'],
+    'clip_grad': ['clip_grad'],
+    'init_cfg': ['pre-trained weights']
 }
 
 
@@ -37,8 +40,13 @@ def own_settings(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
                    \frac{batch_{recipe}}{batch}, \qquad
         decay\_mult = \frac{decay}{decay_{recipe}}
 
-    Rate and decay say nothing across different optimizers, nor does a factor
-    of nothing: then the recipe's hold.
+    A branch that differs in more than these has its own optimizer, with the
+    rate for the recipe's batch size; also where the recipe states nothing
+    that there could be a factor of.
+
+    Where gradients are clipped, each branch keeps its own limit, that of the
+    recipe included: a norm over all branches is another one than it was
+    chosen for.
 
     Args:
         source (Source): The branch's config.
@@ -53,6 +61,7 @@ def own_settings(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
         found['init_cfg'] = OwnSetting(
             dict(type='Pretrained', checkpoint=source.cfg.load_from),
             'load_from of its config')
+    found.update(_clip_grad(source, recipe))
     if source is recipe:
         return found
     found.update(_statistics(source, recipe))
@@ -61,9 +70,10 @@ def own_settings(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
         found['input_size'] = OwnSetting(
             size[0] if size[0] == size[1] else size,
             'images are resized to it')
-    if source.optimizer and type_name(source.optimizer) == type_name(
-            recipe.optimizer):
-        found.update(_factors(source, recipe))
+    if source.optimizer:
+        found.update(
+            _factors(source, recipe) if _differ_by_factors(source, recipe) else
+            _optimizer(source, recipe))
     return found
 
 
@@ -79,14 +89,65 @@ def _statistics(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
     return dict(mean=OwnSetting(mean, reason), std=OwnSetting(std, ''))
 
 
+def _batch_ratio(source: Source, recipe: Source) -> float:
+    """By how much the recipe's batches are larger, as far as it is known."""
+    batches = source.total_batch, recipe.total_batch
+    return 1. if None in batches else batches[1] / batches[0]
+
+
+def _clip_grad(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
+    limits = recipe.optim_wrapper.get('clip_grad')
+    own = limits
+    if source.optim_wrapper:
+        own = source.optim_wrapper.get('clip_grad')
+    if not (limits or own):
+        return {}
+    return dict(clip_grad=OwnSetting(own and _plain_dict(own), ''))
+
+
+def _differ_by_factors(source: Source, recipe: Source) -> bool:
+    """Whether two optimizers are equal but for factors of rate and decay."""
+    one, other = (
+        call_text(part.optimizer, ('lr', 'weight_decay'))
+        for part in (source, recipe))
+    lr = source.lr and source.lr * _batch_ratio(source, recipe)
+    return one == other and all(
+        mine == theirs or recipe.optimizer.get(key)
+        for key, mine, theirs in (('lr', lr, recipe.lr),
+                                  ('weight_decay', source.weight_decay,
+                                   recipe.weight_decay)))
+
+
+def _optimizer(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
+    own = _plain_dict(source.optimizer)
+    if not isinstance(own['type'], str):
+        own['type'] = f'{own["type"].__module__}.{own["type"].__qualname__}'
+    reason = f'not the {type_name(recipe.optimizer)} of {recipe.name}'
+    scale = _batch_ratio(source, recipe)
+    if source.lr is not None and scale != 1:
+        own['lr'] = float(f'{source.lr * scale:.6g}')
+        reason += (f'; it learns at {source.lr:g} with batches of '
+                   f'{source.total_batch}, so here at {own["lr"]:g}')
+    if recipe.optim_wrapper.get('paramwise_cfg'):
+        # What is not stated has no factors.
+        for key in ('lr', 'weight_decay'):
+            default = source.of_optimizer(key)
+            if default is not None:
+                own.setdefault(key, default)
+    return dict(optimizer=OwnSetting(own, reason))
+
+
+def _plain_dict(cfg: Any) -> Dict[str, Any]:
+    return {key: value for key, value in cfg.items() if key != '_scope_'}
+
+
 def _factors(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
     found = {}
     if source.lr is not None and recipe.lr:
-        scale = 1.
+        scale = _batch_ratio(source, recipe)
         reason = f'it learns at {source.lr:g}, {recipe.name} at {recipe.lr:g}'
         batches = source.total_batch, recipe.total_batch
-        if None not in batches and batches[0] != batches[1]:
-            scale = batches[1] / batches[0]
+        if scale != 1:
             reason = (f'it learns at {source.lr:g} with batches of '
                       f'{batches[0]}, {recipe.name} at {recipe.lr:g} with '
                       f'batches of {batches[1]}')
@@ -146,7 +207,8 @@ def left_out(sources: Sequence[Source],
     given = recipe.facts()
     found = {}
     for source in sources:
-        kept = {KEPT_BY[key] for key in own_settings(source, recipe)}
+        kept = set(
+            chain(*(KEPT_BY[key] for key in own_settings(source, recipe))))
         # Those within its model go with it.
         kept.add('pre-trained weights')
         found[source.name] = {

@@ -1,10 +1,12 @@
 """A config to compose from, and what it says."""
 import ast
+import inspect
 import os.path as osp
 from numbers import Real
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS
 
 from mcod_plugin.config.data import channel_order, innermost_dataset
 from mcod_plugin.config.input_size import data_input_size, parse_input_size
@@ -133,13 +135,31 @@ class Source:
     @property
     def lr(self) -> Optional[float]:
         """The learning rate."""
-        found = self.optimizer.get('lr')
-        return found if isinstance(found, Real) else None
+        return self.of_optimizer('lr')
 
     @property
     def weight_decay(self) -> float:
         """The weight decay."""
-        return self.optimizer.get('weight_decay') or 0.
+        return self.of_optimizer('weight_decay') or 0.
+
+    def of_optimizer(self, key: str) -> Optional[float]:
+        """A number among the settings of the optimizer.
+
+        Args:
+            key (str): The setting.
+
+        Returns:
+            float | None: What it says, else its default; None if it has no
+            such setting.
+        """
+        kind = self.optimizer.get('type')
+        if isinstance(kind, str):
+            with OPTIMIZERS.switch_scope_and_registry(None) as registry:
+                kind = registry.get(kind)
+        arguments = inspect.signature(kind).parameters if kind else {}
+        default = arguments[key].default if key in arguments else None
+        found = self.optimizer.get(key, default)
+        return found if isinstance(found, Real) else None
 
     @property
     def total_batch(self) -> Optional[int]:
@@ -197,6 +217,8 @@ class Source:
             ', '.join(call_text(part, COUNTING) for part in schedulers),
             'epochs':
             str((cfg.get('train_cfg') or {}).get('max_epochs') or ''),
+            'iterations':
+            str((cfg.get('train_cfg') or {}).get('max_iters') or ''),
             'batch size':
             batch,
             'pre-trained weights':

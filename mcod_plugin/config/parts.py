@@ -1,13 +1,14 @@
 """The parts of a config, each of which says by ``type`` what it builds."""
 from functools import lru_cache
-from typing import Any, Iterator, Mapping, Set, Tuple, Union
+from typing import Any, Iterator, Mapping, Optional, Set, Tuple, Union
 
 import mmengine.registry
 from mmengine.config import Config
 from mmengine.registry import Registry
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from mmengine.utils import get_object_from_string
 
-__all__ = ['is_part', 'type_name', 'walk']
+__all__ = ['counts_epochs', 'is_part', 'type_name', 'walk']
 
 # MMEngine's registries, whose children are those of projects.
 ROOTS = [
@@ -86,6 +87,25 @@ def type_name(cfg: Mapping, key: str = 'type') -> str:
     """
     kind: Any = cfg.get(key) or ''
     return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+
+
+def counts_epochs(train_cfg: Mapping) -> Optional[bool]:
+    """Whether training counts epochs, else iterations.
+
+    Args:
+        train_cfg (dict): The config of the loop.
+
+    Returns:
+        bool | None: None if it does not tell, or is of another loop.
+    """
+    if 'type' not in train_cfg:
+        by_epoch = train_cfg.get('by_epoch')
+        return by_epoch if isinstance(by_epoch, bool) else None
+    for loop, answer in ((EpochBasedTrainLoop, True), (IterBasedTrainLoop,
+                                                       False)):
+        if is_part(train_cfg, loop):
+            return answer
+    return None
 
 
 def walk(cfg: Any, path: str = '') -> Iterator[Tuple[str, Any]]:

@@ -22,6 +22,8 @@ PAPER = ('*Multistructure-Based Collaborative Online Distillation* (Gao et '
 
 # By how much a branch is trained more or less than the others.
 FACTORS = ('lr_mult', 'decay_mult', 'loss_weight')
+# What it is trained by instead of what they are.
+OWN = ('optimizer', 'clip_grad')
 
 
 def training_section(publication: Publication) -> str:
@@ -176,8 +178,16 @@ def _branch_settings(model: Dict[str, Any]) -> Iterator[str]:
     for name, branch in model['branches'].items():
         factors = {key: branch.get(key, default[key]) for key in FACTORS}
         own = {key: value for key, value in factors.items() if value != 1}
-        if own:
-            yield f'{name} with `{_arguments(own)}`'
+        words = [f'`{_arguments(own)}`'] if own else []
+        for key in OWN:
+            value = branch.get(key)
+            if key == 'optimizer' and value:
+                words.append(f'its own optimizer, {_call(value)}')
+            if key == 'clip_grad' and key in branch:
+                limits = f'`{_arguments({key: value})}`'
+                words.append(limits if value else 'gradients not clipped')
+        if words:
+            yield f'{name} with {listed(words)}'
 
 
 def _scheduler(settings: Any) -> str:

@@ -12,10 +12,12 @@ KEPT = re.compile(
     r'optim_wrapper\.(optimizer|paramwise_cfg|constructor|loss_scale)(\.|$)'
     r'|auto_scale_lr(\.|$)'
     r'|param_scheduler(\.|$)|randomness\.seed$'
-    r'|model\.branches\.[^.]+\.(lr_mult|decay_mult)$'
+    r'|model\.branches\.[^.]+\.(lr_mult|decay_mult|optimizer(\..+)?)$'
     r'|model\.(branches\..+\.)?(init_cfg|pretrained)(\.|$)')
 # How PyTorch computes the same step.
-TAKEN = re.compile(r'optim_wrapper\.optimizer\.(foreach|fused|capturable)$')
+TAKEN = re.compile(
+    r'(optim_wrapper|model\.branches\.[^.]+)\.optimizer\.'
+    r'(foreach|fused|capturable)$')
 # What says where a run is, how it is started or what it prints.
 IGNORED = re.compile(
     r'(work_dir|experiment_name|load_from|resume|launcher|log_level'

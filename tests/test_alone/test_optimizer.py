@@ -1,13 +1,12 @@
-from types import SimpleNamespace
-
 import pytest
 
 from mcod_plugin.alone.optimizer import optim_wrapper_alone
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.models.utils.branch_settings import BranchSettings
 
 
-def branch(**factors):
-    return SimpleNamespace(**{'lr_mult': 1, 'decay_mult': 1, **factors})
+def branch(**settings):
+    return BranchSettings((32, 32), **settings)
 
 
 def test_rate_and_decay_of_the_branch():
@@ -28,3 +27,23 @@ def test_factor_of_nothing(key, setting):
             'which must be set$'):
         optim_wrapper_alone(
             dict(optimizer=dict(type='SGD')), branch(**{key: 2.}))
+
+
+def test_optimizer_of_the_branch():
+    """The rest of the recipe is the cohort's."""
+    own = dict(type='AdamW', lr=0.01, weight_decay=0.1)
+    cfg = dict(
+        optimizer=dict(type='SGD', lr=0.1),
+        accumulative_counts=2,
+        clip_grad=dict(max_norm=1.))
+    found = optim_wrapper_alone(
+        cfg, branch(optimizer=own, lr_mult=.5, clip_grad=dict(max_norm=2.)))
+    assert found == dict(
+        optimizer=dict(type='AdamW', lr=0.005, weight_decay=0.1),
+        accumulative_counts=2,
+        clip_grad=dict(max_norm=2.))
+    assert own['lr'] == 0.01 and cfg['optimizer']['type'] == 'SGD'
+    assert optim_wrapper_alone(cfg, branch(clip_grad={}))['clip_grad'] is None
+    with pytest.raises(ConfigError, match='^lr_mult is a factor of optimizer'):
+        optim_wrapper_alone(
+            cfg, branch(optimizer=dict(type='AdamW'), lr_mult=2.))

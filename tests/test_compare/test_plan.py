@@ -1,9 +1,12 @@
+import dataclasses
+import os
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 
 from mcod_plugin.compare.plan import Run, choose, plan, shard
+from mcod_plugin.compare.state import latest_checkpoint
 from mcod_plugin.compare.study import read_study
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.config.methods import METHODS
@@ -175,6 +178,21 @@ def test_cohort_is_built_as_the_runner_does(write_study):
         make(write_study(settings=settings))
 
 
+def test_recipe_that_counts_iterations(write_study, tmp_path):
+    path = write_study(settings={
+        'train_cfg.by_epoch': False,
+        'train_cfg.max_iters': 100
+    })
+    for run in make(path):
+        checkpoint = run.cfg.default_hooks.checkpoint
+        assert not checkpoint.by_epoch and checkpoint.interval == 5
+    run = dataclasses.replace(run, work_dir=str(tmp_path / 'run'))
+    os.makedirs(run.work_dir)
+    for number in (5, 95, 100):
+        Path(run.work_dir, f'iter_{number}.pth').touch()
+    assert latest_checkpoint(run).endswith('iter_100.pth')
+
+
 def test_only_the_runs(write_study):
     """Without anything being built, as for a report."""
     path = write_study(settings={'custom_hooks.0.curve': 'line'})
@@ -230,7 +248,10 @@ def test_what_a_config_must_have(write_study, tmp_path, key):
      ('methods.a', 'fusion', "'max'")),
     (dict(settings={'model.branches.vgg.backbone.depth': 12}),
      ('depth', '12')),
-    (dict(settings={'train_cfg.by_epoch': False}), ('by_epoch', )),
+    (dict(settings={'train_cfg.by_epoch': 'no'}),
+     ('train_cfg.by_epoch', 'True or False', "'no'")),
+    (dict(settings={'train_cfg.by_epoch': False}),
+     ('train_cfg.max_iters', 'None')),
     (dict(settings={'train_cfg.max_epochs': 'ten'}),
      ('train_cfg.max_epochs', "'ten'")),
     (dict(settings={'custom_imports.imports': ['no_such_module']}),

@@ -134,7 +134,9 @@ def test_file_of_another_kind(tmp_path, text):
 
 
 @pytest.mark.parametrize('change,message', [
-    (dict(epochs=3), 'epochs 2 and 3'),
+    (dict(epochs=3), 'length 2 epochs and 3 epochs'),
+    (dict(unit='iteration', until=[2], curves={}),
+     'length 2 epochs and 20 iterations'),
     (dict(top1=(1., 2., 3.)), 'branches a, b and a, b, c'),
 ])
 def test_runs_that_cannot_be_compared(tmp_path, change, message):
@@ -210,3 +212,75 @@ def test_kd_ratios():
     run = make_run(kd_ratio=dict(a=[0., .5, math.nan, 2., math.inf]))
     assert kd_ratios(run, 'a') == {2: .5, 4: 2.}
     assert kd_ratios(run, 'b') == {}
+
+
+def by_iterations(**changes):
+    """A run of 20 iterations with three validations."""
+    run = make_run(unit='iteration', epochs=None, until=[8, 16, 20])
+    run['curves'] = dict(iteration=[8, 16, 20], **{'a/top1': [1., 2., 1.]})
+    run.update(
+        kd_weight=[0., .5, 1.],
+        train_loss=dict(a=[3., 2., 1.], b=[3., 2., 1.]),
+        kd_ratio=dict(a=[0., .2, .4]))
+    run.update(changes)
+    return {key: value for key, value in run.items() if value is not None}
+
+
+def test_run_that_counts_iterations(tmp_path):
+    write_run(tmp_path, by_iterations())
+    [run] = read_results(str(tmp_path), ['solo'])['solo']
+    assert kd_ratios(run, 'a') == {16: .2, 20: .4}
+    assert best([run], 'a') == {0: 2.}
+    run['train_loss']['b'][1] = math.inf
+    assert divergence(run) == 'the loss of b is inf up to iteration 16'
+    run['diverged'] = dict(b=dict(epoch=1, iteration=9))
+    assert divergence(run) == 'b diverged in iteration 9'
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(iterations=None), "'iterations' is missing"),
+    (dict(until=None), "'until' is missing"),
+    (dict(curves=dict(epoch=[1])), "'curves' must hold 'iteration'"),
+    (dict(unit='step'), "'unit' must be epoch or iteration; got 'step'"),
+])
+def test_iterations_that_are_missing(tmp_path, change, message):
+    write_run(tmp_path, by_iterations(**change))
+    with pytest.raises(ConfigError, match=message):
+        read_results(str(tmp_path), ['solo'])
+
+
+def test_what_a_run_by_iterations_leaves(tiny_runner, tmp_path):
+    """From the run itself to the report and its figures."""
+    from mcod_plugin.compare.figures import draw
+    from mcod_plugin.compare.report import Report
+    for method in ('mcod', 'solo'):
+        hooks = [
+            dict(
+                type='mcod_plugin.DiscontinuousKDHook',
+                weight=(1., 1.) if method == 'mcod' else (0., 0.)),
+            dict(
+                type='mcod_plugin.RunRecordHook',
+                out=str(tmp_path / f'{method}_seed3.json'),
+                info=dict(method=method, seed=3))
+        ]
+        tiny_runner(
+            method,
+            custom_hooks=hooks,
+            train_cfg=dict(
+                by_epoch=False, max_iters=7, val_interval=3,
+                _delete_=True)).train()
+    results = read_results(str(tmp_path), ['mcod', 'solo'])
+    mcod, = results['mcod']
+    # A pass is four iterations, the last of two is distilled.
+    assert mcod['until'] == [3, 6, 7] == mcod['curves']['iteration']
+    text = Report(results, 'solo').to_markdown()
+    assert text.startswith('7 iterations, batch size 16, ')
+    assert '**Top-1 accuracy** after the last iteration, in' in text
+    assert 'the first and of the last third of the validations that ' in text
+    assert ('**Best validation**: the highest top-1 accuracy of all '
+            'validations, in percent') in text
+    draw(results, 'solo', str(tmp_path / 'figures'))
+    assert {'curves.png', 'schedule.png', 'pull.png'} <= {
+        path.name
+        for path in (tmp_path / 'figures').iterdir()
+    }

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
@@ -38,8 +39,8 @@ MISTAKES = dict(
 NO_RECIPES = dict(
     data=('train_dataloader = None', ['lacks train_dataloader']),
     optimizer=('optim_wrapper = None', ['lacks optim_wrapper']),
-    iterations=('train_cfg = dict(by_epoch=False, max_iters=9)',
-                ['by iterations', 'counts epochs']),
+    loop=("train_cfg = dict(type='MyLoop', max_iters=9)",
+          ['must count epochs or iterations']),
     layers=("optim_wrapper['constructor'] = "
             "'LearningRateDecayOptimWrapperConstructor'",
             ['depth of one backbone']))
@@ -260,3 +261,70 @@ def test_three_branches_with_moving_averages(folder):
     runner.train()
     metrics = runner.message_hub.log_scalars
     assert {'val/a/top1', 'val/b/top1', 'val/ensemble/top3'} <= set(metrics)
+
+
+ITERATIONS = """
+train_cfg = dict(by_epoch=False, max_iters=6, val_interval=3)
+param_scheduler = dict(
+    type='CosineAnnealingLR', T_max=6, by_epoch=False)
+log_processor = dict(by_epoch=False)
+"""
+
+
+def test_recipe_that_counts_iterations(folder):
+    """Of 32 images in batches of 16 a pass is two iterations."""
+    with open('first.py', 'a') as file:
+        file.write(ITERATIONS)
+    with open('second.py', 'a') as file:
+        file.write("train_cfg = dict(_delete_=True, by_epoch=True, "
+                   'max_epochs=3)')
+    table = compose(('first.py', 'second.py'), 'out.py')
+    assert '│ iterations' in table and 'as first' in table
+    cfg = Config.fromfile('out.py')
+    cfg.work_dir = str(folder / 'run')
+    runner = RUNNERS.build(cfg)
+    weights = []
+    step = runner.model.train_step
+
+    def train_step(data, optim_wrapper):
+        weights.append(runner.model.kd_weight)
+        return step(data, optim_wrapper)
+
+    runner.model.train_step = train_step
+    runner.train()
+    # on, off, on: the gap ends with the run
+    assert weights == [1, 1, 0, 0, 1, 1]
+    assert sorted(path.name for path in (folder / 'run').glob('iter_*')) == [
+        'iter_3.pth', 'iter_6.pth'
+    ]
+    metrics = runner.message_hub.log_scalars
+    assert len(metrics['val/ensemble/top1'].data[0]) == 2
+
+
+def test_another_optimizer_and_limits(folder):
+    with open('first.py', 'a') as file:
+        file.write("optim_wrapper['clip_grad'] = dict(max_norm=2.)\n")
+    with open('second.py', 'a') as file:
+        file.write("optim_wrapper = dict(optimizer=dict(_delete_=True, "
+                   "type='AdamW', lr=1e-3, betas=(.9, .99)), clip_grad=None)")
+    compose(('first.py', 'second.py'), 'out.py')
+    text = Path('out.py').read_text()
+    assert '# Not the SGD of first.' in text
+    cfg = Config.fromfile('out.py')
+    assert cfg.model.branches.second.optimizer == dict(
+        type='AdamW', lr=1e-3, betas=(.9, .99))
+    assert cfg.model.branches.second.clip_grad is None
+    assert cfg.model.branches.first.clip_grad == dict(max_norm=2.)
+    cfg.work_dir = str(folder / 'run')
+    runner = RUNNERS.build(cfg)
+    optimizer = runner.build_optim_wrapper(cfg.optim_wrapper).optimizer
+    assert {
+        name: type(own).__name__
+        for name, own in optimizer.optimizers.items()
+    } == {
+        '': 'SGD',
+        'second': 'AdamW'
+    }
+    assert optimizer.clips == {
+        'first.grad_norm': (['first'], dict(max_norm=2.))
+    }

@@ -1,12 +1,10 @@
-import re
 from fractions import Fraction
-from types import SimpleNamespace
-
 import pytest
 
 from mcod_plugin.alone.optimizer import FACTORS, optim_wrapper_alone
 from mcod_plugin.compose.own_settings import (KEPT_BY, left_out, own_settings,
                                               table)
+from mcod_plugin.models.utils.branch_settings import BranchSettings
 
 
 def values(sources, lines='', first=''):
@@ -52,18 +50,77 @@ def test_batch_size_that_is_not_known(sources):
     assert found == dict(lr_mult=0.2)
 
 
-@pytest.mark.parametrize(
-    'lines, first',
-    [
-        ("optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', "
-         'lr=1e-3, weight_decay=0.05))', ''),
-        ('optim_wrapper = None', ''),
-        # A factor of nothing is nothing.
-        ('optim_wrapper = dict(optimizer=dict(lr=0.1, weight_decay=0.1))',
-         "optim_wrapper['optimizer'].pop('weight_decay')"),
-    ])
-def test_no_factors(sources, lines, first):
-    assert values(sources, lines, first) == {}
+def test_no_optimizer(sources):
+    assert values(sources, 'optim_wrapper = None') == {}
+
+
+ADAMW = ("optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', "
+         'lr=1e-3{}))')
+
+
+def test_another_optimizer_is_kept(sources):
+    found = values(sources, ADAMW.format(', betas=(.9, .99)'))
+    assert found == dict(
+        optimizer=dict(type='AdamW', lr=1e-3, betas=(.9, .99)))
+    # For the recipe's batches, as a factor is.
+    found = values(
+        sources,
+        ADAMW.format('') + '\nauto_scale_lr = dict(base_batch_size=128)')
+    assert found == dict(optimizer=dict(type='AdamW', lr=5e-4))
+    # Factors of the recipe are of what its optimizer does by default.
+    found = values(
+        sources, ADAMW.format(''),
+        'optim_wrapper["paramwise_cfg"] = dict(norm_decay_mult=0.)')
+    assert found == dict(
+        optimizer=dict(type='AdamW', lr=1e-3, weight_decay=1e-2))
+    found = values(
+        sources, 'optim_wrapper = dict(optimizer=dict(nesterov=True))')
+    assert found == dict(
+        optimizer=dict(
+            type='SGD', lr=.1, momentum=.9, weight_decay=1e-3, nesterov=True))
+    # Nor is there a factor of nothing.
+    found = values(
+        sources,
+        'optim_wrapper = dict(optimizer=dict(lr=0.1, weight_decay=0.1))',
+        "optim_wrapper['optimizer'].pop('weight_decay')")
+    assert found == dict(
+        optimizer=dict(type='SGD', lr=.1, momentum=.9, weight_decay=.1))
+
+
+def test_a_decay_that_is_not_stated(sources):
+    """It is the optimizer's default, not 0."""
+    first = ("optim_wrapper['optimizer'] = dict("
+             "type='AdamW', lr=1e-3, weight_decay={})")
+    lines = ('optim_wrapper = dict(optimizer=dict('
+             "_delete_=True, type='AdamW', lr=1e-3))")
+    assert values(sources, lines, first.format(.05)) == dict(decay_mult=.2)
+    assert values(sources, lines, first.format(.01)) == {}
+
+
+CLIP = 'optim_wrapper = dict(clip_grad=dict(max_norm={}))'
+FIRST_CLIP = "optim_wrapper['clip_grad'] = dict(max_norm=1.)"
+
+
+@pytest.mark.parametrize('lines, first, own, of_recipe', [
+    (CLIP.format(2.), '', dict(max_norm=2.), 'joint'),
+    (CLIP.format(2.), FIRST_CLIP, dict(max_norm=2.), dict(max_norm=1.)),
+    ('', FIRST_CLIP, dict(max_norm=1.), dict(max_norm=1.)),
+    ('optim_wrapper = dict(clip_grad=None)', FIRST_CLIP, None,
+     dict(max_norm=1.)),
+    ('optim_wrapper = None', FIRST_CLIP, dict(max_norm=1.), dict(max_norm=1.)),
+])
+def test_limits_of_gradients(sources, lines, first, own, of_recipe):
+    """Each has its own, as a norm over all is another one."""
+    recipe, source = sources(lines, first)
+    assert own_settings(source, recipe)['clip_grad'].value == own
+    kept = own_settings(recipe, recipe)
+    if of_recipe == 'joint':
+        # There is no norm over all.
+        assert kept == {}
+    else:
+        assert kept['clip_grad'].value == of_recipe
+    assert 'clip_grad' not in left_out([recipe, source], recipe).get(
+        'second', {})
 
 
 def test_statistics_and_size(sources):
@@ -127,14 +184,13 @@ def test_what_differs(sources):
     pair = sources(OTHER)
     found = rows(table(pair, pair[0], 10))
     assert found['learning rate'] == ['0.1', '0.02', 'each its own']
-    assert found['clip_grad'] == ['-', 'max_norm=1', 'as first']
+    assert found['clip_grad'] == ['-', 'max_norm=1', 'each its own']
     assert found['custom hooks'] == [
         '-', 'EMAHook(momentum=0.0001)', 'as first'
     ]
     assert found['weight decay'] == ['0.001', '0.001', '']
     assert left_out(pair, pair[0]) == {
         'second': {
-            'clip_grad': 'max_norm=1',
             'schedule': 'MultiStepLR(milestones=[1], gamma=0.1)',
             'custom hooks': 'EMAHook(momentum=0.0001)'
         }
@@ -144,20 +200,24 @@ def test_what_differs(sources):
 def test_recipe_of_the_second(sources):
     pair = sources(OTHER)
     found = rows(table(pair, pair[1], 10))
-    assert found['clip_grad'] == ['-', 'max_norm=1', 'as second']
+    assert found['clip_grad'] == ['-', 'max_norm=1', 'each its own']
     lost = left_out(pair, pair[1])
     assert set(lost) == {'first'}
-    assert lost['first']['clip_grad'] == lost['first']['custom hooks'] == ''
+    assert lost['first']['custom hooks'] == ''
+    assert 'clip_grad' not in lost['first']
 
 
 def test_another_optimizer(sources):
-    """Its rate is told, and the recipe's holds."""
+    """Its rate and its decay go with it."""
     pair = sources('optim_wrapper = dict(optimizer=dict('
                    "_delete_=True, type='AdamW', lr=1e-3))")
     found = rows(table(pair, pair[0], 10))
-    assert found['optimizer'] == ['SGD(momentum=0.9)', 'AdamW', 'as first']
-    assert found['learning rate'] == ['0.1', '0.001', 'as first']
-    assert re.search('AdamW', str(left_out(pair, pair[0])))
+    assert found['optimizer'] == [
+        'SGD(momentum=0.9)', 'AdamW', 'each its own'
+    ]
+    assert found['learning rate'] == ['0.1', '0.001', 'each its own']
+    assert found['weight decay'] == ['0.001', '0.01', 'each its own']
+    assert left_out(pair, pair[0]) == {}
 
 
 def test_a_branch_alone_gets_back_what_its_config_says(sources):
@@ -168,8 +228,8 @@ def test_a_branch_alone_gets_back_what_its_config_says(sources):
     kept = own_settings(source, recipe)
     found = optim_wrapper_alone(
         recipe.optim_wrapper,
-        SimpleNamespace(**{key: kept[key].value
-                           for key in FACTORS}))['optimizer']
+        BranchSettings((16, 16), **{key: kept[key].value
+                                    for key in FACTORS}))['optimizer']
     assert found['lr'] == pytest.approx(0.04)
     assert found['weight_decay'] == pytest.approx(4e-3)
     found.update(lr=0.02, weight_decay=4e-3)

@@ -33,6 +33,7 @@ def test_what_a_config_says(sources):
         'clip_grad': '',
         'schedule': 'MultiStepLR(milestones=[2], gamma=0.1)',
         'epochs': '2',
+        'iterations': '',
         'batch size': '16 per process, 64 in all',
         'pre-trained weights': '',
         'custom hooks': ''

@@ -30,6 +30,7 @@ from mcod_plugin.engine.optim_wrapper import (AutocastOptimWrapper,
 from mcod_plugin.evaluation import BranchMetrics
 from mcod_plugin.models.heads import EnsembleTeacher
 from mcod_plugin.models.losses import DiscontinuousKDLoss
+from mcod_plugin.models.utils.branch_settings import BranchSettings
 from mcod_plugin.models.utils.pretrained import take_pretrained
 from mcod_plugin.publish.data_facts import data_part
 from mcod_plugin.publish.recipe import recipe_differences
@@ -269,7 +270,7 @@ def test_precision_of_mmengine_s(kind):
 def test_a_branch_alone_needs_no_constructor_of_branches(kind):
     cfg = optim_wrapper_alone(
         dict(constructor=kind, optimizer={}),
-        SimpleNamespace(lr_mult=1, decay_mult=1))
+        BranchSettings((32, 32)))
     assert cfg == dict(optimizer={})
 
 

@@ -1,4 +1,5 @@
 """A run that is stopped and resumed must equal one that is not."""
+import copy
 import glob
 import re
 
@@ -112,6 +113,13 @@ CHANGES = [
         'model.distill': dict(type='mcod_plugin.FeatureKDLoss'),
         'optim_wrapper.type': 'mcod_plugin.AutocastOptimWrapper'
     },
+    # A branch with an optimizer and limits of its own.
+    {
+        'model.branches.vit.optimizer': dict(type='AdamW', lr=1e-3),
+        'model.branches.vit.clip_grad': dict(max_norm=0.5),
+        'optim_wrapper.clip_grad': dict(max_norm=1.),
+        'optim_wrapper.accumulative_counts': 2
+    },
     # Branches that differ.
     {
         'model.branches.resnet.input_size': 20,
@@ -142,6 +150,78 @@ def test_resume_is_exact(tiny_runner, tiny_config, changes):
     assert all(map(torch.equal, images, whole.images))
     assert not torch.equal(images[0], images[4])
     assert first.weights + resumed.weights == whole.weights
+    assert equal(weights, expected)
+
+
+INFINITE = {
+    'train_dataloader.sampler': dict(
+        type='InfiniteSampler', shuffle=True, _delete_=True)
+}
+
+
+@pytest.mark.parametrize('changes', [
+    {
+        'model.train_cfg': dict(augments=dict(type='Mixup', alpha=0.8)),
+        'optim_wrapper.accumulative_counts': 2
+    },
+    {
+        'in_memory': False,
+        'train_dataloader.num_workers': 1,
+    },
+    {
+        'in_memory': False,
+        'train_dataloader.num_workers': 1,
+        **INFINITE
+    },
+    # A seed that is drawn, and a schedule that counts passes over the data.
+    {
+        'randomness.seed': None,
+        'custom_hooks.0.by_epoch': True
+    },
+    {
+        'in_memory': False,
+        'randomness.seed': None,
+        **INFINITE
+    },
+])
+def test_resume_is_exact_where_training_counts_iterations(
+        tiny_runner, tiny_config, changes):
+    """From the midst of the second of three passes over the data."""
+
+    class Stop(Hook):
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter == 7:
+                raise KeyboardInterrupt
+
+    changes = {
+        'train_cfg': dict(
+            by_epoch=False, max_iters=10, val_interval=4, _delete_=True),
+        'param_scheduler': [
+            dict(type='LinearLR', start_factor=.5, end=4, by_epoch=False),
+            dict(type='CosineAnnealingLR', begin=4, end=10, by_epoch=False)
+        ],
+        'custom_hooks.0.by_epoch': False,
+        'default_hooks.checkpoint.by_epoch': False,
+        'default_hooks.checkpoint.interval': 6,
+        'default_hooks.checkpoint.save_last': False,
+        **changes
+    }
+    runner = tiny_runner('broken', **copy.deepcopy(changes))
+    runner.register_hook(Stop())
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    resumed, weights = run(
+        tiny_runner('broken', resume=True, **copy.deepcopy(changes)))
+    if changes.get('randomness.seed', 0) is None:
+        checkpoint = torch.load(
+            tiny_config('broken').work_dir + '/iter_6.pth', weights_only=True)
+        changes['randomness.seed'] = checkpoint['meta']['seed']
+    whole, expected = run(tiny_runner('whole', **changes))
+    assert len(whole.images) == 10 and len(resumed.images) == 4
+    assert all(map(torch.equal, resumed.images, whole.images[6:]))
+    assert not torch.equal(whole.images[2], whole.images[6])
+    assert resumed.weights == whole.weights[6:]
     assert equal(weights, expected)
 
 
@@ -258,6 +338,9 @@ SCHEDULERS = [
         'optim_wrapper.optimizer':
         dict(type='AdamW', lr=1e-3, weight_decay=0.1, _delete_=True)
     }),
+    (dict(VIT, optimizer=dict(type='AdamW', lr=1e-3), lr_mult=.5), {
+        'optim_wrapper.paramwise_cfg': dict(bias_lr_mult=2.)
+    }),
     # No group at all for one of the branches.
     (dict(VIT, frozen=True), {
         'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.)
@@ -342,7 +425,8 @@ def test_without_names_by_position(tiny_runner, tiny_config):
     assert len(group['param_names']) == len(group['params'])
 
 
-ADAMW = dict(type='AdamW', lr=1e-3, _delete_=True)
+OWN = dict(type='AdamW', lr=1e-3)
+ADAMW = dict(OWN, _delete_=True)
 
 
 @pytest.mark.parametrize(
@@ -368,6 +452,24 @@ ADAMW = dict(type='AdamW', lr=1e-3, _delete_=True)
         }, without_names, {},
          'another optimizer than .*, SGD: it lacks dampening'
          ', momentum, nesterov'),
+        # Optimizers of the branches.
+        ({}, None, cohort(p=RESNET, q=dict(VIT, optimizer=OWN)),
+         'it was saved by the optimizer SGD, not by '
+         r'model\.branches\.q\.optimizer\.type, AdamW$'),
+        ({}, without_class, cohort(p=RESNET, q=dict(VIT, optimizer=OWN)),
+         r'by another optimizer than model\.branches\.q\.optimizer\.type, '
+         'AdamW: it lacks amsgrad, betas, eps'),
+        (cohort(p=RESNET, q=dict(VIT, optimizer=OWN)), None, {},
+         'it was saved by the optimizer AdamW, not by '
+         r'optim_wrapper\.optimizer\.type, SGD$'),
+        (cohort(p=RESNET, q=dict(VIT, optimizer=OWN)), None,
+         cohort(p=RESNET, q=dict(VIT, optimizer=dict(type='Adam', lr=1e-3))),
+         'it was saved by the optimizer AdamW, not by '
+         r'model\.branches\.q\.optimizer\.type, Adam$'),
+        ({}, None,
+         cohort(p=RESNET, q=dict(VIT, optimizer=dict(type='SGD', lr=.1))),
+         'it was saved by one optimizer for what now has several: '
+         r'model\.branches\.q\.optimizer, optim_wrapper\.optimizer; '),
         ({}, None, cohort(p=RESNET, renamed=VIT), r'not of this cohort \(p, '
          r'renamed\): it lacks branches\.renamed .*adds branches\.q '),
         ({}, None, cohort(p=RESNET),
@@ -457,3 +559,21 @@ def test_other_settings_of_the_optimizer_are_told(tiny_runner, capsys):
         r'parameters such as branches\.q\.\S+\)\.$', line)
     options, _ = optimizer_state(resumed)
     assert {values['initial_lr'] for values in options.values()} == {.05}
+
+
+def test_an_own_optimizer_of_the_same_type_may_be_given_up(
+        tiny_runner, capsys):
+    """Its rate stays, since the state says so."""
+    own = dict(VIT, optimizer=dict(type='SGD', lr=.01, momentum=.9))
+    first = tiny_runner('broken', 1, **cohort(p=RESNET, q=own))
+    run(first)
+    before, state = optimizer_state(first)
+    capsys.readouterr()
+    resumed = tiny_runner('broken', 2, resume=True, **cohort(p=RESNET, q=VIT))
+    run(resumed)
+    assert 'lr 0.01 instead of 0.05 (' in capsys.readouterr().out
+    options, _ = optimizer_state(resumed)
+    assert {
+        name.split('.')[1]: values['initial_lr']
+        for name, values in options.items()
+    } == dict(p=.05, q=.01)

@@ -89,6 +89,20 @@ def test_settings_of_branches(section):
             '`decay_mult=0.0, loss_weight=2.0`\n') in text
 
 
+def test_optimizers_of_branches(section):
+    text = section(
+        **{
+            'model.branches.resnet.clip_grad': None,
+            'model.branches.vgg': dict(
+                lr_mult=0.5,
+                optimizer=dict(type='AdamW', lr=0.01),
+                clip_grad=dict(max_norm=1.0))
+        })
+    assert ('\n- branches: resnet with gradients not clipped and vgg with '
+            '`lr_mult=0.5`, its own optimizer, `AdamW(lr=0.01)` and '
+            "`clip_grad={'max_norm': 1.0}`\n") in text
+
+
 def test_no_distillation_loss(section):
     text = section(dict(kd_weight=[0., 0., 0.]), **{'model.distill': None})
     assert '\n- distillation: none\n- schedule: never distilled\n' in text

@@ -15,7 +15,11 @@ def config():
                 optimizer=dict(type=SGD, lr=.1, betas=(1, 2)), clip_grad=None),
             param_scheduler=[dict(type='CosineAnnealingLR', T_max=3)],
             model=dict(
-                branches=dict(a=dict(lr_mult=2, backbone=dict(depth=8)))),
+                branches=dict(
+                    a=dict(
+                        lr_mult=2,
+                        optimizer=dict(type=SGD, lr=.1),
+                        backbone=dict(depth=8)))),
             custom_hooks=[dict(type='A')],
             randomness=dict(seed=1)))
 
@@ -47,6 +51,9 @@ def test_changes():
             custom_keys={'a.b': dict(lr_mult=1)}),
         'param_scheduler.0.T_max': 4,
         'model.branches.a.decay_mult': 3,
+        'model.branches.a.optimizer.lr': .2,
+        'model.branches.a.optimizer.foreach': True,
+        'model.branches.a.clip_grad': dict(max_norm=1),
         'model.branches.a.backbone.drop_rate': .5,
         'randomness.seed': 2,
     })
@@ -66,6 +73,9 @@ def test_changes():
         'param_scheduler.0.T_max': False,
         'model.branches.a.lr_mult': False,
         'model.branches.a.decay_mult': False,
+        'model.branches.a.optimizer.lr': False,
+        'model.branches.a.optimizer.foreach': True,
+        'model.branches.a.clip_grad.max_norm': True,
         'model.branches.a.backbone.drop_rate': True,
         'custom_hooks.1.type': True,
         'randomness.seed': False,
@@ -82,6 +92,8 @@ def test_changes():
     expected.optim_wrapper.optimizer.fused = True
     expected.optim_wrapper.clip_grad = dict(max_norm=1)
     expected.model.branches.a.backbone.drop_rate = .5
+    expected.model.branches.a.optimizer.foreach = True
+    expected.model.branches.a.clip_grad = dict(max_norm=1)
     expected.custom_hooks = [dict(type='A'), dict(type='B')]
     assert json_config(cfg) == json_config(expected)
     assert cfg.optim_wrapper.optimizer.type is SGD

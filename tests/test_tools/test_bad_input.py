@@ -27,6 +27,10 @@ def branches(text):
     return f'model = dict(branches=dict(_delete_=True, {text}))'
 
 
+def setting(text):
+    return f'model = dict(branches=dict(resnet=dict({text})))'
+
+
 def hook(text):
     return ('custom_hooks = [dict('
             f"type='mcod_plugin.DiscontinuousKDHook', {text})]")
@@ -115,6 +119,13 @@ CONFIGS = [
      ['train_cfg.max_epoch', 'max_epochs']),
     ('loop_no_kind', 'train_cfg = dict(_delete_=True, max_epochs=1)',
      ['train_cfg.by_epoch', 'False, True', 'None']),
+    ('branch_optimizer', setting("optimizer=dict(type='AdmW', lr=1.)"),
+     ['model.branches.resnet.optimizer.type', 'AdmW', 'AdamW']),
+    ('branch_optimizer_argument',
+     setting("optimizer=dict(type='SGD', lr=1., momentun=1)"),
+     ['model.branches.resnet.optimizer.momentun', 'did you mean momentum']),
+    ('branch_clip_grad', setting('clip_grad=dict(max_nrom=1.)'),
+     ['model.branches.resnet.clip_grad.max_nrom', 'did you mean max_norm']),
     ('optimizer_argument', 'optim_wrapper = dict(optimizer=dict(momentun=1))',
      ['optim_wrapper.optimizer.momentun', 'AdamW']),
     ('compile', "compile = 'yes'",

@@ -11,6 +11,7 @@ from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.utils.plain import to_host
+from ..optim_wrapper import BranchOptimizer
 from .divergence_watch import DivergenceWatch, diverged_branches
 
 # The most steps whose values wait on the device.
@@ -41,6 +42,9 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
     would go on to log the last ones from before. Here they are 0 in gaps, as
     nothing is added to the loss. Likewise, ``<branch>.kd_weight`` of a cohort
     whose branches have had different weights is logged in every step.
+
+    Of a branch with an optimizer of its own, ``<branch>.lr`` is logged
+    besides.
 
     The ``kd_ratio`` of a cohort, how hard the distillation pulls, is asked for
     in steps that are logged and once in ten others.
@@ -96,6 +100,12 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         self._steps.append((len(self.pending), runner.iter, rates))
         for key, value in rates.items():
             self.pending.append((f'train/{key}', value[0]))
+        optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
+        if isinstance(optimizer, BranchOptimizer):
+            for name, own in optimizer.optimizers.items():
+                if name:
+                    self.pending.append(
+                        (f'train/{name}.lr', own.param_groups[0]['lr']))
         if hasattr(self._model, 'ratio_due') and (
                 batch_idx % RATIO_STEPS == 0
                 or self._is_read(runner, batch_idx)):

@@ -1,9 +1,11 @@
+import math
 from typing import Any, List, Optional, Sequence, Union
 
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmpretrain.utils import get_ori_model
 
+from mcod_plugin.datasets.repeated_batches import batches_per_pass
 from mcod_plugin.errors import ConfigError, nearest
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.schedule import DiscontinuousSchedule
@@ -37,8 +39,8 @@ class DiscontinuousKDHook(Hook):
             None is the whole schedule. Defaults to None, or to 0.5 if
             ``weight`` is left out.
         by_epoch (bool): Whether time counts in epochs; else in iterations.
-            Where training counts iterations it must be False, unless the
-            weight never changes. Defaults to True.
+            Where training counts iterations, an epoch is one pass over the
+            data. Defaults to True.
         branches (str | Sequence[str], optional): Names of the branches that
             the schedule is for, all of which are trained. Several hooks may
             be for different branches; those that no hook is for are not
@@ -100,20 +102,18 @@ class DiscontinuousKDHook(Hook):
                 f'got {type(self.model).__name__}')
         names = self._names()
         self._check_others(runner, names)
+        unit = 'epochs' if self.by_epoch else 'iterations'
+        total = runner.max_epochs if self.by_epoch else runner.max_iters
+        self._per_epoch = None
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
             # To MMEngine the whole run is one epoch.
-            if not self.schedule.is_constant:
-                raise ConfigError(
-                    'DiscontinuousKDHook counts epochs (by_epoch=True), but '
-                    'training counts iterations (IterBasedTrainLoop); set '
-                    'by_epoch=False')
-            self.by_epoch = False
-        total = runner.max_epochs if self.by_epoch else runner.max_iters
+            self._per_epoch = batches_per_pass(runner.train_dataloader)
+            unit += f' of {self._per_epoch} iterations'
+            total = math.ceil(runner.max_iters / self._per_epoch)
         self.schedule = self.schedule.resolve(total)
         runner.logger.info(
-            'Distillation schedule over %d %s:\nbranches: %s\n%s', total,
-            'epochs' if self.by_epoch else 'iterations', ', '.join(names),
-            self.schedule)
+            'Distillation schedule over %d %s:\nbranches: %s\n%s', total, unit,
+            ', '.join(names), self.schedule)
 
     def _names(self) -> List[str]:
         """The branches that the schedule is for."""
@@ -157,7 +157,7 @@ class DiscontinuousKDHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Write the weight of the epoch."""
-        if self.by_epoch:
+        if self.by_epoch and self._per_epoch is None:
             self._write(self.schedule.weight(runner.epoch))
 
     def before_train_iter(self,
@@ -167,6 +167,8 @@ class DiscontinuousKDHook(Hook):
         """Write the weight of the iteration."""
         if not self.by_epoch:
             self._write(self.schedule.weight(runner.iter))
+        elif self._per_epoch is not None:
+            self._write(self.schedule.weight(runner.iter // self._per_epoch))
 
 
 def _parse_names(branches: Any) -> Optional[List[str]]:

@@ -1,11 +1,14 @@
 import random
+from functools import partial
+from typing import Iterator, Tuple
 
 import numpy as np
 import torch
 from mmengine.dist import broadcast_object_list, get_rank
-from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
+from mcod_plugin.datasets.repeated_batches import RepeatedBatches
 from mcod_plugin.registry import HOOKS
 
 
@@ -13,6 +16,7 @@ from mcod_plugin.registry import HOOKS
 class EpochSeedHook(Hook):
     """Make the randomness of an epoch a function of the run's seed, the epoch
     and the rank, so that a resumed run repeats what an unbroken one does.
+    Where training counts iterations, it is that of each iteration.
 
     MMEngine restores neither the state of the random generators nor, if the
     seed was drawn, that of the sampler. Here every epoch begins with freshly
@@ -20,9 +24,9 @@ class EpochSeedHook(Hook):
     process, as PyTorch does by itself; MMEngine would give them the same ones
     in every epoch.
 
-    Exact resuming holds for epoch-based training without persistent workers,
-    if ``accumulative_counts`` divides the iterations of an epoch; a warning
-    tells when it does not hold.
+    Exact resuming holds without persistent workers, if
+    ``accumulative_counts`` divides the iterations of an epoch, or from one
+    checkpoint to the next; a warning tells when it does not hold.
 
     Examples:
         >>> default_hooks = dict(epoch_seed=dict(
@@ -49,23 +53,41 @@ class EpochSeedHook(Hook):
                 'train_dataloader.persistent_workers=True: the workers keep '
                 'their random state from epoch to epoch, so a resumed run '
                 'will not repeat the augmentations of an unbroken one.')
-        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            runner.train_loop.dataloader_iterator = RepeatedBatches(
+                loader, partial(_seed, runner.seed), runner.iter)
+        elif not isinstance(runner.train_loop, EpochBasedTrainLoop):
             runner.logger.warning(
-                'train_cfg.by_epoch=False: a resumed run will not repeat the '
-                'augmentations of an unbroken one.')
-            return
+                f'train_cfg.type={type(runner.train_loop).__name__}: a '
+                'resumed run may not repeat the augmentations of an unbroken '
+                'one.')
         counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
-        if len(loader) % counts:
-            runner.logger.warning(
-                f'optim_wrapper.accumulative_counts={counts} does not divide '
-                f'the {len(loader)} iterations of an epoch: a resumed run '
-                'lacks the gradients that an unbroken one takes from one '
-                'epoch into the next.')
+        for steps, what in _stops(runner):
+            if steps % counts:
+                runner.logger.warning(
+                    f'optim_wrapper.accumulative_counts={counts} does not '
+                    f'divide {what}: a resumed run lacks the gradients that '
+                    'an unbroken one takes beyond them.')
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Seed the generators of Python, NumPy and PyTorch."""
-        seeds = np.random.SeedSequence(
-            (runner.seed, runner.epoch, get_rank())).generate_state(3)
-        random.seed(int(seeds[0]))
-        np.random.seed(seeds[1])
-        torch.manual_seed(int(seeds[2]))
+        _seed(runner.seed, runner.epoch)
+
+
+def _seed(seed: int, step: int) -> None:
+    seeds = np.random.SeedSequence((seed, step, get_rank())).generate_state(3)
+    random.seed(int(seeds[0]))
+    np.random.seed(seeds[1])
+    torch.manual_seed(int(seeds[2]))
+
+
+def _stops(runner: Runner) -> Iterator[Tuple[int, str]]:
+    """The iterations after which a run may be resumed, in number and words."""
+    if isinstance(runner.train_loop, EpochBasedTrainLoop):
+        steps = len(runner.train_dataloader)
+        yield steps, f'the {steps} iterations of an epoch'
+        return
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and hook.interval > 0:
+            yield (hook.interval, f'the {hook.interval} iterations from one '
+                   'checkpoint to the next')

@@ -1,32 +1,53 @@
-from typing import Dict, List, Optional, Union
+import inspect
+from typing import Any, Dict, List, Optional, Union
 
 import torch.nn as nn
-from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.device import get_device
+from mmengine.optim import (AmpOptimWrapper, DefaultOptimWrapperConstructor,
+                            OptimWrapper)
+from mmengine.registry import OPTIMIZERS
+from torch.optim import Optimizer
 
+from mcod_plugin.config.parts import is_part, walk
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mcod_plugin.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+from .branch_optimizer import BranchOptimizer
+from .fused import prefer_fused
 
-__all__ = ['BranchOptimWrapperConstructor', 'with_branch_constructor']
+__all__ = [
+    'BranchOptimWrapperConstructor', 'own_settings', 'with_branch_constructor'
+]
 
 NAME = 'mcod_plugin.BranchOptimWrapperConstructor'
 
 # The factors of a branch, and what each of them is a factor of.
 FACTORS = dict(lr_mult='lr', decay_mult='weight_decay')
+# What else a branch may have of its own.
+OWN = ('optimizer', 'clip_grad')
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class BranchOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """MMEngine's constructor, which also honours ``lr_mult`` and
-    ``decay_mult`` of a cohort's branches.
+    """MMEngine's constructor, which also honours ``lr_mult``, ``decay_mult``,
+    ``optimizer`` and ``clip_grad`` of a cohort's branches.
 
-    They multiply what ``paramwise_cfg`` says for a parameter: with
+    A branch with an ``optimizer`` is updated by that; all others, teacher and
+    loss by ``optim_wrapper.optimizer``. ``optim_wrapper.clip_grad`` clips by
+    the norm over all parameters but those of branches with a ``clip_grad`` of
+    their own. Both, and cohorts whose loss is scaled, are the matter of a
+    :class:`BranchOptimizer`; elsewhere the optimizer is a plain one.
+
+    The factors multiply what ``paramwise_cfg`` says for a parameter: with
     ``norm_decay_mult=0`` norm layers stay without decay, and ``lr_mult`` of a
     matching ``custom_keys`` is multiplied by that of the branch. Parameters
     that end up with equal settings share one group, so that a fused optimizer
     updates them together.
 
-    :class:`CohortRunner` takes it by itself where a branch has a factor;
-    other runners need its name in ``optim_wrapper.constructor``.
+    ``paramwise_cfg`` holds for all branches: its factors are of the rate and
+    the decay of the optimizer that a parameter has.
+
+    :class:`CohortRunner` takes it by itself where it is needed; other runners
+    need its name in ``optim_wrapper.constructor``.
 
     Schedulers work on each group by itself. Those that multiply keep the
     ratio of the branches, such as ``MultiStepLR``, ``LinearLR``, or
@@ -54,7 +75,7 @@ class BranchOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                          or dict(custom_keys={}))
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Build the optimizer of a model and its wrapper.
+        """Build the optimizers of a model and their wrapper.
 
         Args:
             model (nn.Module): The cohort, maybe in the wrapper of distributed
@@ -67,18 +88,58 @@ class BranchOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             ConfigError: If a branch has a factor of what the optimizer's
                 config does not state.
         """
+        model = getattr(model, 'module', model)
+        wrapper_cfg = dict(self.optim_wrapper_cfg)
+        scaled = is_part(wrapper_cfg, AmpOptimWrapper)
+        own = own_settings(model)
         self._factors = {
             f'branches.{name}': factors
-            for name, factors in branch_factors(
-                getattr(model, 'module', model)).items()
+            for name, factors in branch_factors(model).items()
         }
-        for branch, factors in self._factors.items():
-            for key in factors:
-                if self.optimizer_cfg.get(FACTORS[key]) is None:
-                    raise ConfigError(
-                        f'model.{branch}.{key} is a factor of optim_wrapper.'
-                        f'optimizer.{FACTORS[key]}, which must be set')
-        return super().__call__(model)
+        self._configs = {
+            f'branches.{name}': settings.optimizer if scaled else prefer_fused(
+                settings.optimizer, get_device())
+            for name, settings in own.items() if settings.optimizer
+        }
+        self._check()
+        self._groups: Dict[str, List[dict]] = {}
+        self.add_params(self._groups.setdefault('', []), model)
+        optimizers = {
+            prefix.rpartition('.')[2]: build_optimizer(
+                self._configs.get(prefix, self.optimizer_cfg), groups)
+            for prefix, groups in self._groups.items() if groups
+        }
+        parts = trained_parts(model)
+        clips = {
+            name: settings.clip_grad
+            for name, settings in own.items() if settings.clip_grad is not None
+        }
+        optimizer = next(iter(optimizers.values()))
+        if self._configs or clips or scaled and len(parts) > 1:
+            optimizer = BranchOptimizer(optimizers, parts,
+                                        wrapper_cfg.pop('clip_grad', None),
+                                        clips)
+        wrapper_cfg.setdefault('type', 'OptimWrapper')
+        return OPTIM_WRAPPERS.build(
+            wrapper_cfg, default_args=dict(optimizer=optimizer))
+
+    def _check(self) -> None:
+        """Raise if a factor is of nothing."""
+        for prefix in {**self._factors, **self._configs}:
+            cfg = self._configs.get(prefix, self.optimizer_cfg)
+            setting = 'optim_wrapper.optimizer' if cfg is self.optimizer_cfg \
+                else f'model.{prefix}.optimizer'
+            factors = [
+                (f'model.{prefix}.{key}', FACTORS[key])
+                for key in self._factors.get(prefix, ())
+            ]
+            if prefix in self._configs:
+                factors += [(f'optim_wrapper.paramwise_cfg.{key}', kind)
+                            for key, kind in named_factors(self.paramwise_cfg)]
+            for factor, kind in factors:
+                if cfg.get(kind) is None:
+                    raise ConfigError(f'{factor} is a factor of {setting}.'
+                                      f'{kind}, which must be set')
 
     def add_params(self,
                    params: List[dict],
@@ -98,14 +159,21 @@ class BranchOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if not any(value.requires_grad for value in module.parameters()):
             # MMEngine would warn of every parameter of a frozen branch.
             return
+        cfg = self._configs.get(prefix)
+        if cfg is not None:
+            params = self._groups.setdefault(prefix, [])
+        cohort = self.base_lr, self.base_wd
+        if cfg is not None:
+            self.base_lr, self.base_wd = cfg.get('lr'), cfg.get('weight_decay')
         first = len(params)
         super().add_params(params, module, prefix, is_dcn_module)
         for key, factor in self._factors.get(prefix, {}).items():
             kind = FACTORS[key]
             for group in params[first:]:
-                group[kind] = factor * group.get(kind,
-                                                 self.optimizer_cfg[kind])
-        if not prefix:
+                group[kind] = factor * group.get(
+                    kind, (cfg or self.optimizer_cfg)[kind])
+        self.base_lr, self.base_wd = cohort
+        if not prefix or cfg is not None:
             params[:] = merge_groups(params)
 
 
@@ -130,6 +198,75 @@ def merge_groups(groups: List[dict]) -> List[dict]:
     return merged
 
 
+def build_optimizer(cfg: dict, groups: List[dict]) -> Optimizer:
+    """Build an optimizer.
+
+    Args:
+        cfg (dict): Its config.
+        groups (list[dict]): The groups of its parameters.
+
+    Returns:
+        Optimizer: The optimizer.
+    """
+    kind = cfg['type']
+    if isinstance(kind, str):
+        with OPTIMIZERS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    # Not all call it params.
+    name = next(iter(inspect.signature(kind).parameters))
+    return OPTIMIZERS.build({**cfg, name: groups})
+
+
+def trained_parts(model: nn.Module) -> Dict[str, List[nn.Parameter]]:
+    """The parameters of a cohort that are trained.
+
+    Args:
+        model (nn.Module): The cohort, or any other model.
+
+    Returns:
+        dict[str, list[nn.Parameter]]: By branch, and under the empty name
+        those of no branch.
+    """
+    found: Dict[str, List[nn.Parameter]] = {}
+    for name, value in model.named_parameters():
+        if value.requires_grad:
+            top, _, rest = name.partition('.')
+            part = rest.partition('.')[0] if top == 'branches' else ''
+            found.setdefault(part, []).append(value)
+    return found
+
+
+def named_factors(paramwise_cfg: Any) -> List[tuple]:
+    """The factors that ``paramwise_cfg`` names.
+
+    Args:
+        paramwise_cfg (dict): The config.
+
+    Returns:
+        list[tuple[str, str]]: Of each its dotted key, and whether it is of
+        ``'lr'`` or of ``'weight_decay'``.
+    """
+    return [(path, 'lr' if path.endswith('lr_mult') else 'weight_decay')
+            for path, _ in walk(paramwise_cfg)
+            if path.endswith(('lr_mult', 'decay_mult'))]
+
+
+def own_settings(model: nn.Module) -> Dict[str, Any]:
+    """Branches with an optimizer or limits of their gradients of their own.
+
+    Args:
+        model (nn.Module): A cohort; any other model has none.
+
+    Returns:
+        dict[str, BranchSettings]: The settings of each such branch.
+    """
+    return {
+        name: settings
+        for name, settings in getattr(model, 'branch_settings', {}).items()
+        if any(getattr(settings, key) is not None for key in OWN)
+    }
+
+
 def branch_factors(model: nn.Module) -> Dict[str, Dict[str, float]]:
     """Factors of learning rate and weight decay by branch.
 
@@ -151,28 +288,36 @@ def branch_factors(model: nn.Module) -> Dict[str, Dict[str, float]]:
 
 
 def with_branch_constructor(cfg: dict, model: nn.Module) -> dict:
-    """Have the factors of a cohort's branches honoured.
+    """Have what a cohort's branches have of their own honoured.
 
     Args:
         cfg (dict): Config of an optimizer wrapper.
         model (nn.Module): The model.
 
     Returns:
-        dict: The config with the constructor for it; the given one if no
-        branch has a factor.
+        dict: The config with the constructor for it; the given one if it is
+        not needed.
 
     Raises:
-        ConfigError: If the config names a constructor that knows no factors.
+        ConfigError: If it is needed, and the config names a constructor that
+            knows no branches.
     """
-    factors = branch_factors(model)
-    if not factors:
-        return cfg
-    given = cfg.get('constructor') or NAME
+    needed = {name: list(keys) for name, keys in branch_factors(model).items()}
+    for name, settings in own_settings(model).items():
+        needed.setdefault(name, []).extend(
+            key for key in OWN if getattr(settings, key) is not None)
+    given = cfg.get('constructor')
+    if not needed:
+        # A branch whose gradients overflow has to be told from the others.
+        if given or not is_part(cfg, AmpOptimWrapper) or len(
+                getattr(model, 'branch_settings', ())) < 2:
+            return cfg
+    given = given or NAME
     found = OPTIM_WRAPPER_CONSTRUCTORS.get(given) if isinstance(
         given, str) else given
-    if not issubclass(found or object, BranchOptimWrapperConstructor):
-        name, keys = next(iter(factors.items()))
-        raise ConfigError(
-            f'model.branches.{name}.{next(iter(keys))} needs '
-            f'optim_wrapper.constructor {NAME}; got {given!r}')
+    if needed and not issubclass(found or object,
+                                 BranchOptimWrapperConstructor):
+        name, keys = next(iter(needed.items()))
+        raise ConfigError(f'model.branches.{name}.{keys[0]} needs '
+                          f'optim_wrapper.constructor {NAME}; got {given!r}')
     return type(cfg)(cfg, constructor=given)

@@ -4,7 +4,7 @@ PyTorch restores it by position, which is another one once the branches of a
 cohort are written in another order.
 """
 from itertools import chain, repeat, zip_longest
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -14,15 +14,18 @@ from torch.optim import Optimizer
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.checkpoint import state_dict_mismatches
-from .prepare import WAYS
+from .branch_optimizer import BranchOptimizer
+from .fused import WAYS
 
 __all__ = [
     'arrange_parameters', 'changed_options', 'match_memory_formats',
-    'match_parameters', 'name_parameters'
+    'match_parameters', 'name_parameters', 'optimizer_kinds'
 ]
 
 # For each group of a state its parameters: name, value and present group.
 Match = List[List[Tuple[str, nn.Parameter, dict]]]
+# The class of an optimizer, or those of several by branch.
+Kinds = Union[str, Dict[str, str]]
 
 # Where PyTorch itself keeps the names of a group's parameters.
 NAMES = 'param_names'
@@ -51,17 +54,37 @@ def name_parameters(optimizer: Optimizer, model: nn.Module) -> None:
             group[NAMES] = [names[value] for value in group['params']]
 
 
+def optimizer_kinds(optimizer: Optimizer) -> Kinds:
+    """What a checkpoint tells of the class of an optimizer.
+
+    Args:
+        optimizer (Optimizer): The optimizer.
+
+    Returns:
+        str | dict[str, str]: The name of its class; if branches have their
+        own, those by branch, that of the cohort under the empty name.
+    """
+    if not isinstance(optimizer, BranchOptimizer):
+        return type(optimizer).__name__
+    kinds = {
+        name: type(own).__name__
+        for name, own in optimizer.optimizers.items()
+    }
+    return kinds[''] if set(kinds) == {''} else kinds
+
+
 def match_parameters(optimizer: Optimizer,
                      saved: dict,
-                     kind: Optional[str] = None) -> Match:
+                     kind: Optional[Kinds] = None) -> Match:
     """Find the parameters of a saved state; nothing is changed.
 
     Args:
         optimizer (Optimizer): The optimizer that is to have the state.
         saved (dict): The state, in PyTorch's format. Without names it has to
             fit by position.
-        kind (str, optional): The class of optimizer that it was saved by, if
-            it is known. Defaults to None.
+        kind (str | dict[str, str], optional): What :func:`optimizer_kinds`
+            gave for the optimizer that it was saved by, if it is known.
+            Defaults to None.
 
     Returns:
         list[list[tuple]]: For each group of the state its parameters, each by
@@ -71,7 +94,6 @@ def match_parameters(optimizer: Optimizer,
         ConfigError: If the state is of another class of optimizer or of other
             parameters, or has other shapes than they.
     """
-    _check_kind(optimizer, saved['param_groups'], kind)
     own, given = optimizer.param_groups, saved['param_groups']
     found = [[
         (name, value, group)
@@ -89,6 +111,7 @@ def match_parameters(optimizer: Optimizer,
         found = [[parameters[name] for name in group] for group in names]
     else:
         _check_sizes(own, given)
+    _check_kinds(optimizer, given, found, kind)
     _check_shapes(optimizer, saved, found, by_name)
     return found
 
@@ -115,10 +138,11 @@ def arrange_parameters(optim_wrapper: OptimWrapper, saved: dict,
     if 'base_param_settings' not in saved:
         # MMEngine has it for several groups only.
         optim_wrapper.base_param_settings = None
-    for group in saved['param_groups']:
+    for group, entries in zip(saved['param_groups'], found):
+        _, own = _owner(optimizer, entries[0][1])
         group.update({
-            way: optimizer.defaults[way]
-            for way in WAYS if way in optimizer.defaults
+            way: own.defaults[way]
+            for way in WAYS if way in own.defaults
         })
 
 
@@ -176,37 +200,71 @@ def _are_named(groups: List[dict]) -> bool:
         for group, part in zip(groups, names))
 
 
-def _check_kind(optimizer: Optimizer, groups: List[dict],
+def _owner(optimizer: Optimizer,
+           parameter: nn.Parameter) -> Tuple[str, Optimizer]:
+    """The optimizer that updates a parameter, and its setting."""
+    name = ''
+    if isinstance(optimizer, BranchOptimizer):
+        name = optimizer.owner(parameter)
+        optimizer = optimizer.optimizers[name]
+    setting = f'model.branches.{name}' if name else 'optim_wrapper'
+    return f'{setting}.optimizer', optimizer
+
+
+def _check_kinds(optimizer: Optimizer, groups: List[dict], found: Match,
+                 kind: Optional[Kinds]) -> None:
+    """Raise if a state is of another class of optimizer, or has a group of
+    parameters that now have several optimizers."""
+    checked = set()
+    for group, entries in zip(groups, found):
+        owners = set()
+        for name, value, _ in entries:
+            setting, own = _owner(optimizer, value)
+            saved_by = kind
+            if isinstance(kind, dict):
+                branch = name.split('.')[1] if name.startswith(
+                    'branches.') else ''
+                saved_by = kind.get(branch, kind.get(''))
+            owners.add(setting)
+            if (id(group), setting, saved_by) not in checked:
+                checked.add((id(group), setting, saved_by))
+                _check_kind(own, f'{setting}.type', group, saved_by)
+        if len(owners) > 1:
+            raise ConfigError(
+                'it was saved by one optimizer for what now has several: '
+                f'{", ".join(sorted(owners))}; leave out those of the '
+                'branches, or have another run start from it (load_from)')
+
+
+def _check_kind(optimizer: Optimizer, setting: str, group: dict,
                 kind: Optional[str]) -> None:
     own = type(optimizer).__name__
-    setting = f'optim_wrapper.optimizer.type, {own}'
+    setting = f'{setting}, {own}'
     if kind is not None:
         if kind != own:
             raise ConfigError(f'it was saved by the optimizer {kind}, not by '
                               f'{setting}')
         return
-    for group in groups:
-        lacks = optimizer.defaults.keys() - group.keys() - ADDED
-        key = 'decoupled_weight_decay'
-        if key in group and group[key] != optimizer.defaults.get(
-                key, group[key]):
-            # All that tells AdamW from Adam.
-            lacks.add(f'{key} {optimizer.defaults[key]}')
-        if lacks:
-            raise ConfigError('it was saved by another optimizer than '
-                              f'{setting}: it lacks '
-                              f'{", ".join(sorted(lacks))}')
+    lacks = optimizer.defaults.keys() - group.keys() - ADDED
+    key = 'decoupled_weight_decay'
+    if key in group and group[key] != optimizer.defaults.get(key, group[key]):
+        # All that tells AdamW from Adam.
+        lacks.add(f'{key} {optimizer.defaults[key]}')
+    if lacks:
+        raise ConfigError('it was saved by another optimizer than '
+                          f'{setting}: it lacks {", ".join(sorted(lacks))}')
 
 
 def _check_shapes(optimizer: Optimizer, saved: dict, found: Match,
                   by_name: bool) -> None:
     """Raise where values are not as many as those of their parameter."""
-    # A kernel that is fused takes their number for granted. Others may keep
-    # what they like for a parameter, which only its name can tell then.
-    elementwise = 'fused' in optimizer.defaults
-    if by_name and not elementwise:
-        return
     for group, entries in zip(saved['param_groups'], found):
+        # A kernel that is fused takes their number for granted. Others may
+        # keep what they like for a parameter, which only its name can tell
+        # then.
+        elementwise = 'fused' in _owner(optimizer, entries[0][1])[1].defaults
+        if by_name and not elementwise:
+            continue
         for number, (name, parameter, _) in zip(group['params'], entries):
             for key, value in saved['state'].get(number, {}).items():
                 if (isinstance(value, Tensor) and key != 'step'

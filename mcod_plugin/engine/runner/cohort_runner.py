@@ -1,7 +1,9 @@
 import os.path as osp
 import shutil
+from inspect import isclass
 from typing import Any, Dict, Optional, Union
 
+import mmengine.optim
 import torch.nn as nn
 from mmengine.device import get_device
 from mmengine.dist import is_distributed, master_only
@@ -9,6 +11,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, RuntimeInfoHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
+from mmengine.optim.scheduler.momentum_scheduler import MomentumSchedulerMixin
 from mmengine.runner import BaseLoop, Runner
 from mmpretrain.engine import SwitchRecipeHook
 from mmpretrain.utils import get_ori_model
@@ -34,6 +37,10 @@ from .processes import join_processes, share_batch_norm, wrap_for_processes
 from .resuming_runner import ResumingRunner
 from .view_settings import check_views, name_views
 
+# Schedulers of the momentum, by all of their names.
+MOMENTUM_SCHEDULERS = tuple(
+    value for value in vars(mmengine.optim).values()
+    if isclass(value) and issubclass(value, MomentumSchedulerMixin))
 # Settings of a data loader that PyTorch refuses without workers.
 WORKER_SETTINGS = ('prefetch_factor', 'timeout', 'multiprocessing_context')
 
@@ -54,9 +61,9 @@ class CohortRunner(ResumingRunner):
       the config in the work directory states it.
     - On a CPU, memory that a step has freed is kept for the next one, unless
       the config says ``env_cfg.keep_freed_memory=False``.
-    - The optimizer is fused if it can be, and honours ``lr_mult`` and
-      ``decay_mult`` of the branches; ``compile`` compiles each branch of a
-      cohort by itself.
+    - The optimizer is fused if it can be, and honours ``lr_mult``,
+      ``decay_mult``, ``optimizer`` and ``clip_grad`` of the branches;
+      ``compile`` compiles each branch of a cohort by itself.
     - ``on_divergence`` says what happens when a loss is not finite:
       ``'stop'`` ends the run with a :class:`TrainingError`, ``'drop'`` goes
       on without the branch. See :class:`DivergenceWatch`.
@@ -347,9 +354,10 @@ class CohortRunner(ResumingRunner):
         """Build the optimizer and its wrapper.
 
         Raises:
-            ConfigError: If there is no such optimizer, the wrapper cannot be
-                used on this machine or with how the model is compiled, or the
-                constructor knows no branches.
+            ConfigError: If there is no such optimizer or way to clip
+                gradients, the wrapper cannot be used on this machine or with
+                how the model is compiled, or the constructor knows no
+                branches.
         """
         model = get_ori_model(self.model)
         if isinstance(optim_wrapper, dict):
@@ -360,6 +368,27 @@ class CohortRunner(ResumingRunner):
         if isinstance(built, OptimWrapper):
             name_parameters(built.optimizer, model)
         return built
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """Build the schedulers.
+
+        Raises:
+            ConfigError: If one is of the momentum, which not all optimizers
+                have alike.
+        """
+        optimizer = getattr(self.optim_wrapper, 'optimizer', None)
+        parts = scheduler if isinstance(scheduler, list) else [scheduler]
+        kinds = {
+            'betas' if 'betas' in group else 'momentum' in group
+            for group in getattr(optimizer, 'param_groups', ())
+        }
+        for part in parts:
+            if len(kinds) > 1 and is_part(part, MOMENTUM_SCHEDULERS):
+                raise ConfigError(
+                    f'param_scheduler.type {part["type"]} is of the momentum, '
+                    'which not all optimizers of the branches have, or not by '
+                    'the same name; take it out')
+        return super().build_param_scheduler(scheduler)
 
     def _maybe_compile(self, target: str) -> None:
         """Compile a model that is no cohort."""

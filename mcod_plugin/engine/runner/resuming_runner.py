@@ -22,7 +22,7 @@ from ..hooks.cohort_report_hook import progress
 from ..hooks.run_record_hook import RunRecordHook
 from ..optim_wrapper import (arrange_parameters, changed_options,
                              match_memory_formats, match_parameters,
-                             name_parameters, precision)
+                             name_parameters, optimizer_kinds, precision)
 
 # Where the message hub keeps after how many epochs or iterations the last
 # validation was. MMEngine would log a key that begins with val as a metric.
@@ -247,8 +247,7 @@ class ResumingRunner(Runner):
         self.message_hub.update_info('precision', own)
         if isinstance(self.optim_wrapper, OptimWrapper):
             self.message_hub.update_info(
-                'optimizer',
-                type(self.optim_wrapper.optimizer).__name__)
+                'optimizer', optimizer_kinds(self.optim_wrapper.optimizer))
 
     def resume(self,
                filename: str,

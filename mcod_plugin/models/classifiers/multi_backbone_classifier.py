@@ -83,8 +83,11 @@ class MultiBackboneClassifier(BaseClassifier):
               height and width), to which they are brought if they have
               another one.
             - ``lr_mult`` and ``decay_mult``: factors of the learning rate and
-              the weight decay of all its parameters. They are applied by
-              :class:`BranchOptimWrapperConstructor`.
+              the weight decay of all its parameters.
+            - ``optimizer`` and ``clip_grad``: the config of an optimizer, and
+              limits of the gradients, of its own instead of the cohort's.
+              ``clip_grad=None``: they are not clipped. These and the factors
+              are applied by :class:`BranchOptimWrapperConstructor`.
             - ``loss_weight``: a factor of all its losses, its own and that of
               the distillation. Optimizers such as Adam, whose steps do not
               depend on the scale of a gradient, are hardly moved by it.

@@ -29,7 +29,8 @@ class BranchAverages:
 
     and its buffers, such as the statistics of batch norm, copies of the
     branch's. The passes of an accumulated step, and steps that a gradient
-    scaler skips, do not count. One optimizer within another, as in a
+    scaler skips, do not count, nor does one that leaves a branch out because
+    it has no gradients. One optimizer within another, as in a
     ``ZeroRedundancyOptimizer``, makes one step with it.
 
     The averages have no gradients and stay in eval mode. They are copies made
@@ -78,12 +79,13 @@ class BranchAverages:
 
         Args:
             optimizer (Optimizer): The optimizer. If it has no parameter of a
-                branch, the average of this stays as it is.
+                branch, or none of them has a gradient, the average of this
+                stays as it is.
         """
         held = {
             id(parameter)
             for group in optimizer.param_groups
-            for parameter in group['params']
+            for parameter in group['params'] if parameter.grad is not None
         }
         move = get_ema_multi_avg_fn(self._decay)
         for name, branch in self._branches.items():

@@ -31,6 +31,10 @@ class BranchSettings:
         loss_weight (float): Factor of its losses.
         recompute (bool): Whether its activations are computed again in the
             backward pass.
+        optimizer (dict, optional): Config of its optimizer; None if it has
+            that of the cohort.
+        clip_grad (dict, optional): How its gradients are clipped: empty if
+            they are not, None if with those of the cohort.
     """
 
     input_size: Tuple[int, int]
@@ -42,6 +46,8 @@ class BranchSettings:
     decay_mult: float = 1.
     loss_weight: float = 1.
     recompute: bool = False
+    optimizer: Optional[dict] = None
+    clip_grad: Optional[dict] = None
 
     @classmethod
     def of_cohort(cls, input_size: Tuple[int, int], preprocessor: nn.Module,
@@ -121,8 +127,31 @@ class BranchSettings:
             found[key] = cfg.pop(key)
             check_number(f'{setting}.{key}', found[key], 0,
                          key != 'decay_mult')
+        found.update(self._take_optimizer(setting, cfg, found['frozen']))
         found.update(self._take_statistics(setting, cfg, channels))
         return cfg, replace(self, **found)
+
+    def _take_optimizer(self, setting: str, cfg: dict, frozen: bool) -> dict:
+        """``optimizer`` and ``clip_grad`` of a branch, if it has its own."""
+        found = {
+            key: cfg.pop(key)
+            for key in ('optimizer', 'clip_grad') if key in cfg
+        }
+        for key, value in found.items():
+            if frozen:
+                raise ConfigError(f'{setting}.{key} is not used: the branch '
+                                  'is frozen')
+            if not (isinstance(value, dict) or value is None):
+                raise ConfigError(f'{setting}.{key} must be a dict or None; '
+                                  f'got {value!r}')
+        if found.get('optimizer') is not None and not found['optimizer'].get(
+                'type'):
+            raise ConfigError(
+                f"{setting}.optimizer must have a type, such as type='AdamW'; "
+                f'got {dict(found["optimizer"])!r}')
+        if 'clip_grad' in found:
+            found['clip_grad'] = found['clip_grad'] or {}
+        return found
 
     def _take_statistics(self, setting: str, cfg: dict, channels: int) -> dict:
         """``mean`` and ``std`` of a branch, if it has its own."""

@@ -118,28 +118,41 @@ def by_iterations(number, **setting):
         custom_hooks=[dict(type='mcod_plugin.DiscontinuousKDHook', **setting)])
 
 
+@pytest.mark.parametrize('sampler', ['DefaultSampler', 'InfiniteSampler'])
 @pytest.mark.parametrize('setting', [
     dict(gap=[1, 0], weight=[1., 1.]),
     dict(gap=[0, 0], weight=[.5, 2.]),
-    dict(gap=[0, 0], weight=[1., 1.], begin=1),
-    dict(gap=[0, 0], weight=[1., 1.], end=2),
+    dict(gap=[0, 0], weight=[1., 1.], begin=1, end=2),
 ])
-def test_epochs_of_a_run_that_counts_iterations(tiny_runner, setting):
-    runner = tiny_runner(**by_iterations(4, **setting))
-    with pytest.raises(ConfigError, match='IterBasedTrainLoop.*by_epoch=Fal'):
-        runner.train()
-    assert not runner.started
+def test_epochs_of_a_run_that_counts_iterations(tiny_runner, setting, sampler):
+    """They are passes over the data, 64 images in batches of 16."""
+    runner = tiny_runner(
+        'a', **by_iterations(10, **setting), **{
+            'train_dataloader.sampler':
+            dict(type=sampler, shuffle=True, _delete_=True)
+        })
+    schedule = DiscontinuousSchedule(**setting).resolve(3)
+    expected = [schedule.weight(step // 4) for step in range(10)]
+    assert len(set(expected)) > 1
+    assert weights_of(runner) == expected
 
 
-@pytest.mark.parametrize('setting, weight', [
-    (dict(gap=[0, 0], weight=[.5, .5]), .5),
-    (dict(gap=[1, 0], weight=[0, 0], end=1), 0),
-])
-def test_weight_that_never_changes_needs_no_unit(tiny_runner, setting, weight):
-    runner = tiny_runner('a', **by_iterations(4, **setting))
-    assert weights_of(runner) == [weight] * 4
-    resumed = tiny_runner('a', resume=True, **by_iterations(6, **setting))
-    assert weights_of(resumed) == [weight] * 2
+def test_epochs_are_those_of_the_whole_run(tiny_runner):
+
+    def runner(work_dir, **changes):
+        return tiny_runner(work_dir,
+                           **by_iterations(10, gap=[1, 0], weight=[1., 2.]),
+                           **changes)
+
+    whole = runner(
+        'a', **{
+            'default_hooks.checkpoint.by_epoch': False,
+            'default_hooks.checkpoint.interval': 7
+        })
+    weights = weights_of(whole)
+    resumed = runner(
+        'b', resume=True, load_from=f'{whole.work_dir}/iter_7.pth')
+    assert weights_of(resumed) == weights[7:]
 
 
 @pytest.mark.parametrize('setting, match', [

@@ -56,8 +56,12 @@ def test_ranks_differ(tiny_runner, monkeypatch):
     }, 'train_dataloader.persistent_workers=True'),
     ({
         'train_cfg': dict(by_epoch=False, max_iters=4, _delete_=True),
-        'custom_hooks.0.by_epoch': False
-    }, 'train_cfg.by_epoch=False'),
+        'custom_hooks.0.by_epoch': False,
+        'default_hooks.checkpoint.by_epoch': False,
+        'default_hooks.checkpoint.interval': 3,
+        'optim_wrapper.accumulative_counts': 2
+    }, 'accumulative_counts=2 does not divide the 3 iterations from one '
+     'checkpoint'),
     ({
         'optim_wrapper.accumulative_counts': 3
     }, 'accumulative_counts=3 does not divide the 4 iterations'),
@@ -66,6 +70,17 @@ def test_warns_where_resuming_is_not_exact(tiny_runner, tmp_path, changes,
                                            setting):
     tiny_runner('a', 1, **changes).train()
     assert setting in next(tmp_path.rglob('*.log')).read_text()
+
+
+def test_exact_resuming_by_iterations_is_not_warned_of(tiny_runner, tmp_path):
+    tiny_runner(
+        'a', **{
+            'train_cfg': dict(by_epoch=False, max_iters=4, _delete_=True),
+            'default_hooks.checkpoint.by_epoch': False,
+            'default_hooks.checkpoint.interval': 2,
+            'optim_wrapper.accumulative_counts': 2
+        }).train()
+    assert 'a resumed run' not in next(tmp_path.rglob('*.log')).read_text()
 
 
 @pytest.mark.parametrize('counts', [1, 2, 4])

@@ -1,0 +1,69 @@
+"""Clipping of gradients, by PyTorch."""
+import inspect
+import math
+from typing import Any, List, Optional
+
+import torch.nn as nn
+from torch import Tensor
+
+from mcod_plugin.errors import (ConfigError, check_choice, check_number,
+                                nearest)
+
+__all__ = ['check_clip_grad', 'clip_grad']
+
+# What clips, and the setting that it cannot do without.
+KINDS = dict(
+    norm=(nn.utils.clip_grad_norm_, 'max_norm'),
+    value=(nn.utils.clip_grad_value_, 'clip_value'))
+
+
+def check_clip_grad(setting: str, cfg: Any) -> None:
+    """Raise unless gradients can be clipped as a config says.
+
+    Args:
+        setting (str): The setting, as the user types it.
+        cfg (dict): Its value: ``type``, which is ``'norm'`` unless it says
+            ``'value'``, and the arguments of
+            :func:`torch.nn.utils.clip_grad_norm_` or
+            :func:`torch.nn.utils.clip_grad_value_`.
+
+    Raises:
+        ConfigError: If they cannot.
+    """
+    if not isinstance(cfg, dict):
+        raise ConfigError(f'{setting} must be a dict such as '
+                          f'dict(max_norm=1.0); got {cfg!r}')
+    kind = cfg.get('type', 'norm')
+    check_choice(f'{setting}.type', kind, KINDS)
+    clip, limit = KINDS[kind]
+    allowed = list(inspect.signature(clip).parameters)[1:]
+    for key in cfg:
+        if key not in ('type', '_scope_', *allowed):
+            known = nearest(key, allowed) or f'it takes {", ".join(allowed)}'
+            raise ConfigError(f'{setting}.{key} is no setting of '
+                              f'{clip.__name__}; {known}')
+    if limit not in cfg:
+        raise ConfigError(f'{setting}.{limit} must be set; got {dict(cfg)!r}')
+    # A norm that may be of any size is only logged.
+    if cfg[limit] != math.inf:
+        check_number(f'{setting}.{limit}', cfg[limit], 0, exclusive=True)
+
+
+def clip_grad(parameters: List[nn.Parameter],
+              type: str = 'norm',
+              _scope_: Optional[str] = None,
+              **kwargs) -> Optional[Tensor]:
+    """Clip gradients.
+
+    Args:
+        parameters (list[nn.Parameter]): The parameters, whose gradients are
+            changed.
+        type (str): ``'norm'``: the norm of all gradients together is at most
+            ``max_norm`` then, or ``'value'``: each number is at most
+            ``clip_value``. Defaults to ``'norm'``.
+        **kwargs: See :func:`check_clip_grad`.
+
+    Returns:
+        Tensor: The norm before, or None if values are clipped.
+    """
+    return KINDS[type][0](parameters, **kwargs)
