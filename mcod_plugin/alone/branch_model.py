@@ -166,7 +166,8 @@ def branch_model(cfg: Any, cohort: nn.Module, name: str, images: Images,
         test_settings=dict(
             test_dataloader=loader_alone(loader, size if resizes else None,
                                          channels, settings.resized),
-            test_evaluator=evaluator(metrics, cohort.num_classes),
+            test_evaluator=evaluator(metrics, cohort.num_classes,
+                                     cohort.multi_label),
             test_cfg=dict()),
         imports=[
             module for module in plain('custom_imports.imports',

@@ -35,10 +35,10 @@ class MetricCopies:
         if not isinstance(metrics, (list, tuple)):
             metrics = [metrics]
         self._originals = [_build(metric) for metric in metrics]
-        settings = [
-            {key: metric[key] for key in metric if key != 'prefix'}
-            for metric in metrics if isinstance(metric, Mapping)
-        ]
+        settings = [{
+            key: metric[key]
+            for key in metric if key != 'prefix'
+        } for metric in metrics if isinstance(metric, Mapping)]
         for one in settings:
             if settings.count(one) > 1:
                 raise ConfigError('metric of BranchMetrics must give no name '
@@ -101,11 +101,8 @@ class MetricCopies:
 
 def _build(metric: Any) -> BaseMetric:
     if isinstance(metric, Mapping):
-        kind = metric.get('type')
-        if isinstance(kind, str):
-            kind = METRICS.get(kind) or MMPRETRAIN_METRICS.get(kind) or kind
         try:
-            metric = METRICS.build({**metric, 'type': kind})
+            metric = METRICS.build({**metric, 'type': _find(metric)})
         except KeyError:
             # One that is not registered; the whole config explains it.
             raise
@@ -119,8 +116,17 @@ def _build(metric: Any) -> BaseMetric:
     return metric
 
 
-def _alone(sample: Mapping[str, Any], name: str,
-           field: str) -> Dict[str, Any]:
+def _find(metric: Mapping) -> Any:
+    """The class of a metric. MMEngine would only look in the default
+    scope."""
+    kind = metric.get('type')
+    with METRICS.switch_scope_and_registry(metric.get('_scope_')) as current:
+        if not isinstance(kind, str) or current.get(kind) is not None:
+            return kind
+    return METRICS.get(kind) or MMPRETRAIN_METRICS.get(kind) or kind
+
+
+def _alone(sample: Mapping[str, Any], name: str, field: str) -> Dict[str, Any]:
     """A sample as it would be if there was no other predictor."""
     own = {
         key: value

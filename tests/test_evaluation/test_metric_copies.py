@@ -7,8 +7,8 @@ from itertools import combinations
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric, Evaluator
-from mmpretrain.evaluation import (Accuracy, AveragePrecision, MultiLabelMetric,
-                                   SingleLabelMetric)
+from mmpretrain.evaluation import (Accuracy, AveragePrecision,
+                                   MultiLabelMetric, SingleLabelMetric)
 from mmpretrain.registry import METRICS as MMPRETRAIN_METRICS
 from mmpretrain.structures import DataSample
 
@@ -54,8 +54,7 @@ def make_samples(num, several=False, branches=BRANCHES, seed=0, classes=4):
         sample.set_pred_label(sample.pred_score.argmax()[None])
         for name in branches:
             sample.set_field(
-                torch.rand(classes, generator=generator),
-                f'pred_score_{name}')
+                torch.rand(classes, generator=generator), f'pred_score_{name}')
         samples.append(sample)
     return samples
 
@@ -110,9 +109,9 @@ def test_images_of_several_labels():
     samples = make_samples(31, several=True)
     found = evaluate(samples, metric=MANY)
     assert set(found) == {
-        'diversity/disagreement', *(f'{name}/{key}' for name in fields()
-                                    for key in ('precision', 'recall',
-                                                'f1-score', 'mAP'))
+        'diversity/disagreement',
+        *(f'{name}/{key}' for name in fields()
+          for key in ('precision', 'recall', 'f1-score', 'mAP'))
     }
     for name, field in fields().items():
         for metric in (MultiLabelMetric(thr=.5), AveragePrecision()):
@@ -160,8 +159,8 @@ def test_metric_of_a_user(kind, batch):
         evaluator.process(
             BatchDataSample(
                 gt_label=torch.cat([sample.gt_label for sample in samples]),
-                pred_label=torch.cat(
-                    [sample.pred_label for sample in samples]),
+                pred_label=torch.cat([sample.pred_label
+                                      for sample in samples]),
                 **{
                     field: torch.stack([s.get(field) for s in samples])
                     for field in fields().values()
@@ -172,11 +171,10 @@ def test_metric_of_a_user(kind, batch):
     found.pop('diversity/disagreement')
     assert found == {
         key: value
-        for name, field in fields().items() for key, value in ((
-            f'{name}/mean',
-            sum(s.get(field).argmax().item() for s in samples) / 9),
-                                                               (f'{name}/classes',
-                                                                4))
+        for name, field in fields().items()
+        for key, value in ((f'{name}/mean',
+                            sum(s.get(field).argmax().item()
+                                for s in samples) / 9), (f'{name}/classes', 4))
     }
 
 
@@ -187,11 +185,12 @@ def test_a_name_twice():
     found = evaluate(samples, metric=accuracy)
     assert found['vgg/top1'] == pytest.approx(
         alone(samples, 'pred_score_vgg', Accuracy())['accuracy/top1'])
-    for settings in (dict(metric=[accuracy, dict(accuracy, prefix='x')]),
-                     dict(metric=[accuracy, accuracy]),
-                     dict(metric=[accuracy,
-                                  dict(type='Accuracy', topk=(1, 2))]),
-                     dict(metric=accuracy, topk=(1, 2))):
+    for settings in (
+            dict(metric=[accuracy, dict(accuracy, prefix='x')]),
+            dict(metric=[accuracy, accuracy]),
+            dict(
+                metric=[accuracy, dict(type='Accuracy', topk=(1, 2))]),
+            dict(metric=accuracy, topk=(1, 2))):
         with pytest.raises(ConfigError, match='twice|both give ') as caught:
             evaluate(samples, **settings)
         assert '\n' not in str(caught.value)
@@ -200,7 +199,7 @@ def test_a_name_twice():
 
 
 @pytest.mark.parametrize('metric, words', [
-    (dict(type='AveragePrecision', average='x'), 'AveragePrecision'),
+    (dict(type='SingleLabelMetric', items=['x']), 'metric x is not'),
     (dict(type='SingleLabelMetric', thrr=3), 'SingleLabelMetric'),
     (dict(type='mcod_plugin.BranchMetrics'), 'must be a metric'),
     ('Accuracy', "got 'Accuracy'"),
@@ -236,10 +235,7 @@ def run_rank(folder, rank):
     """What each of the two processes does."""
     from mmengine.dataset import DefaultSampler
     torch.distributed.init_process_group(
-        'gloo',
-        init_method=f'file://{folder}/init',
-        rank=rank,
-        world_size=2)
+        'gloo', init_method=f'file://{folder}/init', rank=rank, world_size=2)
     samples = make_samples(11, several=True)
     metric = BranchMetrics(metric=MANY)
     for index in DefaultSampler(samples, shuffle=False):
