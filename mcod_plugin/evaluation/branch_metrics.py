@@ -362,11 +362,10 @@ def _predictors(fields: Mapping[str, Any]) -> Dict[str, str]:
     """The field of the scores of the ensemble and of each branch, by name."""
     # Data samples keep their fields in a set, whose order differs from
     # process to process.
-    branches = sorted(name for name in fields if name.startswith(BRANCH_FIELD))
+    branches = sorted(
+        name for name in fields if name.startswith(BRANCH_FIELD))
     return {
         ENSEMBLE: ENSEMBLE_FIELD,
-        **{
-            name[len(BRANCH_FIELD):]: name
-            for name in branches
-        }
+        **{name[len(BRANCH_FIELD):]: name
+           for name in branches}
     }
