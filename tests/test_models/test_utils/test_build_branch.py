@@ -419,7 +419,6 @@ class HeadOfItsOwn(torch.nn.Module):
     (dict(type='SimCLR', backbone=SWIN, head=None), '', ''),
     (dict(type='LinearClsHead', num_classes=5, in_channels=3), '',
      'LinearClsHead fails'),
-    (dict(type='torchvision.models.resnet81'), '', 'torchvision'),
     (dict(backbone=SWIN, head=dict(type='mcod_plugin.HeadOfItsOwn')), '',
      'HeadOfItsOwn LinearClsHead'),
     (dict(backbone=dict(type='Conformer', arch='tiny', patch_size=16),
