@@ -172,9 +172,15 @@ def run_config(cfg: Any, action: Callable[[Any], Any]) -> Any:
         ConfigError: If the run cannot begin.
     """
     from mcod_plugin.config.explain import explain
+    from mcod_plugin.config.parts import type_name
     from mcod_plugin.registry import RUNNERS
     if cfg.get('runner_type') is None:
         cfg.runner_type = 'mcod_plugin.CohortRunner'
+    if 'FlexibleRunner' in type_name(dict(type=cfg.runner_type)):
+        raise ConfigError(
+            f'runner_type {cfg.runner_type!r} is not supported: its '
+            'strategies replace the training step; leave it out, and see '
+            '--launcher for several processes')
     _check_work_dir(cfg.work_dir)
     runner = None
     try:
