@@ -11,6 +11,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, Runner
 from mmpretrain.engine import SwitchRecipeHook
+from mmpretrain.models.tta import AverageClsScoreTTA
 from mmpretrain.utils import get_ori_model
 from torch.utils.data import DataLoader
 
@@ -20,7 +21,8 @@ from mcod_plugin.config.parts import is_part
 from mcod_plugin.datasets.in_memory_dataset import is_in_memory
 from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.evaluation import CohortEvaluator
-from mcod_plugin.registry import RUNNERS
+from mcod_plugin.models.tta import CohortTTA
+from mcod_plugin.registry import MODELS, RUNNERS
 from mcod_plugin.utils.files import missing_folders, remove_empty, write_text
 from mcod_plugin.utils.launchers import adopt_ranks
 from mcod_plugin.utils.machine import default_workers, keep_freed_memory
@@ -203,16 +205,14 @@ class CohortRunner(ResumingRunner):
         """Build the model; a cohort learns the size of the images.
 
         Raises:
-            ConfigError: If it is a cohort under test-time augmentation,
-                MMEngine's ``activation_checkpointing`` or a ``strategy``, or
+            ConfigError: If it is a cohort whose test-time augmentation
+                averages the ensemble's scores only, or under MMEngine's
+                ``activation_checkpointing`` or a ``strategy``, or
                 ``on_divergence`` is not possible.
         """
         if isinstance(model, dict) and 'branches' in (model.get('module')
                                                       or {}):
-            raise ConfigError(
-                f'test-time augmentation (--tta, {model.get("type")}) is not '
-                'supported for a cohort: the scores of the branches would be '
-                'those of one view')
+            return self._build_tta(model)
         if isinstance(model, dict) and 'branches' in model:
             if self.cfg.get('activation_checkpointing') is not None:
                 # Without a gradient of its input it gives none at all.
@@ -246,6 +246,25 @@ class CohortRunner(ResumingRunner):
                               'mcod_plugin.MultiBackboneClassifier; got '
                               f'{type(model).__name__}')
         return model
+
+    def _build_tta(self, model: dict) -> nn.Module:
+        """Build a cohort with test-time augmentation."""
+        kind = model.get('type')
+        if kind is None or is_part(model, AverageClsScoreTTA):
+            # The one that MMPretrain's tools ask for.
+            kind = 'mcod_plugin.CohortTTA'
+        outer = dict(model, type=kind)
+        cohort = dict(outer.pop('module'))
+        # MMEngine puts that of the config there.
+        cohort['data_preprocessor'] = outer.pop(
+            'data_preprocessor', None) or cohort.get('data_preprocessor')
+        built = MODELS.build(dict(outer, module=self.build_model(cohort)))
+        if not isinstance(built, CohortTTA):
+            raise ConfigError(
+                'tta_model.type must be mcod_plugin.CohortTTA or one derived '
+                'from it, which averages the scores of the branches as well; '
+                f'got {model.get("type")}')
+        return built
 
     def wrap_model(self, model_wrapper_cfg: Optional[Dict],
                    model: nn.Module) -> nn.Module:
