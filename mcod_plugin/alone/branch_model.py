@@ -4,6 +4,7 @@ from functools import cached_property
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch.nn as nn
+from mmpretrain.models.classifiers import BaseClassifier
 from torch import Tensor
 
 from mcod_plugin.config.data import channel_order, pipeline_of
@@ -101,6 +102,12 @@ class BranchModel:
         if 'loss' in self.config['head']:
             config['loss'] = self.config['head']['loss']
         return config, self.timm.network.state_dict()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a plain network, which MMPretrain's tools do not
+        take."""
+        return not isinstance(self.classifier, BaseClassifier)
 
     @property
     def needs_plugin(self) -> bool:

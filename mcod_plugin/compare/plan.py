@@ -189,6 +189,9 @@ def _build(cfg: Config, cohorts: Dict[str, nn.Module]) -> None:
         cohort = json.dumps({**_as_json(model), **dict.fromkeys(own)})
         if cohort not in cohorts:
             cohorts[cohort] = MODELS.build(model)
+        if cohorts[cohort].multi_label:
+            raise ConfigError('a study compares top-1 accuracy, which images '
+                              'of several labels do not have')
         for key, base in dict(teacher=BaseTeacher, distill=BaseKDLoss).items():
             if own[key]:
                 part = build_part(f'model.{key}', own[key], base)

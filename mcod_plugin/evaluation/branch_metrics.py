@@ -189,6 +189,18 @@ class BranchMetrics(BaseMetric):
                           calibration_bins)
         self.calibration_bins = calibration_bins
 
+    def check_labels(self, multi_label: bool) -> None:
+        """Look before a run whether what it needs will be there.
+
+        Args:
+            multi_label (bool): Whether the model gives images several labels.
+
+        Raises:
+            ConfigError: If it is for images of one label only.
+        """
+        if multi_label:
+            self._check_several('images of several from the model')
+
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:
         """Set the meta information of the data set, for all metrics."""
@@ -215,7 +227,9 @@ class BranchMetrics(BaseMetric):
         labels = [sample.get('gt_label') for sample in data_samples]
         several = [label is None or len(label) != 1 for label in labels]
         if any(several):
-            self._check_several(labels[several.index(True)])
+            label = labels[several.index(True)]
+            self._check_several(
+                'none' if label is None else f'one with {label.tolist()}')
         target = None if any(several) else torch.cat(labels)
         self._add(tuple(names), scores, target)
         if self._others is not None:
@@ -238,12 +252,11 @@ class BranchMetrics(BaseMetric):
         scores = torch.stack([fields[field] for field in names.values()], 1)
         self._add(tuple(names), scores, fields['gt_label'])
 
-    def _check_several(self, label: Optional[Tensor]) -> None:
+    def _check_several(self, got: str) -> None:
         """Raise if what is asked for is of images of one label only."""
         asked = 'calibration_bins' if self.calibration_bins is not None else (
             'topk' if self._given and self.topk else '')
         if asked or self._others is None:
-            got = 'none' if label is None else f'one with {label.tolist()}'
             raise ConfigError(
                 f'{asked or "topk"} of BranchMetrics is for images of one '
                 f'label (gt_label); got {got}; leave it out and set metric, '

@@ -20,7 +20,7 @@ from mcod_plugin.config.missing_data import explain_missing_data
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.datasets.in_memory_dataset import is_in_memory
 from mcod_plugin.errors import ConfigError, check_choice
-from mcod_plugin.evaluation import CohortEvaluator
+from mcod_plugin.evaluation import BranchMetrics, CohortEvaluator
 from mcod_plugin.models.tta import CohortTTA
 from mcod_plugin.registry import MODELS, RUNNERS
 from mcod_plugin.utils.files import missing_folders, remove_empty, write_text
@@ -37,6 +37,9 @@ from .resuming_runner import ResumingRunner
 
 # Settings of a data loader that PyTorch refuses without workers.
 WORKER_SETTINGS = ('prefetch_factor', 'timeout', 'multiprocessing_context')
+
+# When everything is built and nothing has begun.
+CHECKED = ('before_train', 'before_val', 'before_test')
 
 
 @RUNNERS.register_module()
@@ -99,6 +102,8 @@ class CohortRunner(ResumingRunner):
         """Call all hooks, and note the beginning of the first epoch."""
         if fn_name == 'after_val_epoch' and self._trains:
             self.note_validation()
+        if fn_name in CHECKED:
+            self._check_metrics()
         super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_train':
             model = get_ori_model(self.model)
@@ -119,6 +124,16 @@ class CohortRunner(ResumingRunner):
                                             'before_test_epoch'):
             self.started = True
             self.dump_config()
+
+    def _check_metrics(self) -> None:
+        """Raise if a metric is not for what the model gives."""
+        several = getattr(get_ori_model(self.model), 'multi_label', False)
+        for loop in (self._val_loop, self._test_loop):
+            # What is not going to be run is not built.
+            evaluator = getattr(loop, 'evaluator', None)
+            for metric in getattr(evaluator, 'metrics', ()):
+                if isinstance(metric, BranchMetrics):
+                    metric.check_labels(several)
 
     @master_only
     def dump_config(self) -> None:
