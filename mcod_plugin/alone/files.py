@@ -45,9 +45,9 @@ def write_mmpretrain(model: BranchModel, folder: str) -> None:
     """
     if model.is_plain:
         raise ConfigError(
-            f'--format mmpretrain: branch {model.name} is a plain network, '
-            f'{type(model.classifier).__name__}, and no classifier of '
-            'MMPretrain; safetensors and onnx take it')
+            f'branch {model.name} is a plain network, '
+            f'{type(model.classifier).__name__}, which MMPretrain cannot '
+            'open; export it as safetensors or onnx')
     classifier, state_dict = model.mmpretrain
     settings = dict(default_scope='mmpretrain')
     if model.custom_imports:

@@ -167,7 +167,8 @@ def _check_evaluator(evaluator: Any) -> None:
         evaluator = [evaluator]
     for metric in evaluator:
         if is_part(metric, BranchMetrics):
-            topk = metric.get('topk', 1)
+            topk = metric.get('topk')
+            topk = 1 if topk is None else topk
             if 1 in (topk if isinstance(topk, (list, tuple)) else [topk]):
                 return
     raise ConfigError('val_evaluator must have a mcod_plugin.BranchMetrics '

@@ -326,7 +326,7 @@ class Publisher:
     def _test_output(self) -> List[str]:
         """The table that the cohort's test prints."""
         topk = next(
-            metric.get('topk', TOPK) for metric in self.run.test_metrics
+            metric.get('topk') or TOPK for metric in self.run.test_metrics
             if is_part(metric, BranchMetrics))
         metrics = {
             f'{name}/{key}': value

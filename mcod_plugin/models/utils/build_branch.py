@@ -12,7 +12,7 @@ from mmengine.model import BaseModel
 from mmpretrain.models.backbones import TIMMBackbone
 from mmpretrain.models.classifiers import (BaseClassifier, ImageClassifier,
                                            TimmClassifier)
-from mmpretrain.models.heads import LinearClsHead
+from mmpretrain.models.heads import CSRAClsHead, LinearClsHead
 from mmpretrain.models.necks import GlobalAveragePooling
 from mmpretrain.registry import MODELS
 from torch import Tensor
@@ -118,7 +118,9 @@ def _complete(setting: str, cfg: dict, shape: Tuple[int, ...]) -> None:
             and ('neck' not in cfg or _pools_maps(cfg['neck']))):
         _tell_left_out(setting, given, cfg['head'], inner[-1], images)
     if 'neck' not in cfg:
-        cfg['neck'] = _pooling(layout)
+        # This one looks at all places of a map itself.
+        cfg['neck'] = None if is_part(cfg['head'],
+                                      CSRAClsHead) else _pooling(layout)
     neck = cfg['neck']
     if neck is not None:
         if layout is not None and layout.name != 'NCHW' and _pools_maps(neck):

@@ -36,7 +36,6 @@ def several(**kwargs):
 
 CSRA = dict(
     backbone=dict(NET),
-    neck=None,
     head=dict(type='CSRAClsHead', num_classes=5, num_heads=2, lam=.2))
 
 
