@@ -6,7 +6,8 @@ from mmpretrain.models.utils import ClsDataPreprocessor
 from torch import Tensor
 
 from mcod_plugin.registry import MODELS
-from mcod_plugin.structures import BatchDataSample, batch_fields
+from mcod_plugin.structures import (BatchDataSample, as_data_samples,
+                                    batch_fields)
 
 
 @MODELS.register_module()
@@ -35,14 +36,14 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
 
         Args:
             data (dict): ``inputs``, images ``(N, C, H, W)``, and
-                ``data_samples``.
+                ``data_samples``, or their labels as a tensor.
             training (bool): Whether batch augmentations apply.
                 Defaults to False.
 
         Returns:
             dict: The same, on the device of the model.
         """
-        samples = batch_fields(data.get('data_samples'))
+        samples = batch_fields(as_data_samples(data.get('data_samples')))
         if samples is None:
             return super().forward(data, training)
         inputs = self.cast_data(data['inputs'])

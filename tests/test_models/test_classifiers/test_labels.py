@@ -7,6 +7,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
 from mmpretrain.models.heads import ArcFaceClsHead
 from mmpretrain.structures import DataSample
 
@@ -383,6 +384,23 @@ def test_labels_of_any_kind_are_the_same():
                    [DataSample().set_gt_label(label) for label in ONE]):
         for key, value in model.loss(images(), labels).items():
             torch.testing.assert_close(value, wanted[key])
+
+
+def test_batches_of_tensors():
+    """What a data loader of PyTorch gives is mixed, trained and predicted."""
+    model = cohort(
+        dict(a=plain(), b=plain()),
+        train_cfg=dict(augments=dict(type='Mixup', alpha=1.)))
+    data = dict(inputs=images(), data_samples=ONE)
+    prepared = model.data_preprocessor(data, training=True)
+    scores = prepared['data_samples'].fields['gt_score']
+    torch.testing.assert_close(scores.sum(1), torch.ones(6))
+    assert (scores.amax(1) < 1).any()
+    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=.1))
+    assert model.train_step(data, optimizer)['loss'].isfinite()
+    predicted = model.eval().val_step(data)
+    assert predicted.fields['gt_label'].equal(ONE)
+    assert predicted.fields['pred_score_b'].shape == (6, 5)
 
 
 @pytest.mark.parametrize('labels', [
