@@ -22,7 +22,7 @@ MISTAKES = dict(
     no_head=("model['head'] = None",
              ['second.py', 'model.branches.second.head is missing']),
     many_labels=("model['head']['type'] = 'MultiLabelLinearClsHead'",
-                 ['second (MultiLabelLinearClsHead) for several', 'one label']),
+                 ['second (MultiLabelLinearClsHead) for sev', 'one label']),
     channels=("model['head']['in_channels'] = 31",
               ['second.py', 'in_channels is 31', '32 channels']),
     unknown_type=("model['backbone']['type'] = 'ResNetCIFAR'",

@@ -211,7 +211,7 @@ def test_cosface_head(folder):
     feats = make_logits(4, 3)
     labels = torch.tensor([3, 0, 4, 1])
     weight = head.fc.weight
-    cosine = (feats @ weight.T) / feats.norm(dim=1, keepdim=True) / weight.norm(
+    cosine = (feats @ weight.T) / feats.norm(dim=1)[:, None] / weight.norm(
         dim=1)
     torch.testing.assert_close(head((feats, )), 8 * cosine)
     total = 0.

@@ -87,7 +87,10 @@ def test_published_cohort_is_one_still(metafile, tmp_path):
     for name in logits:
         assert logged[f'{name}.loss_kd'].isfinite()
     exports = export_branches(
-        cfg, path, ['all'], ['safetensors'], str(tmp_path / 'exported'), limit=8)
+        cfg,
+        path, ['all'], ['safetensors'],
+        str(tmp_path / 'exported'),
+        limit=8)
     assert {item.branch for item in exports.items} == set(logits)
 
 

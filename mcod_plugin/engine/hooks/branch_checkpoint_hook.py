@@ -41,8 +41,8 @@ class BranchCheckpointHook(CheckpointHook):
     Args:
         *args, **kwargs: See :class:`mmengine.hooks.CheckpointHook`. Without
             ``save_best``, the top-1 accuracy (of several labels the mean
-            average precision) of the ensemble and of each branch decides, each for a file of its own, as far as the
-            validation gives it.
+            average precision) of the ensemble and of each branch decides,
+            each for a file of its own, as far as the validation gives it.
 
     Examples:
         >>> default_hooks = dict(checkpoint=dict(
