@@ -87,8 +87,8 @@ def test_which_one_a_runner_builds(tiny_runner):
         # The preprocessor of the config, which MMEngine puts outside.
         model.data_preprocessor = dict(mean=[1., 2., 3.], std=[1.] * 3)
         built = runner.build_model(model)
-        expected = [1, 2, 3]
-        assert built.module.data_preprocessor.mean.flatten().tolist() == expected
+        mean = built.module.data_preprocessor.mean
+        assert mean.flatten().tolist() == [1, 2, 3]
     with pytest.raises(
             ConfigError, match='tta_model.type must be mcod_plugin.CohortTTA'):
         runner.build_model(
