@@ -23,6 +23,11 @@ def parse_args():
         'default: metrics, unless --out ends in .pkl')
     parser.add_argument(
         '--amp', action='store_true', help='evaluate in mixed precision')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='average scores over versions of each image: by tta_model and '
+        'tta_pipeline of the config, else over the image and its mirror image')
     add_config_arguments(parser)
     return parser.parse_args()
 
@@ -77,6 +82,9 @@ def main():
         cfg.load_from = args.checkpoint
         if args.amp:
             cfg.test_cfg.fp16 = True
+        if args.tta:
+            from mcod_plugin.config.tta import use_tta
+            use_tta(cfg)
 
         def test(runner):
             if item == 'pred':

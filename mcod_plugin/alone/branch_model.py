@@ -4,6 +4,7 @@ from functools import cached_property
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch.nn as nn
+from mmpretrain.models.classifiers import BaseClassifier
 from torch import Tensor
 
 from mcod_plugin.config.data import channel_order, pipeline_of
@@ -103,6 +104,12 @@ class BranchModel:
         return config, self.timm.network.state_dict()
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is a plain network, which MMPretrain's tools do not
+        take."""
+        return not isinstance(self.classifier, BaseClassifier)
+
+    @property
     def needs_plugin(self) -> bool:
         """Whether the classifier cannot be built without this plugin."""
         return needs_plugin([self.mmpretrain[0], self.preprocessor])
@@ -166,7 +173,8 @@ def branch_model(cfg: Any, cohort: nn.Module, name: str, images: Images,
         test_settings=dict(
             test_dataloader=loader_alone(loader, size if resizes else None,
                                          channels, settings.resized),
-            test_evaluator=evaluator(metrics, cohort.num_classes),
+            test_evaluator=evaluator(metrics, cohort.num_classes,
+                                     cohort.multi_label),
             test_cfg=dict()),
         imports=[
             module for module in plain('custom_imports.imports',

@@ -196,22 +196,30 @@ def preprocessor(given: dict,
     return given
 
 
-def evaluator(given: Any, num_classes: int) -> Any:
+def evaluator(given: Any, num_classes: int, multi_label: bool = False) -> Any:
     """MMPretrain's metrics in the place of the cohort's.
 
     Args:
         given (dict | list[dict] | None): The cohort's evaluator.
         num_classes (int): Number of classes.
+        multi_label (bool): Whether the images have several labels.
+            Defaults to False.
 
     Returns:
-        dict | list[dict]: Accuracy for ours, top-1 in any case; others stay
-        as they are.
+        dict | list[dict]: Accuracy for ours, top-1 in any case; of several
+        labels the average precision. Others stay as they are, those that ours
+        evaluates by branch included.
     """
     metrics = plain('test_evaluator', given or [])
     metrics = metrics if isinstance(metrics, list) else [metrics]
     ours = [metric for metric in metrics if needs_plugin(metric)]
     kept = [metric for metric in metrics if metric not in ours]
-    if ours or not kept:
+    for metric in ours:
+        inner = metric.get('metric') or []
+        kept += inner if isinstance(inner, (list, tuple)) else [inner]
+    if multi_label:
+        kept = kept or [dict(type='AveragePrecision')]
+    elif ours or not kept:
         # MMEngine takes no metric twice.
         accuracy = next((m for m in kept if is_part(m, Accuracy)), None)
         if accuracy is None:
@@ -219,7 +227,7 @@ def evaluator(given: Any, num_classes: int) -> Any:
             kept.insert(0, accuracy)
         topk = {1}
         for metric in [*ours, accuracy]:
-            found = metric.get('topk', ())
+            found = metric.get('topk') or ()
             topk.update([found] if isinstance(found, int) else found)
         accuracy['topk'] = tuple(k for k in sorted(topk) if k <= num_classes)
     return kept[0] if len(kept) == 1 else kept

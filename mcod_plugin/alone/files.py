@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
+from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.plain import to_plain
 from .branch_model import BranchModel
 
@@ -38,7 +39,15 @@ def write_mmpretrain(model: BranchModel, folder: str) -> None:
     Args:
         model (BranchModel): The branch.
         folder (str): Where to write them.
+
+    Raises:
+        ConfigError: If it is a plain network.
     """
+    if model.is_plain:
+        raise ConfigError(
+            f'branch {model.name} is a plain network, '
+            f'{type(model.classifier).__name__}, which MMPretrain cannot '
+            'open; export it as safetensors or onnx')
     classifier, state_dict = model.mmpretrain
     settings = dict(default_scope='mmpretrain')
     if model.custom_imports:
@@ -64,14 +73,18 @@ def write_safetensors(model: BranchModel, folder: str) -> None:
     The weights are those of MMPretrain's classifier. The JSON holds its
     config ``model`` with the preprocessor, ``preprocessing`` in words for
     whoever does without MMPretrain, ``classes``, ``metrics`` and ``origin``.
+    A plain network has no preprocessor, and takes images that are prepared as
+    ``preprocessing`` says.
 
     Args:
         model (BranchModel): The branch.
         folder (str): Where to write them.
     """
     classifier, state_dict = model.mmpretrain
+    if not model.is_plain:
+        classifier = dict(classifier, data_preprocessor=model.preprocessor)
     config = dict(
-        model=dict(classifier, data_preprocessor=model.preprocessor),
+        model=classifier,
         custom_imports=model.custom_imports,
         preprocessing=dict(
             input_shape=list(model.input_shape),

@@ -52,6 +52,36 @@ def build_mmpretrain(config: dict, state_dict: dict):
     return run
 
 
+def build_plain(config: dict, preprocessing: dict, state_dict: dict):
+    """A plain network, whose images are prepared for it.
+
+    Args:
+        config (dict): Its config.
+        preprocessing (dict): How they are prepared.
+        state_dict (dict): Its weights, all of them.
+
+    Returns:
+        Callable: See :func:`build_mmpretrain`.
+    """
+    from mmengine.registry import init_default_scope
+    from mmpretrain.registry import MODELS
+    init_default_scope('mmpretrain')
+    model = MODELS.build(config)
+    model.load_state_dict(state_dict, strict=True)
+    model.eval()
+    mean, std = (
+        torch.tensor(preprocessing[key]).view(-1, 1, 1)
+        for key in ('mean', 'std'))
+
+    def run(images, order):
+        inputs = rgb(images, order)
+        if preprocessing['channel_order'] == 'BGR' and inputs.shape[1] == 3:
+            inputs = inputs.flip(1)
+        return model((inputs - mean) / std)
+
+    return run
+
+
 def open_mmpretrain(folder: str):
     """Open an export of format mmpretrain."""
     from mmengine.config import Config
@@ -68,8 +98,10 @@ def open_safetensors(folder: str):
     with open(osp.join(folder, 'config.json'), encoding='utf-8') as file:
         config = json.load(file)
     import_modules_from_strings(config['custom_imports'])
-    return build_mmpretrain(config['model'],
-                            load_file(osp.join(folder, 'model.safetensors')))
+    weights = load_file(osp.join(folder, 'model.safetensors'))
+    if 'data_preprocessor' in config['model']:
+        return build_mmpretrain(config['model'], weights)
+    return build_plain(config['model'], config['preprocessing'], weights)
 
 
 def open_timm(folder: str):

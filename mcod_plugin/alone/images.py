@@ -21,7 +21,8 @@ class Images(NamedTuple):
 
     Attributes:
         pixels (np.ndarray): The images ``(N, C, H, W)``.
-        labels (np.ndarray, optional): Their labels ``(N, )``.
+        labels (np.ndarray, optional): Their labels ``(N, )``; None unless
+            each has one.
         classes (list[str], optional): Names of the classes.
         source (str): What they are, for people.
     """
@@ -69,8 +70,10 @@ def validation_images(cfg: Any, limit: int) -> Images:
                 raise ConfigError(f'{key}: the images differ in size')
             label = item['data_samples'].get('gt_label')
             if label is None or len(label) != 1:
-                raise ConfigError(f'{key}: the images have not one label each')
-            pixels[row], labels[row] = image, label.item()
+                labels = None
+            pixels[row] = image
+            if labels is not None:
+                labels[row] = label.item()
     except Exception as error:
         raise explain(cfg, error) from error
     if pixels is None:

@@ -5,13 +5,16 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 import torch
 import torch.nn as nn
 from mmpretrain.models import TIMMBackbone, TimmClassifier
-from mmpretrain.models.heads import LinearClsHead
+from mmpretrain.models.heads import LinearClsHead, MultiLabelLinearClsHead
 from torch import Tensor
 
 from mcod_plugin.models.utils.timm_network import (model_name,
                                                    network_settings)
 
 __all__ = ['TimmTwin', 'timm_twin']
+
+# Those that are a linear layer, as timm's.
+HEADS = (LinearClsHead, MultiLabelLinearClsHead)
 
 
 class TimmTwin(NamedTuple):
@@ -32,7 +35,7 @@ def timm_twin(cfg: dict, classifier: nn.Module, num_classes: int,
               shape: Tuple[int, ...]) -> Optional[TimmTwin]:
     """Find the network of timm that gives the same logits as a branch.
 
-    A ``TimmClassifier`` is one. A ``TIMMBackbone`` with a ``LinearClsHead``
+    A ``TimmClassifier`` is one. A ``TIMMBackbone`` with a linear head
     is one if timm pools and classifies its features as the branch does, which
     is found out by comparing logits.
 
@@ -49,7 +52,7 @@ def timm_twin(cfg: dict, classifier: nn.Module, num_classes: int,
     if isinstance(classifier, TimmClassifier):
         settings, state = cfg, classifier.model.state_dict()
     elif (isinstance(getattr(classifier, 'backbone', None), TIMMBackbone)
-          and type(classifier.head) is LinearClsHead):
+          and type(classifier.head) in HEADS):
         settings = cfg['backbone']
         state = classifier.backbone.timm_model.state_dict()
     else:

@@ -195,7 +195,8 @@ def _check_evaluator(evaluator: Any) -> None:
         evaluator = [evaluator]
     for metric in evaluator:
         if is_part(metric, BranchMetrics):
-            topk = metric.get('topk', 1)
+            topk = metric.get('topk')
+            topk = 1 if topk is None else topk
             if 1 in (topk if isinstance(topk, (list, tuple)) else [topk]):
                 return
     raise ConfigError('val_evaluator must have a mcod_plugin.BranchMetrics '
@@ -217,6 +218,9 @@ def _build(cfg: Config, cohorts: Dict[str, nn.Module]) -> None:
         cohort = json.dumps({**_as_json(model), **dict.fromkeys(own)})
         if cohort not in cohorts:
             cohorts[cohort] = MODELS.build(model)
+        if cohorts[cohort].multi_label:
+            raise ConfigError('a study compares top-1 accuracy, which images '
+                              'of several labels do not have')
         for key, base in dict(teacher=BaseTeacher, distill=BaseKDLoss).items():
             if own[key]:
                 part = build_part(f'model.{key}', own[key], base)

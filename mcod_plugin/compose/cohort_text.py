@@ -200,25 +200,46 @@ def _runtime(sources: Sequence[Source], recipe: Source) -> Iterator[str]:
 
 
 def _evaluation(recipe: Source) -> Iterator[str]:
-    """Metrics by branch in place of the recipe's."""
-    given = [
-        name for name in ('val_evaluator', 'test_evaluator')
-        if recipe.cfg.get(name)
-    ]
-    if not given:
-        return
-    metrics = recipe.cfg[given[0]]
-    metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
-    topk = next((metric['topk'] for metric in metrics
-                 if is_part(metric, Accuracy) and 'topk' in metric), (1, 5))
-    topk = topk if isinstance(topk, int) else tuple(topk)
-    names = ', '.join(map(type_name, metrics))
-    yield f'# In place of {names}: by branch and for the ensemble.'
-    yield (f'{given[0]} = dict(_delete_=True, '
-           f"type='mcod_plugin.BranchMetrics', topk={topk!r})")
-    for name in given[1:]:
-        yield f'{name} = {given[0]}'
-    yield ''
+    """The recipe's metrics, by branch."""
+    written = {}
+    for name in ('val_evaluator', 'test_evaluator'):
+        metrics = recipe.cfg.get(name)
+        if not metrics:
+            continue
+        if isinstance(metrics, dict):
+            metrics = metrics.get('metrics', metrics)
+        metrics = [metrics] if isinstance(metrics, dict) else list(metrics)
+        settings = _by_branch(metrics)
+        if settings in written:
+            yield f'{name} = {written[settings]}'
+            continue
+        written[settings] = name
+        yield from _wrapped(
+            'By branch and for the ensemble: '
+            f'{", ".join(map(type_name, metrics))}.',
+            first='# ',
+            rest='# ')
+        yield f'{name} = dict(_delete_=True, {settings})'
+    if written:
+        yield ''
+
+
+def _by_branch(metrics: Sequence[dict]) -> str:
+    """The settings of the metric that gives others for each branch."""
+    settings = "type='mcod_plugin.BranchMetrics'"
+    numbers, kept = [], []
+    for metric in metrics:
+        if is_part(metric, Accuracy) and set(metric) <= {'type', 'topk'}:
+            topk = metric.get('topk', 1)
+            numbers += [topk] if isinstance(topk, int) else topk
+        else:
+            kept.append(_code(metric))
+    if numbers:
+        settings += f', topk={tuple(numbers)!r}'
+    if kept:
+        found = kept[0] if len(kept) == 1 else f'[{", ".join(kept)}]'
+        settings += f', metric={found}'
+    return settings
 
 
 def _in_memory_hint(recipe: Source) -> Iterator[str]:

@@ -4,8 +4,9 @@ from typing import Any, List, Optional, Sequence, Tuple, Union
 import mmcv
 import numpy as np
 import torch
-from mmcv.transforms import CenterCrop, LoadImageFromFile, RandomFlip, Resize
-from mmengine.dataset import Compose
+from mmcv.transforms import (CenterCrop, LoadImageFromFile, RandomFlip, Resize,
+                             TestTimeAug)
+from mmengine.dataset import Compose, default_collate
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmpretrain.datasets import PackInputs, RandomCrop, ResizeEdge
@@ -52,7 +53,8 @@ class InMemoryDataset(Dataset):
       which all images must be of one size;
     - ``RandomCrop``;
     - ``RandomFlip``;
-    - ``PackInputs``.
+    - ``PackInputs``, or ``TestTimeAug``, which makes the versions of an image
+      one by one.
 
     Anything else is for MMPretrain's loader: use the data set as it is.
 
@@ -156,11 +158,13 @@ class InMemoryDataset(Dataset):
         dataset = MMPRETRAIN_DATASETS.build(settings)
         if hasattr(dataset, 'full_init'):
             dataset.full_init()
-        fixed, self._crop, self._flip = split_pipeline(
-            dataset.pipeline.transforms)
+        steps = list(dataset.pipeline.transforms)
+        self._versions = steps.pop() if steps and isinstance(
+            steps[-1], TestTimeAug) else None
+        fixed, self._crop, self._flip = split_pipeline(steps)
         steps = [
-            step for step in (self._crop, self._flip, PackInputs())
-            if step is not None
+            step for step in (self._crop, self._flip, self._versions
+                              or PackInputs()) if step is not None
         ]
         if self.views:
             steps = [BranchViews(dict.fromkeys(self.views, steps))]
@@ -301,7 +305,11 @@ class InMemoryDataset(Dataset):
             dict: ``inputs``, a uint8 tensor ``(B, C, H, W)``, by branch if
             there are :attr:`views`, and ``data_samples``, a
             :class:`BatchDataSample` with ``gt_label`` and ``sample_idx``.
+            With ``TestTimeAug``, a list for each: by version the images
+            ``(B, C, H, W)`` and their ``DataSample``.
         """
+        if self._versions is not None:
+            return default_collate([self[int(index)] for index in indices])
         numbers = torch.as_tensor(indices)
         number = len(numbers)
         # All views are made at once, as more images.

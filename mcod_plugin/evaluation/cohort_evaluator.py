@@ -3,8 +3,10 @@ from typing import Any, Optional, Sequence
 from mmengine.evaluator import Evaluator
 from mmengine.structures import BaseDataElement
 
+from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import EVALUATORS
 from mcod_plugin.structures import BatchDataSample
+from .branch_metrics import BranchMetrics
 
 
 @EVALUATORS.register_module()
@@ -17,7 +19,19 @@ class CohortEvaluator(Evaluator):
 
     Args:
         metrics (dict | BaseMetric | Sequence): Configs of the metrics.
+
+    Raises:
+        ConfigError: If there are two :class:`BranchMetrics`, which would give
+            the same names.
     """
+
+    def __init__(self, metrics: Any) -> None:
+        super().__init__(metrics)
+        found = [m for m in self.metrics if isinstance(m, BranchMetrics)]
+        if len(found) > 1:
+            raise ConfigError('an evaluator must have one BranchMetrics; got '
+                              f'{len(found)}; metric of BranchMetrics takes '
+                              'a list')
 
     def process(self,
                 data_samples: Sequence[BaseDataElement],

@@ -223,7 +223,10 @@ def _images(cfg: Any, cohort: Any, limit: int, needed: bool) -> Images:
     """The images to compare on."""
     loader = source_loader(cfg)
     try:
-        return validation_images(cfg, limit)
+        images = validation_images(cfg, limit)
+        if images.labels is None and needed:
+            raise ConfigError(f'{images.source}: they have not one label each')
+        return images
     except ConfigError as error:
         if needed:
             raise ConfigError(f'--verify-accuracy: {error}') from error

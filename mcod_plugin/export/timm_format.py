@@ -25,7 +25,8 @@ def write_timm(model: BranchModel, folder: str) -> None:
         ConfigError: If timm has no network that gives its logits, or its
             images are BGR.
     """
-    other = 'mmpretrain, safetensors and onnx take it'
+    other = ('safetensors and onnx take it'
+             if model.is_plain else 'mmpretrain, safetensors and onnx take it')
     if model.timm is None:
         raise ConfigError(f'--format timm: no classifier of timm gives the '
                           f'logits of branch {model.name}; {other}')

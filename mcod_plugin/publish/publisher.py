@@ -108,6 +108,10 @@ def publish_cohort(work_dir: str,
         except ConfigError as error:
             raise ConfigError('the accuracy cannot be evaluated without the '
                               f'{run.held_out} data: {error}') from error
+        if images.labels is None:
+            raise ConfigError(
+                f'WORK_DIR {work_dir} cannot be published: a card tells top-1 '
+                f'accuracy, and {images.source} have not one label each')
         return Publisher(name, out, folder, run, baseline, images).publish()
 
 
@@ -142,6 +146,11 @@ class Publisher:
             Publication: What was written.
         """
         self.cohort = self._write_cohort()
+        if self.cohort.multi_label:
+            raise ConfigError(
+                f'WORK_DIR {self.run.work_dir} cannot be published: a card '
+                'tells top-1 accuracy, and the branches give images several '
+                'labels')
         self.logits = cohort_logits(self.cohort, self.images.pixels)
         self.solo_metrics = self._solo_metrics()
         branches = self._branches()
@@ -317,7 +326,7 @@ class Publisher:
     def _test_output(self) -> List[str]:
         """The table that the cohort's test prints."""
         topk = next(
-            metric.get('topk', TOPK) for metric in self.run.test_metrics
+            metric.get('topk') or TOPK for metric in self.run.test_metrics
             if is_part(metric, BranchMetrics))
         metrics = {
             f'{name}/{key}': value

@@ -1,14 +1,15 @@
 """Tables, for a terminal and in Markdown."""
 import io
 import math
+from numbers import Real
 from typing import Dict, Mapping, Optional, Sequence, Tuple
 
 from rich.console import Console
 from rich.table import Table
 
-from .metrics import DISAGREEMENT, top1
+from .metrics import DISAGREEMENT, ENSEMBLE, top1
 
-__all__ = ['WIDTH', 'accuracy_table', 'markdown', 'render']
+__all__ = ['WIDTH', 'accuracy_table', 'markdown', 'metrics_table', 'render']
 
 # Characters of a line that a terminal and a log have room for.
 WIDTH = 120
@@ -105,6 +106,29 @@ def accuracy_table(last: Mapping[str, float],
         table += ('\nThe branches disagree on '
                   f'{100 * last[DISAGREEMENT]:.1f} % of the images.')
     return table
+
+
+def metrics_table(metrics: Mapping[str, float]) -> str:
+    """What was measured of each branch and of the ensemble, for a terminal.
+
+    Args:
+        metrics (Mapping[str, float]): Metrics such as ``<branch>/mAP``. What
+            is no number is left out.
+
+    Returns:
+        str: A table with a row for each branch, the ensemble last.
+    """
+    cells: Dict[str, Dict[str, str]] = {}
+    for key, value in metrics.items():
+        name, _, metric = key.rpartition('/')
+        if name and isinstance(value, Real):
+            cells.setdefault(name, {})[metric] = f'{value:.4g}'
+    if ENSEMBLE in cells:
+        cells[ENSEMBLE] = cells.pop(ENSEMBLE)
+    columns = dict.fromkeys(key for row in cells.values() for key in row)
+    return render(['', *columns],
+                  [[name, *(row.get(key, '') for key in columns)]
+                   for name, row in cells.items()])
 
 
 def _percent(value: float) -> str:

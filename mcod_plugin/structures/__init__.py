@@ -1,3 +1,3 @@
-from .batch_data_sample import BatchDataSample, batch_fields
+from .batch_data_sample import BatchDataSample, as_data_samples, batch_fields
 
-__all__ = ['BatchDataSample', 'batch_fields']
+__all__ = ['BatchDataSample', 'as_data_samples', 'batch_fields']

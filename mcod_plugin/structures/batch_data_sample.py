@@ -1,6 +1,7 @@
 import operator
 from typing import Any, Dict, List, Optional, Union
 
+import torch
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
@@ -81,6 +82,34 @@ class BatchDataSample:
         shapes = ', '.join(f'{name}={tuple(value.shape)}'
                            for name, value in self.fields.items())
         return f'{type(self).__name__}({shapes})'
+
+
+def as_data_samples(labels: Any) -> Any:
+    """Labels as annotations of images.
+
+    Args:
+        labels (Tensor | BatchDataSample | Sequence[DataSample]): Labels
+            ``(N, )``, or probabilities ``(N, C)``: of images of several
+            labels 1 for each that an image has. Or annotations, which stay
+            as they are.
+
+    Returns:
+        BatchDataSample | Sequence[DataSample]: The annotations.
+
+    Raises:
+        ValueError: If a tensor is neither.
+    """
+    if not isinstance(labels, Tensor):
+        return labels
+    whole = not (labels.is_floating_point() or labels.is_complex()
+                 or labels.dtype == torch.bool)
+    if labels.ndim == 1 and whole:
+        return BatchDataSample(gt_label=labels.long())
+    if labels.ndim == 2:
+        return BatchDataSample(
+            gt_score=labels if labels.is_floating_point() else labels.float())
+    raise ValueError('labels must be integers (N, ), or probabilities (N, C); '
+                     f'got {labels.dtype} {tuple(labels.shape)}')
 
 
 def batch_fields(data_samples: Any) -> Optional[Dict[str, Tensor]]:

@@ -187,27 +187,41 @@ def test_preprocessor():
     assert own == dict(type='Own', size=3, num_classes=7)
 
 
-@pytest.mark.parametrize('given, expected', [
-    (dict(type='mcod_plugin.BranchMetrics',
-          topk=(1, 5)), dict(type='Accuracy', topk=(1, 5))),
-    ([
-        dict(type='mcod_plugin.BranchMetrics', topk=5),
-        dict(type='SingleLabelMetric')
-    ], [dict(type='Accuracy', topk=(1, 5)),
-        dict(type='SingleLabelMetric')]),
-    ([
-        dict(type='mcod_plugin.BranchMetrics', topk=(1, 3)),
-        dict(type='mmpretrain.Accuracy', topk=5)
-    ], dict(type='mmpretrain.Accuracy', topk=(1, 3, 5))),
-    ([
-        dict(type='SingleLabelMetric'),
-        dict(type='mcod_plugin.BranchMetrics'),
-        dict(type='Accuracy')
-    ], [dict(type='SingleLabelMetric'),
-        dict(type='Accuracy', topk=(1, ))]),
-    (dict(type='Accuracy', topk=(1, )), dict(type='Accuracy', topk=(1, ))),
-    (None, dict(type='Accuracy', topk=(1, ))),
-])
+@pytest.mark.parametrize(
+    'given, expected',
+    [
+        (dict(type='mcod_plugin.BranchMetrics',
+              topk=(1, 5)), dict(type='Accuracy', topk=(1, 5))),
+        ([
+            dict(type='mcod_plugin.BranchMetrics', topk=5),
+            dict(type='SingleLabelMetric')
+        ],
+         [dict(type='Accuracy', topk=(1, 5)),
+          dict(type='SingleLabelMetric')]),
+        ([
+            dict(type='mcod_plugin.BranchMetrics', topk=(1, 3)),
+            dict(type='mmpretrain.Accuracy', topk=5)
+        ], dict(type='mmpretrain.Accuracy', topk=(1, 3, 5))),
+        ([
+            dict(type='SingleLabelMetric'),
+            dict(type='mcod_plugin.BranchMetrics'),
+            dict(type='Accuracy')
+        ], [dict(type='SingleLabelMetric'),
+            dict(type='Accuracy', topk=(1, ))]),
+        (dict(type='Accuracy', topk=(1, )), dict(type='Accuracy', topk=(1, ))),
+        (None, dict(type='Accuracy', topk=(1, ))),
+        # What is evaluated by branch.
+        (dict(
+            type='mcod_plugin.BranchMetrics',
+            topk=None,
+            metric=dict(type='SingleLabelMetric')),
+         [dict(type='Accuracy', topk=(1, )),
+          dict(type='SingleLabelMetric')]),
+        (dict(
+            type='mcod_plugin.BranchMetrics',
+            metric=[dict(type='Accuracy', topk=5)
+                    ]), dict(type='Accuracy', topk=(1, 5))),
+    ])
 def test_evaluator(given, expected):
     found = evaluator(given, 10)
     assert found == expected
@@ -221,3 +235,11 @@ def test_evaluator(given, expected):
 def test_no_more_ranks_than_classes():
     given = Config(dict(metric=dict(type='mcod_plugin.M', topk=(1, 5)))).metric
     assert evaluator(given, 3) == dict(type='Accuracy', topk=(1, ))
+
+
+def test_evaluator_of_several_labels():
+    given = dict(
+        type='mcod_plugin.BranchMetrics', metric=dict(type='MultiLabelMetric'))
+    assert evaluator(given, 3, True) == dict(type='MultiLabelMetric')
+    given.pop('metric')
+    assert evaluator(given, 3, True) == dict(type='AveragePrecision')

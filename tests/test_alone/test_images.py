@@ -78,12 +78,16 @@ def test_none_is_kept_twice():
 @pytest.mark.parametrize(
     'settings, text',
     [(dict(length=4, odd='size'), 'the images differ in size'),
-     (dict(length=4, odd='label'), 'the images have not one label each'),
      (dict(length=0), 'there are no images')])
 def test_mistakes(settings, text):
     with pytest.raises(ConfigError) as caught:
         images_of(**settings)
     assert str(caught.value) == f'val_dataloader: {text}'
+
+
+def test_images_without_one_label_each():
+    images = images_of(length=4, odd='label')
+    assert images.labels is None and len(images.pixels) == 4
 
 
 @pytest.mark.parametrize('number', [1, 2, 64, 65, 66, 200])

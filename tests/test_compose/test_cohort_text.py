@@ -158,9 +158,38 @@ def test_hooks_imports_and_scope(sources, write):
     assert cfg.load_from is None
     assert cfg.model.branches.first.init_cfg == dict(
         type='Pretrained', checkpoint='a.pth')
-    assert cfg.val_evaluator == dict(type='mcod_plugin.BranchMetrics', topk=1)
+    assert cfg.val_evaluator == dict(
+        type='mcod_plugin.BranchMetrics',
+        topk=(1, ),
+        metric=dict(type='SingleLabelMetric'))
     assert cfg.test_evaluator is None
     assert '_delete_' not in str(cfg._cfg_dict)
+
+
+def test_metrics_of_a_project(sources, write, folder):
+    """They stay, by branch; those of the test may be others."""
+    text, cfg = write(
+        sources(first="val_evaluator = [dict(type='SingleLabelMetric', "
+                "items=['precision'], average='micro'), "
+                "dict(type='Accuracy', thrs=[.1, .2], topk=[1])]\n"
+                "test_evaluator = dict(type='Accuracy', topk=[1, 2])"))
+    assert cfg.val_evaluator == dict(
+        type='mcod_plugin.BranchMetrics',
+        metric=[
+            dict(
+                type='SingleLabelMetric', items=['precision'],
+                average='micro'),
+            dict(type='Accuracy', thrs=[.1, .2], topk=[1])
+        ])
+    assert cfg.test_evaluator == dict(
+        type='mcod_plugin.BranchMetrics', topk=(1, 2))
+    cfg.work_dir = str(folder / 'run')
+    found = RUNNERS.build(cfg).val()
+    for name in ('ensemble', 'first', 'second'):
+        assert {
+            f'{name}/{key}'
+            for key in ('top1', 'top5', 'precision_micro', 'top1_thr-0.10')
+        } <= set(found)
 
 
 def test_hint_about_memory(sources, write, folder):

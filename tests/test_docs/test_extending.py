@@ -10,13 +10,17 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmpretrain.registry import TRANSFORMS
+from mmpretrain.structures import DataSample
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from mcod_plugin.config.methods import apply_method
 from mcod_plugin.config.read import merge_options
+from mcod_plugin.datasets import Digits
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.heads import EnsembleTeacher
 from mcod_plugin.models.losses import BaseKDLoss, dkd_loss
-from mcod_plugin.registry import MODELS, RUNNERS
+from mcod_plugin.registry import METRICS, MODELS, RUNNERS
 
 PAGE = (Path(__file__).parents[2] / 'docs' / 'extending.md').read_text()
 FILES = {
@@ -24,6 +28,8 @@ FILES = {
     for name, text in re.findall(r'```python\n# (\w+\.py)\n(.*?)```', PAGE,
                                  re.DOTALL)
 }
+# It needs no method.
+LOOP = 'loop.py'
 METHODS = [name for name, text in FILES.items() if 'custom_imports' in text]
 # By the heading of each example, its module.
 SECTIONS = {
@@ -47,7 +53,7 @@ def folder(tmp_path_factory):
     for name in {*sys.modules} - before:
         if str(home) in str(getattr(sys.modules[name], '__file__', '')):
             del sys.modules[name]
-    for registry in (MODELS, MMPRETRAIN_MODELS, HOOKS, TRANSFORMS):
+    for registry in (MODELS, MMPRETRAIN_MODELS, HOOKS, METRICS, TRANSFORMS):
         for name, part in list(registry.module_dict.items()):
             if part.__module__ not in sys.modules:
                 del registry.module_dict[name]
@@ -74,7 +80,8 @@ def train(tiny_config, path, **changes):
 
 
 def test_the_page_is_complete():
-    assert len(FILES) == 2 * len(METHODS) == 2 * len(SECTIONS) == 14
+    assert LOOP in FILES and len(FILES) == 2 * len(METHODS) + 1
+    assert len(SECTIONS) == len(METHODS) + 1 == 10
     rows = re.findall(r'^\| \[.*?\]\(#(.*?)\) \|.*\| (\d+) \|$', PAGE, re.M)
     assert [anchor for anchor, _ in rows] == list(SECTIONS)
     for anchor, number in rows:
@@ -98,7 +105,9 @@ def test_example_trains(tiny_config, folder, method):
     kind = re.search(r"type='(?:mcod_plugin\.)?(\w+)'(?!, weight=\(0)",
                      FILES[method])[1]
     parts = {type(part).__name__ for part in (model.teacher, model.distill)}
-    assert kind in parts or method in ('turns.py', 'noise.py')
+    parts |= {type(net.head).__name__ for net in model.branches.values()}
+    assert kind in parts or kind in ('TurnsHook', 'WorstClass') or (
+        method == 'noise.py')
     learned = [{key for key in log if key.endswith('.loss_kd')}
                for log in logs]
     if kind == 'TurnsHook':
@@ -188,6 +197,85 @@ def test_noise(folder):
     assert found['img'].dtype == np.uint8 and found['gt_label'] == 3
     assert found['img'].std() == pytest.approx(20, rel=.02)
     assert (image == 128).all()
+
+
+def test_worst_class(tiny_config, folder):
+    """For each branch, by its own labels."""
+    cfg = tiny_config()
+    apply_method(cfg, str(folder / 'worst.py'))
+    runner = RUNNERS.build(cfg)
+    metrics = runner.val()
+    labels, hits = [], {name: [] for name in ('ensemble', 'resnet', 'vit')}
+    for batch in runner.val_dataloader:
+        for sample in runner.model.eval().val_step(batch):
+            labels.append(sample.gt_label.item())
+            for name, found in hits.items():
+                field = 'pred_score' + f'_{name}' * (name != 'ensemble')
+                found.append(sample.get(field).argmax().item() == labels[-1])
+    for name, found in hits.items():
+        recalls = [
+            np.mean([hit for hit, other in zip(found, labels)
+                     if other == label]) for label in set(labels)
+        ]
+        assert metrics[f'{name}/recall'] == pytest.approx(100 * min(recalls))
+        assert f'{name}/top1' in metrics
+
+
+def test_cosface_head(folder):
+    """The formula, written anew; without a target there is no margin."""
+    head = part(
+        folder,
+        'cosface_head',
+        'CosFaceHead',
+        num_classes=5,
+        in_channels=3,
+        scale=8.,
+        margin=.3).double()
+    feats = make_logits(4, 3)
+    labels = torch.tensor([3, 0, 4, 1])
+    weight = head.fc.weight
+    cosine = (feats @ weight.T) / feats.norm(dim=1)[:, None] / weight.norm(
+        dim=1)
+    torch.testing.assert_close(head((feats, )), 8 * cosine)
+    total = 0.
+    for row, label in zip(cosine, labels.tolist()):
+        own = (8 * (row[label] - .3)).exp()
+        others = sum((8 * value).exp()
+                     for i, value in enumerate(row) if i != label)
+        total -= (own / (own + others)).log() / 4
+    samples = [DataSample().set_gt_label(label) for label in labels]
+    torch.testing.assert_close(head.loss((feats, ), samples)['loss'], total)
+
+
+def test_the_loop(folder, capsys):
+    """It learns a few digits, and its networks stay plain."""
+    train_digits = __import__('loop').train
+    data = Digits(indices=96)
+    digits = [data[i] for i in range(96)]
+    images = torch.stack([
+        torch.from_numpy(item['img'].transpose(2, 0, 1)).float() / 96 - .8
+        for item in digits
+    ])
+    labels = torch.tensor([item['gt_label'] for item in digits])
+    torch.manual_seed(0)
+    networks = {
+        name: nn.Sequential(
+            nn.Conv2d(3, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Flatten(), nn.Linear(width * 64, 10))
+        for name, width in dict(a=8, b=4).items()
+    }
+    loader = DataLoader(TensorDataset(images, labels), batch_size=16)
+    model = train_digits(networks, loader, epochs=4, size=16)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list('0123')
+    # Distilled in the first epoch, not in the gap.
+    assert 'a.loss_kd' in lines[0] and 'a.loss_kd' not in lines[1]
+    assert model.branches['a'] is networks['a'] and not model.training
+    assert (model(images).argmax(1) == labels).float().mean() > .8
+    assert set(networks['b'].state_dict()) == {
+        key[len('branches.b.'):]
+        for key in model.state_dict() if key.startswith('branches.b.')
+    }
 
 
 def test_it_is_found(tiny_config, folder):

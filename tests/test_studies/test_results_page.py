@@ -71,11 +71,14 @@ def test_disagreement(text):
 
 def test_gaps_that_stay(text):
     ensembles = [
-        values(method, 'ensemble/top1').mean() for method in ('on_off', 'mcod_constant')
+        values(method, 'ensemble/top1').mean()
+        for method in ('on_off', 'mcod_constant')
     ]
     assert '({:.2f} and {:.2f} %)'.format(*ensembles) in text
     worse = {
-        name: values('mcod_constant', f'{name}/top1') - values('on_off', f'{name}/top1')
+        name:
+        values('mcod_constant', f'{name}/top1') -
+        values('on_off', f'{name}/top1')
         for name in ('vgg', 'resnet')
     }
     for name, words in (('vgg', 'the VGG is {:.1f} to {:.1f} points worse'),
@@ -131,8 +134,8 @@ def test_calibration(text):
             values(method, f'{name}/ece') for name in ('resnet', 'vgg')
             if (method, name) != ('kd', 'vgg')
         ])
-        for method in ('solo', 'always_on', 'ramp', 'on_off', 'mcod_constant', 'dml',
-                       'mean_t4_w05', 'kd', 'min_logit_t4_w05')
+        for method in ('solo', 'always_on', 'ramp', 'on_off', 'mcod_constant',
+                       'dml', 'mean_t4_w05', 'kd', 'min_logit_t4_w05')
     }
     solo, *softened, kd, least = errors.values()
     assert (f'falls from {solo:.0f} % to between {min(softened):.0f} and '
@@ -158,8 +161,8 @@ def test_small_networks(small):
 def test_methods_for_small_networks(small):
     gains = {
         method: gain(method, 'resnet', 'vgg').mean()
-        for method in ('on_off', 'mcod_constant', 'always_on', 'ramp', 'mean_t4_w05',
-                       'min_logit_t4_w05', 'dml')
+        for method in ('on_off', 'mcod_constant', 'always_on', 'ramp',
+                       'mean_t4_w05', 'min_logit_t4_w05', 'dml')
     }
     rounded = {key: f'{value:.1f}' for key, value in gains.items()}
     assert rounded['always_on'] == rounded['ramp']
@@ -168,7 +171,8 @@ def test_methods_for_small_networks(small):
             '{mean_t4_w05} and {min_logit_t4_w05} by `mean_t4_w05` and '
             '`min_logit_t4_w05` and {dml} by DML').format(**rounded) in small
     better = [
-        gains[method] - gains['always_on'] for method in ('on_off', 'mcod_constant')
+        gains[method] - gains['always_on']
+        for method in ('on_off', 'mcod_constant')
     ]
     assert {f'{value:.1f}' for value in better} == {'0.2'}
     assert 'phases are 0.2 points better' in small
@@ -177,8 +181,8 @@ def test_methods_for_small_networks(small):
 def test_ensembles_of_small_networks(small):
     losses = {
         method: -gain(method, 'ensemble')
-        for method in ('on_off', 'mcod_constant', 'always_on', 'ramp', 'mean_t4_w05',
-                       'min_logit_t4_w05', 'dml')
+        for method in ('on_off', 'mcod_constant', 'always_on', 'ramp',
+                       'mean_t4_w05', 'min_logit_t4_w05', 'dml')
     }
     means = {method: loss.mean() for method, loss in losses.items()}
     assert min(means.values()) == means['on_off'] > 0
@@ -226,7 +230,9 @@ def test_small_networks_are_alike(small):
 
 
 def test_small_networks_are_calibrated(small):
-    errors = [last(method, 'vgg/ece').mean() for method in ('solo', 'mcod_constant')]
+    errors = [
+        last(method, 'vgg/ece').mean() for method in ('solo', 'mcod_constant')
+    ]
     assert 'falls from {:.1f} % to {:.1f} %'.format(*errors) in small
 
 

@@ -96,16 +96,25 @@ def test_amp_of_evaluation(toolbox, trained, tiny, predictions):
     torch.testing.assert_close(mixed, single, atol=0.05, rtol=0)
 
 
-def test_time_augmentation(toolbox, trained, tiny):
+def test_time_augmentation(toolbox, trained, tiny, predictions):
     done = toolbox(
         'test.py',
         'tiny.py',
         trained.work_dir / 'epoch_2.pth',
         '--tta',
-        cwd=tiny,
-        fails=True)
-    assert 'ConfigError: test-time augmentation (--tta, ' in (
-        done.err.splitlines()[-1])
+        '--out',
+        'tta.pkl',
+        '--out-item',
+        'pred',
+        cwd=tiny)
+    assert 'vgg/top1' in done.out
+    merged = mmengine.load(tiny / 'tta.pkl')
+    for sample, one in zip(merged, mmengine.load(predictions)):
+        for key in ('pred_score', 'pred_score_vgg'):
+            # The image itself is one of two versions.
+            assert not torch.equal(sample[key], one[key])
+            assert sample[key].sum().item() == pytest.approx(1, abs=1e-5)
+            assert (sample[key] >= one[key] / 2 - 1e-6).all()
 
 
 def test_offline_metrics(toolbox, trained, predictions):

@@ -115,3 +115,54 @@ def test_work_dir(test, tiny):
     test('--work-dir', 'logs')
     assert not (tiny / 'work_dirs').exists()
     assert list(tiny.glob('logs/*/*.log'))
+
+
+def test_test_time_augmentation(test, trained, tiny):
+    test('--out', 'plain.pkl')
+    done = test('--tta', '--out', 'tta.pkl')
+    assert re.search(r'│ vgg +│ +[\d.]+ │', done.out)
+    plain, merged = (
+        pickle.loads((tiny / name).read_bytes())
+        for name in ('plain.pkl', 'tta.pkl'))
+    assert len(merged) == len(plain) == 40
+    hits = dict.fromkeys(('pred_score', 'pred_score_resnet'), 0)
+    for sample, one in zip(merged, plain):
+        assert sample['gt_label'].equal(one['gt_label'])
+        assert sample['pred_label'].item() == sample['pred_score'].argmax()
+        for key in hits:
+            # The image itself is one of two versions.
+            assert not torch.equal(sample[key], one[key])
+            assert (sample[key] >= one[key] / 2 - 1e-6).all()
+            hits[key] += int(sample[key].argmax()) == sample['gt_label'].item()
+    metrics = metrics_of(done.out, 'test')
+    assert metrics['ensemble/top1'] == pytest.approx(
+        100 * hits['pred_score'] / 40)
+    assert metrics['resnet/top1'] == pytest.approx(
+        100 * hits['pred_score_resnet'] / 40)
+    # Versions that are all the image itself change nothing.
+    (tiny / 'tiny.py').write_text(
+        (tiny / 'tiny.py').read_text() +
+        "tta_model = dict(type='mmpretrain.AverageClsScoreTTA')\n"
+        "tta_pipeline = [dict(type='TestTimeAug', transforms=[\n"
+        "    3 * [dict(type='RandomFlip', prob=0.)],\n"
+        "    [dict(type='PackInputs')]])]\n")
+    test('--tta', '--out', 'same.pkl')
+    for sample, one in zip(
+            pickle.loads((tiny / 'same.pkl').read_bytes()), plain):
+        for key in hits:
+            torch.testing.assert_close(sample[key], one[key])
+
+
+def test_test_time_augmentation_without_a_pipeline(run_tool, trained, tiny):
+    with open(tiny / 'tiny.py', 'a') as file:
+        file.write('test_dataloader = dict(dataset=dict(_delete_=True,\n'
+                   "    type='ConcatDataset', datasets=[]))\n")
+    done = run_tool(
+        'test',
+        'tiny.py',
+        trained.work_dir / 'epoch_2.pth',
+        '--tta',
+        cwd=tiny)
+    assert done.code == 2 and done.err == (
+        'error: --tta: test_dataloader.dataset must have a pipeline; got a '
+        "dataset of type 'ConcatDataset' without one\n")

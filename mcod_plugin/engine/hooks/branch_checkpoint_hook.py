@@ -40,9 +40,9 @@ class BranchCheckpointHook(CheckpointHook):
 
     Args:
         *args, **kwargs: See :class:`mmengine.hooks.CheckpointHook`. Without
-            ``save_best``, the top-1 accuracy of the ensemble and of each
-            branch decides, each for a file of its own, as far as the
-            validation gives it.
+            ``save_best``, the top-1 accuracy (of several labels the mean
+            average precision) of the ensemble and of each branch decides,
+            each for a file of its own, as far as the validation gives it.
 
     Examples:
         >>> default_hooks = dict(checkpoint=dict(
@@ -60,10 +60,16 @@ class BranchCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Name the metrics by which the best checkpoints are told, and look
         what the run is made by."""
-        branches = getattr(get_ori_model(runner.model), 'branches', None)
+        model = get_ori_model(runner.model)
+        branches = getattr(model, 'branches', None)
+        several = getattr(model, 'multi_label', False)
+        self._giver = ("metric=dict(type='AveragePrecision')"
+                       if several else '1 in topk')
         if self.save_best is None and branches is not None:
-            self.save_best = ['ensemble/top1'
-                              ] + [f'{name}/top1' for name in branches]
+            key = 'mAP' if several else 'top1'
+            self.save_best = [
+                f'{name}/{key}' for name in ('ensemble', *branches)
+            ]
             self.is_better_than = {}
             self.best_ckpt_path_dict = {}
             self._init_rule(['greater'], self.save_best)
@@ -115,8 +121,8 @@ class BranchCheckpointHook(CheckpointHook):
             runner.logger.warning(
                 f'No best checkpoint by {", ".join(missing)}: the validation '
                 "does not give it. val_evaluator=dict(type='mcod_plugin."
-                "BranchMetrics') with 1 in topk does; else set save_best of "
-                'the checkpoint hook.')
+                f"BranchMetrics') with {self._giver} does; else set save_best "
+                'of the checkpoint hook.')
         # MMEngine passes over what is None.
         super().after_val_epoch(runner, {**dict.fromkeys(missing), **metrics})
         self._remove_obsolete()

@@ -9,7 +9,7 @@ from mmpretrain.utils import get_ori_model
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.runs.metrics import best_top1, top1
 from mcod_plugin.runs.record import dose_text
-from mcod_plugin.runs.tables import accuracy_table, render
+from mcod_plugin.runs.tables import accuracy_table, metrics_table, render
 from .discontinuous_kd_hook import DiscontinuousKDHook
 from .run_record_hook import RunRecordHook
 
@@ -21,7 +21,8 @@ class CohortReportHook(Hook):
     The start's table names each branch with its network, parameters and
     FLOPs (multiply-adds, as MMEngine counts them). The end's table gives
     top-1 accuracy of each branch and of the ensemble, in the last validation
-    and in the best one.
+    and in the best one; where there is none, what the last one has measured
+    of each.
 
     Examples:
         >>> default_hooks = dict(report=dict(
@@ -80,6 +81,8 @@ class CohortReportHook(Hook):
                 'Result after %d %ss:\n%s', now, unit,
                 accuracy_table(record['last'], best_top1(record['curves']),
                                unit))
+        elif record['last']:
+            runner.logger.info('Result:\n%s', metrics_table(record['last']))
         if self._can_distil():
             runner.logger.info('The branches were %s.', dose_text(record))
 
@@ -87,8 +90,9 @@ class CohortReportHook(Hook):
                          runner: Runner,
                          metrics: Optional[Dict[str, float]] = None) -> None:
         """Print the test's accuracy."""
-        if top1(metrics or {}):
-            runner.logger.info('Result:\n%s', accuracy_table(metrics))
+        if metrics:
+            table = accuracy_table if top1(metrics) else metrics_table
+            runner.logger.info('Result:\n%s', table(metrics))
 
 
 def progress(runner: Runner) -> Tuple[str, int]:

@@ -1,10 +1,12 @@
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import numpy as np
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmpretrain.datasets import BaseDataset as MMPretrainDataset
 from mmpretrain.utils import get_ori_model
 
+from mcod_plugin.datasets import InMemoryDataset
 from mcod_plugin.datasets.label_names import (LabelNames, label_names,
                                               name_mismatches, trained_names)
 from mcod_plugin.errors import ConfigError
@@ -20,7 +22,7 @@ CHECKPOINT = 'the checkpoint'
 @HOOKS.register_module()
 class LabelCheckHook(Hook):
     """Refuse data whose labels the model has no class for, or does not mean
-    what the data mean.
+    what the data mean, and images of several labels if it gives one.
 
     A label is a number; what it stands for is its name. Where names are
     known, validation and test data must have those of the training data, in
@@ -68,7 +70,10 @@ class LabelCheckHook(Hook):
     def _check(self, runner: Runner, setting: str, loader: Any) -> None:
         """Check data; the first that have names set those of all others."""
         setting = f'{setting}.dataset'
-        num_classes = getattr(get_ori_model(runner.model), 'num_classes', None)
+        model = get_ori_model(runner.model)
+        num_classes = getattr(model, 'num_classes', None)
+        if getattr(model, 'multi_label', None) is False:
+            check_one_label(setting, loader.dataset)
         bounds = label_bounds(loader.dataset)
         if None not in (num_classes, bounds):
             lowest, highest = bounds
@@ -125,6 +130,47 @@ def check_names(setting: str, names: LabelNames, wanted: LabelNames,
                  if names.folders and len(given) < len(other) else ''))
 
 
+def check_one_label(setting: str, dataset: Any) -> None:
+    """Raise if an image has no label or several.
+
+    Args:
+        setting (str): The setting of the data, for the message.
+        dataset (Dataset): A data set of MMPretrain, or a wrapper of some.
+
+    Raises:
+        ConfigError: If one has, as far as the data set tells it.
+    """
+    for part in getattr(dataset, 'datasets', ()):
+        check_one_label(setting, part)
+    if hasattr(dataset, 'dataset'):
+        check_one_label(setting, dataset.dataset)
+    for index, labels in enumerate(_labels_of_images(dataset)):
+        if len(labels) != 1:
+            raise ConfigError(
+                f'{setting} must have one label for each image, as the '
+                f'branches give; image {index} has {labels}; for several '
+                'labels use heads such as MultiLabelLinearClsHead, or '
+                'model.multi_label=True')
+
+
+def _labels_of_images(dataset: Any) -> Sequence[Sequence[int]]:
+    """The labels of each image of a data set of MMPretrain that may have
+    several; nothing if it does not tell."""
+    own = getattr(type(dataset), 'get_cat_ids', None)
+    single = (MMPretrainDataset.get_cat_ids, InMemoryDataset.get_cat_ids)
+    if (own is None or own in single or len(dataset) > MAX_SAMPLES
+            or hasattr(dataset, 'dataset') or hasattr(dataset, 'datasets')):
+        return ()
+    try:
+        return [
+            np.atleast_1d(dataset.get_cat_ids(index)).tolist()
+            for index in range(len(dataset))
+        ]
+    except (KeyError, TypeError):
+        # Unlabelled data.
+        return ()
+
+
 def label_bounds(dataset: Any) -> Optional[tuple]:
     """The lowest and the highest label of a data set.
 
@@ -141,6 +187,10 @@ def label_bounds(dataset: Any) -> Optional[tuple]:
             high for _, high in found)) if found else None
     if hasattr(dataset, 'dataset'):
         return label_bounds(dataset.dataset)
+    several = _labels_of_images(dataset)
+    if several:
+        labels = [label for labels in several for label in labels]
+        return (min(labels), max(labels)) if labels else None
     if not hasattr(dataset, 'get_gt_labels') or len(dataset) == 0:
         return None
     if len(dataset) > MAX_SAMPLES:

@@ -14,6 +14,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.optim.scheduler.momentum_scheduler import MomentumSchedulerMixin
 from mmengine.runner import BaseLoop, Runner
 from mmpretrain.engine import SwitchRecipeHook
+from mmpretrain.models.tta import AverageClsScoreTTA
 from mmpretrain.utils import get_ori_model
 from torch.utils.data import DataLoader
 
@@ -22,8 +23,9 @@ from mcod_plugin.config.missing_data import explain_missing_data
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.datasets.in_memory_dataset import is_in_memory
 from mcod_plugin.errors import ConfigError, check_choice
-from mcod_plugin.evaluation import CohortEvaluator
-from mcod_plugin.registry import RUNNERS
+from mcod_plugin.evaluation import BranchMetrics, CohortEvaluator
+from mcod_plugin.models.tta import CohortTTA
+from mcod_plugin.registry import MODELS, RUNNERS
 from mcod_plugin.utils.files import missing_folders, remove_empty, write_text
 from mcod_plugin.utils.launchers import adopt_ranks
 from mcod_plugin.utils.machine import default_workers, keep_freed_memory
@@ -43,6 +45,9 @@ MOMENTUM_SCHEDULERS = tuple(
     if isclass(value) and issubclass(value, MomentumSchedulerMixin))
 # Settings of a data loader that PyTorch refuses without workers.
 WORKER_SETTINGS = ('prefetch_factor', 'timeout', 'multiprocessing_context')
+
+# When everything is built and nothing has begun.
+CHECKED = ('before_train', 'before_val', 'before_test')
 
 
 @RUNNERS.register_module()
@@ -105,6 +110,8 @@ class CohortRunner(ResumingRunner):
         """Call all hooks, and note the beginning of the first epoch."""
         if fn_name == 'after_val_epoch' and self._trains:
             self.note_validation()
+        if fn_name in CHECKED:
+            self._check_metrics()
         super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_train':
             model = get_ori_model(self.model)
@@ -125,6 +132,16 @@ class CohortRunner(ResumingRunner):
                                             'before_test_epoch'):
             self.started = True
             self.dump_config()
+
+    def _check_metrics(self) -> None:
+        """Raise if a metric is not for what the model gives."""
+        several = getattr(get_ori_model(self.model), 'multi_label', False)
+        for loop in (self._val_loop, self._test_loop):
+            # What is not going to be run is not built.
+            evaluator = getattr(loop, 'evaluator', None)
+            for metric in getattr(evaluator, 'metrics', ()):
+                if isinstance(metric, BranchMetrics):
+                    metric.check_labels(several)
 
     @master_only
     def dump_config(self) -> None:
@@ -211,17 +228,15 @@ class CohortRunner(ResumingRunner):
         """Build the model; a cohort learns the size of the images.
 
         Raises:
-            ConfigError: If it is a cohort under test-time augmentation,
-                MMEngine's ``activation_checkpointing`` or a ``strategy``, or
+            ConfigError: If it is a cohort whose test-time augmentation
+                averages the ensemble's scores only, or under MMEngine's
+                ``activation_checkpointing`` or a ``strategy``, or
                 ``on_divergence`` or the data's views of branches are not
                 possible.
         """
         if isinstance(model, dict) and 'branches' in (model.get('module')
                                                       or {}):
-            raise ConfigError(
-                f'test-time augmentation (--tta, {model.get("type")}) is not '
-                'supported for a cohort: the scores of the branches would be '
-                'those of one view')
+            return self._build_tta(model)
         if isinstance(model, dict) and 'branches' in model:
             if self.cfg.get('activation_checkpointing') is not None:
                 # Without a gradient of its input it gives none at all.
@@ -266,6 +281,25 @@ class CohortRunner(ResumingRunner):
                         getattr(self, f'_{name}_dataloader'), model)
         self._train_dataloader = name_views(
             self._train_dataloader, list(getattr(model, 'branches', ())))
+
+    def _build_tta(self, model: dict) -> nn.Module:
+        """Build a cohort with test-time augmentation."""
+        kind = model.get('type')
+        if kind is None or is_part(model, AverageClsScoreTTA):
+            # The one that MMPretrain's tools ask for.
+            kind = 'mcod_plugin.CohortTTA'
+        outer = dict(model, type=kind)
+        cohort = dict(outer.pop('module'))
+        # MMEngine puts that of the config there.
+        cohort['data_preprocessor'] = outer.pop(
+            'data_preprocessor', None) or cohort.get('data_preprocessor')
+        built = MODELS.build(dict(outer, module=self.build_model(cohort)))
+        if not isinstance(built, CohortTTA):
+            raise ConfigError(
+                'tta_model.type must be mcod_plugin.CohortTTA or one derived '
+                'from it, which averages the scores of the branches as well; '
+                f'got {model.get("type")}')
+        return built
 
     def wrap_model(self, model_wrapper_cfg: Optional[Dict],
                    model: nn.Module) -> nn.Module:

@@ -12,11 +12,12 @@ from torch import Tensor
 from mcod_plugin.config.input_size import parse_input_size
 from mcod_plugin.errors import ConfigError, check_choice, check_number
 from mcod_plugin.registry import MODELS
-from mcod_plugin.structures import BatchDataSample, batch_fields
+from mcod_plugin.structures import BatchDataSample, as_data_samples
 from ..heads import BaseTeacher
 from ..losses import BaseKDLoss
 from ..utils.branch_images import BranchImages, Inputs, check_shared
-from ..utils.branch_loss import (branch_loss, gradient_ratio, logit_gradients,
+from ..utils.branch_loss import (branch_loss, gradient_ratio,
+                                 learns_from_features, logit_gradients,
                                  soft_labels, total_loss)
 from ..utils.branch_settings import BranchSettings, freeze
 from ..utils.build_cohort import (build_branches, check_names,
@@ -26,6 +27,7 @@ from ..utils.build_distillation import (DISTILL, TEACHER, build_distillation,
 from ..utils.build_part import adapt
 from ..utils.divergence_mask import DivergenceMask, without_diverged
 from ..utils.input_size import guess_input_size
+from ..utils.label_rule import LabelRule, check_mixing
 from ..utils.memory_format import MEMORY_FORMATS, choose_memory_format
 from ..utils.pretrained import load_pretrained, take_pretrained
 from ..utils.recompute import recomputed
@@ -65,6 +67,12 @@ class MultiBackboneClassifier(BaseClassifier):
             cohort's checkpoint serves, as in ``dict(type='Pretrained',
             checkpoint='epoch_200.pth', prefix='branches.vgg')``. It must hold
             all weights, and for a branch no others.
+
+            Any other network from images to logits ``(N, C)`` may be a branch
+            as well, built or by its config, such as
+            ``dict(type='torchvision.models.resnet18', num_classes=10)``. Its
+            own loss is the cross entropy, unless it has a method
+            ``_get_loss(logits, data_samples)`` that gives losses by name.
 
             A classifier that is built already, or a built part in the config
             of one, keeps the weights that it has: of a new one, call
@@ -120,6 +128,11 @@ class MultiBackboneClassifier(BaseClassifier):
             none of their own. Defaults to 1.0.
         recompute (bool): The ``recompute`` of the branches that do not say.
             Defaults to False.
+        multi_label (bool, optional): Whether an image has several labels. The
+            own loss of a plain network is then the binary cross entropy of
+            all classes, the distillation that of :func:`binary_kd_loss`, and
+            scores are sigmoids. Defaults to None: the heads of the branches
+            tell, which must agree.
         train_cfg (dict, optional): Training settings. The key ``augments``
             holds batch augmentations such as Mixup. Defaults to None.
         data_preprocessor (dict | nn.Module, optional): The one preprocessor
@@ -143,6 +156,7 @@ class MultiBackboneClassifier(BaseClassifier):
             branch.
         in_channels (int): Number of channels of the images.
         num_classes (int): Number of classes of every branch.
+        label_rule (LabelRule): How scores and labels come from logits.
         kd_weights (dict[str, float]): Current weight of the distillation term
             of each branch that is trained.
         ratio_due (bool): Whether the next step that distils is to give
@@ -154,8 +168,8 @@ class MultiBackboneClassifier(BaseClassifier):
         ConfigError: If the preprocessor divides by 0, there is no branch to
             train, a name cannot be used, a branch cannot be built or not be
             had in the memory format, the numbers of classes differ, that of
-            the preprocessor included, or the teacher is not for such a cohort
-            or loss.
+            the preprocessor included, some are for images of one label and
+            some for several, or the teacher is not for such a cohort or loss.
     """
 
     def __init__(self,
@@ -168,7 +182,8 @@ class MultiBackboneClassifier(BaseClassifier):
                  data_preprocessor: Any = None,
                  init_cfg: Optional[dict] = None,
                  loss_weight: float = 1.0,
-                 recompute: bool = False) -> None:
+                 recompute: bool = False,
+                 multi_label: Optional[bool] = None) -> None:
         super().__init__(
             init_cfg=init_cfg,
             data_preprocessor=with_default_preprocessor(
@@ -187,12 +202,19 @@ class MultiBackboneClassifier(BaseClassifier):
         built, self.branch_settings, self.num_classes = build_branches(
             branches, own, self.in_channels, self.data_preprocessor)
         self.branches = ModuleDict(built)
+        self.label_rule = LabelRule.of(built, multi_label)
+        check_mixing(built, self.data_preprocessor)
+        self._by_features = {
+            name
+            for name, branch in built.items() if learns_from_features(branch)
+        }
         self._freeze_branches()
         self._choose_memory_formats(memory_format)
         self.branch_images = BranchImages(own, self.branch_settings,
                                           self.memory_formats)
         self.teacher, self.distill = build_distillation(
-            teacher, distill, self.branches, self.num_classes, self._shapes())
+            teacher, distill, self.branches, self.num_classes, self._shapes(),
+            self.multi_label)
         self._begin_teacher()
         self.kd_weights = {
             name: 0.
@@ -248,6 +270,11 @@ class MultiBackboneClassifier(BaseClassifier):
     @kd_weight.setter
     def kd_weight(self, weight: float) -> None:
         self.kd_weights = dict.fromkeys(self.kd_weights, weight)
+
+    @property
+    def multi_label(self) -> bool:
+        """bool: Whether an image has several labels."""
+        return self.label_rule.multi_label
 
     @property
     def alive(self) -> Tensor:
@@ -331,13 +358,18 @@ class MultiBackboneClassifier(BaseClassifier):
     def branch_logits(
             self,
             inputs: Tensor,
-            feats: Optional[Dict[str, tuple]] = None) -> Dict[str, Tensor]:
+            feats: Optional[Dict[str, tuple]] = None,
+            head_feats: Optional[Dict[str,
+                                      tuple]] = None) -> Dict[str, Tensor]:
         """Logits of all branches.
 
         Args:
             inputs (Tensor): Images ``(N, C, H, W)``.
             feats (dict[str, tuple[Tensor]], optional): Gets the features of
                 the branches' backbones. Defaults to None.
+            head_feats (dict[str, tuple[Tensor]], optional): Gets the features
+                that reach the heads which compute their losses from them.
+                Defaults to None.
 
         Returns:
             dict[str, Tensor]: Logits ``(N, num_classes)`` by branch, in at
@@ -353,15 +385,20 @@ class MultiBackboneClassifier(BaseClassifier):
         for name, branch in self.branches.items():
             grad = torch.is_grad_enabled() and name not in self.frozen
             call, args = branch, (images[name], )
-            if feats is not None:
+            by_features = head_feats is not None and name in self._by_features
+            if feats is not None or by_features:
                 call, args = feats_and_logits, (branch, images[name])
             with torch.set_grad_enabled(grad):
                 if self.branch_settings[name].recompute:
                     found = recomputed(call, branch, *args)
                 else:
                     found = call(*args)
-            if feats is not None:
-                feats[name], found = found
+            if feats is not None or by_features:
+                own, before, found = found
+                if feats is not None:
+                    feats[name] = own
+                if by_features:
+                    head_feats[name] = before
             logits[name] = found
         return {
             name: score.float() if score.dtype in (
@@ -426,15 +463,15 @@ class MultiBackboneClassifier(BaseClassifier):
         return self.divergence.call_teacher(self.teacher, call, logits, alive,
                                             *args, **kwargs)
 
-    def loss(self, inputs: Inputs,
-             data_samples: Sequence[DataSample]) -> Dict[str, Tensor]:
+    def loss(self, inputs: Inputs, data_samples: Any) -> Dict[str, Tensor]:
         """Losses of all branches.
 
         Args:
             inputs (Tensor | dict[str, Tensor]): Images ``(N, C, H, W)``, or
                 a view of them for each branch.
-            data_samples (BatchDataSample | list[DataSample]): Annotations of
-                the images.
+            data_samples (BatchDataSample | list[DataSample] | Tensor):
+                Annotations of the images, or their labels ``(N, )`` or
+                probabilities ``(N, C)``.
 
         Returns:
             dict[str, Tensor]: ``<branch>.loss_ce`` for each branch that is
@@ -443,16 +480,15 @@ class MultiBackboneClassifier(BaseClassifier):
             ``kd_weight``. If :attr:`ratio_due`, ``<branch>.kd_ratio``: how
             hard the distillation pulls at the branch's logits, against its
             own loss. It is the ratio of the norms of both gradients there, as
-            they are weighted.
+            they are weighted; there is none where the own loss is computed
+            from features, as that of a head with margins.
         """
+        data_samples = as_data_samples(data_samples)
         weights = self._weights_in_effect()
         feats = {} if self._needs_feats(weights) else None
-        logits = self.branch_logits(inputs, feats)
-        # What each branch would have alone.
-        own = {
-            name: branch_loss(self.branches[name], logits[name], data_samples)
-            for name in self.kd_weights
-        }
+        head_feats: Dict[str, tuple] = {}
+        logits = self.branch_logits(inputs, feats, head_feats)
+        own = self._branch_losses(logits, data_samples, head_feats)
         losses = self._own_losses(own)
         alive = self.divergence.detect(logits, losses)
         losses = without_diverged(losses, alive)
@@ -472,6 +508,17 @@ class MultiBackboneClassifier(BaseClassifier):
         self._reach_all_parameters(losses)
         losses.update(_logged_weights(weights))
         return losses
+
+    def _branch_losses(
+            self, logits: Dict[str, Tensor], data_samples: Sequence,
+            head_feats: Dict[str, tuple]) -> Dict[str, Dict[str, Any]]:
+        """What each branch that is trained would have alone."""
+        return {
+            name:
+            branch_loss(self.branches[name], logits[name], data_samples,
+                        head_feats.get(name), self.multi_label)
+            for name in self.kd_weights
+        }
 
     def check_distillation(self) -> None:
         """Have teacher and loss do once what they do in a step that distils.
@@ -500,13 +547,11 @@ class MultiBackboneClassifier(BaseClassifier):
         weights = dict.fromkeys(self.kd_weights, 1.)
         feats = {} if self._needs_feats(weights) else None
         with torch.no_grad():
-            logits = self.branch_logits(inputs, feats)
+            head_feats: Dict[str, tuple] = {}
+            logits = self.branch_logits(inputs, feats, head_feats)
         for name in self.kd_weights:
             logits[name].requires_grad_()
-        own = {
-            name: branch_loss(self.branches[name], logits[name], samples)
-            for name in self.kd_weights
-        }
+        own = self._branch_losses(logits, samples, head_feats)
         labels = soft_labels(samples, next(iter(logits.values())))
         given = dict(labels=labels, feats=feats)
         with told(f'model.teacher.type {type(self.teacher).__name__}'):
@@ -615,6 +660,7 @@ class MultiBackboneClassifier(BaseClassifier):
             losses.update({
                 f'{name}.kd_ratio': weights[name] * ratio
                 for name, ratio in zip(names, ratios)
+                if name not in self._by_features
             })
         return losses
 
@@ -665,37 +711,33 @@ class MultiBackboneClassifier(BaseClassifier):
             BatchDataSample | list[DataSample]: With ``pred_score`` and
             ``pred_label`` of the ensemble and ``pred_score_<branch>`` of each
             branch; NaN for one that is left out. Scores are probabilities
-            ``(num_classes, )``. A new batch if one was given, else a list.
+            ``(num_classes, )``. A new batch if one was given, else a list;
+            of several labels see :meth:`LabelRule.samples`.
         """
         logits = {
             name: score.detach()
             for name, score in self.branch_logits(inputs).items()
         }
         alive = self.divergence.flags()
-        ensemble = self._ask(self.teacher.ensemble, logits, alive).softmax(1)
+        ensemble = self._ask(self.teacher.ensemble, logits, alive)
         scores = {
-            f'pred_score_{name}': score.softmax(1)
+            name: self.label_rule.scores(score)
             for name, score in logits.items()
         }
         if alive is not None:
             # They predict nothing, though their numbers may look like it.
             scores = {
-                key: torch.where(flag, score, math.nan)
-                for (key, score), flag in zip(scores.items(), alive.values())
+                name: torch.where(alive[name], score, math.nan)
+                for name, score in scores.items()
             }
-        predictions = BatchDataSample(
-            pred_score=ensemble, pred_label=ensemble.argmax(1), **scores)
-        fields = batch_fields(data_samples)
-        if fields is not None:
-            return BatchDataSample(**{**fields, **predictions.fields})
-        if data_samples is None:
-            return list(predictions)
-        filled = []
-        for sample, prediction in zip(data_samples, predictions):
-            sample = DataSample() if sample is None else sample
-            sample.update(prediction)
-            filled.append(sample)
-        return filled
+        return self.label_rule.samples(
+            data_samples,
+            dict(
+                pred_score=self.label_rule.scores(ensemble),
+                **{
+                    f'pred_score_{name}': score
+                    for name, score in scores.items()
+                }))
 
 
 def _logged_weights(weights: Dict[str, float]) -> Dict[str, Tensor]:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import MODELS
-from mcod_plugin.structures import BatchDataSample, batch_fields
+from mcod_plugin.structures import (BatchDataSample, as_data_samples,
+                                    batch_fields)
 from .mix_alike import mix_alike
 
 
@@ -42,7 +43,8 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
 
         Args:
             data (dict): ``inputs``, images ``(N, C, H, W)`` or, in training,
-                a dict of them by branch, and ``data_samples``.
+                a dict of them by branch, and ``data_samples``, or their labels
+                as a tensor.
             training (bool): Whether batch augmentations apply.
                 Defaults to False.
 
@@ -59,7 +61,7 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
                     'inputs by branch are for training; validation and test '
                     'take one tensor of images (N, C, H, W) for all branches')
             return self._forward_views(data)
-        samples = batch_fields(data.get('data_samples'))
+        samples = batch_fields(as_data_samples(data.get('data_samples')))
         if samples is None:
             return super().forward(data, training)
         inputs = self._normalize(data['inputs'])

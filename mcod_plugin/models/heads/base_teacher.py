@@ -27,6 +27,11 @@ class BaseTeacher(nn.Module):
             Where nobody is left to teach a branch, its target is NaN. To any
             other teacher, a branch that is left out has the mean logits of
             the others.
+        takes_multi_label (bool): Whether it is defined for images of several
+            labels, whose scores are sigmoids of the logits, not their
+            softmax. Labels are then 1 for each class that an image has.
+        multi_label (bool): Whether the images have several labels. The cohort
+            sets it before it calls :meth:`setup`.
         ordered (bool): Whether its weights go by the order of the branches,
             so that a checkpoint fits a cohort of that order only.
         loss (Callable, optional): ``loss(logits, labels)``, a method that
@@ -51,6 +56,8 @@ class BaseTeacher(nn.Module):
     needs_images = False
     per_peer = False
     takes_alive = False
+    takes_multi_label = False
+    multi_label = False
     ordered = False
     loss: Optional[Callable[..., Dict[str, Tensor]]] = None
 

@@ -94,6 +94,7 @@ class EnsembleTeacher(BaseTeacher):
     """
 
     takes_alive = True
+    takes_multi_label = True
 
     def __init__(self,
                  fusion: str = 'mean',
@@ -150,8 +151,14 @@ class EnsembleTeacher(BaseTeacher):
 
         Raises:
             ConfigError: If a setting names a branch that is not there, or
-                leaves nothing to teach with.
+                leaves nothing to teach with, or the fusion is of
+                probabilities that several labels do not have.
         """
+        if self.multi_label and self.fusion != 'mean':
+            raise ConfigError(
+                "model.teacher.fusion must be 'mean' for images of several "
+                f'labels; got {self.fusion!r}, which takes probabilities '
+                'whose sum is 1')
         for setting in ('members', 'weights'):
             for name in getattr(self, setting) or ():
                 if name not in names:

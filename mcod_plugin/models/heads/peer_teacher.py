@@ -32,6 +32,7 @@ class PeerTeacher(BaseTeacher):
 
     per_peer = True
     takes_alive = True
+    takes_multi_label = True
 
     def setup(self, names: Sequence[str], num_classes: int) -> None:
         """Check that there are peers; the cohort calls this once it is built.

@@ -111,6 +111,7 @@ class BalancedKDLoss(BaseKDLoss):
         self.per_peer = loss.per_peer
         self.needs_labels = loss.needs_labels
         self.takes_alive = loss.takes_alive
+        self.takes_multi_label = loss.takes_multi_label
 
     def setup(self,
               names: Sequence[str],
@@ -125,6 +126,7 @@ class BalancedKDLoss(BaseKDLoss):
         """
         self.names = list(names)
         self.register_buffer('squares', torch.zeros(2, len(names)))
+        self.loss.multi_label = self.multi_label
         self.loss.setup(names, num_classes, feat_shapes)
 
     def forward(self,

@@ -23,6 +23,11 @@ class BaseKDLoss(nn.Module):
         takes_alive (bool): Whether it is called with ``alive=`` once
             branches may be left out, which tells of each target whether there
             is one: booleans of the shape of the targets without ``(N, C)``.
+        takes_multi_label (bool): Whether it is defined for images of several
+            labels, whose scores are sigmoids of the logits, not their
+            softmax. Labels are then 1 for each class that an image has.
+        multi_label (bool): Whether the images have several labels. The cohort
+            sets it before it calls :meth:`setup`.
         needs_own_grad (bool): Whether it is called with ``names=``, those of
             the B branches, and ``own_grad=``, the gradients ``(B, N, C)`` of
             their own losses at the logits, or None where no gradient is
@@ -41,6 +46,8 @@ class BaseKDLoss(nn.Module):
     needs_feats = False
     per_peer = False
     takes_alive = False
+    takes_multi_label = False
+    multi_label = False
     needs_own_grad = False
     ordered = False
 

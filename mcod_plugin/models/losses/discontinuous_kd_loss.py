@@ -1,12 +1,13 @@
-from typing import Optional
+from typing import Any, Dict, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mcod_plugin.errors import check_choice, check_number
+from mcod_plugin.errors import ConfigError, check_choice, check_number
 from mcod_plugin.registry import MODELS
 from .base_kd_loss import BaseKDLoss
+from .binary_kd_loss import binary_kd_loss
 
 # On which images a branch is distilled.
 WHERE = ('all', 'correct', 'surer')
@@ -168,8 +169,9 @@ def standardized(logits: Tensor) -> Tensor:
 class DiscontinuousKDLoss(BaseKDLoss):
     """Distillation loss between the logits of a student and of its teacher.
 
-    See :func:`discontinuous_kd_loss`. The loss has no weight of its own and
-    knows no time: when it applies and how strongly is up to the schedule.
+    See :func:`discontinuous_kd_loss`, of images of several labels
+    :func:`binary_kd_loss`. The loss has no weight of its own and knows no
+    time: when it applies and how strongly is up to the schedule.
 
     Args:
         temperature (float): The temperature, greater than 0. At a high one
@@ -195,6 +197,8 @@ class DiscontinuousKDLoss(BaseKDLoss):
         ConfigError: If a setting is none of those allowed.
     """
 
+    takes_multi_label = True
+
     def __init__(self,
                  temperature: float = 3.0,
                  where: str = 'all',
@@ -208,6 +212,29 @@ class DiscontinuousKDLoss(BaseKDLoss):
         self.where = where
         self.standardize = standardize
         self.needs_labels = where != 'all'
+
+    def setup(self,
+              names: Sequence[str],
+              num_classes: int,
+              feat_shapes: Optional[Dict[str, Any]] = None) -> None:
+        """Check the settings against the cohort, which calls this once it is
+        built.
+
+        Args:
+            names (Sequence[str]): Names of the branches.
+            num_classes (int): Number of classes.
+            feat_shapes (dict, optional): Not used. Defaults to None.
+
+        Raises:
+            ConfigError: If a setting is not for images of several labels.
+        """
+        for setting, allowed in dict(where='all', standardize=False).items():
+            given = getattr(self, setting)
+            if self.multi_label and given != allowed:
+                raise ConfigError(
+                    f'model.distill.{setting} must be {allowed!r} for images '
+                    f'of several labels; got {given!r}, which is for one of '
+                    'several classes')
 
     def forward(self,
                 student_logits: Tensor,
@@ -226,6 +253,9 @@ class DiscontinuousKDLoss(BaseKDLoss):
         Returns:
             Tensor: The loss, a scalar; of B students their losses ``(B, )``.
         """
+        if self.multi_label:
+            return binary_kd_loss(student_logits, teacher_logits,
+                                  self.temperature)
         return discontinuous_kd_loss(student_logits, teacher_logits,
                                      self.temperature, self.where, labels,
                                      self.standardize)

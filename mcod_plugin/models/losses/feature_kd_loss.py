@@ -138,6 +138,7 @@ class FeatureKDLoss(BaseKDLoss):
     """
 
     needs_feats = True
+    takes_multi_label = True
     takes_alive = True
 
     def __init__(self,

@@ -6,6 +6,7 @@ from torch import Tensor
 from mcod_plugin.errors import check_choice, check_number
 from mcod_plugin.registry import MODELS
 from .base_kd_loss import BaseKDLoss
+from .binary_kd_loss import binary_kd_loss
 from .discontinuous_kd_loss import discontinuous_kd_loss
 
 # What is made of the divergences from several peers.
@@ -16,7 +17,8 @@ def mutual_kd_loss(student_logits: Tensor,
                    peer_logits: Tensor,
                    temperature: float = 1.0,
                    alive: Optional[Tensor] = None,
-                   reduction: str = 'mean') -> Tensor:
+                   reduction: str = 'mean',
+                   multi_label: bool = False) -> Tensor:
     r"""Distillation loss between the logits of a student and of its peers.
 
     .. math::
@@ -43,6 +45,8 @@ def mutual_kd_loss(student_logits: Tensor,
             peers.
         reduction (str): What is made of the peers' divergences, ``'mean'`` or
             ``'sum'``. Defaults to ``'mean'``.
+        multi_label (bool): Whether images have several labels, so that each
+            term is a :func:`binary_kd_loss`. Defaults to False.
 
     Returns:
         Tensor: The loss, a scalar; of B students their losses ``(B, )``.
@@ -57,8 +61,9 @@ def mutual_kd_loss(student_logits: Tensor,
             f'own; got {tuple(student_logits.shape)} and '
             f'{tuple(peer_logits.shape)}')
     check_choice('reduction', reduction, REDUCTIONS)
+    divergence = binary_kd_loss if multi_label else discontinuous_kd_loss
     terms = torch.stack([
-        discontinuous_kd_loss(student_logits, peer, temperature)
+        divergence(student_logits, peer, temperature)
         for peer in peer_logits.unbind(-3)
     ], -1)
     if alive is not None:
@@ -95,6 +100,7 @@ class MutualKDLoss(BaseKDLoss):
 
     per_peer = True
     takes_alive = True
+    takes_multi_label = True
 
     def __init__(self,
                  temperature: float = 1.0,
@@ -123,7 +129,7 @@ class MutualKDLoss(BaseKDLoss):
             Tensor: The loss, a scalar; of B students their losses ``(B, )``.
         """
         return mutual_kd_loss(student_logits, peer_logits, self.temperature,
-                              alive, self.reduction)
+                              alive, self.reduction, self.multi_label)
 
     def extra_repr(self) -> str:
         """The settings, for ``print(model)``."""

@@ -1,46 +1,97 @@
 """The loss of a branch's own head, its labels and its gradients."""
-from typing import Any, Dict, Sequence
+import inspect
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from mmpretrain.models.classifiers import BaseClassifier
-from mmpretrain.models.heads import ClsHead
+from mmengine.utils import is_method_overridden
+from mmpretrain.models.classifiers import BaseClassifier, ImageClassifier
+from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from mmpretrain.models.losses import LabelSmoothLoss
+from mmpretrain.structures import label_to_onehot
 from torch import Tensor
 
 from mcod_plugin.structures import batch_fields
 
 __all__ = [
-    'branch_loss', 'gradient_ratio', 'logit_gradients', 'loss_owner',
-    'soft_labels', 'total_loss'
+    'branch_loss', 'gradient_ratio', 'has_margin', 'learns_from_features',
+    'logit_gradients', 'loss_owner', 'soft_labels', 'total_loss'
 ]
 
 
-def loss_owner(branch: BaseClassifier) -> nn.Module:
+def loss_owner(branch: nn.Module) -> nn.Module:
     """The module whose ``_get_loss(cls_score, data_samples)`` is the branch's
-    own loss: its head, or itself if it has none."""
+    own loss: the head of a classifier, or the branch itself if it has none.
+    A plain network need not have that method."""
+    if not isinstance(branch, BaseClassifier):
+        return branch
     return getattr(branch, 'head', None) or branch
 
 
-def branch_loss(branch: BaseClassifier, logits: Tensor,
-                data_samples: Sequence) -> Dict[str, Any]:
+def learns_from_features(branch: nn.Module) -> bool:
+    """Whether the branch's own loss is computed from the features that reach
+    its head, by ``head.loss(feats, data_samples)``, and not from the logits,
+    as by heads with margins."""
+    if not isinstance(branch, ImageClassifier) or not branch.with_head:
+        return False
+    head = branch.head
+    for base in (ClsHead, MultiLabelClsHead):
+        if isinstance(head, base):
+            return is_method_overridden('loss', base, head)
+    return not hasattr(head, '_get_loss') and hasattr(head, 'loss')
+
+
+def has_margin(branch: nn.Module) -> bool:
+    """Whether the head of a branch moves the logit of the label, which it is
+    told by ``target``, before it computes its loss."""
+    return learns_from_features(branch) and 'target' in inspect.signature(
+        branch.head.forward).parameters
+
+
+def branch_loss(branch: nn.Module,
+                logits: Tensor,
+                data_samples: Sequence,
+                feats: Optional[Tuple[Tensor, ...]] = None,
+                multi_label: bool = False) -> Dict[str, Any]:
     """The loss that a branch has when it stands alone.
 
+    That of a plain network is the cross entropy, of several labels the sum
+    of the binary ones over the classes, averaged over the images.
+
     Args:
-        branch (BaseClassifier): The branch.
+        branch (nn.Module): The branch.
         logits (Tensor): Its logits ``(N, C)``.
         data_samples (BatchDataSample | Sequence[DataSample]): Annotations of
             the images.
+        feats (tuple[Tensor], optional): The features that reach its head, if
+            it :func:`learns_from_features`. Defaults to None.
+        multi_label (bool): Whether the images have several labels.
+            Defaults to False.
 
     Returns:
         dict[str, Tensor]: The losses by name.
+
+    Raises:
+        ValueError: If the head needs labels and there are probabilities only.
     """
+    if feats is not None:
+        fields = batch_fields(data_samples)
+        if fields is not None and 'gt_label' not in fields:
+            raise ValueError(f'{type(branch.head).__name__} computes its loss '
+                             'from labels (N, ); got probabilities (N, C)')
+        return branch.head.loss(feats, data_samples)
     owner = loss_owner(branch)
+    if not hasattr(owner, '_get_loss'):
+        return dict(loss=_plain_loss(logits, data_samples, multi_label))
     # What ClsHead does, without an object for every image.
     fields = batch_fields(data_samples)
-    if (fields is not None
-            and getattr(type(owner), '_get_loss', None) is ClsHead._get_loss
+    get_loss = getattr(type(owner), '_get_loss', None)
+    if fields is not None and get_loss is MultiLabelClsHead._get_loss:
+        target = soft_labels(data_samples, logits)
+        loss = owner.loss_module(logits, target, avg_factor=logits.size(0))
+        return dict(loss=loss)
+    if (fields is not None and get_loss is ClsHead._get_loss
             and not owner.cal_acc):
         target = fields['gt_score' if 'gt_score' in fields else 'gt_label']
         if isinstance(owner.loss_module,
@@ -50,6 +101,18 @@ def branch_loss(branch: BaseClassifier, logits: Tensor,
         loss = owner.loss_module(logits, target, avg_factor=logits.size(0))
         return dict(loss=loss)
     return owner._get_loss(logits, data_samples)
+
+
+def _plain_loss(logits: Tensor, data_samples: Sequence,
+                multi_label: bool) -> Tensor:
+    fields = batch_fields(data_samples)
+    if not multi_label and fields is not None and 'gt_score' not in fields:
+        return F.cross_entropy(logits, fields['gt_label'])
+    labels = soft_labels(data_samples, logits)
+    if not multi_label:
+        return F.cross_entropy(logits, labels)
+    return F.binary_cross_entropy_with_logits(
+        logits, labels, reduction='sum') / len(logits)
 
 
 def total_loss(losses: Dict[str, Any]) -> Tensor:
@@ -124,16 +187,22 @@ def soft_labels(data_samples: Sequence, like: Tensor) -> Tensor:
             classes the result has.
 
     Returns:
-        Tensor: Probabilities ``(N, C)``.
+        Tensor: Probabilities ``(N, C)``; of an image of several labels 1 for
+        each of them.
     """
     fields = batch_fields(data_samples)
+    classes = like.size(1)
     if fields is not None:
-        scores, labels = fields.get('gt_score'), fields.get('gt_label')
+        scores = fields.get('gt_score')
+        if scores is None:
+            scores = F.one_hot(fields['gt_label'], classes)
     elif 'gt_score' in data_samples[0]:
         scores = torch.stack([sample.gt_score for sample in data_samples])
     else:
-        scores = None
-        labels = torch.cat([sample.gt_label for sample in data_samples])
-    if scores is None:
-        scores = F.one_hot(labels, like.size(1))
+        labels = [sample.gt_label for sample in data_samples]
+        if all(len(label) == 1 for label in labels):
+            scores = F.one_hot(torch.cat(labels), classes)
+        else:
+            scores = torch.stack(
+                [label_to_onehot(label, classes) for label in labels])
     return scores.to(like)

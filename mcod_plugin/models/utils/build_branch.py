@@ -8,11 +8,11 @@ from typing import Any, Optional, Tuple
 import torch
 import torch.nn as nn
 from mmengine.logging import print_log
-from mmengine.utils import is_method_overridden
+from mmengine.model import BaseModel
 from mmpretrain.models.backbones import TIMMBackbone
 from mmpretrain.models.classifiers import (BaseClassifier, ImageClassifier,
                                            TimmClassifier)
-from mmpretrain.models.heads import ClsHead, LinearClsHead, MultiLabelClsHead
+from mmpretrain.models.heads import CSRAClsHead, LinearClsHead
 from mmpretrain.models.necks import GlobalAveragePooling
 from mmpretrain.registry import MODELS
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch import Tensor
 from mcod_plugin.config.explain import arguments
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.errors import ConfigError, nearest, one_line
-from .branch_loss import loss_owner
+from .branch_loss import learns_from_features, loss_owner
 from .feature_layout import FeatureLayout, feature_layout
 from .pretrained import keep_weights
 from .state_dict import name_keys_in_place
@@ -31,7 +31,7 @@ __all__ = ['build_branch']
 
 
 def build_branch(name: str, cfg: Any, input_size: Tuple[int, int],
-                 in_channels: int) -> Tuple[BaseClassifier, int]:
+                 in_channels: int) -> Tuple[nn.Module, int]:
     """Build one branch, and work out what its config leaves open.
 
     The backbone runs once on a dummy image in eval mode. Features that are
@@ -42,14 +42,16 @@ def build_branch(name: str, cfg: Any, input_size: Tuple[int, int],
         name (str): The branch's name, for error messages.
         cfg (dict | nn.Module): Config of a classifier
             (``type='ImageClassifier'`` when left out), or a built one, which
-            is changed: it will keep its weights. See :class:`BranchSettings`
-            for what else a branch's config may say.
+            is changed: it will keep its weights. Any other network from
+            images to logits will do as well, as will its config, such as
+            ``dict(type='torchvision.models.resnet18')``. See
+            :class:`BranchSettings` for what else a branch's config may say.
         input_size (tuple[int, int]): Height and width of the dummy image, in
             pixels.
         in_channels (int): Channels of the dummy image.
 
     Returns:
-        tuple[BaseClassifier, int]: The classifier and its number of classes.
+        tuple[nn.Module, int]: The branch and its number of classes.
 
     Raises:
         ConfigError: If no classifier comes of it.
@@ -63,12 +65,16 @@ def build_branch(name: str, cfg: Any, input_size: Tuple[int, int],
     else:
         raise ConfigError(f'{setting} must be the config of a classifier '
                           f'(a dict); got {cfg!r}')
-    name_keys_in_place(branch)
+    if isinstance(branch, BaseClassifier):
+        name_keys_in_place(branch)
+    else:
+        # It has the weights that whoever wrote it wants it to begin with.
+        branch.is_init = True
     return branch, _check_classifier(setting, branch, shape)
 
 
 def _build_classifier(setting: str, cfg: dict,
-                      shape: Tuple[int, ...]) -> BaseClassifier:
+                      shape: Tuple[int, ...]) -> nn.Module:
     cfg.setdefault('type', 'ImageClassifier')
     # Bare names are MMPretrain's, whatever the default scope is.
     scope = cfg.setdefault('_scope_', 'mmpretrain')
@@ -112,7 +118,9 @@ def _complete(setting: str, cfg: dict, shape: Tuple[int, ...]) -> None:
             and ('neck' not in cfg or _pools_maps(cfg['neck']))):
         _tell_left_out(setting, given, cfg['head'], inner[-1], images)
     if 'neck' not in cfg:
-        cfg['neck'] = _pooling(layout)
+        # This one looks at all places of a map itself.
+        cfg['neck'] = None if is_part(cfg['head'],
+                                      CSRAClsHead) else _pooling(layout)
     neck = cfg['neck']
     if neck is not None:
         if layout is not None and layout.name != 'NCHW' and _pools_maps(neck):
@@ -194,28 +202,28 @@ def _check_classifier(setting: str, branch: nn.Module,
                       shape: Tuple[int, ...]) -> int:
     """Raise unless a branch can take part in a cohort; return its number of
     classes."""
-    if not isinstance(branch, BaseClassifier):
-        raise ConfigError(f'{setting} must be an image classifier of '
-                          f'MMPretrain; got a {type(branch).__name__}')
-    owner = loss_owner(branch)
-    if isinstance(owner, MultiLabelClsHead):
-        raise ConfigError(
-            f'{setting}: {type(owner).__name__} is for images of several '
-            'labels, which a cohort does not support; use a head such as '
-            'LinearClsHead')
-    if not hasattr(owner, '_get_loss') or (
-            isinstance(owner, ClsHead)
-            and is_method_overridden('loss', ClsHead, owner)):
-        raise ConfigError(
-            f'{setting}: {type(owner).__name__} computes its loss from more '
-            'than the logits, which a cohort does not support; use a head '
-            'such as LinearClsHead')
+    if isinstance(branch, BaseModel):
+        owner = loss_owner(branch)
+        if not isinstance(branch, BaseClassifier):
+            raise ConfigError(
+                f'{setting} must be an image classifier of MMPretrain, or a '
+                'plain network from images to logits; got a '
+                f'{type(branch).__name__}')
+        if not hasattr(owner,
+                       '_get_loss') and not learns_from_features(branch):
+            raise ConfigError(
+                f'{setting}: {type(owner).__name__} computes its loss from '
+                'more than features or logits, which a cohort does not '
+                'support; use a head such as LinearClsHead')
+    else:
+        setting = f'{setting} ({type(branch).__name__})'
     logits = _run(setting, branch, torch.zeros(shape))
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = tuple(logits.shape) if isinstance(
             logits, Tensor) else type(logits).__name__
-        raise ConfigError(f'{setting} must give logits (N, num_classes) in '
-                          f'mode "tensor"; got {got} for N = {shape[0]}')
+        mode = ' in mode "tensor"' * isinstance(branch, BaseModel)
+        raise ConfigError(f'{setting} must give logits (N, num_classes)'
+                          f'{mode}; got {got} for N = {shape[0]}')
     return logits.shape[1]
 
 

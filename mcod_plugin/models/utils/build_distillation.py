@@ -9,6 +9,7 @@ from torch import Tensor
 from mcod_plugin.errors import ConfigError
 from ..heads import BaseTeacher
 from ..losses import BaseKDLoss
+from .branch_loss import learns_from_features
 from .build_part import build_part
 
 __all__ = ['DISTILL', 'TEACHER', 'build_distillation', 'feats_and_logits']
@@ -16,12 +17,16 @@ __all__ = ['DISTILL', 'TEACHER', 'build_distillation', 'feats_and_logits']
 # What a cohort has that does not say anything else.
 TEACHER = dict(type='mcod_plugin.EnsembleTeacher')
 DISTILL = dict(type='mcod_plugin.DiscontinuousKDLoss')
+DEFAULTS = dict(teacher=TEACHER, distill=DISTILL)
 
 
 def build_distillation(
-    teacher: Any, distill: Any, branches: Mapping[str, BaseClassifier],
-    num_classes: int, shapes: Mapping[str, Tuple[int, ...]]
-) -> Tuple[nn.Module, Optional[nn.Module]]:
+        teacher: Any,
+        distill: Any,
+        branches: Mapping[str, BaseClassifier],
+        num_classes: int,
+        shapes: Mapping[str, Tuple[int, ...]],
+        multi_label: bool = False) -> Tuple[nn.Module, Optional[nn.Module]]:
     """Build teacher and distillation loss, and tell them the cohort.
 
     Args:
@@ -32,6 +37,8 @@ def build_distillation(
         num_classes (int): Number of classes of every branch.
         shapes (Mapping[str, tuple[int]]): The shape ``(N, C, H, W)`` of a
             dummy batch for each branch.
+        multi_label (bool): Whether the images have several labels.
+            Defaults to False.
 
     Returns:
         tuple[BaseTeacher, BaseKDLoss | None]: Teacher and loss.
@@ -40,13 +47,24 @@ def build_distillation(
         ConfigError: If they are not for each other or for such a cohort.
     """
     teacher = build_part('model.teacher', teacher or TEACHER, BaseTeacher)
+    parts = dict(teacher=teacher)
     if distill is not None:
         distill = build_part('model.distill', distill or DISTILL, BaseKDLoss)
         _check_pair(teacher, distill)
-        for key, part in dict(teacher=teacher, distill=distill).items():
-            if part.needs_feats:
-                _check_features(f'model.{key}.type {type(part).__name__}',
-                                branches)
+        parts['distill'] = distill
+    for key, part in parts.items():
+        setting = f'model.{key}.type {type(part).__name__}'
+        if part.needs_feats and distill is not None:
+            _check_features(setting, branches)
+        part.multi_label = multi_label
+        if multi_label and not part.takes_multi_label:
+            raise ConfigError(
+                f'{setting} is not for images of several labels, whose scores '
+                f'are no softmax; use {DEFAULTS[key]["type"]}, or say '
+                'takes_multi_label = True in a class of your own')
+    if distill is not None and distill.needs_own_grad:
+        _check_own_grad(f'model.distill.type {type(distill).__name__}',
+                        branches)
     teacher.setup(list(branches), num_classes)
     if distill is not None:
         distill.setup(
@@ -83,6 +101,16 @@ def _check_features(setting: str, branches: Mapping[str,
                 f'{type(branch).__name__}')
 
 
+def _check_own_grad(setting: str, branches: Mapping[str, nn.Module]) -> None:
+    """Raise unless the own loss of each branch goes through its logits."""
+    for name, branch in branches.items():
+        if learns_from_features(branch):
+            raise ConfigError(
+                f'{setting} needs gradients of the own losses at the logits, '
+                f'which {type(branch.head).__name__} of '
+                f'model.branches.{name} computes from features instead')
+
+
 @torch.no_grad()
 def _feature_shapes(
         branches: Mapping[str, ImageClassifier],
@@ -92,25 +120,25 @@ def _feature_shapes(
     for name, branch in branches.items():
         training = branch.training
         branch.eval()
-        feats, _ = feats_and_logits(branch, torch.zeros(shapes[name]))
+        feats, _, _ = feats_and_logits(branch, torch.zeros(shapes[name]))
         branch.train(training)
         found[name] = tuple(tuple(value.shape[1:]) for value in feats)
     return found
 
 
 def feats_and_logits(branch: ImageClassifier,
-                     images: Tensor) -> Tuple[Tuple[Tensor, ...], Tensor]:
-    """A backbone's features, and the logits that the rest of the branch makes
-    of them.
+                     images: Tensor) -> Tuple[Tuple[Tensor, ...], Any, Tensor]:
+    """A backbone's features, and what the rest of the branch makes of them.
 
     Args:
         branch (ImageClassifier): The branch.
         images (Tensor): Its images ``(N, C, H, W)``.
 
     Returns:
-        tuple[tuple[Tensor], Tensor]: The features, and logits ``(N, C)``.
+        tuple[tuple[Tensor], Any, Tensor]: The features, those that reach the
+        head, and logits ``(N, C)``.
     """
     feats = branch.extract_feat(images, stage='backbone')
     maps = branch.neck(feats) if branch.with_neck else feats
     feats = tuple(feats) if isinstance(feats, (tuple, list)) else (feats, )
-    return feats, branch.head(maps)
+    return feats, maps, branch.head(maps)

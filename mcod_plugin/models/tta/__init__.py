@@ -1,0 +1,3 @@
+from .cohort_tta import CohortTTA
+
+__all__ = ['CohortTTA']
