@@ -23,25 +23,25 @@ def fingerprint(model: nn.Module, optimizer: Optimizer) -> Dict[str, Any]:
         dict[str, Any]: By its name in words: places in memory, and what else
         is decided on the host.
     """
-    state = {(id(parameter), key): value.data_ptr()
-             for parameter, entry in optimizer.state.items()
-             for key, value in entry.items() if isinstance(value, Tensor)}
+    state = {
+        (id(parameter), key): value.data_ptr()
+        for parameter, entry in optimizer.state.items()
+        for key, value in entry.items() if isinstance(value, Tensor)
+    }
     return {
         'the modules': [id(module) for module in model.modules()],
-        'where the parameters lie': [
-            value.data_ptr() for value in model.parameters()
-        ],
-        'where the buffers lie': [
-            value.data_ptr() for value in model.buffers()
-        ],
-        'which parameters are trained': [
-            value.requires_grad for value in model.parameters()
-        ],
+        'where the parameters lie':
+        [value.data_ptr() for value in model.parameters()],
+        'where the buffers lie':
+        [value.data_ptr() for value in model.buffers()],
+        'which parameters are trained':
+        [value.requires_grad for value in model.parameters()],
         'the settings of a module': [
             plain_settings(module) for module in model.children()
             for module in module.modules()
         ],
-        "where the optimizer's state lies": state,
+        "where the optimizer's state lies":
+        state,
     }
 
 

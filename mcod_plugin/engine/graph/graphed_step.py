@@ -1,8 +1,9 @@
+import logging
 import random
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import (Any, Callable, Dict, Iterator, List, Optional, Set, Tuple)
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor
 
 from mcod_plugin.errors import ConfigError, one_line
-from mcod_plugin.models import MultiBackboneClassifier
+from mcod_plugin.models import (BatchDataPreprocessor, MultiBackboneClassifier)
 from ..optim_wrapper import GradientNorms
 from .device_numbers import DeviceNumbers
 from .fingerprint import (difference, fingerprint, group_settings,
@@ -51,8 +52,9 @@ class _Recorded:
 class GraphedStep:
     """Trains a cohort by recording its training step and replaying it.
 
-    It stands where the model has its ``train_step``. The preprocessor works
-    as ever; recorded is what follows, from the losses to the updated weights.
+    It stands where the model has its ``train_step``. Recorded is the step
+    from the losses to the updated weights, and the preprocessor before it
+    unless there are batch augmentations such as Mixup, which work as ever.
     For each kind of step there is a recording: which branches are distilled,
     whether the pull of the distillation is measured, shapes and types of the
     batch, settings of teacher, loss and optimizer. The first two steps of a
@@ -96,6 +98,7 @@ class GraphedStep:
         self._recorded: Dict[tuple, _Recorded] = {}
         self._mark: Optional[dict] = None
         self._in_doubt = False
+        self._told: Set[str] = set()
 
     def doubt(self) -> None:
         """Before the next step, look whether the recordings still hold: hooks
@@ -119,24 +122,37 @@ class GraphedStep:
         if self._given_up or optim_wrapper is not self._optim_wrapper:
             return type(self._model).train_step(self._model, data,
                                                 optim_wrapper)
-        with optim_wrapper.optim_context(self._model):
-            data = self._model.data_preprocessor(data, True)
-        batch = StepBatch.of(data)
-        if batch is None:
-            self._give_up('the labels of its images are of different number')
-            return self._step(data['inputs'], data['data_samples'])
         if self._in_doubt:
             self._verify()
             self._in_doubt = False
+        batch = StepBatch.of(data, raw=True) if self._prepares() else None
+        if batch is None:
+            with optim_wrapper.optim_context(self._model):
+                data = self._model.data_preprocessor(data, True)
+            batch = StepBatch.of(data)
+        if batch is None:
+            self._tell('its images do not have labels of the same number')
+            return self._step(data, raw=False)
         kind = (self._model_kind(), batch.kind)
         if kind not in self._recorded:
+            if len(self._seen) == MAX_KINDS and kind not in self._seen:
+                self._tell(f'there are more than {MAX_KINDS} kinds of it, as '
+                           'if a setting changed with every step')
+                return self._step(data, batch.raw)
             self._seen[kind] = self._seen.get(kind, 0) + 1
             if self._seen[kind] <= WARM_UP:
                 with self._recorder.warming_up(), self._streams():
-                    return self._step(batch.inputs, batch.samples)
+                    return self._step(data, batch.raw)
             if not self._record(kind, batch):
-                return self._step(batch.inputs, batch.samples)
+                return self._step(data, batch.raw)
         return self._replay(kind, batch)
+
+    def _prepares(self) -> bool:
+        """Whether the preprocessor is recorded as well. Batch augmentations
+        draw random numbers on the host."""
+        preprocessor = self._model.data_preprocessor
+        return (type(preprocessor) is BatchDataPreprocessor
+                and preprocessor.batch_augments is None)
 
     def _model_kind(self) -> tuple:
         model = self._model
@@ -146,15 +162,17 @@ class GraphedStep:
                               for name, weight in model.kd_weights.items()
                               if weight > 0)
         return (distilled, model.ratio_due and bool(distilled),
-                plain_settings(model.teacher),
-                model.distill and plain_settings(model.distill),
+                plain_settings(model.teacher), model.distill is not None
+                and plain_settings(model.distill),
                 group_settings(self._optimizer))
 
-    def _step(self, inputs: Any, samples: Any) -> Dict[str, Tensor]:
+    def _step(self, data: Any, raw: bool) -> Dict[str, Tensor]:
         """The step from images to updated weights."""
         model, optim_wrapper = self._model, self._optim_wrapper
         with optim_wrapper.optim_context(model):
-            losses = model(inputs, samples, mode='loss')
+            if raw:
+                data = model.data_preprocessor(data, True)
+            losses = model(**data, mode='loss')
         loss, log_vars = model.parse_losses(losses)
         optim_wrapper.update_params(loss)
         # Nobody keeps the graph of gradients: it remembers streams.
@@ -167,11 +185,11 @@ class GraphedStep:
             bool: Whether it could be recorded.
         """
         self._verify()
-        if len(self._recorded) == MAX_KINDS:
-            self._give_up(f'there are more than {MAX_KINDS} kinds of it')
-            return False
         model, optim_wrapper = self._model, self._optim_wrapper
-        static = batch.clone()
+        static = batch.copy_to(self._device)
+        if static.raw:
+            # What it keeps must not be in a graph.
+            model.data_preprocessor(static.data, True)
         _move_steps(self._optimizer)
         self._write_numbers()
         ratio_due, count = model.ratio_due, optim_wrapper._inner_count
@@ -206,7 +224,7 @@ class GraphedStep:
         return True
 
     def _recorded_step(self, batch: StepBatch) -> Tuple[list, Tensor, int]:
-        log_vars = self._step(batch.inputs, batch.samples)
+        log_vars = self._step(batch.data, batch.raw)
         norms = GradientNorms.of(self._optim_wrapper)
         norms = {} if norms is None else norms.take()
         values = {**log_vars, **norms}
@@ -286,18 +304,24 @@ class GraphedStep:
                 f"{reason}; set it to 'auto' or False")
         self._given_up = True
         self._drop()
-        print_log(
-            "cuda_graph='auto': the training step is not recorded, and takes "
-            f'longer: {reason}.',
-            logger='current')
+        self._tell(reason)
+
+    def _tell(self, reason: str) -> None:
+        """Warn of steps that are not recorded, once."""
+        if reason not in self._told:
+            self._told.add(reason)
+            print_log(
+                'cuda_graph: the training step is not recorded, and takes '
+                f'longer: {reason}.',
+                logger='current',
+                level=logging.WARNING)
 
     def _random_state(self) -> list:
         """The state of what draws random numbers on the host."""
         kind, keys, *rest = np.random.get_state()
         return [
-            random.getstate(), (kind, tuple(keys), *rest),
-            None if self._device.type == 'cpu' else
-            torch.get_rng_state().tolist()
+            random.getstate(), (kind, tuple(keys), *rest), None
+            if self._device.type == 'cpu' else torch.get_rng_state().tolist()
         ]
 
     def _set_random_state(self, state: list) -> None:

@@ -1,4 +1,5 @@
-from typing import Any, Dict, Mapping, Optional, Union
+from collections.abc import Mapping
+from typing import Any, Dict, Optional, Union
 
 import torch
 from torch import Tensor
@@ -9,47 +10,55 @@ __all__ = ['StepBatch']
 
 
 class StepBatch:
-    """The tensors of a preprocessed batch, which a recorded step reads.
+    """The tensors of a batch, which a recorded step reads.
 
     Args:
         inputs (Tensor | dict[str, Tensor]): Images ``(N, C, H, W)``, those of
             all branches or by branch.
         fields (dict[str, Tensor]): What is known of the images, each
             ``(N, ...)``, named as in :class:`BatchDataSample`.
+        raw (bool): Whether they have still to be preprocessed.
     """
 
     def __init__(self, inputs: Union[Tensor, Mapping[str, Tensor]],
-                 fields: Mapping[str, Tensor]) -> None:
+                 fields: Mapping[str, Tensor], raw: bool) -> None:
         self.inputs = inputs
         self.fields = dict(fields)
+        self.raw = raw
 
     @classmethod
-    def of(cls, data: Mapping[str, Any]) -> Optional['StepBatch']:
-        """The tensors of what a preprocessor gives.
+    def of(cls, data: Any, raw: bool = False) -> Optional['StepBatch']:
+        """The tensors of a batch.
 
         Args:
-            data (dict): ``inputs`` and ``data_samples``.
+            data (dict): ``inputs`` and ``data_samples``, as the preprocessor
+                or a loader gives them.
+            raw (bool): Whether they have still to be preprocessed. Defaults
+                to False.
 
         Returns:
-            StepBatch | None: None if the samples of the images have fields
-            that cannot be stacked, such as labels of different number.
+            StepBatch | None: None if they are no tensors of the whole batch,
+            and cannot be made ones, as labels of different number.
         """
-        samples = data['data_samples']
+        inputs, samples = data['inputs'], data['data_samples']
+        if not isinstance(inputs, (Tensor, Mapping)):
+            return None
         fields = batch_fields(samples)
-        if fields is None:
-            fields = _stacked(samples)
-        else:
+        if fields is not None:
             # An image's number in its data set stays on the host.
             fields = {
                 name: value
                 for name, value in fields.items() if name != 'sample_idx'
             }
-        return None if fields is None else cls(data['inputs'], fields)
+        elif not raw:
+            fields = _stacked(samples)
+        return None if fields is None else cls(inputs, fields, raw)
 
     @property
-    def samples(self) -> BatchDataSample:
-        """BatchDataSample: What is known of the images, made anew."""
-        return BatchDataSample(**self.fields)
+    def data(self) -> Dict[str, Any]:
+        """dict: ``inputs`` and ``data_samples``, made anew."""
+        return dict(
+            inputs=self.inputs, data_samples=BatchDataSample(**self.fields))
 
     @property
     def tensors(self) -> Dict[str, Tensor]:
@@ -58,30 +67,42 @@ class StepBatch:
         if isinstance(inputs, Tensor):
             inputs = {'': inputs}
         return {
-            **{f'inputs.{name}': value
-               for name, value in inputs.items()},
-            **{f'fields.{name}': value
-               for name, value in self.fields.items()}
+            **{
+                f'inputs.{name}': value
+                for name, value in inputs.items()
+            },
+            **{
+                f'fields.{name}': value
+                for name, value in self.fields.items()
+            }
         }
 
     @property
     def kind(self) -> tuple:
-        """tuple: What two batches have in common of which a recorded step
-        takes both: names, shapes, strides and types."""
-        return tuple((name, value.shape, value.stride(), value.dtype,
-                      value.device) for name, value in self.tensors.items())
+        """tuple: What two batches have in common if a recorded step takes
+        both: names, shapes, strides and types."""
+        return (self.raw, *((name, value.shape, value.stride(), value.dtype)
+                            for name, value in self.tensors.items()))
 
-    def clone(self) -> 'StepBatch':
-        """A copy in memory of its own."""
+    def copy_to(self, device: torch.device) -> 'StepBatch':
+        """A copy in memory of its own.
+
+        Args:
+            device (torch.device): Where it is to be.
+
+        Returns:
+            StepBatch: The copy.
+        """
         inputs = self.inputs
-        inputs = inputs.clone() if isinstance(inputs, Tensor) else {
-            name: value.clone()
+        inputs = _copied(inputs, device) if isinstance(inputs, Tensor) else {
+            name: _copied(value, device)
             for name, value in inputs.items()
         }
-        return StepBatch(
-            inputs,
-            {name: value.clone()
-             for name, value in self.fields.items()})
+        fields = {
+            name: _copied(value, device)
+            for name, value in self.fields.items()
+        }
+        return StepBatch(inputs, fields, self.raw)
 
     def copy_(self, other: 'StepBatch') -> None:
         """Take over the values of another batch of this kind.
@@ -89,9 +110,13 @@ class StepBatch:
         Args:
             other (StepBatch): The other one.
         """
-        own, given = self.tensors, other.tensors
-        for name, value in given.items():
-            own[name].copy_(value)
+        given = other.tensors
+        for name, value in self.tensors.items():
+            value.copy_(given[name], non_blocking=True)
+
+
+def _copied(value: Tensor, device: torch.device) -> Tensor:
+    return value.to(device, copy=True)
 
 
 def _stacked(samples: Any) -> Optional[Dict[str, Tensor]]:
