@@ -1,4 +1,4 @@
-from .graph_setting import graphed_step
+from .graph_setting import recorded_step
 from .graphed_step import GraphedStep
 
-__all__ = ['GraphedStep', 'graphed_step']
+__all__ = ['GraphedStep', 'recorded_step']

@@ -12,10 +12,10 @@ from ..optim_wrapper import AutocastOptimWrapper, GradientNorms
 from .cuda_recorder import CudaRecorder
 from .graphed_step import GraphedStep
 
-__all__ = ['graphed_step']
+__all__ = ['recorded_step']
 
 
-def graphed_step(runner: Runner,
+def recorded_step(runner: Runner,
                  compiled_to_graphs: bool) -> Optional[GraphedStep]:
     """The training step of a run as one CUDA graph, if the setting
     ``cuda_graph`` of its config asks for it.
@@ -73,7 +73,7 @@ def obstacle(runner: Runner, compiled_to_graphs: bool) -> Optional[str]:
 
     Args:
         runner (Runner): The runner, whose training is about to begin.
-        compiled_to_graphs (bool): See :func:`graphed_step`.
+        compiled_to_graphs (bool): See :func:`recorded_step`.
 
     Returns:
         str | None: None if there is none.

@@ -131,7 +131,7 @@ class GraphedStep:
                 data = self._model.data_preprocessor(data, True)
             batch = StepBatch.of(data)
         if batch is None:
-            self._tell('its images do not have labels of the same number')
+            self._tell('the fields of its images cannot be stacked')
             return self._step(data, raw=False)
         kind = (self._model_kind(), batch.kind)
         if kind not in self._recorded:

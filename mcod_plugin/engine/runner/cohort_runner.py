@@ -23,7 +23,7 @@ from mcod_plugin.registry import RUNNERS
 from mcod_plugin.utils.files import missing_folders, remove_empty, write_text
 from mcod_plugin.utils.launchers import adopt_ranks
 from mcod_plugin.utils.machine import default_workers, keep_freed_memory
-from ..graph import graphed_step
+from ..graph import recorded_step
 from ..hooks.branch_checkpoint_hook import BranchCheckpointHook
 from ..hooks.run_record_hook import RunRecordHook
 from ..optim_wrapper import (has_bfloat16, name_parameters,
@@ -57,7 +57,7 @@ class CohortRunner(ResumingRunner):
       ``decay_mult`` of the branches; ``compile`` compiles each branch of a
       cohort by itself.
     - ``cuda_graph`` has the whole training step replayed as one CUDA graph,
-      see :func:`graphed_step`.
+      see :func:`recorded_step`.
     - ``on_divergence`` says what happens when a loss is not finite:
       ``'stop'`` ends the run with a :class:`TrainingError`, ``'drop'`` goes
       on without the branch. See :class:`DivergenceWatch`.
@@ -347,7 +347,7 @@ class CohortRunner(ResumingRunner):
     def _record_step(self) -> None:
         """Have the training step of a cohort recorded and replayed, if
         ``cuda_graph`` asks for it."""
-        self._graphed = graphed_step(
+        self._graphed = recorded_step(
             self, uses_cuda_graphs(self.cfg.get('compile')))
         if self._graphed is not None:
             # As MMEngine does with what it compiles.
