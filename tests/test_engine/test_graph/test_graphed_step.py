@@ -237,8 +237,8 @@ AUGMENTS = dict(
             dict(type='CutMix', alpha=1.)])
 
 
-@pytest.mark.parametrize('name', AUGMENTS)
-@pytest.mark.parametrize('whole', [True, False])
+@pytest.mark.parametrize('name, whole', [('mixup', True), ('cutmix', False),
+                                         ('either', True)])
 def test_batch_augmentations(name, whole):
     cohort = build(train_cfg=dict(augments=AUGMENTS[name]))
     compare(cohort, data=batches(whole=whole))
@@ -274,6 +274,9 @@ def test_branches(name):
 def test_branches_that_diverge():
 
     def spoil(result, step):
+        if step == 0:
+            # Hooks of gradients are not copied with a cohort.
+            result.cohort.leave_out_diverged()
         if step == 10:
             # In the middle of replays.
             result.cohort.branches.vit.head.fc.bias.data.fill_(torch.nan)
@@ -281,7 +284,6 @@ def test_branches_that_diverge():
     cohort = build(
         dict(net=dict(loss_weight=2.)),
         teacher=dict(type='mcod_plugin.GatedTeacher', norm=True))
-    cohort.leave_out_diverged()
     found = compare(cohort, before=spoil, clip_grad=dict(max_norm=1.))
     assert found.cohort.alive.tolist() == [True, False, True]
     assert np.isfinite(found.rows[-1]['loss'])
