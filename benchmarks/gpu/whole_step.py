@@ -22,13 +22,16 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager, nullcontext
+from itertools import count
 from unittest import mock
 
 # Matrix products in one order, in graphs too.
 os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
 
 import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
+from torch.utils._pytree import tree_map  # noqa: E402
 
 from mcod_plugin.cli import ToolParser, user_errors  # noqa: E402
 from mcod_plugin.config.read import merge_options, read_config  # noqa: E402
@@ -45,6 +48,7 @@ STEPS = 24
 WAYS = ('eager', 'branch', 'graph', 'graph+streams', 'graph+streams+compile')
 # Images of a batch without a GPU.
 FEW = 4
+NUMBERS = count()
 
 
 def parse_args():
@@ -116,6 +120,8 @@ class Training:
         cfg, parts = copy.deepcopy(cfg), set(way.split('+'))
         # The data set is built, and not read.
         cfg.train_dataloader.dataset.indices = cfg.train_dataloader.batch_size
+        # MMEngine keeps what it makes by this name.
+        cfg.experiment_name = f'whole_step_{next(NUMBERS)}'
         cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
         with tempfile.TemporaryDirectory() as folder:
             runner = cohort_runner(cfg, folder)
@@ -135,8 +141,8 @@ class Training:
         self.graphed = None
         self.step = self.model.train_step
         if 'graph' in parts:
-            recorder = recorder or make_recorder(
-                self.model, self.wrapper, 'streams' in parts)
+            recorder = recorder or make_recorder(self.model, self.wrapper,
+                                                 'streams' in parts)
             self.step = self.graphed = GraphedStep(
                 self.model, self.wrapper, recorder, strict=True)
         size, device = cfg.train_dataloader.batch_size, next(
@@ -249,6 +255,12 @@ def check(cfg):
 
         return before
 
+    def with_dropout(training):
+        for branch in training.model.branches.values():
+            branch.backbone.register_forward_hook(
+                lambda module, args, found: tree_map(
+                    lambda value: F.dropout(value, .2), found))
+
     def resumed(way):
         losses, training = whole(way, steps=12)
         weights, optimizer = training.state()
@@ -283,6 +295,8 @@ def check(cfg):
     print(f'  of {STEPS} steps {graph[1].graphed.replays} were replayed, of '
           f'{graph[1].graphed.recordings} kinds')
     tell('graph with streams', eager, whole('graph+streams'))
+    tell('dropout', whole('eager', with_dropout),
+         whole('graph+streams', with_dropout))
     tell('validation in between', whole('eager', validated),
          whole('graph+streams', validated))
     tell('resumed', broken('eager'), resumed('graph+streams'))
