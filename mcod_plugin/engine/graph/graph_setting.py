@@ -16,7 +16,7 @@ __all__ = ['recorded_step']
 
 
 def recorded_step(runner: Runner,
-                 compiled_to_graphs: bool) -> Optional[GraphedStep]:
+                  compiled_to_graphs: bool) -> Optional[GraphedStep]:
     """The training step of a run as one CUDA graph, if the setting
     ``cuda_graph`` of its config asks for it.
 

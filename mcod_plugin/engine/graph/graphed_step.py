@@ -3,6 +3,7 @@ import random
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import MethodType
 from typing import (Any, Callable, Dict, Iterator, List, Optional, Set, Tuple)
 
 import numpy as np
@@ -279,6 +280,11 @@ class GraphedStep:
             yield
         finally:
             self._model.streams = None
+
+    def __deepcopy__(self, memo: dict) -> Callable:
+        """A copy of the model is trained as it is."""
+        model = memo[id(self._model)]
+        return MethodType(type(model).train_step, model)
 
     def _verify(self) -> None:
         """Drop the recordings if what they have built in is another now."""

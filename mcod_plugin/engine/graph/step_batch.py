@@ -80,8 +80,10 @@ class StepBatch:
     @property
     def kind(self) -> tuple:
         """tuple: What two batches have in common if a recorded step takes
-        both: names, shapes, strides and types."""
-        return (self.raw, *((name, value.shape, value.stride(), value.dtype)
+        both: names, shapes, strides and types, and which are the same."""
+        first: Dict[int, str] = {}
+        return (self.raw, *((name, value.shape, value.stride(), value.dtype,
+                             first.setdefault(id(value), name))
                             for name, value in self.tensors.items()))
 
     def copy_to(self, device: torch.device) -> 'StepBatch':
@@ -93,15 +95,20 @@ class StepBatch:
         Returns:
             StepBatch: The copy.
         """
+        made: Dict[int, Tensor] = {}
+
+        def copy(value: Tensor) -> Tensor:
+            # Branches may share a view of the images.
+            if id(value) not in made:
+                made[id(value)] = value.to(device, copy=True)
+            return made[id(value)]
+
         inputs = self.inputs
-        inputs = _copied(inputs, device) if isinstance(inputs, Tensor) else {
-            name: _copied(value, device)
+        inputs = copy(inputs) if isinstance(inputs, Tensor) else {
+            name: copy(value)
             for name, value in inputs.items()
         }
-        fields = {
-            name: _copied(value, device)
-            for name, value in self.fields.items()
-        }
+        fields = {name: copy(value) for name, value in self.fields.items()}
         return StepBatch(inputs, fields, self.raw)
 
     def copy_(self, other: 'StepBatch') -> None:
@@ -110,13 +117,13 @@ class StepBatch:
         Args:
             other (StepBatch): The other one.
         """
-        given = other.tensors
-        for name, value in self.tensors.items():
-            value.copy_(given[name], non_blocking=True)
-
-
-def _copied(value: Tensor, device: torch.device) -> Tensor:
-    return value.to(device, copy=True)
+        pairs = {
+            id(own): (own, given)
+            for own, given in zip(self.tensors.values(),
+                                  other.tensors.values())
+        }
+        for own, given in pairs.values():
+            own.copy_(given, non_blocking=True)
 
 
 def _stacked(samples: Any) -> Optional[Dict[str, Tensor]]:

@@ -351,17 +351,6 @@ class MultiBackboneClassifier(BaseClassifier):
             # To CUDA graphs each branch is a program of its own, and without
             # a backward to come the next one would overwrite its logits.
             torch.compiler.cudagraph_mark_step_begin()
-        with counted_together(self._counting()):
-            logits = self._call_branches(images, feats)
-        return {
-            name: score.float() if score.dtype in (
-                torch.float16, torch.bfloat16) else score
-            for name, score in logits.items()
-        }
-
-    def _call_branches(
-            self, images: Dict[str, Tensor],
-            feats: Optional[Dict[str, tuple]]) -> Dict[str, Tensor]:
         logits = {}
         for name, branch in self.branches.items():
             grad = torch.is_grad_enabled() and name not in self.frozen
@@ -379,17 +368,11 @@ class MultiBackboneClassifier(BaseClassifier):
             logits[name] = found
         if self.streams is not None:
             self.streams.join(logits, feats or {})
-        return logits
-
-    def _counting(self) -> List[nn.Module]:
-        """The branches whose batch norms are told at once that there was a
-        batch. The compiler fuses these operations by itself; what is
-        recomputed takes them back."""
-        return [
-            branch for name, branch in self.branches.items()
-            if branch.training and not branch._compiled_call_impl
-            and not self.branch_settings[name].recompute
-        ]
+        return {
+            name: score.float() if score.dtype in (
+                torch.float16, torch.bfloat16) else score
+            for name, score in logits.items()
+        }
 
     def extract_feat(self,
                      inputs: Tensor,
@@ -468,7 +451,8 @@ class MultiBackboneClassifier(BaseClassifier):
         """
         weights = self._weights_in_effect()
         feats = {} if self._needs_feats(weights) else None
-        logits = self.branch_logits(inputs, feats)
+        with counted_together(self._counting()):
+            logits = self.branch_logits(inputs, feats)
         # What each branch would have alone.
         own = {
             name: branch_loss(self.branches[name], logits[name], data_samples)
@@ -494,6 +478,16 @@ class MultiBackboneClassifier(BaseClassifier):
         if self.kd_factors is None:
             losses.update(self.logged_weights())
         return losses
+
+    def _counting(self) -> List[nn.Module]:
+        """The branches whose batch norms are told at once that there was a
+        batch. The compiler fuses these operations by itself; what is
+        recomputed takes them back."""
+        return [
+            branch for name, branch in self.branches.items()
+            if branch.training and not branch._compiled_call_impl
+            and not self.branch_settings[name].recompute
+        ]
 
     def check_distillation(self) -> None:
         """Have teacher and loss do once what they do in a step that distils.

@@ -35,8 +35,7 @@ BY_ITERATION = {
     'train_cfg':
     dict(by_epoch=False, max_iters=16, val_interval=5, _delete_=True),
     # At the end of an epoch MMEngine sleeps for two seconds.
-    'train_dataloader.sampler.type':
-    'InfiniteSampler',
+    'train_dataloader.sampler.type': 'InfiniteSampler',
     'custom_hooks.0.by_epoch': False,
     'custom_hooks.0.on': 3,
     'custom_hooks.0.end': 16,

@@ -77,6 +77,13 @@ def batches(sizes=(6, 6, 6), whole=True):
     return found
 
 
+class Given(torch.nn.Module):
+    """A preprocessor that has nothing to do."""
+
+    def forward(self, data, training):
+        return dict(data)
+
+
 class Result:
     """What comes of some steps with changing learning rates and weights.
 
@@ -470,3 +477,32 @@ def test_a_setting_that_changes_with_every_step(told, monkeypatch):
     assert found.step.recordings == 0
     assert sum('there are more than 4 kinds of it' in text
                for text in told) == 1
+
+
+def test_images_by_branch():
+    """A view that branches share stays one; others are read by their own."""
+    names = ('resnet', 'vit', 'net')
+    data = batches()
+    for batch, other in zip(data, batches()[::-1]):
+        views = [(value['inputs'].float() - 78) / 96
+                 for value in (batch, other)]
+        batch['inputs'] = dict(zip(names, [*views, views[0]]))
+    cohort = build(dict(net={}))
+    # As if the preprocessor and the images of branches took them.
+    cohort.data_preprocessor = Given()
+    cohort.branch_images.forward = dict
+    found = compare(cohort, data=data)
+    inputs = next(iter(found.step._recorded.values())).batch.inputs
+    assert inputs['resnet'] is inputs['net']
+    assert inputs['resnet'] is not inputs['vit']
+
+
+def test_a_copy_of_the_model_is_trained_as_it_is():
+    result = Result(build())
+    result.cohort.train_step = result.step
+    copied = copy.deepcopy(result.cohort)
+    before = result.step.replays
+    logs = copied.train_step(
+        batches()[0],
+        OptimWrapper(torch.optim.SGD(copied.parameters(), lr=.1)))
+    assert result.step.replays == before and logs['loss'].isfinite()
