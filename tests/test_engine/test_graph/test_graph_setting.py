@@ -169,6 +169,23 @@ def test_a_branch_that_diverges(train):
     assert runs[1][0].model.alive.tolist() == [True, False]
 
 
+def test_a_hook_that_changes_the_model(train):
+    """It is looked at before the first step of an epoch."""
+
+    class Move(Hook):
+
+        def before_train_epoch(self, runner):
+            if runner.epoch == 3:
+                weight = runner.model.branches.vit.head.fc.weight
+                weight.data = weight.data.clone()
+
+    runs = [
+        train(str(graphed), graphed, hooks=[Move()])
+        for graphed in (False, True)
+    ]
+    assert equal(*runs) and runs[1][1].step.recordings >= 3
+
+
 def test_the_default_and_auto_on_a_cpu(tiny_runner, monkeypatch, capfd):
     runner = tiny_runner(epochs=1, cuda_graph='auto')
     log = Log()
