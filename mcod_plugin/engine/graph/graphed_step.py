@@ -1,23 +1,22 @@
 import logging
-import random
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import MethodType
-from typing import (Any, Callable, Dict, Iterator, List, Optional, Set, Tuple)
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
 
-import numpy as np
 import torch
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from torch import Tensor
 
 from mcod_plugin.errors import ConfigError, one_line
-from mcod_plugin.models import (BatchDataPreprocessor, MultiBackboneClassifier)
+from mcod_plugin.models import BatchDataPreprocessor, MultiBackboneClassifier
 from ..optim_wrapper import GradientNorms
 from .device_numbers import DeviceNumbers
 from .fingerprint import (difference, fingerprint, group_settings,
                           plain_settings)
+from .host_state import HostState
 from .step_batch import StepBatch
 
 __all__ = ['GraphedStep']
@@ -193,9 +192,7 @@ class GraphedStep:
             model.data_preprocessor(static.data, True)
         _move_steps(self._optimizer)
         self._write_numbers()
-        ratio_due, count = model.ratio_due, optim_wrapper._inner_count
-        random_state = self._random_state()
-        settings = [plain_settings(module) for module in model.modules()]
+        state = HostState(model, optim_wrapper, self._device)
         reason = None
         try:
             with self._numbers_on_device(), self._streams():
@@ -204,18 +201,8 @@ class GraphedStep:
         except Exception as error:
             reason = one_line(error)
             optim_wrapper.zero_grad()
-        gives_ratio = ratio_due and not model.ratio_due
-        model.ratio_due = ratio_due
-        optim_wrapper._inner_count = count
-        if self._random_state() != random_state:
-            self._set_random_state(random_state)
-            reason = reason or 'it draws random numbers on the host'
-        for (name, module), before in zip(model.named_modules(), settings):
-            changed = dict(plain_settings(module)).items() - before
-            if name:
-                for key, _ in sorted(changed):
-                    reason = reason or f'it changes model.{name}.{key}'
-                vars(module).update(before)
+        gives_ratio = state.gives_ratio
+        reason = state.restore() or reason
         if reason is not None:
             self._give_up(reason)
             return False
@@ -321,21 +308,6 @@ class GraphedStep:
                 f'longer: {reason}.',
                 logger='current',
                 level=logging.WARNING)
-
-    def _random_state(self) -> list:
-        """The state of what draws random numbers on the host."""
-        kind, keys, *rest = np.random.get_state()
-        return [
-            random.getstate(), (kind, tuple(keys), *rest), None
-            if self._device.type == 'cpu' else torch.get_rng_state().tolist()
-        ]
-
-    def _set_random_state(self, state: list) -> None:
-        python, numpy, host = state
-        random.setstate(python)
-        np.random.set_state(numpy)
-        if host is not None:
-            torch.set_rng_state(torch.tensor(host, dtype=torch.uint8))
 
 
 def _move_steps(optimizer: torch.optim.Optimizer) -> None:
