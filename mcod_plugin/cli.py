@@ -5,13 +5,15 @@ import argparse
 import multiprocessing
 import os
 import os.path as osp
+import re
 import shlex
 import signal
 import sys
 import warnings
 from contextlib import contextmanager
 from traceback import walk_stack
-from typing import Any, Callable, Iterator, NoReturn, Optional, Sequence
+from typing import (Any, Callable, Iterator, NoReturn, Optional, Sequence,
+                    Tuple)
 
 from mcod_plugin.config.read import LOADERS, merge_options, read_config
 from mcod_plugin.errors import ConfigError, TrainingError, nearest
@@ -73,6 +75,14 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
+def _share(text: str) -> Tuple[int, int]:
+    match = re.fullmatch(r'(\d+)/(\d+)', text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(
+            f'must be I/N with I from 1 to N, such as 2/4; got {text!r}')
+    return int(match[1]), int(match[2])
+
+
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of all tools that train the runs of a study.
 
@@ -96,6 +106,13 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar='GLOB',
         help='the runs to train, such as mcod_* *_seed0')
+    parser.add_argument(
+        '--shard',
+        type=_share,
+        default=(1, 1),
+        metavar='I/N',
+        help='only the I-th of N shares of the runs, where several machines '
+        'cannot see by locks what the others are at')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -172,9 +189,15 @@ def run_config(cfg: Any, action: Callable[[Any], Any]) -> Any:
         ConfigError: If the run cannot begin.
     """
     from mcod_plugin.config.explain import explain
+    from mcod_plugin.config.parts import type_name
     from mcod_plugin.registry import RUNNERS
     if cfg.get('runner_type') is None:
         cfg.runner_type = 'mcod_plugin.CohortRunner'
+    if 'FlexibleRunner' in type_name(dict(type=cfg.runner_type)):
+        raise ConfigError(
+            f'runner_type {cfg.runner_type!r} is not supported: its '
+            'strategies replace the training step; leave it out, and see '
+            '--launcher for several processes')
     _check_work_dir(cfg.work_dir)
     runner = None
     try:

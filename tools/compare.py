@@ -41,14 +41,14 @@ def main():
         if args.minutes != math.inf:
             check_number('--minutes', args.minutes, 0, exclusive=True)
         from mcod_plugin.compare import (choose, execute, overview, plan,
-                                         read_study, write_report)
+                                         read_study, shard, write_report)
         study = read_study(args.study)
         runs = plan(
             study, args.work_dir, args.cfg_options, build=not args.report)
         if args.report:
             print(write_report(study, runs))
             return
-        chosen = choose(runs, args.only)
+        chosen = shard(choose(runs, args.only), *args.shard)
         print(overview(chosen))
         if args.dry_run:
             return

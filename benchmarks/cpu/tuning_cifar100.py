@@ -35,6 +35,11 @@ methods = dict(
     gap1_w1_2=dict(method='mcod', settings=schedule((1, 0), (1.0, 2.0))),
     gap1_w1=dict(method='mcod', settings=schedule((1, 0), (1.0, 1.0))),
     gap1_w075_125=dict(method='mcod', settings=schedule((1, 0), (0.75, 1.25))),
+    # growing from nothing in the first half of the run
+    on_w0_1_half=dict(
+        method='mcod', settings=schedule((0, 0), (0.0, 1.0), ramp=0.5)),
+    gap1_w0_1_half=dict(
+        method='mcod', settings=schedule((1, 0), (0.0, 1.0), ramp=0.5)),
     # phases and gaps of single iterations
     iter_gap1_w1_2=dict(
         method='mcod',

@@ -74,12 +74,13 @@ def main():
     with user_errors():
         check_args(args)
         from carry import check_target, pack, status, unpack
-        from mcod_plugin.compare import choose, execute, plan, read_study
+        from mcod_plugin.compare import (choose, execute, plan, read_study,
+                                         shard)
         if args.out is not None:
             check_target(args.out)
         study = read_study(args.study)
         runs = plan(study, args.work_dir, args.cfg_options)
-        chosen = choose(runs, args.only)
+        chosen = shard(choose(runs, args.only), *args.shard)
         if args.state:
             unpack(study.name, runs, args.state, args.results_only)
         if args.results_only:

@@ -7,7 +7,7 @@ from typing import Dict, List, Optional, Sequence
 from .plan import Run
 from .progress import StudyProgress
 from .state import ENDED, check_precision, checkpoints, failure, state
-from .training_process import TrainingProcess
+from .training_process import TrainingProcess, is_taken
 
 __all__ = ['execute']
 
@@ -23,8 +23,10 @@ def execute(runs: Sequence[Run],
     """Train what is not done yet.
 
     A run that was stopped goes on from its last checkpoint; a finished one is
-    not repeated, also if it has diverged. One that another process is at is
-    left to it.
+    not repeated, also if it has diverged. Several processes, also of several
+    machines that share their files, may train a study together: what another
+    one is at is left to it, unless that gives it up while there is still work
+    here, and what needs it waits for it.
 
     Args:
         runs (Sequence[Run]): All runs of the study.
@@ -56,11 +58,19 @@ def execute(runs: Sequence[Run],
         for name in run.needs:
             state(by_name[name])  # Whether it is of this study, as it is now.
     running: Dict[int, TrainingProcess] = {}
+    elsewhere: List[Run] = []
     progress = StudyProgress(len(waiting))
     end = time.monotonic() + seconds
     try:
         with progress:
             while (waiting or running) and time.monotonic() < end:
+                # What others have given up is taken over.
+                for run in [run for run in elsewhere if not is_taken(run)]:
+                    elsewhere.remove(run)
+                    if state(run) in ENDED:
+                        progress.drop()
+                    else:
+                        waiting.append(run)
                 free = [slot for slot in range(jobs) if slot not in running]
                 for slot in free:
                     run = _next(waiting, by_name, running)
@@ -76,9 +86,9 @@ def execute(runs: Sequence[Run],
                             progress.begin(run.name)
                             continue
                         if state(run) not in ENDED:
-                            fault = (f'{run.name} is being trained by '
-                                     'another process')
-                    if fault is not None:
+                            elsewhere.append(run)
+                            continue
+                    else:
                         faults.append(fault)
                     progress.drop()
                 time.sleep(PERIOD)
@@ -88,10 +98,13 @@ def execute(runs: Sequence[Run],
                     if code is None:
                         continue
                     del running[slot]
+                    training.close()
                     fault = training.fault(code)
                     if fault is not None:
                         faults.append(fault)
                     progress.end(training.run.name, fault)
+            for run in elsewhere:
+                progress.skip(run.name)
     finally:
         for training in running.values():
             training.stop()
@@ -100,11 +113,13 @@ def execute(runs: Sequence[Run],
 
 def _next(waiting: Sequence[Run], by_name: Dict[str, Run],
           running: Dict[int, TrainingProcess]) -> Optional[Run]:
-    """The first run that waits for no other."""
+    """The first run that waits for no other, here or elsewhere."""
     busy = {run.name for run in waiting}
     busy |= {training.run.name for training in running.values()}
     for run in waiting:
-        if not busy & set(run.needs):
+        if not busy & set(run.needs) and not any(
+                is_taken(by_name[name])
+                for name in run.needs if state(by_name[name]) not in ENDED):
             return run
     return None
 

@@ -1,7 +1,7 @@
 """What a study found, as pictures."""
 import os
 import os.path as osp
-from typing import Any, Dict, Iterable, List, Optional, Sequence
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence
 
 from mcod_plugin.errors import check_choice
 from mcod_plugin.runs.figures import (BASELINE, figure_style, legend_below,
@@ -10,7 +10,7 @@ from mcod_plugin.runs.figures import (BASELINE, figure_style, legend_below,
 from mcod_plugin.runs.metrics import DISAGREEMENT, ENSEMBLE
 from .results import (Results, all_runs, frozen_branches, kd_ratios, last,
                       trained_branches)
-from .statistics import Estimate, estimate, paired_difference
+from .statistics import Contrast, Estimate, TwoWay, estimate
 
 __all__ = ['draw']
 
@@ -170,9 +170,26 @@ def _gain(results: Results, baseline: str, looks: Looks) -> Optional[Any]:
     panels = figure.subplots(1, len(names), sharex=True, sharey=True)
     for panel, name in zip(panels, names):
         panel.axvline(0, color=BASELINE, linewidth=1)
+        values = {
+            method: last(runs, f'{name}/top1')
+            for method, runs in results.items()
+            if name not in frozen_branches(runs)
+        }
+        model = TwoWay(values)
         for row, method in enumerate(methods):
-            _plot_gain(panel, row, name, results[method], results[baseline],
-                       looks[method]['color'])
+            if method in values:
+                _plot_gain(panel, row,
+                           model.difference(method, baseline), values[method],
+                           values.get(baseline, {}), looks[method]['color'])
+            else:
+                panel.text(
+                    0.5,
+                    row,
+                    'frozen',
+                    color='#808080',
+                    ha='center',
+                    va='center',
+                    transform=panel.get_yaxis_transform())
         panel.set_title(name)
         panel.grid(axis='y', visible=False)
     panels[0].set_yticks(range(len(methods)), methods)
@@ -184,37 +201,27 @@ def _gain(results: Results, baseline: str, looks: Looks) -> Optional[Any]:
     return figure
 
 
-def _plot_gain(panel: Any, row: int, name: str, runs: Sequence[Any],
-               baseline: Sequence[Any], color: str) -> None:
+def _plot_gain(panel: Any, row: int, gain: Optional[Contrast],
+               values: Mapping[int, float], base: Mapping[int, float],
+               color: str) -> None:
     from matplotlib.lines import Line2D
-    if name in frozen_branches(runs):
-        panel.text(
-            0.5,
-            row,
-            'frozen',
-            color='#808080',
-            ha='center',
-            va='center',
-            transform=panel.get_yaxis_transform())
+    seeds = [seed for seed in values if seed in base]
+    if gain is None or not seeds:
         return
-    values, base = last(runs, f'{name}/top1'), last(baseline, f'{name}/top1')
-    gain = paired_difference(values, base)
-    if gain is None:
-        return
-    panel.plot(gain.mean, row, marker='o', markersize=5.5, color=color)
+    panel.plot(gain.value, row, marker='o', markersize=5.5, color=color)
     interval = gain.interval()
     if interval is not None:
         line = Line2D(interval, (row, row), color=color, linewidth=1.6)
-        # That of two seeds may be so long that gains were dots beside it: it
-        # has no say in what is seen, and runs out of the picture.
-        (panel.add_line if gain.n > 2 else panel.add_artist)(line)
-        panel.plot(
-            [values[seed] - base[seed] for seed in values if seed in base],
-            [row + 0.28] * gain.n,
-            marker='o',
-            markersize=2.5,
-            linestyle='none',
-            color=color)
+        # One that little is known of may be so long that gains were dots
+        # beside it: it has no say in what is seen, and runs out of the
+        # picture.
+        (panel.add_line if gain.freedom > 1 else panel.add_artist)(line)
+        panel.plot([values[seed] - base[seed] for seed in seeds],
+                   [row + 0.28] * len(seeds),
+                   marker='o',
+                   markersize=2.5,
+                   linestyle='none',
+                   color=color)
 
 
 def _diversity(results: Results, looks: Looks) -> Optional[Any]:

@@ -128,6 +128,30 @@ def choose(runs: Sequence[Run], patterns: Sequence[str]) -> List[Run]:
     ]
 
 
+def shard(runs: Sequence[Run], index: int, number: int) -> List[Run]:
+    """The share of one of several processes that divide a study.
+
+    Args:
+        runs (Sequence[Run]): The runs.
+        index (int): Which share, from 1.
+        number (int): How many shares there are.
+
+    Returns:
+        list[Run]: Every ``number``-th run. One that needs the checkpoint of
+        another is in the same share.
+    """
+    homes = {run.name: position for position, run in enumerate(runs)}
+    for run in runs:
+        for name in run.needs:
+            if name in homes:
+                homes[run.name] = homes[name]
+    shares = {
+        home: position % number
+        for position, home in enumerate(dict.fromkeys(homes.values()))
+    }
+    return [run for run in runs if shares[homes[run.name]] == index - 1]
+
+
 def _config(study: Study, method: Method, options: Sequence[str]) -> Config:
     """The config of a method, without seed and work directory."""
     cfg = read_config(study.config)

@@ -96,6 +96,11 @@ class StudyProgress:
         """A run will not be trained."""
         self._total -= 1
 
+    def skip(self, name: str) -> None:
+        """A run is trained by another process."""
+        self.drop()
+        self._say(f'{name} is being trained by another process')
+
     @property
     def left(self) -> Optional[float]:
         """float | None: Seconds that are left, None while nothing is known."""

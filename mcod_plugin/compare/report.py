@@ -3,18 +3,21 @@ import os.path as osp
 import re
 from collections import defaultdict
 from statistics import fmean
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
+from typing import (Any, Callable, Dict, Iterable, List, Mapping, Optional,
+                    Sequence, Tuple)
 
 from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.runs.metrics import DISAGREEMENT, ENSEMBLE
+from mcod_plugin.runs.record import dose
 from mcod_plugin.runs.tables import WIDTH, markdown, render
 from mcod_plugin.utils.files import write_text
+from .contrasts import contrast_table, text_of
 from .figures import draw
 from .plan import Run
 from .results import (Results, all_runs, best, differences, divergence,
                       frozen_branches, kd_ratios, last, of_other_configs,
                       read_results, trained_branches)
-from .statistics import Estimate, estimate, paired_difference
+from .statistics import Estimate, TwoWay, estimate
 from .study import Study
 
 __all__ = ['Report', 'insert', 'write_report']
@@ -22,7 +25,8 @@ __all__ = ['Report', 'insert', 'write_report']
 NONE = '-'
 
 Column = Dict[str, str]
-Estimates = Dict[str, Optional[Estimate]]
+# By method and seed.
+Values = Dict[str, Mapping[int, float]]
 
 
 class Report:
@@ -37,6 +41,9 @@ class Report:
         seeds (Sequence[int], optional): The seeds that each method is to
             have; runs of others do not count. None means those of all runs
             together.
+        contrasts (Sequence[tuple[str, str]]): Pairs of methods that the study
+            set out to compare, of each the first against the second. Defaults
+            to none.
         hashes (dict[str, str], optional): The hash of the config that each
             run is to have, by name. Those that have another one are told.
             None means any.
@@ -54,12 +61,14 @@ class Report:
                  results: Results,
                  baseline: str,
                  seeds: Optional[Sequence[int]] = None,
+                 contrasts: Sequence[Tuple[str, str]] = (),
                  hashes: Optional[Dict[str, str]] = None) -> None:
         check_choice('baseline', baseline, results)
         if seeds is None:
             seeds = {run['seed'] for run in all_runs(results)}
         self.seeds = sorted(seeds)
         self.baseline = baseline
+        self.contrasts = contrasts
         self.results = {}
         # By method the seeds of the runs that have failed, and why.
         self._failed: Dict[str, Dict[int, str]] = {}
@@ -86,22 +95,22 @@ class Report:
 
         Returns:
             str: What was run and on what; tables of accuracy, of the gain
-            over the baseline, of top-5 accuracy, of the pull of the
-            distillation, and of the best epoch with the time of a run,
-            without the methods that have no run yet; what has failed, what is
-            missing, what was made by another config, and what was not the
-            same for all runs.
+            over the baseline, of the contrasts, of top-5 accuracy, of the
+            pull of the distillation, and of the best epoch with the time of a
+            run, without the methods that have no run yet; what has failed,
+            what is missing, what was made by another config, and what was not
+            the same for all runs.
         """
         tables = [
             self._accuracy(),
-            self._gain(),
+            self._gain(), *self._contrasts(),
             self._top5(),
             self._pull(),
             self._best()
         ]
         parts = [self._heading()]
         for title, header, rows in filter(None, tables):
-            parts += [title, markdown(header, rows)]
+            parts += [f'{title}.', markdown(header, rows)]
         notes = [*self._notes(), *differences(self.results)]
         if notes:
             parts.append('\n'.join(f'- {note}' for note in notes))
@@ -115,11 +124,11 @@ class Report:
             made by another config.
         """
         parts = []
-        for title, header, rows in filter(None,
-                                          (self._accuracy(), self._gain())):
+        for title, header, rows in filter(
+                None, (self._accuracy(), self._gain(), *self._contrasts())):
             rows = [[_without_marks(cell) for cell in row] for row in rows]
             parts += [
-                _without_marks(title),
+                _without_marks(f'{title}.'),
                 render(header, _fit(header, rows))
             ]
         return '\n'.join([*parts, *self._notes()])
@@ -189,25 +198,40 @@ class Report:
         title = '**Top-1 accuracy** after the last epoch, in percent'
         if len(self.seeds) > 1:
             title += ', mean ± standard deviation over the seeds'
-        if len(self.results) > 1:
-            title += '; bold is the best mean of the methods with all seeds'
+            if len(self.results) > 1:
+                title += ('; bold is a mean that is better than that of each '
+                          'other method with all seeds, by the 95 % intervals '
+                          'of the differences')
         sentences = [title]
         if any(map(frozen_branches, self.results.values())):
             sentences.append('A frozen branch teaches, is not trained and '
                              'counts in no mean of branches')
-        disagreement = self._estimates(
-            lambda runs:
-            [100 * share for share in last(runs, DISAGREEMENT).values()])
+        disagreement = self._values(lambda runs: {
+            seed: 100 * share
+            for seed, share in last(runs, DISAGREEMENT).items()
+        })
         if any(disagreement.values()):
             columns['disagreement'] = _column(disagreement)
             sentences.append('Disagreement is the share of images on which '
                              'two networks differ, in percent')
-        errors = self._estimates(_calibration_errors)
+        errors = self._values(_calibration_errors)
         if any(errors.values()):
             columns['ECE'] = self._contest(
-                errors, self._all_trained(), _text, lowest=True)
+                _column(errors), errors, self._all_trained(), lowest=True)
             sentences.append('ECE is the expected calibration error in '
                              'percent, mean of the branches')
+        doses = {
+            method: dose(runs[0])
+            for method, runs in self.results.items() if runs
+        }
+        if any(doses.values()):
+            columns['distilled'] = {
+                method: f'{100 * found[0]:.3g} %, {found[1]:.2f}'
+                for method, found in doses.items() if found
+            }
+            sentences.append('Distilled is the share of the steps that '
+                             'distil, and the mean weight over all steps, '
+                             'the dose')
         columns['seeds'] = {
             method: self._count(runs)
             for method, runs in self.results.items()
@@ -215,48 +239,75 @@ class Report:
         return self._table('. '.join(sentences), columns)
 
     def _gain(self) -> Optional[tuple]:
-        if len(self.results) == 1:
-            return None
-        columns = {name: self._gains(name) for name in self.names}
-        gains = {
-            method: self._difference(method, *trained_branches(runs))
-            for method, runs in self.results.items()
+        pairs = {
+            method:
+            len(self._seeds_of(method) & self._seeds_of(self.baseline))
+            for method in self.results if method != self.baseline
         }
-        columns['mean of branches'] = self._contest(gains, self._all_trained(),
-                                                    _text_of_gain)
+        compared = [method for method, number in pairs.items() if number]
+        if not compared:
+            return None
+        columns = {
+            name:
+            self._gains(
+                self._values(lambda runs: last(runs, f'{name}/top1')),
+                self._trained(name))
+            for name in self.names
+        }
+        for name in self.names:
+            for method, runs in self.results.items():
+                if name in frozen_branches(runs):
+                    columns[name][method] = 'frozen'
+        column = self._gains(self._branches(), self._all_trained())
+        for method in set(compared) - set(self._all_trained()):
+            # Of fewer branches: a comparison of its own.
+            names = trained_branches(self.results[method])
+            own = {
+                key: self._branches(names)[key]
+                for key in (method, self.baseline)
+            }
+            column[method] = text_of(
+                TwoWay(own).difference(method, self.baseline))
+        columns['mean of branches'] = column
         columns['pairs'] = {
-            method: str(gain.n)
-            for method, gain in gains.items() if gain
+            method: str(number)
+            for method, number in pairs.items()
         }
         title = (f'**Gain** in top-1 accuracy over `{self.baseline}`, in '
                  'percentage points')
         if len(self.seeds) > 1:
-            title += (', paired by seed: mean [95 % confidence interval by '
-                      "Student's t]")
-        paired = [
-            method for method in columns['pairs'] if method != self.baseline
-        ]
-        return self._table(title, columns, paired) if paired else None
+            title += (' [95 % confidence interval by a model in which method '
+                      'and seed add up]')
+        return self._table(title, columns, compared)
 
-    def _gains(self, name: str) -> Column:
-        """The gain of a branch or of the ensemble, by method."""
+    def _gains(self, values: Values, methods: Sequence[str]) -> Column:
+        """The gains of some methods over the baseline."""
+        values = {method: values[method] for method in methods}
+        if not values.get(self.baseline):
+            return {}
+        model = TwoWay(values)
+        column = {
+            method: text_of(model.difference(method, self.baseline))
+            for method in methods
+        }
         # The baseline itself is in the contest: where no method beats it,
         # none is bold.
-        column = self._contest(
-            {
-                method: self._difference(method, name)
-                for method in self.results
-            }, self._trained(name), _text_of_gain)
-        for method, runs in self.results.items():
-            if name in frozen_branches(runs):
-                column[method] = 'frozen'
-        return column
+        return self._contest(column, values, methods)
 
-    def _difference(self, method: str, *names: str) -> Optional[Estimate]:
-        keys = [f'{name}/top1' for name in names]
-        return paired_difference(
-            last(self.results[method], *keys),
-            last(self.results[self.baseline], *keys))
+    def _contrasts(self) -> List[Optional[tuple]]:
+        outcomes = {
+            'the mean of branches':
+            self._branches(),
+            'the ensemble':
+            self._values(lambda runs: last(runs, f'{ENSEMBLE}/top1'))
+        }
+        return [
+            contrast_table(
+                outcome,
+                {method: values[method]
+                 for method in self._all_trained()}, self.contrasts)
+            for outcome, values in outcomes.items()
+        ]
 
     def _top5(self) -> Optional[tuple]:
         columns = self._by_name(lambda runs, name: last(runs, f'{name}/top5'))
@@ -289,8 +340,10 @@ class Report:
     def _best(self) -> tuple:
         columns = self._by_name(best)
         columns['minutes per run'] = _column(
-            self._estimates(
-                lambda runs: [run['train_seconds'] / 60 for run in runs]))
+            self._values(
+                lambda runs:
+                {run['seed']: run['train_seconds'] / 60
+                 for run in runs}))
         return self._table(
             '**Best epoch**: the highest top-1 accuracy of all epochs, in '
             'percent, and the time spent on training. The accuracy flatters, '
@@ -303,21 +356,30 @@ class Report:
         """A column for each branch and the ensemble that has values."""
         columns = {}
         for name in self.names:
-            values = self._estimates(
-                lambda runs: values_of(runs, name).values())
+            values = self._values(lambda runs: values_of(runs, name))
             if any(values.values()):
-                columns[name] = self._contest(values, self._trained(name),
-                                              _text)
+                columns[name] = self._contest(
+                    _column(values), values, self._trained(name))
                 for method in set(self.results) - set(self._trained(name)):
                     columns[name][method] += ' (frozen)'
         return columns
 
-    def _estimates(self, values_of: Callable[[Any],
-                                             Iterable[float]]) -> Estimates:
+    def _values(self, values_of: Callable[[Any], Mapping[int,
+                                                         float]]) -> Values:
         return {
-            method: estimate(values_of(runs))
+            method: values_of(runs)
             for method, runs in self.results.items()
         }
+
+    def _branches(self, names: Optional[Sequence[str]] = None) -> Values:
+        """The mean top-1 accuracy of some branches, by default of those that a
+        method trains."""
+        return self._values(lambda runs: last(
+            runs, *
+            (f'{name}/top1' for name in names or trained_branches(runs))))
+
+    def _seeds_of(self, method: str) -> set:
+        return {run['seed'] for run in self.results[method]}
 
     def _trained(self, name: str) -> List[str]:
         """The methods that do not freeze this branch."""
@@ -334,25 +396,26 @@ class Report:
         ]
 
     def _contest(self,
-                 values: Estimates,
+                 column: Column,
+                 values: Values,
                  rivals: Iterable[str],
-                 form: Callable[[Optional[Estimate]], str],
                  lowest: bool = False) -> Column:
         """A column with the best mean in bold, among those rivals that have
-        all seeds."""
-        column = _column(values, form)
-        # By what the reader sees: equal numbers are equally good.
-        means = {
-            method: round(values[method].mean, 2)
-            for method in rivals
-            if values[method] and values[method].n == len(self.seeds)
+        all seeds, if it is better than each of the others."""
+        rivals = {
+            method: values[method]
+            for method in rivals if len(values[method]) == len(self.seeds)
         }
-        if len(means) > 1:
-            target = (min if lowest else max)(means.values())
-            column.update({
-                method: f'**{column[method]}**'
-                for method, mean in means.items() if mean == target
-            })
+        if len(rivals) < 2:
+            return column
+        sign = -1 if lowest else 1
+        best = max(
+            rivals, key=lambda method: sign * fmean(rivals[method].values()))
+        model = TwoWay(rivals)
+        if all(
+                model.difference(best, other).excludes() for other in rivals
+                if other != best):
+            column[best] = f'**{column[best]}**'
         return column
 
     def _table(self,
@@ -367,7 +430,7 @@ class Report:
             f'`{method}`' + ' (baseline)' * (method == self.baseline),
             *(column.get(method, NONE) for column in columns.values())
         ] for method in methods]
-        return f'{title}.', ['method', *columns], rows
+        return title, ['method', *columns], rows
 
 
 def write_report(study: Study, runs: Sequence[Run]) -> str:
@@ -387,7 +450,7 @@ def write_report(study: Study, runs: Sequence[Run]) -> str:
     """
     methods = [method.name for method in study.methods]
     results = read_results(study.results, methods, study.seeds)
-    report = Report(results, study.baseline, study.seeds,
+    report = Report(results, study.baseline, study.seeds, study.contrasts,
                     {run.name: run.config_hash
                      for run in runs})
     path = study.report or osp.join(study.results, 'report.md')
@@ -462,9 +525,8 @@ def _course(courses: Sequence[Dict[int, float]]) -> str:
     return ' to '.join(ends)
 
 
-def _calibration_errors(runs: Sequence[Any]) -> Iterable[float]:
-    keys = [f'{name}/ece' for name in trained_branches(runs)]
-    return last(runs, *keys).values()
+def _calibration_errors(runs: Sequence[Any]) -> Mapping[int, float]:
+    return last(runs, *(f'{name}/ece' for name in trained_branches(runs)))
 
 
 def _text(value: Optional[Estimate]) -> str:
@@ -474,19 +536,11 @@ def _text(value: Optional[Estimate]) -> str:
     return f'{value.mean:.2f}{spread}'
 
 
-def _text_of_gain(value: Optional[Estimate]) -> str:
-    if value is None:
-        return NONE
-    interval = value.interval()
-    text = f'{value.mean:+.2f}'
-    if interval is not None:
-        text += f' [{interval[0]:.2f}, {interval[1]:.2f}]'
-    return text
-
-
-def _column(values: Estimates,
-            form: Callable[[Optional[Estimate]], str] = _text) -> Column:
-    return {method: form(value) for method, value in values.items()}
+def _column(values: Values) -> Column:
+    return {
+        method: _text(estimate(own.values()))
+        for method, own in values.items()
+    }
 
 
 def _list_seeds(seeds: Sequence[int]) -> str:

@@ -1,11 +1,16 @@
-"""Means over seeds, and how sure they are."""
+"""Means over seeds, what differs between methods, and how sure that is."""
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Iterable, Mapping, Optional, Tuple
+from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
 
 from mcod_plugin.errors import ConfigError
 
-__all__ = ['Estimate', 'estimate', 'paired_difference']
+__all__ = [
+    'Contrast', 'Estimate', 'TwoWay', 'estimate', 'holm', 'seeds_needed'
+]
 
 
 @dataclass(frozen=True)
@@ -21,38 +26,6 @@ class Estimate:
     mean: float
     sd: Optional[float]
     n: int
-
-    def interval(self,
-                 confidence: float = 0.95) -> Optional[Tuple[float, float]]:
-        r"""The confidence interval of the mean by Student's t.
-
-        .. math:: \bar{x} \pm t_{(1 + c) / 2,\ n - 1} \frac{s}{\sqrt{n}}
-
-        for mean :math:`\bar{x}` and standard deviation :math:`s` of
-        :math:`n` values and confidence :math:`c`. It takes the values for
-        normally distributed; a few seeds cannot show whether they are.
-
-        Args:
-            confidence (float): The confidence, between 0 and 1. Defaults to
-                0.95.
-
-        Returns:
-            tuple[float, float] | None: Lower and upper end. None for a single
-            value.
-
-        Raises:
-            ConfigError: If SciPy is missing.
-        """
-        if self.sd is None:
-            return None
-        try:
-            from scipy.stats import t
-        except ImportError as error:
-            raise ConfigError("confidence intervals need SciPy; pip install "
-                              "-e '.[compare]' installs it") from error
-        half = float(t.ppf((1 + confidence) / 2, self.n - 1))
-        half *= self.sd / math.sqrt(self.n)
-        return self.mean - half, self.mean + half
 
 
 def estimate(values: Iterable[float]) -> Optional[Estimate]:
@@ -75,23 +48,230 @@ def estimate(values: Iterable[float]) -> Optional[Estimate]:
     return Estimate(mean, math.sqrt(squares / (n - 1)), n)
 
 
-def paired_difference(values: Mapping[int, float],
-                      baseline: Mapping[int, float]) -> Optional[Estimate]:
-    """By how much a method differs from a baseline.
+@dataclass(frozen=True)
+class Contrast:
+    """A weighted sum of methods, such as the difference of two.
 
-    Runs of one seed start from equal weights and see equal batches, so each
-    is compared with its own counterpart: the mean of the differences is the
-    difference of the means, but varies less. The interval of the result is
-    that of the paired t-test.
+    All that it says takes noise for normally distributed, and for as large
+    in one method as in another; a few seeds cannot show whether it is.
+
+    Attributes:
+        value (float): Its estimate.
+        error (float, optional): The standard error. None if nothing is left
+            to tell it from.
+        freedom (int): Degrees of freedom of the standard error.
+    """
+    value: float
+    error: Optional[float]
+    freedom: int
+
+    def interval(self,
+                 confidence: float = 0.95) -> Optional[Tuple[float, float]]:
+        """The confidence interval by Student's t.
+
+        Args:
+            confidence (float): The confidence, between 0 and 1. Defaults to
+                0.95.
+
+        Returns:
+            tuple[float, float] | None: Lower and upper end. None without a
+            standard error.
+
+        Raises:
+            ConfigError: If SciPy is missing.
+        """
+        if self.error is None:
+            return None
+        half = self.error * float(_scipy_stats().t.ppf(
+            (1 + confidence) / 2, self.freedom))
+        return self.value - half, self.value + half
+
+    def excludes(self, value: float = 0.) -> bool:
+        """Whether the 95 % interval does not hold a value; without an
+        interval it never does.
+
+        Args:
+            value (float): The value. Defaults to 0.
+        """
+        interval = self.interval()
+        return interval is not None and not (interval[0] <= value <=
+                                             interval[1])
+
+    def p_value(self) -> Optional[float]:
+        """How likely a value at least as far from 0 would be if the methods
+        were the same: the two-sided t-test.
+
+        Returns:
+            float | None: The probability. None without a standard error.
+        """
+        if self.error is None:
+            return None
+        return 2 * self._tail(abs(self.value))
+
+    def p_level(self, margin: float) -> Optional[float]:
+        """How likely such a value would be if the methods differed by the
+        margin or more: two one-sided t-tests (Schuirmann, 1987).
+
+        Args:
+            margin (float): The margin, above 0.
+
+        Returns:
+            float | None: The greater of the two probabilities. None without
+            a standard error.
+        """
+        if self.error is None:
+            return None
+        return max(
+            self._tail(margin + self.value), self._tail(margin - self.value))
+
+    def _tail(self, value: float) -> float:
+        """The probability of a greater deviation than this one."""
+        if not self.error:
+            return float(value < 0) if value else 0.5
+        return float(_scipy_stats().t.sf(value / self.error, self.freedom))
+
+
+class TwoWay:
+    r"""Values that add up from a method, a seed and noise.
+
+    .. math:: y_{ms} = \mu_m + \sigma_s + \varepsilon_{ms}
+
+    fitted by least squares. What is left of all methods together tells how
+    large the noise is, so that the intervals of a few seeds are narrower than
+    those of each pair of methods for itself. Of two methods that have the
+    same seeds it is the paired t-test.
 
     Args:
-        values (Mapping[int, float]): Values of the method by seed.
-        baseline (Mapping[int, float]): Values of the baseline by seed. Seeds
-            that only one of them has do not count.
+        values (Mapping[str, Mapping[int, float]]): The values by method and
+            seed. Not all methods need have all seeds.
+
+    Attributes:
+        sd (float, optional): The standard deviation of the noise. None if
+            nothing is left to tell it from.
+        freedom (int): Its degrees of freedom.
+    """
+
+    def __init__(self, values: Mapping[str, Mapping[int, float]]) -> None:
+        values = {method: own for method, own in values.items() if own}
+        cells = [(method, seed) for method, own in values.items()
+                 for seed in own]
+        seeds = sorted({seed for _, seed in cells})
+        self._columns = {
+            key: index
+            for index, key in enumerate([*values, *seeds])
+        }
+        design = np.zeros((len(cells), len(self._columns)))
+        for row, cell in zip(design, cells):
+            row[[self._columns[key] for key in cell]] = 1
+        found = np.array([values[method][seed] for method, seed in cells])
+        self._inverse = np.linalg.pinv(design)
+        self._effects = self._inverse @ found
+        self._known = self._inverse @ design
+        rank = round(float(np.trace(self._known)))
+        self.freedom = len(cells) - rank
+        self.sd = None
+        if self.freedom:
+            rest = found - design @ self._effects
+            self.sd = math.sqrt(float(rest @ rest) / self.freedom)
+
+    def contrast(self, weights: Mapping[str, float]) -> Optional[Contrast]:
+        """A weighted sum of methods.
+
+        Args:
+            weights (Mapping[str, float]): By method its weight; together
+                they are 0.
+
+        Returns:
+            Contrast | None: The sum. None if the values cannot tell it, as of
+            a method that has none.
+        """
+        if not weights.keys() <= self._columns.keys():
+            return None
+        row = np.zeros(len(self._columns))
+        for method, weight in weights.items():
+            row[self._columns[method]] = weight
+        if not np.allclose(row @ self._known, row, atol=1e-8):
+            return None
+        error = None
+        if self.sd is not None:
+            error = self.sd * float(np.linalg.norm(row @ self._inverse))
+        return Contrast(float(row @ self._effects), error, self.freedom)
+
+    def difference(self, method: str, other: str) -> Optional[Contrast]:
+        """By how much a method is greater than another one.
+
+        Args:
+            method (str): The method.
+            other (str): The other one.
+
+        Returns:
+            Contrast | None: See :meth:`contrast`.
+        """
+        return self.contrast({method: 1., other: -1.})
+
+
+def holm(p_values: Sequence[float]) -> List[float]:
+    """Probabilities of several tests, adjusted so that the chance of a wrong
+    discovery among all of them is kept (Holm, 1979).
+
+    Args:
+        p_values (Sequence[float]): The probability of each test.
 
     Returns:
-        Estimate | None: The estimate of ``values - baseline``. None if they
-        have no seed in common.
+        list[float]: The adjusted ones, in the same order.
     """
-    return estimate(value - baseline[seed] for seed, value in values.items()
-                    if seed in baseline)
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, least = [0.] * len(p_values), 0.
+    for rank, index in enumerate(order):
+        least = max(least, (len(p_values) - rank) * p_values[index])
+        adjusted[index] = min(least, 1.)
+    return adjusted
+
+
+def seeds_needed(sd: float,
+                 methods: int,
+                 difference: float,
+                 power: float = 0.8,
+                 alpha: float = 0.05,
+                 most: int = 1000) -> Optional[int]:
+    """With how many seeds a difference of two methods would be seen.
+
+    Args:
+        sd (float): The standard deviation of the noise, see :class:`TwoWay`.
+        methods (int): How many methods have all these seeds, at least 2.
+        difference (float): The true difference.
+        power (float): With what probability. Defaults to 0.8.
+        alpha (float): The level of the two-sided t-test. Defaults to 0.05.
+        most (int): The number beyond which none is told. Defaults to 1000.
+
+    Returns:
+        int | None: The least number; None if it is beyond ``most``.
+    """
+    stats = _scipy_stats()
+
+    def is_seen(seeds: int) -> bool:
+        if seeds < 2 or not sd:
+            return seeds > 1
+        freedom = (methods - 1) * (seeds - 1)
+        shift = difference / (sd * math.sqrt(2 / seeds))
+        # The square of t, whose distribution SciPy computes more exactly.
+        limit = stats.f.isf(alpha, 1, freedom)
+        return stats.ncf.sf(limit, 1, freedom, shift**2) >= power
+
+    high = 2
+    while not is_seen(high):
+        if high > most:
+            return None
+        high *= 2
+    numbers = range(high // 2, high)
+    found = (*numbers, high)[bisect_left(numbers, True, key=is_seen)]
+    return found if found <= most else None
+
+
+def _scipy_stats() -> Any:
+    try:
+        from scipy import stats
+    except ImportError as error:
+        raise ConfigError("confidence intervals need SciPy; pip install "
+                          "-e '.[compare]' installs it") from error
+    return stats

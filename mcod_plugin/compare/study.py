@@ -2,7 +2,7 @@
 import os.path as osp
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from mmengine.config import Config
 
@@ -12,8 +12,8 @@ from mcod_plugin.errors import (ConfigError, check_choice, check_integer,
 
 __all__ = ['Method', 'Study', 'read_study']
 
-KEYS = ('config', 'amp', 'settings', 'methods', 'seeds', 'baseline', 'results',
-        'report')
+KEYS = ('config', 'amp', 'settings', 'methods', 'seeds', 'baseline',
+        'contrasts', 'results', 'report')
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Study:
         methods (list[Method]): The methods.
         seeds (list[int]): The seeds of each method.
         baseline (str): The method to which gains refer.
+        contrasts (list[tuple[str, str]]): Pairs of methods whose difference is
+            asked for, the first against the second.
         results (str): The folder of the result files.
         report (str, optional): A Markdown file that the report is put into,
             between ``<!-- study: NAME -->`` and ``<!-- /study: NAME -->``.
@@ -54,6 +56,7 @@ class Study:
     methods: List[Method]
     seeds: List[int]
     baseline: str
+    contrasts: List[Tuple[str, str]]
     results: str
     report: Optional[str]
 
@@ -73,6 +76,7 @@ def read_study(path: str) -> Study:
                 method='mcod', settings={'custom_hooks.0.begin': 10}))
         seeds = [0, 1, 2]
         baseline = 'solo'  # the first method, when left out
+        contrasts = [('mcod', 'solo'), ('late', 'mcod')]  # none, when left out
         results = 'small'  # a folder named as the file, when left out
 
     A method is the name of a fragment in ``configs/methods``, the path of
@@ -132,6 +136,7 @@ def _parse(path: str, given: Dict[str, Any]) -> Study:
         methods=methods,
         seeds=list(seeds),
         baseline=baseline,
+        contrasts=_contrasts(given.get('contrasts', []), methods),
         results=_join(folder, 'results', given.get('results', name)),
         report=None if report is None else _join(folder, 'report', report))
 
@@ -167,6 +172,22 @@ def _methods(given: Any, folder: str) -> List[Method]:
                              value.get('settings', {}))
         methods.append(Method(name, fragment, settings))
     return methods
+
+
+def _contrasts(given: Any, methods: List[Method]) -> List[Tuple[str, str]]:
+    names = [method.name for method in methods]
+    if not isinstance(given, (list, tuple)) or not all(
+            isinstance(pair, (list, tuple)) and len(pair) == 2
+            for pair in given):
+        raise ConfigError('contrasts must be a list of pairs of methods; got '
+                          f'{given!r}')
+    for index, pair in enumerate(given):
+        for name in pair:
+            check_choice(f'contrasts[{index}]', name, names)
+        if pair[0] == pair[1]:
+            raise ConfigError(f'contrasts[{index}] must be of two methods; '
+                              f'got {pair[0]} twice')
+    return [tuple(pair) for pair in given]
 
 
 def _settings(setting: str, given: Any) -> Dict[str, Any]:

@@ -1,4 +1,3 @@
-import fcntl
 import json
 import os
 import os.path as osp
@@ -10,7 +9,8 @@ from typing import Dict, Optional, Sequence
 from mmengine.config import Config
 
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.utils.files import write_text
+from mcod_plugin.utils.files import try_lock, write_text
+from mcod_plugin.utils.machine import usable_cores
 from .plan import CHECKPOINT, Run
 from .state import ENDED, failure, hash_file, latest_checkpoint, state
 
@@ -37,6 +37,7 @@ class TrainingProcess:
         self._slot = slot
         self._jobs = jobs
         self._log = osp.join(run.work_dir, 'train.log')
+        self._lock = None
 
     def begin(self) -> bool:
         """Start the process, unless another one is at this run or has
@@ -52,22 +53,24 @@ class TrainingProcess:
         try:
             os.makedirs(run.work_dir, exist_ok=True)
             os.makedirs(osp.dirname(osp.abspath(run.result)), exist_ok=True)
-            lock = open(osp.join(run.work_dir, 'lock'), 'a')
+            lock = open(_lock_file(run), 'a')
         except OSError as error:
             raise ConfigError(
                 f'{run.name}: {error.filename} cannot be written '
                 f'({error.strerror}); choose another --work-dir, or other '
                 'results of the study') from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return False
-            # Nobody else writes here now, so the state is what it will be.
-            if state(run) in ENDED:
-                return False
-            self._start(lock.fileno())
+        # If nobody else writes here now, the state is what it will be.
+        if not try_lock(lock.fileno()) or state(run) in ENDED:
+            lock.close()
+            return False
+        # On a network's file system the lock is not the child's as well.
+        self._lock = lock
+        self._start(lock.fileno())
         return True
+
+    def close(self) -> None:
+        """Leave the run to others, when its process has ended."""
+        self._lock.close()
 
     def _start(self, lock: int) -> None:
         run = self.run
@@ -87,8 +90,8 @@ class TrainingProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environ(),
-                # The lock is the process's as well, whatever becomes of this
-                # one.
+                # On a disk of this machine the lock is the process's as well,
+                # whatever becomes of this one.
                 pass_fds=(lock, ),
                 start_new_session=True)
 
@@ -110,7 +113,8 @@ class TrainingProcess:
         if self._jobs == 1:
             return environ
         environ.setdefault('OMP_NUM_THREADS',
-                           str(max(1, (os.cpu_count() or 1) // self._jobs)))
+                           str(max(1,
+                                   usable_cores() // self._jobs)))
         import torch
         number = torch.cuda.device_count()
         if number > 1:
@@ -158,3 +162,21 @@ class TrainingProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.close()
+
+
+def is_taken(run: Run) -> bool:
+    """Whether another process, on this machine or another one, is at a run.
+
+    Args:
+        run (Run): The run; none that this process is at.
+    """
+    try:
+        with open(_lock_file(run), 'a') as lock:
+            return not try_lock(lock.fileno())
+    except OSError:
+        return False  # Nobody has begun it.
+
+
+def _lock_file(run: Run) -> str:
+    return osp.join(run.work_dir, 'lock')

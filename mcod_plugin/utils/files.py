@@ -5,6 +5,7 @@ then it is renamed. The writer holds a lock on it, which ends with the process
 however that ends, so that what killed processes have left is told from what
 others are still at.
 """
+import errno
 import os
 import os.path as osp
 import re
@@ -25,7 +26,7 @@ except ImportError:
 
 __all__ = [
     'check_out', 'hold', 'missing_folders', 'new_file', 'new_folder',
-    'remove_dead', 'remove_empty', 'sweep', 'sync', 'write_text'
+    'remove_dead', 'remove_empty', 'sweep', 'sync', 'try_lock', 'write_text'
 ]
 
 # What ``new_file`` makes, and the checkpoints of earlier versions.
@@ -114,6 +115,25 @@ def hold(path: str) -> Iterator[None]:
                 return
         finally:
             os.close(handle)
+
+
+def try_lock(handle: int) -> bool:
+    """Lock a file, unless another process has.
+
+    Args:
+        handle (int): The open file. The lock ends when it is closed, or its
+            process ends.
+
+    Returns:
+        bool: Whether nobody else has it. Where files cannot be locked, as on
+        some network file systems, that is taken for granted.
+    """
+    if fcntl is not None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True
 
 
 def remove_dead(path: str) -> None:

@@ -2,6 +2,7 @@
 import ctypes
 import datetime
 import importlib.util
+import math
 import os
 import os.path as osp
 import platform
@@ -19,11 +20,13 @@ from mcod_plugin.version import __version__
 __all__ = [
     'GIB', 'cpu_flags', 'cpu_has_bfloat16', 'cpu_name', 'default_workers',
     'describe_machine', 'free_memory', 'keep_freed_memory', 'peak_memory',
-    'process_memory', 'require_packages', 'return_freed_memory'
+    'process_memory', 'require_packages', 'return_freed_memory', 'usable_cores'
 ]
 
 LIBRARIES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmpretrain')
 PACKAGE = osp.dirname(osp.dirname(osp.abspath(__file__)))
+# How much time of the cores a control group grants.
+CPU_LIMIT = '/sys/fs/cgroup/cpu.max'
 # What numbers come from; reports that were just written make no other code.
 CODE = ('mcod_plugin', 'configs', 'tools', 'benchmarks', 'setup.py')
 
@@ -238,12 +241,28 @@ def default_workers() -> int:
     """
     if get_device() == 'cpu':
         return 0
+    processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    return min(MAX_WORKERS, max(1, usable_cores() // processes))
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may use.
+
+    Returns:
+        int: Those that it is bound to, as by SLURM, and no more than the time
+        that its control group grants, as in a container; at least 1.
+    """
     if hasattr(os, 'sched_getaffinity'):
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-    return min(MAX_WORKERS, max(1, cores // processes))
+    try:
+        with open(CPU_LIMIT) as file:
+            quota, period = file.read().split()
+        cores = min(cores, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        pass  # There is no such group, or it says 'max'.
+    return max(1, cores)
 
 
 def require_packages(setting: str, packages: Iterable[str],

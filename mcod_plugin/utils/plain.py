@@ -7,14 +7,14 @@ Here it is turned into such data, and back where a class is needed again.
 """
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, Collection, Mapping, NoReturn
+from typing import Any, Collection, Mapping, NoReturn, Sequence
 
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import HistoryBuffer
 
-__all__ = ['to_plain', 'from_plain']
+__all__ = ['to_plain', 'from_plain', 'to_host']
 
 TAG = '__type__'
 HISTORY_KEYS = {TAG, 'log_history', 'count_history', 'max_length'}
@@ -178,3 +178,29 @@ def _array_to_plain(value: np.ndarray, path: str) -> Any:
 def _refuse(value: Any, path: str, what: str = '') -> NoReturn:
     raise TypeError(f'{path or "the value"}: {what}{type(value)} is not plain '
                     'data, so it cannot go into a checkpoint')
+
+
+def to_host(values: Sequence[Any]) -> list:
+    """Turn the tensors among some values into numbers, in one transfer for
+    each kind of them.
+
+    Args:
+        values (Sequence): Scalar tensors and whatever else.
+
+    Returns:
+        list: What the ``item()`` of each gives that has one; the rest as it
+        is.
+    """
+    host = [
+        value.item() if isinstance(value, (np.ndarray, np.generic)) else value
+        for value in values
+    ]
+    kinds = {}
+    for index, value in enumerate(host):
+        if isinstance(value, torch.Tensor):
+            kinds.setdefault((value.device, value.dtype), []).append(index)
+    for places in kinds.values():
+        numbers = torch.stack([host[index] for index in places]).tolist()
+        for index, number in zip(places, numbers):
+            host[index] = number
+    return host

@@ -13,6 +13,7 @@ import torch
 
 from mcod_plugin.compare.execution import execute
 from mcod_plugin.compare.state import state
+from mcod_plugin.compare.training_process import TrainingProcess
 from mcod_plugin.errors import ConfigError
 
 BFLOAT16 = dict(
@@ -234,14 +235,16 @@ def test_result_of_another_config(trainer, make_run, tmp_path):
 
 SUPERVISOR = """\
 import pickle, sys
+from mcod_plugin.cli import orderly_end
 from mcod_plugin.compare.execution import execute
 runs, trainer = pickle.load(open(sys.argv[1], 'rb'))
-print(execute(runs, runs, trainer), flush=True)
+with orderly_end():
+    print(execute(runs, runs, trainer), flush=True)
 """
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
-def test_stopped_at_any_moment(trainer, make_run, tmp_path, number):
+def test_stopped_at_any_moment(trainer, make_run, tmp_path, capsys, number):
     run = make_run('a', seconds=1.)
     (tmp_path / 'runs').write_bytes(pickle.dumps(([run], trainer)))
     command = [sys.executable, '-c', SUPERVISOR, str(tmp_path / 'runs')]
@@ -259,8 +262,9 @@ def test_stopped_at_any_moment(trainer, make_run, tmp_path, number):
     process.wait()
     if number == signal.SIGKILL:
         # The training goes on by itself, and nobody else touches it.
-        faults = execute([run], [run], trainer)
-        assert faults == ['a_seed0 is being trained by another process']
+        assert execute([run], [run], trainer) == []
+        assert ('a_seed0 is being trained by another process'
+                in capsys.readouterr().out)
         while state(run) != 'done':
             time.sleep(0.05)
         assert len(names(tmp_path)) == 1
@@ -270,6 +274,76 @@ def test_stopped_at_any_moment(trainer, make_run, tmp_path, number):
         run = make_run('a')
         assert execute([run], [run], trainer) == []
         assert [entry[1] for entry in diary(tmp_path)] == [0, 1]
+
+
+def supervise(tmp_path, runs, trainer):
+    """Another process that trains the study, and is at its first run."""
+    (tmp_path / 'runs').write_bytes(pickle.dumps((runs, trainer)))
+    process = subprocess.Popen(
+        [sys.executable, '-c', SUPERVISOR,
+         str(tmp_path / 'runs')],
+        stdout=subprocess.DEVNULL)
+    while not names(tmp_path):
+        time.sleep(0.05)
+    return process
+
+
+def test_two_processes_share_a_study(trainer, make_run, tmp_path):
+    """Each run is trained once, and what needs another's run waits for it."""
+    runs = [
+        make_run('a', seconds=1.),
+        make_run('b'),
+        make_run('c', needs=['a_seed0'])
+    ]
+    process = supervise(tmp_path, runs[:1], trainer)
+    assert execute(runs, runs, trainer) == []
+    assert process.wait() == 0
+    assert names(tmp_path) == ['a_seed0', 'b_seed0', 'c_seed0']
+    assert [state(run) for run in runs] == ['done'] * 3
+
+
+def test_run_that_another_process_gives_up(trainer, make_run, tmp_path):
+    run, other = make_run('a', seconds=1.), make_run('b', seconds=1.5)
+    process = supervise(tmp_path, [run], trainer)
+    (tmp_path / 'stop').write_text(
+        'import os, signal, sys, time\n'
+        'time.sleep(1.5)\n'
+        'os.kill(int(sys.argv[1]), signal.SIGTERM)\n')
+    subprocess.Popen([sys.executable, tmp_path / 'stop', str(process.pid)])
+    assert execute([run, other], [run, other], trainer) == []
+    assert process.wait() != 0
+    assert names(tmp_path) == ['a_seed0', 'b_seed0', 'a_seed0']
+    assert state(run) == 'done'
+
+
+TRY = """\
+import fcntl, sys
+file = open(sys.argv[1], 'a')
+try:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError:
+    print('taken')
+"""
+
+
+def test_lock_of_a_network_file_system(trainer, make_run, monkeypatch):
+    """It is of a process, not of an open file, and none of its child's."""
+    monkeypatch.setattr(fcntl, 'flock', fcntl.lockf)
+    run = make_run('a', seconds=.5)
+    training = TrainingProcess(run, {}, trainer, 0, 1)
+
+    def attempt():
+        done = subprocess.run(
+            [sys.executable, '-c', TRY, f'{run.work_dir}/lock'],
+            capture_output=True,
+            text=True)
+        return done.stdout.strip()
+
+    assert training.begin()
+    assert attempt() == 'taken'
+    training.process.wait()
+    training.close()
+    assert attempt() == ''
 
 
 DIVERGED = dict(

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mcod_plugin.compare.plan import choose, plan
+from mcod_plugin.compare.plan import Run, choose, plan, shard
 from mcod_plugin.compare.study import read_study
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.config.methods import METHODS
@@ -199,10 +199,10 @@ def test_what_a_config_need_not_have(write_study, tmp_path, key):
     assert hook.type == 'mcod_plugin.BranchCheckpointHook'
 
 
-@pytest.mark.parametrize(
-    'key',
-    ['train_cfg', 'optim_wrapper', 'train_dataloader', 'val_dataloader',
-     'val_evaluator'])
+@pytest.mark.parametrize('key', [
+    'train_cfg', 'optim_wrapper', 'train_dataloader', 'val_dataloader',
+    'val_evaluator'
+])
 def test_what_a_config_must_have(write_study, tmp_path, key):
     path = write_study(amp=True)
     rewrite(tmp_path, key)
@@ -263,3 +263,20 @@ def test_choose(write_study):
             ] == ['solo_seed0', 'solo_seed1', 'always_on_seed1']
     with pytest.raises(ConfigError, match='--only mcod.* matches no run'):
         choose(runs, ['solo_*', 'mcod*'])
+
+
+@pytest.mark.parametrize('number', [1, 2, 3, 7])
+def test_shares_are_all_runs_once(number):
+    runs = [
+        Run(f'{name}_seed{seed}', name, seed, Config(), '', '', '',
+            [f'solo_seed{seed}'] if name == 'kd' else [])
+        for name in ('solo', 'mcod', 'kd') for seed in range(3)
+    ]
+    shares = [shard(runs, index, number) for index in range(1, number + 1)]
+    together = [run.name for share in shares for run in share]
+    assert sorted(together) == sorted(run.name for run in runs)
+    for share in shares:
+        names = [run.name for run in share]
+        assert all({*run.needs} <= {*names} for run in share)
+    sizes = [len(share) for share in shares]
+    assert number > 2 or max(sizes) - min(sizes) < 3

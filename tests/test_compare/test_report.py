@@ -5,12 +5,13 @@ from scipy import stats
 
 from mcod_plugin.compare.plan import Run
 from mcod_plugin.compare.report import Report, insert, write_report
+from mcod_plugin.compare.statistics import TwoWay, holm, seeds_needed
 from mcod_plugin.compare.study import Method, Study
 from mcod_plugin.errors import ConfigError
 from .runs import make_results, make_run, write_run
 
 SOLO = [(40., 50.), (41., 52.), (43., 51.)]
-MCOD = [(41., 53.), (43., 53.), (43.8, 53.)]
+MCOD = [(41.2, 53.), (42.4, 55.1), (44.1, 54.1)]
 
 
 @pytest.fixture
@@ -43,14 +44,16 @@ def test_accuracy(results):
             'ensemble': '56.00 ± 1.00',
             'disagreement': '31.00 ± 1.00',
             'ECE': '**4.62 ± 0.10**',
+            'distilled': '50 %, 0.25',
             'seeds': '3'
         },
         'mcod': {
-            'a': '**42.60 ± 1.44**',
-            'b': '**53.00 ± 0.00**',
-            'ensemble': '**58.00 ± 0.00**',
+            'a': '**42.57 ± 1.46**',
+            'b': '**54.07 ± 1.05**',
+            'ensemble': '**59.07 ± 1.05**',
             'disagreement': '31.00 ± 1.00',
-            'ECE': '4.78 ± 0.07',
+            'ECE': '4.83 ± 0.11',
+            'distilled': '50 %, 0.25',
             'seeds': '3'
         }
     }
@@ -77,13 +80,13 @@ def test_gain(results):
 def test_top5_best_epoch_and_time(results):
     found = tables(Report(results, 'solo').to_markdown())
     assert found['Top-5 accuracy']['mcod'] == dict(
-        a='**62.60 ± 1.44**',
-        b='**73.00 ± 0.00**',
-        ensemble='**78.00 ± 0.00**')
+        a='**62.57 ± 1.46**',
+        b='**74.07 ± 1.05**',
+        ensemble='**79.07 ± 1.05**')
     assert found['Best epoch']['mcod'] == {
-        'a': '**43.60 ± 1.44**',
-        'b': '**54.00 ± 0.00**',
-        'ensemble': '**59.00 ± 0.00**',
+        'a': '**43.57 ± 1.46**',
+        'b': '**55.07 ± 1.05**',
+        'ensemble': '**60.07 ± 1.05**',
         'minutes per run': '2.00 ± 1.00'
     }
 
@@ -124,12 +127,12 @@ def test_one_seed():
     text = Report(results, 'solo').to_markdown()
     assert '±' not in text and 'interval' not in text and '[' not in text
     found = tables(text)
-    assert found['Top-1 accuracy']['mcod']['a'] == '**41.00**'
+    assert found['Top-1 accuracy']['mcod']['a'] == '41.20'
     assert found['Gain']['mcod'] == {
-        'a': '**+1.00**',
-        'b': '**+3.00**',
-        'ensemble': '**+3.00**',
-        'mean of branches': '**+2.00**',
+        'a': '+1.20',
+        'b': '+3.00',
+        'ensemble': '+3.00',
+        'mean of branches': '+2.10',
         'pairs': '1'
     }
     assert ', seed 0; on some CPU (1 thread);' in text
@@ -147,12 +150,12 @@ def test_missing_runs():
     found = tables(text)
     assert found['Top-1 accuracy']['mcod']['seeds'] == '2 of 3'
     assert found['Gain']['mcod']['pairs'] == '2'
-    # paired with solo's runs of the two seeds
-    assert found['Gain']['mcod']['a'].startswith('+1.40 [')
+    # against solo's runs of the two seeds
+    assert found['Gain']['mcod']['a'].startswith('+1.25 [')
     assert all('dml' not in table for table in found.values())
-    # the better mean is not bold, it is of fewer seeds
-    assert found['Top-1 accuracy']['mcod']['a'] == '43.40 ± 0.57'
-    assert found['Top-1 accuracy']['ramp']['a'] == '**41.33 ± 1.53**'
+    # not bold, it is of fewer seeds
+    assert found['Top-1 accuracy']['mcod']['a'] == '43.25 ± 1.20'
+    assert found['Top-1 accuracy']['ramp']['a'] == '41.33 ± 1.53'
     notes = ('Missing: seed 0 of mcod, on_off.',
              'Missing: seeds 0, 1, 2 of dml.')
     for note in notes:
@@ -164,7 +167,7 @@ def test_seeds_that_are_asked_for(results):
     text = Report(results, 'solo', seeds=[2, 1, 7]).to_markdown()
     found = tables(text)
     assert found['Top-1 accuracy']['mcod']['seeds'] == '2 of 3'
-    assert found['Top-1 accuracy']['mcod']['a'] == '43.40 ± 0.57'
+    assert found['Top-1 accuracy']['mcod']['a'] == '43.25 ± 1.20'
     assert '**4' not in text
     assert '- Missing: seed 7 of solo, mcod.' in text
 
@@ -174,7 +177,7 @@ def test_missing_baseline():
     found = tables(Report(results, 'solo').to_markdown())
     assert list(found) == ['Top-1 accuracy', 'Top-5 accuracy', 'Best epoch']
     assert list(found['Top-1 accuracy']) == ['mcod']
-    assert found['Top-1 accuracy']['mcod']['a'] == '42.60 ± 1.44'
+    assert found['Top-1 accuracy']['mcod']['a'] == '42.57 ± 1.46'
 
 
 def test_runs_without_a_partner():
@@ -196,8 +199,9 @@ def test_missing_metrics():
             }
     found = tables(Report(results, 'solo').to_markdown())
     assert list(found) == ['Top-1 accuracy', 'Gain', 'Best epoch']
-    assert list(
-        found['Top-1 accuracy']['mcod']) == ['a', 'b', 'ensemble', 'seeds']
+    assert list(found['Top-1 accuracy']['mcod']) == [
+        'a', 'b', 'ensemble', 'distilled', 'seeds'
+    ]
 
 
 def test_no_bold_gain_where_the_baseline_is_best():
@@ -207,10 +211,61 @@ def test_no_bold_gain_where_the_baseline_is_best():
     assert found['Top-1 accuracy']['solo` (baseline)']['a'].startswith('**')
 
 
-def test_equal_means_are_equally_bold():
+def test_nothing_is_bold_that_is_no_better():
     results = make_results(solo=SOLO, mcod=MCOD, dml=MCOD)
     found = tables(Report(results, 'solo').to_markdown())['Top-1 accuracy']
-    assert found['mcod']['a'] == found['dml']['a'] == '**42.60 ± 1.44**'
+    assert found['mcod']['a'] == found['dml']['a'] == '42.57 ± 1.46'
+    # another method that is as good is enough
+    results['dml'] = results['dml'][:2]
+    found = tables(Report(results, 'solo').to_markdown())['Top-1 accuracy']
+    assert found['mcod']['a'] == '**42.57 ± 1.46**'
+
+
+def test_contrasts(results):
+    results.update(make_results(dml=[(a + .1, b) for a, b in MCOD]))
+    pairs = [('mcod', 'solo'), ('mcod', 'dml')]
+    text = Report(results, 'solo', contrasts=pairs).to_markdown()
+    values = {
+        method: {
+            run['seed']: (run['last']['a/top1'] + run['last']['b/top1']) / 2
+            for run in runs
+        }
+        for method, runs in results.items()
+    }
+    model = TwoWay(values)
+    found = tables(text)['Contrasts of the mean of branches']
+    assert list(found) == ['mcod` - `solo', 'mcod` - `dml']
+    p = [model.difference(*pair).p_value() for pair in pairs]
+    for (method, other), row, p, adjusted in zip(pairs, found.values(), p,
+                                                 holm(p)):
+        difference = model.difference(method, other)
+        low, high = difference.interval()
+        assert row.pop('difference') == (
+            f'{difference.value:+.2f} [{low:.2f}, {high:.2f}]')
+        assert row.pop('p') == (f'{p:.3f}' if p >= .001 else '< 0.001')
+        assert row.pop('adjusted p') == (f'{adjusted:.3f}'
+                                         if adjusted >= .001 else '< 0.001')
+    assert found['mcod` - `solo'] == dict(finding='better')
+    assert found['mcod` - `dml'] == dict(finding='level')
+    assert 'Contrasts of the ensemble' in text
+    needed = seeds_needed(model.sd, 3, .3)
+    assert f'has a standard deviation of {model.sd:.2f}' in text
+    assert f'to see 0.3 points takes {needed} seeds' in text
+
+
+def test_contrasts_that_are_open(results):
+    """A pair that is not there yet, and one of which little is known."""
+    results.update(
+        make_results(dml=[(30., 60.), (60., 30.), (50., 41.)], late=[]))
+    text = Report(
+        results, 'solo', contrasts=[('dml', 'solo'),
+                                    ('late', 'solo')]).to_markdown()
+    found = tables(text)['Contrasts of the mean of branches']
+    assert list(found) == ['dml` - `solo']
+    assert found['dml` - `solo']['finding'] == 'open'
+    one = make_results(solo=SOLO[:1], mcod=MCOD[:1])
+    assert 'Contrasts' not in Report(
+        one, 'solo', contrasts=[('mcod', 'solo')]).to_markdown()
 
 
 def test_frozen_branch():
@@ -226,7 +281,16 @@ def test_frozen_branch():
     # that of the trained branch alone, which is no mean to compare
     assert found['Top-1 accuracy']['kd']['ECE'] == '6.00 ± 0.10'
     assert found['Gain']['kd']['a'] == 'frozen'
-    assert found['Gain']['kd']['b'] == '**+9.00 [9.00, 9.00]**'
+    # the noise of b is that of all three, which have it trained
+    model = TwoWay({
+        method: {
+            run['seed']: run['last']['b/top1']
+            for run in runs
+        }
+        for method, runs in results.items()
+    })
+    low, high = model.difference('kd', 'solo').interval()
+    assert found['Gain']['kd']['b'] == f'**+9.00 [{low:.2f}, {high:.2f}]**'
     assert found['Gain']['kd']['mean of branches'] == '+9.00 [9.00, 9.00]'
     assert found['Gain']['mcod']['mean of branches'].startswith('**')
     assert 'A frozen branch' in text
@@ -373,8 +437,8 @@ def make_study(tmp_path):
             Run(f'{name}_seed0', name, 0, Config(), config_hash, 'work',
                 str(folder / f'{name}_seed0.json'), []) for name in METHODS
         ]
-        return Study('small', '', False, {}, methods, [0], 'solo', str(folder),
-                     report and str(report)), runs
+        return Study('small', '', False, {}, methods, [0], 'solo', [],
+                     str(folder), report and str(report)), runs
 
     return make
 

@@ -1,3 +1,4 @@
+import itertools
 import math
 import sys
 
@@ -5,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mcod_plugin.compare.statistics import (Estimate, estimate,
-                                            paired_difference)
+from mcod_plugin.compare.statistics import (Contrast, Estimate, TwoWay,
+                                            estimate, holm, seeds_needed)
 from mcod_plugin.errors import ConfigError
 
 
@@ -22,53 +23,179 @@ def test_run_that_diverged():
     assert math.isnan(found.mean) and math.isnan(found.sd)
 
 
+def by_seed(*values):
+    return dict(enumerate(values))
+
+
 def test_interval_by_hand():
     # The quantile of t with two degrees of freedom has a closed form:
     # (2p - 1) * sqrt(2 / (4 p (1 - p))).
     p = 0.975
     quantile = (2 * p - 1) * (2 / (4 * p * (1 - p)))**.5
-    low, high = estimate([1., 2., 6.]).interval()
-    half = quantile * (7 / 3)**.5
-    assert (low, high) == pytest.approx((3 - half, 3 + half), rel=1e-12)
+    found = Contrast(3., 1.5, 2)
+    half = quantile * 1.5
+    assert found.interval() == pytest.approx((3 - half, 3 + half), rel=1e-12)
+    assert found.excludes(0.) == (half < 3) and found.excludes(-5.)
+    assert not found.excludes(3.)
 
 
-def test_no_interval_of_one_value():
-    assert estimate([4.]).interval() is None
-
-
-def test_interval_of_equal_values_is_the_value():
-    assert estimate([2., 2., 2.]).interval() == (2., 2.)
+def test_nothing_is_known_of_one_seed():
+    found = TwoWay(dict(solo={0: 40.}, mcod={0:
+                                             42.})).difference('mcod', 'solo')
+    assert found.value == pytest.approx(2.) and found.error is None
+    assert found.interval() is found.p_value() is found.p_level(1.) is None
+    assert not found.excludes()
 
 
 @pytest.mark.parametrize('n', (2, 3, 5, 30))
 @pytest.mark.parametrize('confidence', (.5, .95, .99))
-def test_agrees_with_scipy(n, confidence):
+def test_two_methods_are_the_paired_test(n, confidence):
     generator = np.random.default_rng(n)
     base = generator.normal(50, 3, n)
     values = base + generator.normal(1, .5, n)
-    found = paired_difference(dict(enumerate(values)), dict(enumerate(base)))
+    model = TwoWay(dict(solo=by_seed(*base), mcod=by_seed(*values)))
+    found = model.difference('mcod', 'solo')
     test = stats.ttest_rel(values, base)
-    assert found.n == n
-    assert found.mean == pytest.approx((values - base).mean(), rel=1e-12)
-    assert found.sd == pytest.approx(np.std(values - base, ddof=1), rel=1e-12)
+    assert found.freedom == n - 1
+    assert found.value == pytest.approx((values - base).mean(), rel=1e-12)
     assert found.interval(confidence) == pytest.approx(
-        tuple(test.confidence_interval(confidence)), rel=1e-10)
+        tuple(test.confidence_interval(confidence)), rel=1e-9)
+    assert found.p_value() == pytest.approx(test.pvalue, rel=1e-9)
 
 
-def test_pairs_are_those_of_the_seed():
-    values, base = {0: 5., 3: 9., 7: 100.}, {3: 1., 9: 50., 0: 2.}
-    assert paired_difference(values, base) == estimate([3., 8.])
-    assert paired_difference(values, {1: 4.}) is None
+def test_more_methods_by_hand():
+    """The sums of squares of a table with two ways, in closed form."""
+    generator = np.random.default_rng(1)
+    table = generator.normal(50, 2, (4, 3)) + [0, 5, -9]
+    model = TwoWay({name: by_seed(*row) for name, row in zip('abcd', table)})
+    rest = (
+        table - table.mean(1, keepdims=True) - table.mean(0) + table.mean())
+    assert model.freedom == 3 * 2
+    assert model.sd**2 == pytest.approx((rest**2).sum() / 6, rel=1e-10)
+    found = model.difference('b', 'd')
+    assert found.value == pytest.approx(table[1].mean() - table[3].mean())
+    assert found.error == pytest.approx(model.sd * (2 / 3)**.5, rel=1e-10)
+    thirds = model.contrast(dict(a=1., b=-1 / 3, c=-1 / 3, d=-1 / 3))
+    assert thirds.value == pytest.approx(table[0].mean() - table[1:].mean())
+    assert thirds.error == pytest.approx(model.sd * (4 / 3 / 3)**.5, rel=1e-10)
+
+
+def test_missing_runs_by_the_normal_equations():
+    """Each value is one row of a regression on methods and seeds."""
+    values = dict(
+        a={
+            0: 1.,
+            1: 4.,
+            2: 2.5
+        }, b={
+            0: 2.,
+            2: 4.
+        }, c={
+            1: 9.,
+            3: 7.
+        }, d={})
+    model = TwoWay(values)
+    rows = [(m, s, v) for m, own in values.items() for s, v in own.items()]
+    # a and seed 0 are what the others differ from
+    design = np.array([[1, m == 'b', m == 'c', s == 1, s == 2, s == 3]
+                       for m, s, _ in rows], float)
+    target = np.array([v for *_, v in rows])
+    covariance = np.linalg.inv(design.T @ design)
+    effects = covariance @ design.T @ target
+    rest = target - design @ effects
+    sd = (rest @ rest / (len(rows) - 6))**.5
+    assert model.freedom == len(rows) - 6 and model.sd == pytest.approx(sd)
+    found = model.difference('b', 'a')
+    assert found.value == pytest.approx(effects[1])
+    assert found.error == pytest.approx(sd * covariance[1, 1]**.5)
+    found = model.difference('b', 'c')
+    assert found.value == pytest.approx(effects[1] - effects[2])
+    assert model.difference('d', 'a') is model.difference('x', 'a') is None
+
+
+def test_methods_without_a_common_seed():
+    """Neither directly nor by way of others."""
+    model = TwoWay(
+        dict(a=by_seed(1., 2.), b=by_seed(3., 1.), c={
+            5: 4.,
+            6: 5.
+        }))
+    assert model.difference('a', 'b') is not None
+    assert model.difference('a', 'c') is None
 
 
 def test_what_seeds_share_cancels():
-    shared = {0: 10., 1: -30., 2: 5.}
-    base = {seed: 40 + shift for seed, shift in shared.items()}
-    values = {seed: value + 1 for seed, value in base.items()}
-    assert paired_difference(values, base) == Estimate(1., 0., 3)
+    base = by_seed(50., 10., 45.)
+    model = TwoWay(dict(solo=base, mcod={s: v + 1 for s, v in base.items()}))
+    found = model.difference('mcod', 'solo')
+    assert found.value == pytest.approx(1.)
+    assert found.interval() == pytest.approx((1., 1.), abs=1e-9)
+
+
+@pytest.mark.parametrize('value, p, level', [(1., 0., 1.), (-.2, 0., 0.),
+                                             (0., 1., 0.)])
+def test_without_noise(value, p, level):
+    found = Contrast(value, 0., 4)
+    assert found.p_value() == p and found.p_level(.3) == level
+
+
+@pytest.mark.parametrize('shift', [-.5, 0., .1, .29, 2.])
+def test_level_by_two_tests_of_one_side(shift):
+    generator = np.random.default_rng(7)
+    base, other = generator.normal(0, .2, (2, 6))
+    other += shift
+    found = TwoWay(dict(a=by_seed(*other),
+                        b=by_seed(*base))).difference('a', 'b')
+    below = stats.ttest_1samp(other - base, .3, alternative='less')
+    above = stats.ttest_1samp(other - base, -.3, alternative='greater')
+    assert found.p_level(.3) == pytest.approx(
+        max(below.pvalue, above.pvalue), rel=1e-8)
+
+
+def test_holm():
+    # the least times 4, the next times 3 and no less than that, ...
+    assert holm([.01, .04, .03, .005]) == pytest.approx([.03, .06, .06, .02])
+    assert holm([.6, .9]) == [1., 1.] and holm([]) == [] and holm([.2]) == [.2]
+    # closed testing with Bonferroni: a test is adjusted to the greatest of
+    # all families that it is in
+    values = [.001, .02, .013, .5, .04]
+    for index, found in enumerate(holm(values)):
+        families = [
+            family for size in range(1, 6)
+            for family in itertools.combinations(range(5), size)
+            if index in family
+        ]
+        assert found == pytest.approx(
+            max(
+                min(1.,
+                    len(family) * min(values[i] for i in family))
+                for family in families))
+
+
+def test_seeds_by_trial():
+    """As many as are told see the difference in four of five studies, one
+    less do not."""
+    generator = np.random.default_rng(0)
+    methods, sd, sought = 3, .4, .9
+    needed = seeds_needed(sd, methods, sought)
+
+    def seen(seeds, trials=3000):
+        noise = generator.normal(0, sd, (trials, methods, seeds))
+        noise[:, 0] += sought
+        rest = (
+            noise - noise.mean(2, keepdims=True) -
+            noise.mean(1, keepdims=True) + noise.mean((1, 2), keepdims=True))
+        freedom = (methods - 1) * (seeds - 1)
+        error = (2 / seeds * (rest**2).sum((1, 2)) / freedom)**.5
+        difference = noise[:, 0].mean(1) - noise[:, 1].mean(1)
+        return np.mean(abs(difference) / error > stats.t.ppf(.975, freedom))
+
+    assert seen(needed) > .78 and seen(needed - 1) < .8
+    assert seeds_needed(0., 2, .1) == 2
+    assert seeds_needed(100., 2, .1) is None
 
 
 def test_without_scipy(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'scipy.stats', None)
+    monkeypatch.setitem(sys.modules, 'scipy', None)
     with pytest.raises(ConfigError, match=r"\.\[compare\]"):
-        estimate([1., 2.]).interval()
+        Contrast(1., 1., 2).interval()

@@ -227,6 +227,60 @@ def test_study_of_a_machine_with_another_precision(compared, run_tool,
     assert not (folder / 'study' / 'solo_seed1.json').exists()
 
 
+def test_array_of_jobs(compared, tmp_path):
+    """The script of the documentation: each run is trained once, and the last
+    of the jobs makes the complete report."""
+    page = (ROOT / 'docs' / 'distributed.md').read_text()
+    script = re.search(r'<!-- array -->\n```bash\n(.*?)```', page, re.S)[1]
+    folder = tmp_path / 'array'
+    folder.mkdir()
+    shutil.copy(compared.folder / 'tiny.py', folder)
+    make_study(folder)
+    shutil.copytree(
+        compared.folder / 'study',
+        folder / 'study',
+        ignore=shutil.ignore_patterns('*_seed1.json', 'report.md'))
+    tools = str(ROOT / 'tools')
+    (folder / 'job.sh').write_text(
+        script.replace('STUDY', 'study.py').replace('tools/', f'{tools}/'))
+    (folder / 'srun').write_text('#!/bin/sh\nexec "$@"\n')
+    (folder / 'srun').chmod(0o755)
+    path = f'{folder}:{os.path.dirname(sys.executable)}:{ENVIRON["PATH"]}'
+    jobs = [
+        subprocess.Popen(['bash', 'job.sh'],
+                         cwd=folder,
+                         env={
+                             **ENVIRON, 'PATH': path,
+                             'SLURM_ARRAY_TASK_ID': str(task)
+                         },
+                         stdout=subprocess.PIPE,
+                         text=True) for task in (1, 2)
+    ]
+    out = [job.communicate()[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0]
+    for name in ('solo_seed1', 'dml_seed1'):
+        assert [f'{name} begins' in text for text in out].count(True) == 1
+    text = (folder / 'study' / 'report.md').read_text()
+    assert 'Missing' not in text and len(load(folder)) == 4
+
+
+def test_shards(compared, run_tool):
+    done = [
+        run_tool(
+            'compare',
+            'study.py',
+            '--dry-run',
+            '--shard',
+            share,
+            cwd=compared.folder) for share in ('1/3', '2/3', '3/3', '3/2')
+    ]
+    assert [one.code for one in done] == [0, 0, 0, 2]
+    assert [one.out.count('done') for one in done[:3]] == [2, 1, 1]
+    assert done[3].err == (
+        'error: argument --shard: must be I/N with I from 1 to N, such as '
+        "2/4; got '3/2'\n")
+
+
 def test_report_needs_no_data(compared, run_tool, tmp_path):
     folder = tmp_path / 'copy'
     shutil.copytree(compared.folder, folder)

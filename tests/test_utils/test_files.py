@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import signal
 import stat
@@ -9,7 +11,7 @@ import pytest
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.files import (check_out, missing_folders, new_file,
-                                     new_folder, remove_empty, sweep,
+                                     new_folder, remove_empty, sweep, try_lock,
                                      write_text)
 
 WRITER = """\
@@ -47,6 +49,24 @@ with hold(folder), new_file(folder + '/other.json') as part:
     subprocess.run([sys.executable, '-c', code, str(tmp_path)], check=True)
     texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert texts == {'it.json': 'text', 'other.json': 'other', left.name: ''}
+
+
+@pytest.mark.parametrize('number, mine', [(errno.ENOSYS, True),
+                                          (errno.ENOTSUP, True),
+                                          (errno.ENOLCK, True),
+                                          (errno.EWOULDBLOCK, False),
+                                          (errno.EACCES, False)])
+def test_try_lock(tmp_path, monkeypatch, number, mine):
+
+    def refuse(handle, kind):
+        raise OSError(number, 'refused')
+
+    with open(tmp_path / 'lock', 'w') as one, open(tmp_path / 'lock') as two:
+        assert try_lock(one.fileno()) and not try_lock(two.fileno())
+        one.close()
+        assert try_lock(two.fileno())
+        monkeypatch.setattr(fcntl, 'flock', refuse)
+        assert try_lock(two.fileno()) is mine
 
 
 def test_old_file_stays_if_the_new_one_fails(tmp_path):

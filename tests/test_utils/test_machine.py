@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from mcod_plugin.engine.runner import CohortRunner
+from mcod_plugin.utils import machine
 from mcod_plugin.utils.machine import (GIB, LIBRARIES, MAX_WORKERS, cpu_flags,
                                        cpu_has_bfloat16, default_workers,
                                        describe_machine, free_memory,
@@ -41,6 +42,18 @@ def test_versions_and_date():
     assert found['device']
     if torch.cuda.is_available():
         assert found['device'] == torch.cuda.get_device_name()
+
+
+@pytest.mark.parametrize('limit, cores', [('150000 100000', 2),
+                                          ('max 100000', 4),
+                                          ('900000 100000', 4),
+                                          ('20000 100000', 1), (None, 4)])
+def test_usable_cores(tmp_path, monkeypatch, limit, cores):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda process: {1, 2, 5, 7})
+    monkeypatch.setattr(machine, 'CPU_LIMIT', str(tmp_path / 'cpu.max'))
+    if limit is not None:
+        (tmp_path / 'cpu.max').write_text(f'{limit}\n')
+    assert machine.usable_cores() == cores
 
 
 # As Linux tells of them: some AMD EPYC and a Xeon, and machines without.

@@ -1,5 +1,6 @@
 import enum
 import io
+import math
 from collections import Counter, OrderedDict, namedtuple
 from pathlib import Path, PurePosixPath
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import HistoryBuffer, MessageHub
 
-from mcod_plugin.utils.plain import from_plain, to_plain
+from mcod_plugin.utils.plain import from_plain, to_host, to_plain
 
 Point = namedtuple('Point', 'x y')
 
@@ -308,3 +309,20 @@ def test_refused(value, place):
         to_plain(value)
     assert str(caught.value).startswith(place)
     assert '\n' not in str(caught.value)
+
+
+def test_to_host_gives_what_item_gives():
+    values = [
+        torch.tensor(0.1), 3, 0.5,
+        torch.tensor(7),
+        torch.tensor(0.1, dtype=torch.float64),
+        torch.tensor(True),
+        np.float64(2.5),
+        torch.tensor(math.inf),
+        torch.tensor(0.1, dtype=torch.bfloat16)
+    ]
+    found = to_host(values)
+    for value, number in zip(values, found):
+        expected = value.item() if hasattr(value, 'item') else value
+        assert number == expected and type(number) is type(expected)
+    assert to_host([]) == []

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.registry import HOOKS
+from mcod_plugin.utils.plain import to_host
 from ..optim_wrapper import GradientNorms
 from .divergence_watch import DivergenceWatch, diverged_branches
 
@@ -249,29 +250,3 @@ def extend(history: HistoryBuffer, numbers: Sequence[float]) -> None:
         keep = slice(-history.max_length, None)
         history._log_history = np.append(logs, numbers)[keep]
         history._count_history = np.append(counts, [1] * len(numbers))[keep]
-
-
-def to_host(values: Sequence[Any]) -> list:
-    """Turn the tensors among some values into numbers, in one transfer for
-    each kind of them.
-
-    Args:
-        values (Sequence): Scalar tensors and whatever else.
-
-    Returns:
-        list: What the ``item()`` of each gives that has one; the rest as it
-        is.
-    """
-    host = [
-        value.item() if isinstance(value, (np.ndarray, np.generic)) else value
-        for value in values
-    ]
-    kinds = {}
-    for index, value in enumerate(host):
-        if isinstance(value, torch.Tensor):
-            kinds.setdefault((value.device, value.dtype), []).append(index)
-    for places in kinds.values():
-        numbers = torch.stack([host[index] for index in places]).tolist()
-        for index, number in zip(places, numbers):
-            host[index] = number
-    return host

@@ -1,5 +1,4 @@
 import json
-import math
 import os
 import os.path as osp
 import time
@@ -17,13 +16,12 @@ from mcod_plugin.errors import ConfigError, one_line
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.runs.config_changes import (config_changes, json_config,
                                              keep_settings)
-from mcod_plugin.runs.metrics import columns
-from mcod_plugin.runs.record import RECORD, mean_of, numbers
+from mcod_plugin.runs.courses import Courses
+from mcod_plugin.runs.record import RECORD
 from mcod_plugin.runs.tables import render
 from mcod_plugin.utils.files import check_out, write_text
 from mcod_plugin.utils.machine import describe_machine, peak_memory
 from ..optim_wrapper import precision
-from .cohort_runtime_info_hook import to_host
 from .divergence_watch import DIVERGED
 
 # Where a checkpoint keeps the record so far.
@@ -152,7 +150,7 @@ class RunRecordHook(Hook):
                               f'{info!r}')
         self._loaded: Optional[dict] = None
         # None unless a run is going on.
-        self._state: Optional[dict] = None
+        self._courses: Optional[Courses] = None
 
     def before_run(self, runner: Runner) -> None:
         """Look at the config before a checkpoint changes it."""
@@ -176,58 +174,42 @@ class RunRecordHook(Hook):
         self._outcome = RUNNING
         self._begun = False
         self._start = self._told = self._part_start = time.perf_counter()
-        self._state = dict(
-            unit=self.unit,
-            rows=[],
-            until=[],
-            kd_weight=[],
-            kd_weights={},
-            kd_on=[],
-            kd_ratio={},
-            train_loss={},
-            part=dict(weights={}, ratios={}, steps=0),
-            changes=[],
-            config=self._config,
-            config_now=self._config,
-            train_seconds=0.,
-            seconds=0.,
-            peak_memory_bytes=0)
+        self._courses = Courses(self.unit)
+        self._config_now = self._first_config = self._config
+        self._changes: List[dict] = []
+        # Of the parts of the run before this one.
+        self._train_before = self._seconds_before = 0.
+        self._peak = 0
         if resumed:
             self._go_on(runner)
 
     def _go_on(self, runner: Runner) -> None:
-        state = self._state
-        if self._loaded is None:
-            done = self._done(runner)
-            # Nothing is known of them.
-            state['until'] = ([*range(1, done + 1)]
-                              if self.unit == 'epoch' else [done])
-            state['kd_weight'] = [math.nan] * len(state['until'])
-            state['kd_on'] = [math.nan] * len(state['until'])
+        loaded = self._loaded
+        if loaded is None:
+            self._courses.add_unknown(self._done(runner))
             return
-        unit = self._loaded.get('unit', 'epoch')
+        unit = loaded.get('unit', 'epoch')
         if unit != self.unit:
             raise ConfigError(
                 f'train_cfg: the run of the checkpoint counts in {unit}s, so '
                 f'it cannot go on in {self.unit}s')
+        self._courses.load(loaded)
         # That of an older version lacks some entries.
-        state.update(self._loaded)
-        state['until'] = state['until'] or [
-            *range(1, 1 + len(state['kd_weight']))
-        ]
-        unknown = len(state['kd_weight']) - len(state['kd_on'])
-        state['kd_on'] = [math.nan] * unknown + state['kd_on']
-        if 'config_now' not in self._loaded:
-            return
-        changes = config_changes(state['config_now'], self._config)
+        self._train_before = loaded.get('train_seconds', 0.)
+        self._seconds_before = loaded.get('seconds', 0.)
+        self._peak = loaded.get('peak_memory_bytes', 0)
+        self._changes = loaded.get('changes', [])
+        self._first_config = loaded.get('config', self._config)
+        before = loaded.get('config_now')
+        changes = before and config_changes(before, self._config)
         if not changes:
             return
-        keep_settings(runner.cfg, state['config_now'])
-        state['config_now'] = json_config(runner.cfg)
-        state['config_now'].pop('resume', None)
+        keep_settings(runner.cfg, before)
+        self._config_now = json_config(runner.cfg)
+        self._config_now.pop('resume', None)
         # A run may be resumed several times from one checkpoint.
-        state['changes'] = [
-            *state['changes'], {
+        self._changes = [
+            *self._changes, {
                 self.unit: self._done(runner),
                 'settings': changes
             }
@@ -243,7 +225,7 @@ class RunRecordHook(Hook):
     def before_val_epoch(self, runner: Runner) -> None:
         """Begin, if a resumed run makes up for a validation; of a run that
         counts in iterations, note what was done since the last one."""
-        if self._state is None:
+        if self._courses is None:
             return
         self._begin(runner)
         if self.unit == 'iteration':
@@ -254,7 +236,7 @@ class RunRecordHook(Hook):
         self._begin(runner)
         if self.unit == 'epoch':
             # One that was cut off is done again.
-            self._state['part'] = dict(weights={}, ratios={}, steps=0)
+            self._courses.begin_part()
         self._part_start = time.perf_counter()
 
     def after_train_iter(self,
@@ -263,7 +245,7 @@ class RunRecordHook(Hook):
                          data_batch: Any = None,
                          outputs: Optional[dict] = None) -> None:
         """Keep ratios and weights, and tell the progress once in a while."""
-        self._note_step(outputs or {})
+        self._courses.add_step(outputs or {})
         self._note_peak(runner, batch_idx, runner.train_dataloader)
         if time.perf_counter() - self._told >= PERIOD:
             self._tell(runner, runner.iter + 1)
@@ -274,7 +256,7 @@ class RunRecordHook(Hook):
                        data_batch: Any = None,
                        outputs: Any = None) -> None:
         """Look at the memory that validation takes."""
-        if self._state is not None:
+        if self._courses is not None:
             self._note_peak(runner, batch_idx, runner.val_dataloader)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -288,31 +270,21 @@ class RunRecordHook(Hook):
                         runner: Runner,
                         metrics: Optional[Dict[str, float]] = None) -> None:
         """Note the metrics of the epoch that was finished."""
-        if self._state is None:
+        if self._courses is None:
             return
-        done = self._done(runner)
-        # A validation may be repeated when a run is resumed.
-        self._state['rows'] = [
-            row for row in self._state['rows'] if row[self.unit] < done
-        ] + [{
-            self.unit: done,
-            **numbers(metrics or {})
-        }]
+        self._courses.add_metrics(self._done(runner), metrics or {})
         self._part_start = time.perf_counter()
         self._write(runner, runner.epoch)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put the record so far into the checkpoint."""
-        if self._state is not None:
-            part = {
-                key: {name: to_host(values)
-                      for name, values in kind.items()}
-                if isinstance(kind, dict) else kind
-                for key, kind in self._state['part'].items()
-            }
+        if self._courses is not None:
             checkpoint[STATE] = dict(
-                self._state,
-                part=part,
+                self._courses.state(),
+                unit=self.unit,
+                changes=self._changes,
+                config=self._first_config,
+                config_now=self._config_now,
                 train_seconds=self._train_seconds(),
                 **self._costs())
 
@@ -338,16 +310,15 @@ class RunRecordHook(Hook):
             error (BaseException): What ends it: an error, or what a signal
                 or a key has raised.
         """
-        if self._state is not None and self._begun:
+        if self._courses is not None and self._begun:
             self._outcome = (f'failed: {one_line(error)}' if isinstance(
                 error, Exception) else STOPPED)
             # MMEngine counts an epoch after all hooks have had its end.
-            until = self._state['until']
-            self._write(runner, max([runner.epoch, *until]))
+            self._write(runner, max([runner.epoch, *self._courses.until]))
 
     def after_run(self, runner: Runner) -> None:
         """Forget the run, of which no checkpoint is saved any more."""
-        self._state = None
+        self._courses = None
 
     def _begin(self, runner: Runner) -> None:
         """Replace what is left of an earlier run."""
@@ -362,75 +333,30 @@ class RunRecordHook(Hook):
     def _done(self, runner: Runner) -> int:
         return runner.epoch if self.unit == 'epoch' else runner.iter
 
-    def _note_step(self, outputs: Dict[str, Any]) -> None:
-        part = self._state['part']
-        part['steps'] += 1
-        weights, ratios = part['weights'], part['ratios']
-        own = {}
-        for key, value in outputs.items():
-            name, _, what = key.rpartition('.')
-            if what == 'kd_ratio':
-                ratios.setdefault(name, []).append(value)
-            elif what == 'kd_weight':
-                own[name] = value
-        # Branches are named in steps in which their weights differ. The
-        # empty name, of the greatest, comes last, as it is what the others
-        # have had before.
-        shared = own.pop('', 0.)
-        for name in {**dict.fromkeys(filter(None, weights)), **own}:
-            weights.setdefault(name, list(weights.get('', ()))).append(
-                own.get(name, shared))
-        weights.setdefault('', []).append(shared)
-
     def _note_part(self, runner: Runner, done: int) -> None:
         """Note what an epoch was like, or what was done since the last
         validation."""
-        state, part = self._state, self._state['part']
-        if part['steps'] == 0:
+        steps = self._courses.steps
+        if steps == 0:
             return
         if torch.cuda.is_available():
             # What it has still to do belongs to the epoch.
             torch.cuda.synchronize()
-        state['train_seconds'] = self._train_seconds()
-        weights = {
-            name: to_host(values)
-            for name, values in part['weights'].items()
+        self._train_before = self._train_seconds()
+        scalars = runner.message_hub.log_scalars
+        losses = {
+            name: float(scalars[f'train/{name}.loss_ce'].mean(steps))
+            for name in getattr(self.model, 'branches', ())
+            if f'train/{name}.loss_ce' in scalars
         }
-        shared, before = weights.pop(''), list(state['kd_weight'])
-        state['until'].append(done)
-        state['kd_weight'].append(mean_of(shared))
-        state['kd_on'].append(
-            sum(weight > 0 for weight in shared) / len(shared))
-        courses = state['kd_weights']
-        for name in {**courses, **weights}:
-            courses.setdefault(name, list(before)).append(
-                mean_of(weights.get(name, shared)))
-        # A branch may be distilled for the first time in a late epoch.
-        ratios = {
-            name: to_host(values)
-            for name, values in part['ratios'].items()
-        }
-        for name in {**state['kd_ratio'], **ratios}:
-            values = ratios.get(name, [0.])
-            course = state['kd_ratio'].setdefault(name, [])
-            course += [0.] * (len(before) - len(course))
-            course.append(math.fsum(values) / len(values))
-        hub = runner.message_hub
-        for name in getattr(self.model, 'branches', ()):
-            key = f'train/{name}.loss_ce'
-            if key in hub.log_scalars:
-                course = state['train_loss'].setdefault(name, [])
-                course += [math.nan] * (len(before) - len(course))
-                course.append(
-                    float(hub.get_scalar(key).mean(part['steps'])))
-        state['part'] = dict(weights={}, ratios={}, steps=0)
+        self._courses.end_part(done, losses)
         self._part_start = time.perf_counter()
 
     def _train_seconds(self) -> float:
         passed = 0.
-        if self._state['part']['steps']:
+        if self._courses.steps:
             passed = time.perf_counter() - self._part_start
-        return self._state['train_seconds'] + passed
+        return self._train_before + passed
 
     def _note_peak(self, runner: Runner, batch_idx: int,
                    loader: DataLoader) -> None:
@@ -443,16 +369,14 @@ class RunRecordHook(Hook):
         if batch_idx + 1 == len(loader) or any(
                 self.every_n_inner_iters(batch_idx, interval)
                 for interval in intervals):
-            self._state['peak_memory_bytes'] = max(
-                self._state['peak_memory_bytes'], peak_memory())
+            self._peak = max(self._peak, peak_memory())
 
     def _costs(self) -> Dict[str, float]:
         """Time and memory up to now, those of interrupted parts included."""
         passed = time.perf_counter() - self._start
         return dict(
-            seconds=self._state['seconds'] + passed,
-            peak_memory_bytes=max(self._state['peak_memory_bytes'],
-                                  peak_memory()))
+            seconds=self._seconds_before + passed,
+            peak_memory_bytes=max(self._peak, peak_memory()))
 
     def _tell(self, runner: Runner, iterations: int) -> None:
         self._told = time.perf_counter()
@@ -472,7 +396,6 @@ class RunRecordHook(Hook):
                 self._record(runner, epochs))
 
     def _record(self, runner: Runner, epochs: int) -> Dict[str, Any]:
-        state = self._state
         method = runner.cfg.get('method')
         size = runner.train_dataloader.batch_size
         return dict(
@@ -497,8 +420,8 @@ class RunRecordHook(Hook):
                 'precision', precision(runner.optim_wrapper)),
             **self.so_far(),
             diverged=runner.message_hub.runtime_info.get(DIVERGED, {}),
-            changes=state['changes'],
-            config=state['config'])
+            changes=self._changes,
+            config=self._first_config)
 
     def so_far(self) -> Dict[str, Any]:
         """What was measured and took effect so far.
@@ -507,24 +430,7 @@ class RunRecordHook(Hook):
             dict[str, Any]: ``curves``, ``until``, ``kd_weight`` and the other
             lists of the record, and ``last``.
         """
-        state = self._state
-        rows = state['rows']
-        return dict(
-            curves=columns(rows, self.unit),
-            until=state['until'],
-            kd_weight=state['kd_weight'],
-            **{
-                f'{name}.kd_weight': course
-                for name, course in state['kd_weights'].items()
-            },
-            kd_on=state['kd_on'],
-            kd_ratio=state['kd_ratio'],
-            train_loss=state['train_loss'],
-            last={
-                key: value
-                for key, value in (rows[-1] if rows else {}).items()
-                if key != self.unit
-            })
+        return self._courses.to_dict()
 
 
 def write_record(path: str, record: Dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from mmengine.hooks import CheckpointHook, RuntimeInfoHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, Runner
+from mmpretrain.engine import SwitchRecipeHook
 from mmpretrain.utils import get_ori_model
 from torch.utils.data import DataLoader
 
@@ -167,6 +168,31 @@ class CohortRunner(ResumingRunner):
                          dict(type='mcod_plugin.BufferSyncHook'))
         super().register_default_hooks(hooks)
 
+    def register_custom_hooks(self, hooks: list) -> None:
+        """Register the hooks of ``custom_hooks``.
+
+        Raises:
+            ConfigError: If one would change what a cohort does not have.
+        """
+        super().register_custom_hooks(hooks)
+        recipes = [
+            recipe for hook in self.hooks
+            if isinstance(hook, SwitchRecipeHook)
+            for recipe in hook.schedule.values()
+        ]
+        if any('train_pipeline' in recipe
+               for recipe in recipes) and is_in_memory(
+                   self.cfg.get('train_dataloader') or {}):
+            raise ConfigError(
+                'custom_hooks: SwitchRecipeHook cannot switch the '
+                'train_pipeline of an InMemoryDataset; use its source as the '
+                'data set')
+        if any('loss' in recipe for recipe in recipes) and hasattr(
+                get_ori_model(self.model), 'branches'):
+            raise ConfigError(
+                'custom_hooks: SwitchRecipeHook cannot switch the loss of a '
+                'cohort, each branch of which has a head of its own')
+
     def setup_env(self, env_cfg: dict) -> None:
         """Set up the process, and join the others of a distributed run.
 
@@ -185,9 +211,9 @@ class CohortRunner(ResumingRunner):
         """Build the model; a cohort learns the size of the images.
 
         Raises:
-            ConfigError: If it is a cohort under test-time augmentation or
-                MMEngine's ``activation_checkpointing``, or ``on_divergence``
-                is not possible.
+            ConfigError: If it is a cohort under test-time augmentation,
+                MMEngine's ``activation_checkpointing`` or a ``strategy``, or
+                ``on_divergence`` is not possible.
         """
         if isinstance(model, dict) and 'branches' in (model.get('module')
                                                       or {}):
@@ -201,6 +227,11 @@ class CohortRunner(ResumingRunner):
                 raise ConfigError(
                     'activation_checkpointing would leave branches untrained; '
                     'set model.recompute=True, or recompute=True in a branch')
+            if self.cfg.get('strategy') is not None:
+                raise ConfigError(
+                    f'strategy {self.cfg.strategy!r} is of FlexibleRunner, '
+                    'which is not supported; leave it out, and see --launcher '
+                    'for several processes')
             size = model.get('input_size')
             if size is None:
                 size = data_input_size(

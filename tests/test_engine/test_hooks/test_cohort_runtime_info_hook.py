@@ -1,6 +1,5 @@
 import copy
 import json
-import math
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mcod_plugin.engine.hooks import (CohortRuntimeInfoHook,
                                       cohort_runtime_info_hook)
-from mcod_plugin.engine.hooks.cohort_runtime_info_hook import extend, to_host
+from mcod_plugin.engine.hooks.cohort_runtime_info_hook import extend
 
 
 def histories(hub):
@@ -300,23 +299,6 @@ def test_no_step_waits_for_the_device(tiny_runner, name, distill, free, clip):
     waits = 0 if free else 6 + (clip is not None)
     assert count.counts[1:] == [waits] * 3
     assert runner.message_hub.get_scalar('train/loss').current() > 0
-
-
-def test_to_host_gives_what_item_gives():
-    values = [
-        torch.tensor(0.1), 3, 0.5,
-        torch.tensor(7),
-        torch.tensor(0.1, dtype=torch.float64),
-        torch.tensor(True),
-        np.float64(2.5),
-        torch.tensor(math.inf),
-        torch.tensor(0.1, dtype=torch.bfloat16)
-    ]
-    found = to_host(values)
-    for value, number in zip(values, found):
-        expected = value.item() if hasattr(value, 'item') else value
-        assert number == expected and type(number) is type(expected)
-    assert to_host([]) == []
 
 
 @pytest.mark.parametrize('numbers', [[], [1.5], [1, 2, 3], [2, 0.5, 4, 8]])

@@ -44,8 +44,8 @@ def test_config_in_the_work_directory_states_the_size(tiny_runner, size,
             'model.branches.vit.backbone.dynamic_img_size': True,
             **{
                 f'{name}_dataloader.dataset.{key}': value
-                for name in ('train', 'val', 'test') for key, value in (
-                    ('size', 32), ('pipeline', pipeline))
+                for name in ('train', 'val', 'test')
+                for key, value in (('size', 32), ('pipeline', pipeline))
             }
         })
     runner.train()
@@ -130,10 +130,11 @@ def test_clip_grad_is_warned_of(tiny_runner, tmp_path, clip, frozen, told):
         'model.branches.vit.frozen': frozen
     })
     wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
-    assert wrapper.clip_grad_kwargs == (clip and {
-        key: value
-        for key, value in clip.items() if key != 'type'
-    })
+    assert wrapper.clip_grad_kwargs == (
+        clip and {
+            key: value
+            for key, value in clip.items() if key != 'type'
+        })
     assert log_of(tmp_path).count(CLIPPED) == told
 
 
@@ -203,13 +204,14 @@ def test_validation_that_was_cut_off(tiny_runner, tmp_path, by_epoch, last):
             changes.update({
                 'train_cfg':
                 dict(
-                    by_epoch=False,
-                    max_iters=6,
-                    val_interval=2,
+                    by_epoch=False, max_iters=6, val_interval=2,
                     _delete_=True),
-                'custom_hooks.0.by_epoch': False,
-                'default_hooks.checkpoint.by_epoch': False,
-                'default_hooks.checkpoint.interval': 2,
+                'custom_hooks.0.by_epoch':
+                False,
+                'default_hooks.checkpoint.by_epoch':
+                False,
+                'default_hooks.checkpoint.interval':
+                2,
             })
         return tiny_runner(name, 3, **changes, **kwargs)
 
@@ -337,19 +339,85 @@ def test_no_checkpoints(tiny_runner):
     assert not any(isinstance(hook, CheckpointHook) for hook in runner.hooks)
 
 
+def switched(**recipe):
+    """Another recipe from the second epoch on."""
+    schedule = [dict(action_epoch=2, **recipe)]
+    return dict(
+        custom_hooks=[dict(type='SwitchRecipeHook', schedule=schedule)])
+
+
 @pytest.mark.parametrize('changes, words', [
     (dict(activation_checkpointing=['branches.resnet']),
      'activation_checkpointing would leave branches untrained; set '
      'model.recompute=True'),
+    (switched(train_pipeline=[dict(type='PackInputs')]),
+     'custom_hooks: SwitchRecipeHook cannot switch the train_pipeline of an '
+     'InMemoryDataset'),
+    (switched(loss=dict(type='LabelSmoothLoss', label_smooth_val=.1)),
+     'custom_hooks: SwitchRecipeHook cannot switch the loss of a cohort'),
+    (dict(strategy=dict(type='DDPStrategy')),
+     "strategy {'type': 'DDPStrategy'} is of FlexibleRunner"),
     ({
-        'optim_wrapper.optimizer': dict(
-            _delete_=True, type='ZeroRedundancyOptimizer')
+        'optim_wrapper.optimizer':
+        dict(_delete_=True, type='ZeroRedundancyOptimizer')
     }, 'optim_wrapper.optimizer.type ZeroRedundancyOptimizer would wait'),
 ])
 def test_what_would_break_a_cohort(tiny_runner, changes, words):
     with pytest.raises(ConfigError) as info:
         tiny_runner(**changes).train()
     assert str(info.value).startswith(words)
+
+
+# What MMEngine and MMPretrain offer besides, all at once.
+HOOKS_OF_OTHERS = [
+    dict(
+        type='EarlyStoppingHook',
+        monitor='ensemble/top1',
+        min_delta=100,
+        patience=1),
+    dict(type='SyncBuffersHook'),
+    dict(type='ProfilerHook', profile_times=1),
+    dict(type='EmptyCacheHook'),
+    dict(type='PreciseBNHook', num_samples=64),
+    dict(
+        type='SwitchRecipeHook',
+        schedule=[
+            dict(
+                action_epoch=1,
+                batch_augments=dict(augments=dict(type='Mixup', alpha=.2)))
+        ]),
+]
+
+
+def test_what_the_toolbox_offers_besides(tiny_runner):
+    """It does in a cohort what it does in a run of one classifier."""
+    runner = tiny_runner(
+        epochs=4,
+        **{
+            'custom_hooks': HOOKS_OF_OTHERS,
+            'auto_scale_lr': dict(enable=True, base_batch_size=64),
+            'efficient_conv_bn_eval': ['branches.resnet.backbone'],
+            'param_scheduler': [dict(type='CosineAnnealingMomentum', T_max=9)],
+            'randomness': dict(seed=3, deterministic=True),
+            'default_hooks.timer': dict(type='IterTimerHook'),
+        })
+    resnet = runner.model.branches.resnet
+    means = {
+        name: value.clone()
+        for name, value in resnet.named_buffers() if 'mean' in name
+    }
+    try:
+        runner.train()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    # stopped early, with a quarter of the rate and another momentum
+    assert runner.epoch == 2
+    group, = runner.optim_wrapper.param_groups
+    assert group['lr'] == pytest.approx(.05 / 4)
+    assert group['momentum'] != .9
+    assert len(runner.model.data_preprocessor.batch_augments.augments) == 1
+    assert all(not torch.equal(value, means[name])
+               for name, value in resnet.named_buffers() if name in means)
 
 
 def test_wrapper_that_shards():

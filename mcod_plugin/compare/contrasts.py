@@ -1,0 +1,91 @@
+"""What was asked before a study began, and what it answers."""
+from typing import Mapping, Optional, Sequence, Tuple
+
+from .statistics import Contrast, TwoWay, holm, seeds_needed
+
+__all__ = ['ALPHA', 'MARGIN', 'contrast_table', 'text_of']
+
+# Methods that differ by less, in percentage points, are called level.
+MARGIN = 0.3
+# Differences for which the number of seeds is told.
+SOUGHT = (0.3, 0.5)
+# The greatest adjusted p that is told as a finding.
+ALPHA = 0.05
+
+
+def contrast_table(
+        outcome: str, values: Mapping[str, Mapping[int, float]],
+        pairs: Sequence[Tuple[str, str]]) -> Optional[Tuple[str, list, list]]:
+    """The differences of some pairs of methods, which are one family of
+    tests.
+
+    Args:
+        outcome (str): What the values are of, such as ``'the ensemble'``.
+        values (Mapping[str, Mapping[int, float]]): By method and seed the
+            accuracy in percent.
+        pairs (Sequence[tuple[str, str]]): Of each the first method is
+            compared with the second.
+
+    Returns:
+        tuple[str, list, list] | None: Title, header and rows. None if there
+        is nothing to tell the noise from.
+    """
+    model = TwoWay(values)
+    found = {pair: model.difference(*pair) for pair in pairs}
+    found = {
+        pair: contrast
+        for pair, contrast in found.items()
+        if contrast is not None and contrast.error is not None
+    }
+    if not found:
+        return None
+    adjusted = holm([contrast.p_value() for contrast in found.values()])
+    rows = [[
+        f'`{method}` - `{other}`',
+        text_of(contrast),
+        _text_of_p(contrast.p_value()),
+        _text_of_p(p),
+        _finding(contrast, p)
+    ] for ((method, other), contrast), p in zip(found.items(), adjusted)]
+    needed = ' and '.join(
+        f'{sought} points takes '
+        f'{seeds_needed(model.sd, len(values), sought) or "over 1000"} seeds'
+        for sought in SOUGHT)
+    title = (
+        f'**Contrasts of {outcome}** that the study was made for, in '
+        'percentage points [95 % confidence interval], with p adjusted '
+        'for their number by Holm; level means that the difference is '
+        f'below {MARGIN} by two one-sided tests. The noise has a standard '
+        f'deviation of {model.sd:.2f}, so that to see {needed}, in four '
+        'of five studies')
+    return title, ['contrast', 'difference', 'p', 'adjusted p',
+                   'finding'], rows
+
+
+def text_of(contrast: Optional[Contrast]) -> str:
+    """A difference in words.
+
+    Args:
+        contrast (Contrast, optional): The difference.
+
+    Returns:
+        str: As ``'+1.23 [0.45, 2.01]'``, without an interval if there is
+        none; ``'-'`` for None.
+    """
+    if contrast is None:
+        return '-'
+    text = f'{contrast.value:+.2f}'
+    interval = contrast.interval()
+    if interval is not None:
+        text += f' [{interval[0]:.2f}, {interval[1]:.2f}]'
+    return text
+
+
+def _text_of_p(p: float) -> str:
+    return '< 0.001' if p < 0.001 else f'{p:.3f}'
+
+
+def _finding(contrast: Contrast, p: float) -> str:
+    if p < ALPHA:
+        return 'better' if contrast.value > 0 else 'worse'
+    return 'level' if contrast.p_level(MARGIN) < ALPHA else 'open'
