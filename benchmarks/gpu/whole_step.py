@@ -36,7 +36,8 @@ from torch.utils._pytree import tree_map  # noqa: E402
 from mcod_plugin.cli import ToolParser, user_errors  # noqa: E402
 from mcod_plugin.config.read import merge_options, read_config  # noqa: E402
 from mcod_plugin.engine.graph import GraphedStep  # noqa: E402
-from mcod_plugin.engine.optim_wrapper import GradientNorms  # noqa: E402
+from mcod_plugin.engine.optim_wrapper.gradient_norms import (  # noqa: E402
+    GradientNorms)
 from mcod_plugin.structures import BatchDataSample  # noqa: E402
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))

@@ -8,7 +8,8 @@ from mmengine.runner import Runner
 
 from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.models import MultiBackboneClassifier
-from ..optim_wrapper import AutocastOptimWrapper, GradientNorms
+from ..optim_wrapper import AutocastOptimWrapper
+from ..optim_wrapper.gradient_norms import GradientNorms
 from .cuda_recorder import CudaRecorder
 from .graphed_step import GraphedStep
 

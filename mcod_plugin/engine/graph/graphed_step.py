@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mcod_plugin.errors import ConfigError, one_line
 from mcod_plugin.models import BatchDataPreprocessor, MultiBackboneClassifier
-from ..optim_wrapper import GradientNorms
+from ..optim_wrapper.gradient_norms import GradientNorms
 from .device_numbers import DeviceNumbers
 from .fingerprint import (difference, fingerprint, group_settings,
                           plain_settings)

@@ -11,7 +11,7 @@ from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.utils.plain import to_host
-from ..optim_wrapper import GradientNorms
+from ..optim_wrapper.gradient_norms import GradientNorms
 from .divergence_watch import DivergenceWatch, diverged_branches
 
 # The most steps whose values wait on the device.

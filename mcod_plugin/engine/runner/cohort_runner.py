@@ -57,11 +57,11 @@ class CohortRunner(ResumingRunner):
     - The optimizer is fused if it can be, and honours ``lr_mult`` and
       ``decay_mult`` of the branches; ``compile`` compiles each branch of a
       cohort by itself.
-    - ``cuda_graph`` has the whole training step replayed as one CUDA graph,
-      see :func:`recorded_step`.
     - ``on_divergence`` says what happens when a loss is not finite:
       ``'stop'`` ends the run with a :class:`TrainingError`, ``'drop'`` goes
       on without the branch. See :class:`DivergenceWatch`.
+    - ``cuda_graph`` has the whole training step replayed as one CUDA graph,
+      see :func:`recorded_step`.
 
     Configs ask for it with ``runner_type = 'mcod_plugin.CohortRunner'``, also
     under MMPretrain's own ``tools/train.py``.

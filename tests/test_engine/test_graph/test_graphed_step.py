@@ -14,8 +14,8 @@ from mmengine.optim import OptimWrapper
 from mmpretrain.structures import DataSample
 
 from mcod_plugin.engine.graph import GraphedStep
-from mcod_plugin.engine.optim_wrapper import (AutocastOptimWrapper,
-                                              GradientNorms)
+from mcod_plugin.engine.optim_wrapper import AutocastOptimWrapper
+from mcod_plugin.engine.optim_wrapper.gradient_norms import GradientNorms
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.heads import BaseTeacher
 from mcod_plugin.models.losses import BaseKDLoss, DiscontinuousKDLoss
