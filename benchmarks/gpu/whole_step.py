@@ -7,9 +7,9 @@ worth: the first minutes on a GPU.
 
 ``check`` trains a few steps each way and compares all losses and weights, bit
 by bit. ``time`` has a process for each way, which prints its milliseconds.
-``launches`` counts the kernels of an iteration, and needs no GPU. Without one
-the others take small batches, ``check`` with the tape of the tests for a
-graph, and ``time`` eagerly: to see that they work.
+``launches`` counts the kernels of a step, and needs no GPU. Without one the
+others take small batches, and the tape of the tests for a graph: to see that
+they work.
 """
 import argparse
 import copy
@@ -88,7 +88,7 @@ def make_recorder(model, optim_wrapper, streams):
 
 class Counter:
     """Counts what is recorded, and replays nothing."""
-    rate_type = torch.float64
+    rate_type = torch.float32
     streams = None
 
     def warming_up(self):

@@ -383,6 +383,8 @@ class CohortRunner(ResumingRunner):
         if self._graphed is not None:
             # As MMEngine does with what it compiles.
             self.model.train_step = self._graphed
+            self.logger.info('The training step is recorded as CUDA graphs. '
+                             'The first steps take longer.')
 
     def train(self) -> nn.Module:
         """Train, and have the record tell how the run ends.

@@ -479,16 +479,6 @@ class MultiBackboneClassifier(BaseClassifier):
             losses.update(self.logged_weights())
         return losses
 
-    def _counting(self) -> List[nn.Module]:
-        """The branches whose batch norms are told at once that there was a
-        batch. The compiler fuses these operations by itself; what is
-        recomputed takes them back."""
-        return [
-            branch for name, branch in self.branches.items()
-            if branch.training and not branch._compiled_call_impl
-            and not self.branch_settings[name].recompute
-        ]
-
     def check_distillation(self) -> None:
         """Have teacher and loss do once what they do in a step that distils.
 
@@ -644,6 +634,16 @@ class MultiBackboneClassifier(BaseClassifier):
                 for name, ratio in zip(names, ratios)
             })
         return losses
+
+    def _counting(self) -> List[nn.Module]:
+        """The branches whose batch norms are told at once that there was a
+        batch. The compiler fuses these operations by itself; what is
+        recomputed takes them back."""
+        return [
+            branch for name, branch in self.branches.items()
+            if branch.training and not branch._compiled_call_impl
+            and not self.branch_settings[name].recompute
+        ]
 
     def _reach_all_parameters(self, losses: Dict[str, Any]) -> None:
         """Give parameters of the distillation the gradient 0 where no loss

@@ -60,11 +60,12 @@ def test_a_check_can_fail(tmp_path, monkeypatch):
     assert whole_step['differences'](found[0], found[0]) == 'equal'
 
 
-def test_times(tool):
-    code, out = tool('time', '--ways', 'eager', '--steps', '1')
+@pytest.mark.parametrize('way', ['eager', 'graph+streams'])
+def test_times(tool, way):
+    code, out = tool('time', '--ways', way, '--steps', '1')
     assert code == 0
     result = json.loads(out.splitlines()[-1])
-    assert result['way'] == 'eager'
+    assert result['way'] == way
     for phase in ('on', 'off'):
         found = result[phase]
         assert 0 < found['least'] <= found['ms'] <= found['most']

@@ -13,6 +13,11 @@ from mcod_plugin.errors import ConfigError
 from mmengine.registry import OPTIMIZERS
 from ...tape import TapeRecorder
 
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(),
+    reason='runs are on the GPU then, for which there is '
+    'benchmarks/gpu/whole_step.py')
+
 # A learning rate of its own for every step, and as few files as can be.
 CHANGES = {
     'param_scheduler': [
