@@ -20,6 +20,7 @@ custom_hooks = [
         type='mcod_plugin.DiscontinuousKDHook',
         on=1,
         gap=(1, 0),
-        weight=(1.0, 1.0),
-        curve='linear')
+        weight=(0.0, 1.0),
+        curve='linear',
+        ramp=0.5)
 ]

@@ -14,11 +14,13 @@ from mmengine.registry import \
     OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
+from mmpretrain.registry import TRANSFORMS as MMPRETRAIN_TRANSFORMS
 
 __all__ = [
     'DATASETS', 'EVALUATORS', 'FUNCTIONS', 'HOOKS', 'METRICS', 'MODELS',
-    'OPTIM_WRAPPERS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'RUNNERS'
+    'OPTIM_WRAPPERS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'RUNNERS', 'TRANSFORMS'
 ]
 
 # classifiers, backbones, necks, heads, losses
@@ -44,6 +46,13 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     locations=['mcod_plugin.engine'])
 RUNNERS = Registry(
     'runner', parent=MMENGINE_RUNNERS, locations=['mcod_plugin.engine'])
+TRANSFORMS = Registry(
+    'transform',
+    parent=MMENGINE_TRANSFORMS,
+    locations=['mcod_plugin.datasets'])
+# A pipeline mixes ours with MMPretrain's, which are found by their bare names
+# also where the default scope is this plugin's.
+TRANSFORMS.parent = MMPRETRAIN_TRANSFORMS
 # collate_fn of data loaders
 FUNCTIONS = Registry(
     'function', parent=MMENGINE_FUNCTIONS, locations=['mcod_plugin.datasets'])

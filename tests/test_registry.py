@@ -12,6 +12,7 @@ PARTS = dict(
         'BatchDataPreprocessor'
     ],
     DATASETS=['Digits', 'InMemoryDataset'],
+    TRANSFORMS=['BranchViews'],
     HOOKS=['DiscontinuousKDHook', 'CohortRuntimeInfoHook'],
     OPTIM_WRAPPERS=['AutocastOptimWrapper'],
     OPTIM_WRAPPER_CONSTRUCTORS=['BranchOptimWrapperConstructor'],

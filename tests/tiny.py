@@ -22,4 +22,13 @@ train_dataloader = dict(
 val_dataloader = dict(batch_size=40, dataset=dict(size=32, indices=40))
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=2)
+# Too short for a weight that grows.
+custom_hooks = [
+    dict(
+        type='mcod_plugin.DiscontinuousKDHook',
+        on=1,
+        gap=(1, 0),
+        weight=(1.0, 1.0),
+        curve='linear')
+]
 """

@@ -19,7 +19,7 @@ settings = {
     'train_cfg.val_interval': 4,
     'val_evaluator.calibration_bins': 15,
 }
-methods = dict(solo='solo', always_on='always_on', mcod='mcod')
+methods = dict(solo='solo', always_on='always_on', mcod_constant='mcod_constant')
 seeds = [0]
 results = '../../docs/results/small_families_cifar100'
 report = '../../docs/results.md'

@@ -16,6 +16,11 @@ settings = {
     'train_cfg.val_interval': 5,
     'val_evaluator.calibration_bins': 15,
 }
-methods = dict(solo='solo', mcod='mcod', always_on='always_on', dml='dml')
+methods = dict(
+    solo='solo',
+    mcod_constant='mcod_constant',
+    mcod='mcod',
+    always_on='always_on',
+    dml='dml')
 seeds = [0, 1, 2]
 results = '../../docs/results/gpu_main_pair_cifar100'

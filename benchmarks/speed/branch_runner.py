@@ -65,7 +65,8 @@ def branch_runner(cfg: Any, name: str, workers: int, folder: str) -> Runner:
     settings = dict(
         runtime,
         work_dir=folder,
-        train_dataloader=branch_loader(cfg.train_dataloader, workers, *images),
+        train_dataloader=branch_loader(cfg.train_dataloader, workers, *images,
+                                       name),
         train_cfg=dict(
             by_epoch=True, max_epochs=FOREVER, val_interval=FOREVER),
         optim_wrapper=dict(
@@ -86,11 +87,13 @@ def branch_runner(cfg: Any, name: str, workers: int, folder: str) -> Runner:
 def branch_loader(loader: dict,
                   workers: int,
                   size: Optional[Tuple[int, int]] = None,
-                  channels: int = 3) -> dict:
+                  channels: int = 3,
+                  branch: Optional[str] = None) -> dict:
     """A data loader's config with MMPretrain's pipeline and defaults; for
-    size and channels see :func:`dataset_alone`."""
+    size, channels and branch see :func:`dataset_alone`."""
     loader = copy.deepcopy(loader)
-    loader['dataset'] = dataset_alone(loader['dataset'], size, channels)
+    loader['dataset'] = dataset_alone(
+        loader['dataset'], size, channels, branch=branch)
     for _, dataset in walk(loader['dataset']):
         # What is left in memory takes a part of its source.
         if is_part(dataset, InMemoryDataset):

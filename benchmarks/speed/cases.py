@@ -20,6 +20,7 @@ from mcod_plugin.config.explain import explain
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.engine.hooks import DiscontinuousKDHook
 from mcod_plugin.engine.runner import CohortRunner
+from mcod_plugin.engine.runner.view_settings import name_views
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import RUNNERS
 from .branch_runner import FOREVER, branch_runner
@@ -75,8 +76,10 @@ def speed_cases(cfg: Any, workers: int,
             found[f'val/{name}'] = partial(validate, alone[name])
     found = {name: partial(_run, cfg, case) for name, case in found.items()}
     for name, variant in variants.items():
-        found[f'runner/{name}'] = partial(
-            _run, variant, partial(train, partial(cohort_runner, variant)))
+        build = partial(cohort_runner, variant)
+        for kind, case in (('runner', train), ('data', load)):
+            found[f'{kind}/{name}'] = partial(_run, variant,
+                                              partial(case, build))
     return found
 
 
@@ -196,7 +199,9 @@ def _batches_and_runner(cfg: Any, timer: StepTimer) -> tuple:
 def raw_batches(cfg: Any) -> List[dict]:
     """A few full batches of the training data, as the config's loader gives
     them."""
-    settings = dict(cfg.train_dataloader, drop_last=True)
+    settings = dict(
+        name_views(cfg.train_dataloader, list(cfg.model.branches)),
+        drop_last=True)
     batches = list(islice(CohortRunner.build_dataloader(settings, 0), BATCHES))
     if not batches:
         raise ConfigError('train_dataloader.batch_size must be at most the '
@@ -255,10 +260,11 @@ def load(build: Callable[[str], Runner], timer: StepTimer) -> None:
     """Load and preprocess the training data of a runner, and no more."""
     timer.watch_memory()
     runner = build(timer.folder)
-    settings = runner.cfg.train_dataloader
-    loader = runner.build_dataloader(settings, seed=runner.seed)
+    loader = runner.train_dataloader
     preprocess = runner.model.data_preprocessor
-    timer.start(images=settings.batch_size, lead_in=1 + ahead(loader))
+    timer.start(
+        images=runner.cfg.train_dataloader.batch_size,
+        lead_in=1 + ahead(loader))
     while True:
         for index, batch in enumerate(loader):
             preprocess(batch, True)

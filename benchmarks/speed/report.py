@@ -93,8 +93,9 @@ def speed_ratios(found: Mapping[str, Measurement],
         _memory(found, ['step/on']) / _memory(found, bare),
     }
     for name in variants:
-        ratios[f'runner/{name} : runner/on'] = (
-            seconds(f'runner/{name}') / seconds('runner/on'))
+        for kind, usual in (('runner', 'runner/on'), ('data', 'data/cohort')):
+            ratios[f'{kind}/{name} : {usual}'] = (
+                seconds(f'{kind}/{name}') / seconds(usual))
     return _known(ratios)
 
 

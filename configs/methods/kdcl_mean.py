@@ -8,8 +8,10 @@ the logits for the target.
 This is what public code trains: OKDPH (tianlizhang) to the letter, that of
 shaoeric with the sum of the logits for their mean. The paper has better
 targets than the mean (see kdcl_min_logit), and distorts the images for each
-network apart, as the public code does; here all branches see the same. The
-target z is detached. A branch with a ``loss_weight`` of its own keeps it.
+network apart, as the public code does; here all branches see the same unless
+the data give them views of their own, which for images in memory is
+``train_dataloader.dataset.views=True``. The target z is detached. A branch
+with a ``loss_weight`` of its own keeps it.
 """
 model = dict(
     loss_weight=0.5,

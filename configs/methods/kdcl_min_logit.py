@@ -7,8 +7,10 @@ the branches' logits relative to that of the true class y.
 
 No public code has this target; weights and temperature are those that it has
 for the mean, see kdcl_mean. The paper distorts the images for each network
-apart, here all branches see the same. A mixed label counts by its shares. The
-target z is detached. A branch with a ``loss_weight`` of its own keeps it.
+apart; here all branches see the same unless the data give them views of their
+own, which for images in memory is ``train_dataloader.dataset.views=True``. A
+mixed label counts by its shares. The target z is detached. A branch with a
+``loss_weight`` of its own keeps it.
 """
 model = dict(
     loss_weight=0.5,

@@ -8,6 +8,7 @@ from mmpretrain.datasets import PackInputs, ResizeEdge
 from mmpretrain.evaluation import Accuracy
 from mmpretrain.models import ClsDataPreprocessor
 
+from mcod_plugin.config.data import view_pipelines
 from mcod_plugin.config.parts import is_part, walk
 from mcod_plugin.config.plain import plain
 from mcod_plugin.datasets import InMemoryDataset
@@ -48,7 +49,8 @@ def source_loader(cfg: Any) -> dict:
 def dataset_alone(cfg: dict,
                   size: Optional[Tuple[int, int]] = None,
                   channels: int = 3,
-                  exact: bool = False) -> dict:
+                  exact: bool = False,
+                  branch: Optional[str] = None) -> dict:
     """The config of a data set in MMPretrain's own types.
 
     Args:
@@ -59,6 +61,8 @@ def dataset_alone(cfg: dict,
         exact (bool): Whether they are brought to it as in the cohort, without
             rounding. Images that stay in memory cannot be.
             Defaults to False.
+        branch (str, optional): The branch whose view of the images it gives,
+            where each has its own. Defaults to None.
 
     Returns:
         dict: The config. A data set of this plugin's keeps its type, and so
@@ -67,9 +71,15 @@ def dataset_alone(cfg: dict,
     """
     cfg = copy.deepcopy(cfg)
     for _, dataset in walk(cfg):
-        if is_part(dataset, InMemoryDataset) and not takes_part(dataset):
-            own = {key: dataset.pop(key, None) for key in OWN_KEYS}
-            dataset['type'] = own['source']
+        if is_part(dataset, InMemoryDataset):
+            # One branch sees what each of them does.
+            dataset.pop('views', None)
+            if not takes_part(dataset):
+                own = {key: dataset.pop(key, None) for key in OWN_KEYS}
+                dataset['type'] = own['source']
+        if isinstance(dataset, dict) and dataset.get('pipeline'):
+            views = view_pipelines(dataset['pipeline'])
+            dataset['pipeline'] = views.get(branch, dataset['pipeline'])
     if size is None:
         return cfg
     if (exact or channels != 3) and not is_in_memory(cfg):

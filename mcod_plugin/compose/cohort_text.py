@@ -144,14 +144,16 @@ def _model(sources: Sequence[Source], recipe: Source,
 
 def _hooks(recipe: Source) -> Iterator[str]:
     yield from _wrapped(
-        'When and how strongly the ensemble teaches: one epoch on, then a gap '
-        'that shrinks from one epoch to none.',
+        'When and how strongly the ensemble teaches: one epoch on, then a '
+        'gap. In the first half of the run the gap shrinks from one epoch to '
+        'none, and the weight grows from 0 to 1.',
         first='# ',
         rest='# ')
     yield 'custom_hooks = [dict('
     yield "    type='mcod_plugin.DiscontinuousKDHook',"
-    yield ('    on=1, gap=(1, 0), weight=(1.0, 1.0), '
-           "curve='linear', begin=0, end=None, by_epoch=True),")
+    yield ('    on=1, gap=(1, 0), weight=(0.0, 1.0), '
+           "curve='linear', ramp=0.5,")
+    yield '    begin=0, end=None, by_epoch=True),'
     if recipe.cfg.get('custom_hooks'):
         yield f'# those of {recipe.name}'
         yield '    *_base_.custom_hooks,'

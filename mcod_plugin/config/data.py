@@ -1,12 +1,13 @@
 """The data that a config names."""
-from typing import Any, Iterator, List, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, Sequence
 
 from mmcv.transforms import LoadImageFromFile
 
-from .parts import is_part
+from .parts import is_part, walk
 
 __all__ = [
-    'channel_order', 'dataset_layers', 'innermost_dataset', 'pipeline_of'
+    'channel_order', 'dataset_layers', 'innermost_dataset', 'pipeline_of',
+    'view_pipelines'
 ]
 
 
@@ -55,6 +56,28 @@ def pipeline_of(loader: dict) -> List[dict]:
     return []
 
 
+def view_pipelines(pipeline: Sequence[dict]) -> Dict[str, List[dict]]:
+    """The pipelines of branches that have views of their own.
+
+    Args:
+        pipeline (Sequence[dict]): Configs of the transforms, of which the
+            last may be a :class:`BranchViews`, or another one that has
+            ``pipelines`` by branch.
+
+    Returns:
+        dict[str, list[dict]]: By branch the transforms from the first to the
+        last; empty if all branches have the same images.
+    """
+    last = pipeline[-1] if pipeline else {}
+    pipelines = last.get('pipelines') if isinstance(last, Mapping) else None
+    if not isinstance(pipelines, Mapping):
+        return {}
+    return {
+        name: [*pipeline[:-1], *steps]
+        for name, steps in pipelines.items()
+    }
+
+
 def channel_order(pipeline: Sequence[dict]) -> str:
     """The order of the colours of the images that a pipeline gives.
 
@@ -66,5 +89,6 @@ def channel_order(pipeline: Sequence[dict]) -> str:
         sets that hold the pixels.
     """
     loads = any(
-        is_part(transform, LoadImageFromFile) for transform in pipeline)
+        is_part(transform, LoadImageFromFile)
+        for _, transform in walk(pipeline))
     return 'BGR' if loads else 'RGB'

@@ -7,7 +7,7 @@ from mmpretrain.datasets import (EfficientNetCenterCrop,
                                  RandomResizedCrop)
 
 from mcod_plugin.errors import ConfigError
-from .data import dataset_layers
+from .data import dataset_layers, view_pipelines
 from .parts import is_part
 
 __all__ = ['data_input_size', 'parse_input_size', 'pipeline_input_size']
@@ -55,8 +55,11 @@ def pipeline_input_size(
 
     Returns:
         int | Sequence[int] | None: The size as an ``input_size``; None if no
-        transform fixes it.
+        transform fixes it, or views of branches differ in it.
     """
+    views = list(map(pipeline_input_size, view_pipelines(pipeline).values()))
+    if views:
+        return views[0] if all(size == views[0] for size in views) else None
     size = None
     for transform in pipeline:
         for kind, key in SIZING_TRANSFORMS.items():

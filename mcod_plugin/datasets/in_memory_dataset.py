@@ -23,12 +23,13 @@ from mcod_plugin.registry import DATASETS
 from mcod_plugin.structures import BatchDataSample
 from mcod_plugin.utils.machine import GIB, free_memory
 from .batch_transforms import crop, random_flip, random_windows, to_device
+from .branch_views import BranchViews
 from .split import LABELS, check_per_class, select_images
 
 # What it takes and MMPretrain's data sets do not, or for something else:
 # first the settings of a part.
 PART_KEYS = ('label', 'classes', 'per_class')
-OWN_KEYS = ('source', 'device', 'max_gib', *PART_KEYS)
+OWN_KEYS = ('source', 'device', 'max_gib', 'views', *PART_KEYS)
 
 # What gives the same image every time is done once, at the start.
 FIXED_TRANSFORMS = (LoadImageFromFile, Resize, ResizeEdge, CenterCrop)
@@ -86,6 +87,13 @@ class InMemoryDataset(Dataset):
             ``metainfo=dict(classes=...)``. Data that know no names of their
             classes get them by it, as in MMPretrain. Defaults to None, all
             classes.
+        views (bool | Sequence[str]): Whether each branch of the cohort is
+            given a view of its own of the images: cropped and flipped by
+            random numbers of its own. They are for training. True takes the
+            names of the branches from :class:`CohortRunner`; other runners
+            need them here. Random numbers are drawn in the order of the
+            names, so that the order of the branches does not matter.
+            Defaults to False.
         **kwargs: All other arguments of MMPretrain's data set.
 
     Attributes:
@@ -96,11 +104,13 @@ class InMemoryDataset(Dataset):
             of the classes that are taken.
         pipeline (Compose): What one image goes through at random; batches do
             without.
+        views (tuple[str]): The branches that have views of their own.
 
     Raises:
         ConfigError: If the pipeline holds something else, the images differ
             in size, there is too little memory, there is no such label or
-            class, or a class has fewer images than ``per_class`` asks for.
+            class, a class has fewer images than ``per_class`` asks for, or
+            there cannot be views.
 
     Examples:
         >>> train_dataloader = dict(
@@ -122,6 +132,7 @@ class InMemoryDataset(Dataset):
                  per_class: Optional[Sequence[Optional[int]]] = None,
                  label: str = 'fine',
                  classes: Union[str, Sequence[Union[str, int]], None] = None,
+                 views: Union[bool, Sequence[str]] = False,
                  **kwargs) -> None:
         check_choice('device of InMemoryDataset', device,
                      ('auto', 'cpu', 'cuda'))
@@ -136,6 +147,7 @@ class InMemoryDataset(Dataset):
                     'InMemoryDataset takes per_class or indices, not both; '
                     f'got {per_class!r} and {kwargs["indices"]!r}')
         check_choice('label of InMemoryDataset', label, LABELS)
+        self.views = _view_names(views, kwargs.get('test_mode', False))
         settings = dict(kwargs, type=source, pipeline=pipeline)
         if 'serialize_data' in arguments(MMPRETRAIN_DATASETS.get(source)):
             # Its own copy of the data is read once and then dropped, so that
@@ -146,10 +158,13 @@ class InMemoryDataset(Dataset):
             dataset.full_init()
         fixed, self._crop, self._flip = split_pipeline(
             dataset.pipeline.transforms)
-        self.pipeline = Compose([
+        steps = [
             step for step in (self._crop, self._flip, PackInputs())
             if step is not None
-        ])
+        ]
+        if self.views:
+            steps = [BranchViews(dict.fromkeys(self.views, steps))]
+        self.pipeline = Compose(steps)
         self.metainfo = dataset.metainfo
         self.source = source
         self._max_gib = max_gib
@@ -283,15 +298,17 @@ class InMemoryDataset(Dataset):
             indices (Sequence[int]): The numbers of its images; B of them.
 
         Returns:
-            dict: ``inputs``, a uint8 tensor ``(B, C, H, W)``, and
-            ``data_samples``, a :class:`BatchDataSample` with ``gt_label`` and
-            ``sample_idx``.
+            dict: ``inputs``, a uint8 tensor ``(B, C, H, W)``, by branch if
+            there are :attr:`views`, and ``data_samples``, a
+            :class:`BatchDataSample` with ``gt_label`` and ``sample_idx``.
         """
         numbers = torch.as_tensor(indices)
-        rows = [numbers]
+        number = len(numbers)
+        # All views are made at once, as more images.
+        rows = [numbers.repeat(len(self.views) or 1)]
         if self._crop is not None:
             rows += random_windows(
-                len(numbers), self.images.shape[1:3], self._size)
+                len(rows[0]), self.images.shape[1:3], self._size)
         # In one transfer.
         chosen, *place = to_device(torch.stack(rows), self.images.device)
         if place:
@@ -301,13 +318,16 @@ class InMemoryDataset(Dataset):
         if self._flip is not None:
             batch = random_flip(batch, self._flip.prob,
                                 FLIPS[self._flip.direction])
+        # Contiguous: MMPretrain's own preprocessor would hand channels_last
+        # on to a classifier that stands alone, whose gradients may be wrong
+        # in it, see choose_memory_format.
+        inputs = batch.permute(0, 3, 1, 2).contiguous()
+        if self.views:
+            inputs = dict(zip(self.views, inputs.split(number)))
         return dict(
-            # Contiguous: MMPretrain's own preprocessor would hand
-            # channels_last on to a classifier that stands alone, whose
-            # gradients may be wrong in it, see choose_memory_format.
-            inputs=batch.permute(0, 3, 1, 2).contiguous(),
+            inputs=inputs,
             data_samples=BatchDataSample(
-                gt_label=self.labels.index_select(0, chosen),
+                gt_label=self.labels.index_select(0, chosen[:number]),
                 sample_idx=numbers))
 
     def __getitem__(self, index: int) -> dict:
@@ -317,8 +337,8 @@ class InMemoryDataset(Dataset):
             index (int): Its number.
 
         Returns:
-            dict: ``inputs``, a uint8 tensor ``(C, H, W)``, and
-            ``data_samples``, a ``DataSample``.
+            dict: ``inputs``, a uint8 tensor ``(C, H, W)``, by branch if
+            there are :attr:`views`, and ``data_samples``, a ``DataSample``.
         """
         return self.pipeline(self.get_data_info(index))
 
@@ -383,6 +403,26 @@ class InMemoryDataset(Dataset):
         return (f'{number:,} images of {height}x{width}, '
                 f'{self.images.numel() / GIB * 1024:.0f} MiB on '
                 f'{self.images.device}')
+
+
+def _view_names(views: Any, test_mode: bool) -> Tuple[str, ...]:
+    """The names that ``views`` stands for, in their order."""
+    if views is True:
+        raise ConfigError(
+            'views=True of InMemoryDataset takes the names of the branches '
+            'from mcod_plugin.CohortRunner, for train_dataloader; elsewhere '
+            'list them')
+    if views is False:
+        return ()
+    if not isinstance(views, (list, tuple)) or not views or not all(
+            isinstance(name, str) for name in views) or len(
+                set(views)) < len(views):
+        raise ConfigError('views of InMemoryDataset must be True, False or a '
+                          f'list of the names of all branches; got {views!r}')
+    if test_mode:
+        raise ConfigError('views of InMemoryDataset are for training, and it '
+                          'has test_mode=True')
+    return tuple(sorted(views))
 
 
 def takes_part(cfg: dict) -> bool:

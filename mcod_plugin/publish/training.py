@@ -5,7 +5,8 @@ from typing import Any, Dict, Iterator, Optional, Sequence
 from mmcv.transforms import LoadImageFromFile
 from mmpretrain.datasets import PackInputs
 
-from mcod_plugin.config.data import pipeline_of
+from mcod_plugin.config.data import (innermost_dataset, pipeline_of,
+                                     view_pipelines)
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.runs.record import dose_text
 from mcod_plugin.utils.units import duration
@@ -114,8 +115,19 @@ def _data_settings(loader: Any) -> str:
 
 
 def _transforms(loader: Any) -> str:
+    pipeline = pipeline_of(loader)
+    views = view_pipelines(pipeline)
+    if views:
+        return '; '.join(f'of {name} {_calls(steps)}'
+                         for name, steps in views.items())
+    anew = ', anew for each branch'
+    return _calls(pipeline) + anew * bool(
+        innermost_dataset(loader).get('views'))
+
+
+def _calls(pipeline: Sequence[dict]) -> str:
     calls = [
-        _call(transform) for transform in pipeline_of(loader)
+        _call(transform) for transform in pipeline
         if not is_part(transform, (PackInputs, LoadImageFromFile))
     ]
     return ', '.join(calls) or 'none'

@@ -7,8 +7,8 @@ from mmengine.evaluator import Evaluator
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
-from mcod_plugin.alone.data import (crop_ratio, evaluator, loader_alone,
-                                    preprocessor, source_loader)
+from mcod_plugin.alone.data import (crop_ratio, dataset_alone, evaluator,
+                                    loader_alone, preprocessor, source_loader)
 from mcod_plugin.config.data import channel_order, pipeline_of
 from mcod_plugin.datasets.in_memory_dataset import is_in_memory
 from mcod_plugin.errors import ConfigError
@@ -87,6 +87,27 @@ def test_wrapped_data():
     found = loader_alone(loader)['dataset']['dataset']
     assert found['type'] == 'CIFAR10'
     assert pipeline_of(loader) == [dict(type='PackInputs')]
+
+
+def test_a_branch_alone_has_its_own_view():
+    flip = dict(type='RandomFlip', prob=.5)
+    views = dict(
+        type='mcod_plugin.BranchViews',
+        pipelines=dict(a=[FILES[2], FILES[3]], b=[flip, FILES[3]]))
+    dataset = dict(type='CustomDataset', pipeline=[*FILES[:2], views])
+    wrapped = dict(type='RepeatDataset', times=2, dataset=dataset)
+    assert dataset_alone(dataset, branch='a')['pipeline'] == FILES
+    found = dataset_alone(wrapped, (32, 48), branch='b')['dataset']
+    assert found['pipeline'] == [
+        *FILES[:2], flip,
+        dict(type='Resize', scale=(48, 32), backend='pillow'), FILES[3]
+    ]
+    assert dataset['pipeline'][-1] is views
+    # In memory a view is what all have otherwise.
+    for part in ({}, dict(per_class=(0, 40))):
+        assert dataset_alone(
+            memory(views=True, **part), branch='a') == dataset_alone(
+                memory(**part))
 
 
 def test_resizing_comes_last():

@@ -1,6 +1,7 @@
 import pytest
 
-from mcod_plugin.config.data import dataset_layers, innermost_dataset
+from mcod_plugin.config.data import (channel_order, dataset_layers,
+                                     innermost_dataset, view_pipelines)
 
 
 def test_layers_from_the_outside():
@@ -20,3 +21,27 @@ def test_no_config(dataset):
 def test_an_empty_wrapper():
     wrapper = dict(type='ConcatDataset', datasets=[])
     assert list(dataset_layers(wrapper)) == [wrapper]
+
+
+LOAD, PACK = dict(type='LoadImageFromFile'), dict(type='PackInputs')
+FLIP = dict(type='RandomFlip', prob=.5)
+
+
+def test_pipelines_of_views():
+    views = dict(
+        type='mcod_plugin.BranchViews', pipelines=dict(a=[FLIP, PACK],
+                                                       b=[PACK]))
+    assert view_pipelines([LOAD, views]) == dict(
+        a=[LOAD, FLIP, PACK], b=[LOAD, PACK])
+    for pipeline in ([], [LOAD, PACK], [FLIP, str]):
+        assert view_pipelines(pipeline) == {}
+
+
+def test_colours_of_views():
+    """The files may be read for each branch anew."""
+    views = dict(
+        type='mcod_plugin.BranchViews',
+        pipelines=dict(a=[LOAD, PACK], b=[LOAD, PACK]))
+    assert channel_order([views]) == 'BGR'
+    views['pipelines'] = dict(a=[PACK])
+    assert channel_order([views]) == 'RGB'

@@ -5,6 +5,14 @@ from mcod_plugin.config.input_size import (data_input_size, parse_input_size,
 from mcod_plugin.errors import ConfigError
 
 
+CROP = dict(type='RandomCrop', crop_size=48)
+
+
+def views(one, other):
+    return dict(
+        type='mcod_plugin.BranchViews', pipelines=dict(a=one, b=other))
+
+
 @pytest.mark.parametrize('value, expected', [
     (32, (32, 32)),
     ((32, 48), (32, 48)),
@@ -42,6 +50,11 @@ def test_parse_refuses(value):
     ([dict(type='RandomResizedCrop', scale=[32, 48])], (32, 48)),
     ([dict(type='RandomFlip', prob=.5),
       dict(type='EfficientNetRandomCrop', scale=240)], 240),
+    # of views that branches have of their own
+    ([dict(type='Resize', scale=64),
+      views([dict(type='RandomCrop', crop_size=48)], [CROP])], 48),
+    ([CROP, views([], [])], 48),
+    ([CROP, views([], [dict(type='RandomCrop', crop_size=32)])], None),
 ])
 def test_pipeline(pipeline, expected):
     assert pipeline_input_size(pipeline) == expected

@@ -14,8 +14,7 @@ from mcod_plugin.registry import HOOKS, MODELS
 from mcod_plugin.structures import BatchDataSample
 
 METHODS = sorted(
-    path.stem
-    for path in Path(find_method('mcod')).parent.glob('*.py'))
+    path.stem for path in Path(find_method('mcod')).parent.glob('*.py'))
 HEAD = dict(type='LinearClsHead', num_classes=5)
 BRANCHES = dict(
     a=dict(
@@ -72,9 +71,7 @@ def decoupled(target, logits, t, alpha, beta):
     total = 0.
     for c in range(5):
         rest = [k for k in range(5) if k != c]
-        two = [
-            torch.stack([x[:, c], x[:, rest].sum(1)], 1) for x in (p, q)
-        ]
+        two = [torch.stack([x[:, c], x[:, rest].sum(1)], 1) for x in (p, q)]
         others = [x[:, rest] / x[:, rest].sum(1, keepdim=True) for x in (p, q)]
         terms = [(x * (x / y).log()).sum(1) for x, y in (two, others)]
         total += LABELS[:, c] * (alpha * terms[0] + beta * terms[1])
@@ -99,7 +96,8 @@ def follow(fuse, t, weight=1., own=1., distance=kl):
 
     def total(step):
         target = fuse(step.logits)
-        return sum(own * ce(z) + own * step.w * weight * distance(target, z, t)
+        return sum(own * ce(z) +
+                   own * step.w * weight * distance(target, z, t)
                    for z in step.logits)
 
     return total
@@ -107,8 +105,8 @@ def follow(fuse, t, weight=1., own=1., distance=kl):
 
 def peers(step, share):
     return sum(
-        ce(z) + step.w * share * sum(
-            kl(peer, z, 1.) for peer in step.logits if peer is not z)
+        ce(z) + step.w * share *
+        sum(kl(peer, z, 1.) for peer in step.logits if peer is not z)
         for z in step.logits)
 
 
@@ -140,8 +138,9 @@ def features(step):
                 continue
             size = [min(x, y) for x, y in zip(own.shape[2:], other.shape[2:])]
             x, y = (
-                torch.nn.functional.adaptive_avg_pool2d(value, size).movedim(
-                    1, 3) for value in (own, other.detach()))
+                torch.nn.functional.adaptive_avg_pool2d(value,
+                                                        size).movedim(1, 3)
+                for value in (own, other.detach()))
             layer = step.distill.projections[name][peer]
             y = y - y.mean(3, keepdim=True)
             y = y / (y.square().mean(3, keepdim=True) + 1e-5).sqrt()
@@ -166,8 +165,8 @@ def one(step):
     teacher = step.teacher
     seen = torch.cat([softmax(z.detach()) for z in step.logits], 1)
     scores = seen @ teacher.gate.weight.t() + teacher.gate.bias
-    scores = (scores - scores.mean(0)) / (scores.var(
-        0, correction=0) + 1e-5).sqrt()
+    scores = (scores - scores.mean(0)) / (scores.var(0, correction=0) +
+                                          1e-5).sqrt()
     norm = teacher.gate_norm
     gates = softmax((norm.weight * scores + norm.bias).clamp(min=0))
     fused = sum(g[:, None] * z for g, z in zip(gates.t(), step.logits))
@@ -180,8 +179,7 @@ FORMULAS = dict(
     averaged=averaged,
     balanced=balanced,
     confidence=follow(weighed, 3.),
-    dist=follow(
-        mean, 1., distance=lambda x, y, t: relations(x, y, t, 2., 2.)),
+    dist=follow(mean, 1., distance=lambda x, y, t: relations(x, y, t, 2., 2.)),
     dkd=follow(mean, 4., distance=lambda x, y, t: decoupled(x, y, t, 1., 8.)),
     dml=lambda step: peers(step, 1 / 2),
     features=features,
@@ -191,6 +189,7 @@ FORMULAS = dict(
     kdcl_min_logit=follow(least, 4., own=.5),
     leave_one_out=leave_one_out,
     mcod=follow(mean, 3.),
+    mcod_constant=follow(mean, 3.),
     mean_t4_w05=follow(mean, 4.),
     min_logit_t4_w05=follow(least, 4.),
     on_off=follow(mean, 3.),
@@ -214,12 +213,23 @@ WEIGHTS = dict(
     on_off=lambda t: 1. - t % 2,
     one=lambda t: math.exp(-5 * (1 - min(t / 80, 1.))**2),
     ramp=lambda t: .5 + t / 299,
-    solo=lambda t: 0.)
+    solo=lambda t: 0.,
+    **dict.fromkeys(('mcod', 'prob_mean', 'confidence', 'leave_one_out'),
+                    lambda t: min(2 * t / 300, 1.)))
+# Those with gaps that vanish, and after how many epochs they do at the latest.
+GAPS = dict(
+    mcod=75, prob_mean=75, confidence=75, leave_one_out=75, mcod_constant=150)
 
 # Weights of the public code in runs as long as its own.
 DISTINCT = dict(
-    one=(300, {t: math.exp(-5 * (1 - t / 80)**2) for t in range(81)}),
-    dkd=(240, {t: min((t + 1) / 20, 1.) for t in range(240)}))
+    one=(300, {
+        t: math.exp(-5 * (1 - t / 80)**2)
+        for t in range(81)
+    }),
+    dkd=(240, {
+        t: min((t + 1) / 20, 1.)
+        for t in range(240)
+    }))
 
 
 class Step:
@@ -253,8 +263,7 @@ class Step:
         generator = torch.Generator().manual_seed(1)
         for name, value in self.cohort.named_parameters():
             scale = 1. if '.head.' in name or 'gate' in name else .05
-            value.data += scale * torch.randn(
-                value.shape, generator=generator)
+            value.data += scale * torch.randn(value.shape, generator=generator)
 
     def train(self):
         """The loss, and gradients at logits, features and own parameters."""
@@ -263,8 +272,8 @@ class Step:
         def keep(kind, name):
 
             def hook(_, __, output):
-                found[kind][name] = output[-1] if isinstance(
-                    output, tuple) else output
+                found[kind][name] = output[-1] if isinstance(output,
+                                                             tuple) else output
 
             return hook
 
@@ -316,8 +325,8 @@ def differences(method, formula, epoch=0, *options):
     greatest = max(x.abs().max() for x in wanted)
     apart = max((x - y).abs().max() for x, y in zip(grads, wanted))
     expected = expected.detach()
-    return (float((total - expected).abs() / expected.abs()),
-            float(apart / greatest))
+    return (float(
+        (total - expected).abs() / expected.abs()), float(apart / greatest))
 
 
 def test_each_has_a_formula():
@@ -339,14 +348,16 @@ def test_weight(method):
     apply_method(cfg, find_method(method))
     schedule = HOOKS.build(cfg.custom_hooks[0]).schedule.resolve(300)
     expected = WEIGHTS.get(method, lambda t: 1.)
-    phases = method in ('mcod', 'prob_mean', 'confidence', 'leave_one_out')
     for t in (0, 1, 7, 40, 79, 80, 150, 298, 299):
         weight = schedule.weight(t)
-        if not phases or t in (0, 299):
+        if weight or not 0 < t < GAPS.get(method, 0):
             # A ramp is a whole number of epochs.
             assert weight == pytest.approx(expected(t), abs=1e-2), t
-        else:
-            assert weight in (0, 1)
+    off = [t for t in range(1, 300) if not schedule.weight(t)]
+    if method in GAPS:
+        # every other epoch until the gap is less than half of one
+        assert off == [*range(1, GAPS[method] + 1, 2)][:len(off)]
+        assert abs(off[-1] - GAPS[method]) <= 2
     exact = DISTINCT.get(method)
     if exact is not None:
         total, values = exact

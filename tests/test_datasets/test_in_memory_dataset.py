@@ -95,7 +95,7 @@ def original(cfg):
     """The data set of the toolbox that is held in memory."""
     # To serialise them takes longer than all else, for a few images.
     cfg = dict(cfg, type=cfg['source'], serialize_data=False)
-    for key in ('source', 'device', 'max_gib'):
+    for key in ('source', 'device', 'max_gib', 'views'):
         cfg.pop(key, None)
     return MMPRETRAIN_DATASETS.build(cfg)
 
@@ -586,6 +586,86 @@ def test_images_in_memory_stay():
         assert torch.equal(dataset.images, before)
 
 
+# Views of their own for branches
+
+
+def test_each_view_is_a_batch_of_its_own():
+    cfg = config(num=1, pipeline=PIPELINES['cifar'])
+    known = views(original(cfg))
+    dataset = DATASETS.build(dict(cfg, views=['b', 'a']))
+    assert dataset.views == ('a', 'b')
+    torch.manual_seed(0)
+    batch, _ = draw(dataset, 8000)
+    assert batch['inputs'].keys() == {'a', 'b'}
+    draws = []
+    for name in 'ab':
+        images = batch['inputs'][name]
+        # To MMPretrain's preprocessor as well.
+        assert images.is_contiguous() and images.shape == (8000, 3, 16, 16)
+        found = read(dict(inputs=images), known)
+        counts = Counter(found)
+        assert chisquare([counts[view] for view in known.values()
+                          ]).pvalue > P_VALUE
+        draws.append([(top, left, direction is not None)
+                      for _, top, left, direction in found])
+    # What one shows tells nothing of what the other does.
+    for place in range(3):
+        table = np.zeros((9, 9))
+        np.add.at(table, tuple(np.array(draws)[:, :, place].astype(int)), 1)
+        table = table[table.any(1)][:, table.any(0)]
+        assert chi2_contingency(table).pvalue > P_VALUE
+
+
+@pytest.mark.parametrize('pipeline', ['cifar', 'no_crop', 'nothing'])
+def test_views_show_the_same_images(pipeline):
+    cfg = config(pipeline=PIPELINES[pipeline])
+    known = views(original(cfg))
+    dataset = DATASETS.build(dict(cfg, views=('a', 'b', 'c')))
+    batch, indices = draw(dataset, 20)
+    for images in batch['inputs'].values():
+        assert [index for index, *_ in read(dict(inputs=images),
+                                            known)] == indices
+    fields = batch['data_samples'].fields
+    assert fields['sample_idx'].tolist() == indices
+    assert fields['gt_label'].tolist() == dataset.labels[indices].tolist()
+
+
+def test_a_single_view_is_what_all_have_otherwise():
+    cfg = config(pipeline=PIPELINES['cifar'])
+    batches = []
+    for changes in (dict(views=['a']), dict(views=False)):
+        dataset = DATASETS.build(dict(cfg, **changes))
+        torch.manual_seed(0)
+        batches.append(dataset.__getitems__([2, 0, 1])['inputs'])
+    assert torch.equal(batches[0]['a'], batches[1])
+
+
+def test_views_do_not_depend_on_the_order_of_the_branches():
+    cfg = config(pipeline=PIPELINES['cifar'])
+    batches = []
+    for names in (['a', 'b'], ['b', 'a']):
+        dataset = DATASETS.build(dict(cfg, views=names))
+        torch.manual_seed(0)
+        batches.append(dataset.__getitems__(range(3))['inputs'])
+    for name in 'ab':
+        assert torch.equal(batches[0][name], batches[1][name])
+    assert not torch.equal(batches[0]['a'], batches[0]['b'])
+
+
+def test_views_of_one_image():
+    """One at a time, as wrappers ask for them."""
+    cfg = config(pipeline=PIPELINES['cifar'])
+    known = views(original(cfg))
+    dataset = DATASETS.build(dict(cfg, views=['a', 'b']))
+    np.random.seed(0)
+    items = [dataset[2] for _ in range(50)]
+    found = [[known[key(item['inputs'][name])] for name in 'ab']
+             for item in items]
+    assert {index for pair in found for index, *_ in pair} == {2}
+    assert sum(one == other for one, other in found) < 5
+    assert items[0]['data_samples'].gt_label.tolist() == [3]
+
+
 # As a data set
 
 
@@ -823,6 +903,15 @@ class UnequalImages(MarkedImages):
     (dict(per_class=(0, 1), labels=['a']), "image 0 has 'a'"),
     (dict(pr_class=(0, 1)), 'dataset.pr_class is no setting of MarkedImages; '
      'did you mean per_class'),
+    (dict(views=True), 'dataset: views=True of InMemoryDataset takes the '
+     'names of the branches from mcod_plugin.CohortRunner, for '
+     'train_dataloader; elsewhere list them'),
+    (dict(views='resnet'), 'dataset: views of InMemoryDataset must be True, '
+     "False or a list of the names of all branches; got 'resnet'"),
+    (dict(views=['a', 'a']), "of all branches; got ['a', 'a']"),
+    (dict(views=[]), 'of all branches; got []'),
+    (dict(views=['a'], test_mode=True), 'dataset: views of InMemoryDataset '
+     'are for training, and it has test_mode=True'),
     (dict(max_gib=0), 'max_gib of InMemoryDataset must be a finite number '
      'greater than 0; got 0'),
     (dict(device='gpu'), 'device of InMemoryDataset must be one of auto, '

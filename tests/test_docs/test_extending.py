@@ -3,13 +3,16 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from mmpretrain.registry import TRANSFORMS
 
 from mcod_plugin.config.methods import apply_method
+from mcod_plugin.config.read import merge_options
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.heads import EnsembleTeacher
 from mcod_plugin.models.losses import BaseKDLoss, dkd_loss
@@ -44,7 +47,7 @@ def folder(tmp_path_factory):
     for name in {*sys.modules} - before:
         if str(home) in str(getattr(sys.modules[name], '__file__', '')):
             del sys.modules[name]
-    for registry in (MODELS, MMPRETRAIN_MODELS, HOOKS):
+    for registry in (MODELS, MMPRETRAIN_MODELS, HOOKS, TRANSFORMS):
         for name, part in list(registry.module_dict.items()):
             if part.__module__ not in sys.modules:
                 del registry.module_dict[name]
@@ -71,7 +74,7 @@ def train(tiny_config, path, **changes):
 
 
 def test_the_page_is_complete():
-    assert len(FILES) == 2 * len(METHODS) == 2 * len(SECTIONS) == 12
+    assert len(FILES) == 2 * len(METHODS) == 2 * len(SECTIONS) == 14
     rows = re.findall(r'^\| \[.*?\]\(#(.*?)\) \|.*\| (\d+) \|$', PAGE, re.M)
     assert [anchor for anchor, _ in rows] == list(SECTIONS)
     for anchor, number in rows:
@@ -86,7 +89,7 @@ def test_the_page_is_complete():
 
 @pytest.mark.parametrize('method', METHODS)
 def test_example_trains(tiny_config, folder, method):
-    changes = {}
+    changes = {'in_memory': method != 'noise.py'}
     if method == 'cosine.py':
         # It compares maps, and so do not all networks have.
         changes['model.branches.vit.backbone'] = dict(
@@ -95,7 +98,7 @@ def test_example_trains(tiny_config, folder, method):
     kind = re.search(r"type='(?:mcod_plugin\.)?(\w+)'(?!, weight=\(0)",
                      FILES[method])[1]
     parts = {type(part).__name__ for part in (model.teacher, model.distill)}
-    assert kind in parts or kind == 'TurnsHook'
+    assert kind in parts or method in ('turns.py', 'noise.py')
     learned = [{key for key in log if key.endswith('.loss_kd')}
                for log in logs]
     if kind == 'TurnsHook':
@@ -108,6 +111,16 @@ def test_example_trains(tiny_config, folder, method):
             assert value.isfinite(), key
             if key.endswith('.loss_kd'):
                 assert value >= 0, key
+
+
+def test_views_of_data_in_memory(tiny_config):
+    """The setting that the page names."""
+    option, = re.findall(r'--cfg-options (train_dataloader\S+views=True)`',
+                         PAGE)
+    cfg = tiny_config(epochs=1)
+    merge_options(cfg, [option])
+    inputs = next(iter(RUNNERS.build(cfg).train_dataloader))['inputs']
+    assert not torch.equal(inputs['resnet'], inputs['vit'])
 
 
 # What the examples say that they are
@@ -165,6 +178,16 @@ def test_surest_teacher(folder):
         assert torch.equal(
             row, max(rows, key=lambda z: z.softmax(0).max().item()))
     assert torch.equal(teacher(logits)['a'], fused)
+
+
+def test_noise(folder):
+    noise = part(folder, 'noise_transform', 'Noise', std=20.)
+    image = np.full((99, 99, 3), 128, np.uint8)
+    np.random.seed(0)
+    found = noise(dict(img=image, gt_label=3))
+    assert found['img'].dtype == np.uint8 and found['gt_label'] == 3
+    assert found['img'].std() == pytest.approx(20, rel=.02)
+    assert (image == 128).all()
 
 
 def test_it_is_found(tiny_config, folder):

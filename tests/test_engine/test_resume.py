@@ -18,7 +18,12 @@ class Tape(Hook):
         self.images, self.weights = [], []
 
     def after_train_iter(self, runner, batch_idx, data_batch, outputs):
-        self.images.append(data_batch['inputs'].clone())
+        inputs = data_batch['inputs']
+        if isinstance(inputs, dict):
+            one, other = (inputs[name] for name in sorted(inputs))
+            assert not torch.equal(one, other)
+            inputs = torch.cat([one, other])
+        self.images.append(inputs.clone())
         self.weights.append(float(outputs['kd_weight']))
 
 
@@ -35,6 +40,14 @@ def equal(one, other):
         torch.equal(one[key], other[key]) for key in one)
 
 
+CROP = [
+    dict(type='RandomCrop', crop_size=16, padding=2),
+    dict(type='PackInputs')
+]
+VIEWS = [
+    dict(
+        type='mcod_plugin.BranchViews', pipelines=dict(resnet=CROP, vit=CROP))
+]
 CHANGES = [
     {},
     # A seed that is drawn must be resumed with the run, sampler included.
@@ -73,6 +86,20 @@ CHANGES = [
     {
         'model.teacher': dict(type='mcod_plugin.EnsembleTeacher', ema=0.9),
         'optim_wrapper.accumulative_counts': 2
+    },
+    # Views of their own, mixed alike.
+    {
+        'train_dataloader.dataset.views': True,
+        'model.teacher': dict(type='mcod_plugin.EnsembleTeacher', ema=0.9),
+        'model.train_cfg': dict(augments=dict(type='Mixup', alpha=0.8)),
+        'model.data_preprocessor.num_classes': 10
+    },
+    {
+        'in_memory': False,
+        'train_dataloader.dataset.pipeline': VIEWS,
+        'train_dataloader.num_workers': 2,
+        'model.train_cfg': dict(augments=dict(type='CutMix', alpha=1.)),
+        'model.data_preprocessor.num_classes': 10
     },
     # A weight in units of the labels' pull, whose average goes on over gaps.
     {
@@ -216,6 +243,9 @@ SCHEDULERS = [
 @pytest.mark.parametrize('other, changes', [
     # They fit in any order.
     (RESNET, {}),
+    (RESNET, {
+        'train_dataloader.dataset.views': True
+    }),
     (dict(VIT, lr_mult=0.25, decay_mult=2.), {
         'param_scheduler': SCHEDULERS
     }),

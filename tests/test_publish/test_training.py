@@ -46,6 +46,28 @@ def test_one_batch_augmentation(section):
     assert '\n- batch augmentation: `Mixup(alpha=0.8)`\n' in text
 
 
+def test_views_of_branches(section):
+    """In memory, and by pipelines."""
+    pipeline = 'train_dataloader.dataset.pipeline'
+    crop = '`RandomCrop(crop_size=32, padding=4)`'
+    steps = [
+        dict(type='RandomCrop', crop_size=32, padding=4),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PackInputs')
+    ]
+    views = dict(
+        type='mcod_plugin.BranchViews',
+        pipelines=dict(resnet=steps[1:], vgg=steps[2:]))
+    text = section(**{
+        pipeline: [steps[0], steps[2]],
+        'train_dataloader.dataset.views': True
+    })
+    assert f'augmentation: {crop}, anew for each branch\n' in text
+    text = section(**{pipeline: [steps[0], views]})
+    assert (f'augmentation: of resnet {crop}, `RandomFlip(prob=0.5)`; of vgg '
+            f'{crop}\n') in text
+
+
 def test_settings_of_the_optimizer_wrapper(section):
     text = section(
         optim_wrapper=dict(

@@ -60,7 +60,7 @@ def test_disagreement(text):
     half, end = ({
         method:
         100 * values(method, 'diversity/disagreement', epoch).mean()
-        for method in ('solo', 'always_on', 'on_off', 'mcod')
+        for method in ('solo', 'always_on', 'on_off', 'mcod_constant')
     } for epoch in (20, 40))
     assert (f'disagree on {half["mcod"]:.0f} % of the images, nearly as solo '
             f'networks do ({half["solo"]:.0f} %), against '
@@ -71,11 +71,11 @@ def test_disagreement(text):
 
 def test_gaps_that_stay(text):
     ensembles = [
-        values(method, 'ensemble/top1').mean() for method in ('on_off', 'mcod')
+        values(method, 'ensemble/top1').mean() for method in ('on_off', 'mcod_constant')
     ]
     assert '({:.2f} and {:.2f} %)'.format(*ensembles) in text
     worse = {
-        name: values('mcod', f'{name}/top1') - values('on_off', f'{name}/top1')
+        name: values('mcod_constant', f'{name}/top1') - values('on_off', f'{name}/top1')
         for name in ('vgg', 'resnet')
     }
     for name, words in (('vgg', 'the VGG is {:.1f} to {:.1f} points worse'),
@@ -86,7 +86,7 @@ def test_gaps_that_stay(text):
 def test_methods_are_level(text):
     means = [
         np.mean([values(method, f'{name}/top1') for name in ('resnet', 'vgg')])
-        for method in ('mcod', 'always_on', 'ramp', 'dml')
+        for method in ('mcod_constant', 'always_on', 'ramp', 'dml')
     ]
     difference = max(means) - min(means)
     assert f'their means differ by {difference:.2f} points' in text
@@ -102,7 +102,7 @@ def test_every_method_helps_every_network(text):
     gains = {
         (method, name):
         values(method, f'{name}/top1') - values('solo', f'{name}/top1')
-        for method in ('always_on', 'ramp', 'on_off', 'mcod', 'dml',
+        for method in ('always_on', 'ramp', 'on_off', 'mcod_constant', 'dml',
                        'mean_t4_w05', 'min_logit_t4_w05', 'kd')
         for name in ('resnet', 'vgg') if (method, name) != ('kd', 'vgg')
     }
@@ -118,7 +118,7 @@ def test_every_method_helps_every_network(text):
 def test_best_ensemble(text):
     kdcl, mcod, solo = (
         values(method, 'ensemble/top1')
-        for method in ('mean_t4_w05', 'mcod', 'solo'))
+        for method in ('mean_t4_w05', 'mcod_constant', 'solo'))
     better = kdcl - mcod
     assert (f'{(kdcl - solo).mean():.1f} points, {better.min():.1f} to '
             f'{better.max():.1f} more than MCOD-style by seed') in text
@@ -131,7 +131,7 @@ def test_calibration(text):
             values(method, f'{name}/ece') for name in ('resnet', 'vgg')
             if (method, name) != ('kd', 'vgg')
         ])
-        for method in ('solo', 'always_on', 'ramp', 'on_off', 'mcod', 'dml',
+        for method in ('solo', 'always_on', 'ramp', 'on_off', 'mcod_constant', 'dml',
                        'mean_t4_w05', 'kd', 'min_logit_t4_w05')
     }
     solo, *softened, kd, least = errors.values()
@@ -143,11 +143,11 @@ def test_calibration(text):
 
 def test_small_networks(small):
     vgg, resnet, ensemble = (
-        gain('mcod', name) for name in ('vgg', 'resnet', 'ensemble'))
+        gain('mcod_constant', name) for name in ('vgg', 'resnet', 'ensemble'))
     assert vgg.min() > 0 > ensemble.max()
     # as the report's table has it, by all methods of the study
     assert re.search(
-        r'\| `mcod` +\| +\+0.81 \[0\.\d+, \d\.\d+\] \| +\+1.80 \[1\.',
+        r'\| `mcod_constant` +\| +\+0.81 \[0\.\d+, \d\.\d+\] \| +\+1.80 \[1\.',
         (ROOT / 'docs' / 'results.md').read_text())
     assert (f'the VGG {vgg.mean():.1f} points, in each of three seeds, the '
             f'ResNet {resnet.mean():.1f}') in small
@@ -158,7 +158,7 @@ def test_small_networks(small):
 def test_methods_for_small_networks(small):
     gains = {
         method: gain(method, 'resnet', 'vgg').mean()
-        for method in ('on_off', 'mcod', 'always_on', 'ramp', 'mean_t4_w05',
+        for method in ('on_off', 'mcod_constant', 'always_on', 'ramp', 'mean_t4_w05',
                        'min_logit_t4_w05', 'dml')
     }
     rounded = {key: f'{value:.1f}' for key, value in gains.items()}
@@ -168,7 +168,7 @@ def test_methods_for_small_networks(small):
             '{mean_t4_w05} and {min_logit_t4_w05} by `mean_t4_w05` and '
             '`min_logit_t4_w05` and {dml} by DML').format(**rounded) in small
     better = [
-        gains[method] - gains['always_on'] for method in ('on_off', 'mcod')
+        gains[method] - gains['always_on'] for method in ('on_off', 'mcod_constant')
     ]
     assert {f'{value:.1f}' for value in better} == {'0.2'}
     assert 'phases are 0.2 points better' in small
@@ -177,7 +177,7 @@ def test_methods_for_small_networks(small):
 def test_ensembles_of_small_networks(small):
     losses = {
         method: -gain(method, 'ensemble')
-        for method in ('on_off', 'mcod', 'always_on', 'ramp', 'mean_t4_w05',
+        for method in ('on_off', 'mcod_constant', 'always_on', 'ramp', 'mean_t4_w05',
                        'min_logit_t4_w05', 'dml')
     }
     means = {method: loss.mean() for method, loss in losses.items()}
@@ -195,7 +195,7 @@ def test_ensembles_of_small_networks(small):
             f'{above.min():.1f} to {above.max():.1f} points above') in small
     assert (f'disagree on {share["on_off"]:.0f} % of the images, those of '
             f'always-on on {share["always_on"]:.0f} %') in small
-    above = losses['always_on'] - losses['mcod']
+    above = losses['always_on'] - losses['mcod_constant']
     assert (f'it is {above.min():.1f} to {above.max():.1f} points above '
             'always-on').replace('-0.0', '0.0') in small
 
@@ -215,7 +215,7 @@ def test_small_networks_do_not_fit(small):
 
 def test_small_networks_are_alike(small):
     share, below = {}, {}
-    for method in ('solo', 'mcod'):
+    for method in ('solo', 'mcod_constant'):
         share[method] = 100 * last(method, 'diversity/disagreement').mean()
         best = np.max(
             [last(method, f'{name}/top1') for name in ('resnet', 'vgg')], 0)
@@ -226,14 +226,14 @@ def test_small_networks_are_alike(small):
 
 
 def test_small_networks_are_calibrated(small):
-    errors = [last(method, 'vgg/ece').mean() for method in ('solo', 'mcod')]
+    errors = [last(method, 'vgg/ece').mean() for method in ('solo', 'mcod_constant')]
     assert 'falls from {:.1f} % to {:.1f} %'.format(*errors) in small
 
 
 def test_families():
     prose = section('The four families')
     found, above, half = {}, {}, {}
-    for method in ('solo', 'always_on', 'mcod'):
+    for method in ('solo', 'always_on', 'mcod_constant'):
         [record] = records(method, 'small_families_cifar100', seeds=1)
         found[method] = np.array([
             record['last'][f'{name}/top1']
@@ -246,7 +246,7 @@ def test_families():
             curves['diversity/disagreement'][curves['epoch'].index(epoch)]
             for epoch in (20, 40))
         assert method == 'solo' or f'{end:.0f}' == '61'
-    for method in ('always_on', 'mcod'):
+    for method in ('always_on', 'mcod_constant'):
         gains = found[method] - found['solo']
         assert min(gains[:4]) > 0 > gains[4]
         assert max(gains) == gains[0]
@@ -258,7 +258,7 @@ def test_families():
 
 
 ROWS = {
-    'MCOD-style, the default': 'mcod',
+    'MCOD-style, the default': 'mcod_constant',
     'MCOD-style, weight from 0 to 1': 'mcod_w0_1',
     'MCOD-style, gaps end and weight reaches 1 at the half': 'mcod_ramp_half',
     'MCOD-style, gaps end and weight reaches 1 at a fifth': 'mcod_ramp_fifth',

@@ -62,6 +62,14 @@ CONFIGS = [
          'train_dataloader.dataset.pipeline.0.type', 'RandomCrp',
          'RandomCrop'
      ]),
+    ('views', "train_dataloader = dict(dataset=dict(views=['resnet']))", [
+        'train_dataloader.dataset.views must name all branches, resnet, vgg',
+        'it lacks vgg'
+    ]),
+    ('test_views', 'val_dataloader = dict(dataset=dict(views=True))', [
+        'val_dataloader.dataset.views', 'validation and test take one image '
+        'for all branches'
+    ]),
     ('teacher', "model = dict(teacher=dict(type='mcod_plugin.EnsembleTeach'))",
      [
          'model.teacher.type', 'mcod_plugin.EnsembleTeach',

@@ -162,6 +162,57 @@ def test_record_of_two_processes(whole):
     assert record['outcome'] == 'finished'
 
 
+# What each process has trained on, and what has come of it.
+SHOW = """\
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class Show(Hook):
+
+    def after_train_iter(self, runner, batch_idx, data_batch, outputs):
+        if runner.iter == 0:
+            self.images = data_batch['inputs']
+
+    def after_train(self, runner):
+        weights = dict(runner.model.module.named_parameters())
+        torch.save((self.images, weights), f'shown_{runner.rank}.pth')
+"""
+
+
+def test_views(cohort):
+    """Each process has its own views, mixed by numbers of its own, and all
+    have learned the same."""
+    (cohort / 'show.py').write_text(SHOW)
+    (cohort / 'views.py').write_text(
+        "_base_ = ['cohort.py']\n"
+        "custom_imports = dict(imports=['show'])\n"
+        "custom_hooks = [dict(type='mcod_plugin.DiscontinuousKDHook'), "
+        "dict(type='Show')]\n"
+        "model = dict(train_cfg=dict(\n"
+        "    augments=dict(type='CutMix', alpha=1.)))\n"
+        'train_dataloader = dict(dataset=dict(views=True))\n'
+        'train_cfg = dict(max_epochs=1)\n')
+    found, = end(
+        start([
+            'bash', ROOT / 'tools' / 'dist_train.sh', 'views.py', 2,
+            '--work-dir', 'run'
+        ],
+              cohort,
+              PORT=port()))
+    assert found[0] == 0, found[2]
+    (images, first), (others, second) = (
+        torch.load(cohort / f'shown_{rank}.pth', weights_only=True)
+        for rank in range(2))
+    seen = [batch[name] for batch in (images, others)
+            for name in ('resnet', 'vgg')]
+    assert len({view.numpy().tobytes() for view in seen}) == 4
+    assert_equal(first, second, rtol=0, atol=0)
+    saved = weights(cohort / 'run', 1)
+    assert_equal({key: saved[key] for key in first}, first)
+
+
 @pytest.mark.parametrize('epoch', [2, 3])
 def test_all_processes_validate_by_what_is_saved(whole, epoch):
     """Each has seen other images, so its batch norm has statistics of its

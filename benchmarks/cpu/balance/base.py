@@ -20,14 +20,15 @@ settings = {
 methods = dict(
     solo='solo',
     # the default so far
-    mcod='mcod',
+    mcod_constant='mcod_constant',
     always_on='always_on',
     # weaker
     on_w05=dict(
         method='always_on', settings={'custom_hooks.0.weight': (0.5, 0.5)}),
     # growing from nothing: over the run, or over its first part
     mcod_w0_1=dict(
-        method='mcod', settings={'custom_hooks.0.weight': (0.0, 1.0)}),
+        method='mcod_constant', settings={'custom_hooks.0.weight':
+                                          (0.0, 1.0)}),
     on_ramp_half=dict(
         method='always_on',
         settings={
@@ -41,13 +42,14 @@ methods = dict(
             'custom_hooks.0.ramp': 0.2
         }),
     mcod_ramp_fifth=dict(
-        method='mcod',
+        method='mcod_constant',
         settings={
             'custom_hooks.0.weight': (0.0, 1.0),
             'custom_hooks.0.ramp': 0.2
         }),
+    # mcod as it is now
     mcod_ramp_half=dict(
-        method='mcod',
+        method='mcod_constant',
         settings={
             'custom_hooks.0.weight': (0.0, 1.0),
             'custom_hooks.0.ramp': 0.5
@@ -72,4 +74,8 @@ methods = dict(
     # only the end, or all but the end
     late=dict(method='always_on', settings={'custom_hooks.0.begin': 0.5}),
     release=dict(method='always_on', settings={'custom_hooks.0.end': 0.8}))
+# Declared after the first seed.
+contrasts = [('mcod_ramp_half', 'solo'), ('on_ramp_half', 'solo'),
+             ('mcod_ramp_half', 'mcod_constant'),
+             ('mcod_ramp_half', 'on_ramp_half')]
 seeds = [0, 1, 2]

@@ -22,8 +22,8 @@ class DiscontinuousKDHook(Hook):
             Defaults to 1.
         gap (Sequence[int]): Length of the gap between on-phases at the
             beginning and at the end. Defaults to (1, 0).
-        weight (Sequence[float]): Weight in the first and in the last step
-            that is on. Defaults to (1.0, 1.0).
+        weight (Sequence[float], optional): Weight in the first and in the
+            last step that is on. Defaults to (0.0, 1.0).
         curve (str): The way from the first to the last value: ``'linear'``,
             ``'cosine'``, ``'exp'`` or ``'step'``. Defaults to ``'linear'``.
         begin (int | float): First epoch (or iteration) of the schedule,
@@ -34,7 +34,8 @@ class DiscontinuousKDHook(Hook):
             schedule ends, 0-based; None is the run's end. Defaults to None.
         ramp (int | float, optional): How long gap and weight take, from
             ``begin`` on, to reach their last values, which they keep then;
-            None is the whole schedule. Defaults to None.
+            None is the whole schedule. Defaults to None, or to 0.5 if
+            ``weight`` is left out.
         by_epoch (bool): Whether time counts in epochs; else in iterations.
             Where training counts iterations it must be False, unless the
             weight never changes. Defaults to True.
@@ -50,10 +51,10 @@ class DiscontinuousKDHook(Hook):
     Examples:
         >>> custom_hooks = [
         ...     dict(type='mcod_plugin.DiscontinuousKDHook',
-        ...          on=1, gap=(1, 0), weight=(1.0, 1.0), curve='linear')
+        ...          on=1, gap=(1, 0), weight=(0.0, 1.0), ramp=0.5)
         ... ]
         >>> # always on: gap=(0, 0); never, i.e. solo: weight=(0, 0)
-        >>> # from 0 to 1 in the first half: weight=(0, 1), ramp=0.5
+        >>> # at a constant weight: weight=(1, 1)
         >>> custom_hooks = [  # the VGG later than the others
         ...     dict(type='mcod_plugin.DiscontinuousKDHook',
         ...          branches=['resnet', 'densenet']),
@@ -67,13 +68,17 @@ class DiscontinuousKDHook(Hook):
     def __init__(self,
                  on: int = 1,
                  gap: Sequence[int] = (1, 0),
-                 weight: Sequence[float] = (1.0, 1.0),
+                 weight: Optional[Sequence[float]] = None,
                  curve: str = 'linear',
                  begin: Union[int, float] = 0,
                  end: Optional[Union[int, float]] = None,
                  by_epoch: bool = True,
                  ramp: Optional[Union[int, float]] = None,
                  branches: Optional[Union[str, Sequence[str]]] = None) -> None:
+        if weight is None:
+            # Networks that are not trained yet hold each other back.
+            weight = (0.0, 1.0)
+            ramp = 0.5 if ramp is None else ramp
         self.schedule = DiscontinuousSchedule(
             on=on,
             gap=gap,

@@ -33,6 +33,7 @@ from .compile_settings import (compile_branches, compile_settings,
                                uses_cuda_graphs)
 from .processes import join_processes, share_batch_norm, wrap_for_processes
 from .resuming_runner import ResumingRunner
+from .view_settings import check_views, name_views
 
 # Settings of a data loader that PyTorch refuses without workers.
 WORKER_SETTINGS = ('prefetch_factor', 'timeout', 'multiprocessing_context')
@@ -213,7 +214,8 @@ class CohortRunner(ResumingRunner):
         Raises:
             ConfigError: If it is a cohort under test-time augmentation,
                 MMEngine's ``activation_checkpointing`` or a ``strategy``, or
-                ``on_divergence`` is not possible.
+                ``on_divergence`` or the data's views of branches are not
+                possible.
         """
         if isinstance(model, dict) and 'branches' in (model.get('module')
                                                       or {}):
@@ -240,6 +242,7 @@ class CohortRunner(ResumingRunner):
             if size is not None:
                 model = type(model)(model, input_size=size)
         model = super().build_model(model)
+        self._prepare_views(model)
         config = self.cfg.get('model')
         if isinstance(config, dict) and 'branches' in config:
             # What is written into the work directory and into checkpoints
@@ -254,6 +257,16 @@ class CohortRunner(ResumingRunner):
                               'mcod_plugin.MultiBackboneClassifier; got '
                               f'{type(model).__name__}')
         return model
+
+    def _prepare_views(self, model: nn.Module) -> None:
+        """Tell the training data which branches have views of their own."""
+        # Test-time augmentation wraps the cohort.
+        model = getattr(model, 'module', model)
+        for name in ('train', 'val', 'test'):
+            check_views(f'{name}_dataloader',
+                        getattr(self, f'_{name}_dataloader'), model)
+        self._train_dataloader = name_views(
+            self._train_dataloader, list(getattr(model, 'branches', ())))
 
     def wrap_model(self, model_wrapper_cfg: Optional[Dict],
                    model: nn.Module) -> nn.Module:

@@ -16,7 +16,7 @@ from mcod_plugin.structures import BatchDataSample, batch_fields
 from ..heads import BaseTeacher
 from ..losses import BaseKDLoss
 from ..utils.batch_counts import counted_together
-from ..utils.branch_images import BranchImages
+from ..utils.branch_images import BranchImages, Inputs, check_shared
 from ..utils.branch_loss import (branch_loss, gradient_ratio, logit_gradients,
                                  soft_labels, total_loss)
 from ..utils.branch_settings import BranchSettings, freeze
@@ -303,13 +303,14 @@ class MultiBackboneClassifier(BaseClassifier):
         return self
 
     def forward(self,
-                inputs: Tensor,
+                inputs: Inputs,
                 data_samples: Optional[List[DataSample]] = None,
                 mode: str = 'tensor') -> Any:
         """The entry for training and test.
 
         Args:
-            inputs (Tensor): Images ``(N, C, H, W)``.
+            inputs (Tensor | dict[str, Tensor]): Images ``(N, C, H, W)``; in
+                mode ``'loss'`` the branches may have views of their own.
             data_samples (BatchDataSample | list[DataSample], optional):
                 Annotations of the images; required in mode ``'loss'``.
             mode (str): ``'tensor'``, ``'loss'`` or ``'predict'``.
@@ -320,6 +321,8 @@ class MultiBackboneClassifier(BaseClassifier):
             logits ``(N, num_classes)``, the losses by name, or the
             predictions.
         """
+        if mode != 'loss':
+            check_shared(inputs)
         if mode == 'tensor':
             return self._ask(self.teacher.ensemble,
                              self.branch_logits(inputs),
@@ -431,12 +434,13 @@ class MultiBackboneClassifier(BaseClassifier):
         return self.divergence.call_teacher(self.teacher, call, logits, alive,
                                             *args, **kwargs)
 
-    def loss(self, inputs: Tensor,
+    def loss(self, inputs: Inputs,
              data_samples: Sequence[DataSample]) -> Dict[str, Tensor]:
         """Losses of all branches.
 
         Args:
-            inputs (Tensor): Images ``(N, C, H, W)``.
+            inputs (Tensor | dict[str, Tensor]): Images ``(N, C, H, W)``, or
+                a view of them for each branch.
             data_samples (BatchDataSample | list[DataSample]): Annotations of
                 the images.
 

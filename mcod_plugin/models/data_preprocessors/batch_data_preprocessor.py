@@ -1,12 +1,15 @@
-from typing import Any, Tuple
+from typing import Any, Mapping, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from mmpretrain.models.utils import ClsDataPreprocessor
+from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample, batch_fields
+from .mix_alike import mix_alike
 
 
 @MODELS.register_module()
@@ -17,6 +20,10 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
     Images and labels, and what batch augmentations such as Mixup make of
     them, are those of MMPretrain, to the bit. Batches of any other kind are
     left to it.
+
+    In training, branches may have views of their own of the images, see
+    :class:`BranchViews`. They are mixed alike: the same images, by the same
+    ratio and at the same place.
 
     Args:
         *args, **kwargs: See ``mmpretrain.ClsDataPreprocessor``.
@@ -34,25 +41,28 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
         """Normalise the images, and mix them if that is asked for.
 
         Args:
-            data (dict): ``inputs``, images ``(N, C, H, W)``, and
-                ``data_samples``.
+            data (dict): ``inputs``, images ``(N, C, H, W)`` or, in training,
+                a dict of them by branch, and ``data_samples``.
             training (bool): Whether batch augmentations apply.
                 Defaults to False.
 
         Returns:
             dict: The same, on the device of the model.
+
+        Raises:
+            ConfigError: If there are views and it is no training, or views
+                of several sizes are to be mixed.
         """
+        if isinstance(data['inputs'], Mapping):
+            if not training:
+                raise ConfigError(
+                    'inputs by branch are for training; validation and test '
+                    'take one tensor of images (N, C, H, W) for all branches')
+            return self._forward_views(data)
         samples = batch_fields(data.get('data_samples'))
         if samples is None:
             return super().forward(data, training)
-        inputs = self.cast_data(data['inputs'])
-        if isinstance(inputs, Tensor) and inputs.dtype == torch.uint8:
-            # Cheap while they are bytes, and most branches want it.
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        if self._is_by_pixels(inputs):
-            inputs = self._normalize_pixels(inputs)
-        else:
-            inputs = super().forward(dict(inputs=inputs))['inputs']
+        inputs = self._normalize(data['inputs'])
         fields = {
             name: self.cast_data(value) if name.startswith('gt_') else value
             for name, value in samples.items()
@@ -66,6 +76,39 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
             inputs, fields['gt_score'] = self.batch_augments(
                 inputs, fields['gt_score'])
         return dict(inputs=inputs, data_samples=BatchDataSample(**fields))
+
+    def _forward_views(self, data: dict) -> dict:
+        """Normalise the views of all branches, and mix them alike."""
+        # One that several branches share counts once.
+        views = {id(images): images for images in data['inputs'].values()}
+        first, *others = views
+        # With the first one the labels.
+        found = self.forward(dict(data, inputs=views[first]))
+        samples = found['data_samples']
+        images = [
+            found['inputs'], *(self._normalize(views[key]) for key in others)
+        ]
+        scores = _scores(samples)
+        if self.batch_augments is not None and scores is not None:
+            images, scores = mix_alike(self.batch_augments, images, scores)
+            samples = _with_scores(samples, scores)
+        views = dict(zip(views, images))
+        return dict(
+            inputs={
+                name: views[id(given)]
+                for name, given in data['inputs'].items()
+            },
+            data_samples=samples)
+
+    def _normalize(self, inputs: Any) -> Any:
+        """Images as the model takes them, on its device."""
+        inputs = self.cast_data(inputs)
+        if isinstance(inputs, Tensor) and inputs.dtype == torch.uint8:
+            # Cheap while they are bytes, and most branches want it.
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        if self._is_by_pixels(inputs):
+            return self._normalize_pixels(inputs)
+        return super().forward(dict(inputs=inputs))['inputs']
 
     def _is_by_pixels(self, inputs: Any) -> bool:
         """Whether the channels of images come last in memory, and are as
@@ -114,3 +157,24 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
                 value.expand(channels, 1, 1).reshape(-1).repeat(pixels)
                 for value in (self.mean, self.std))
         return self._statistics
+
+
+def _scores(samples: Any) -> Optional[Tensor]:
+    """The scores ``(N, C)`` of a batch, if its samples have any."""
+    fields = batch_fields(samples)
+    if fields is not None:
+        return fields.get('gt_score')
+    if samples is None or not isinstance(
+            samples[0], DataSample) or 'gt_score' not in samples[0]:
+        return None
+    return torch.stack([sample.gt_score for sample in samples])
+
+
+def _with_scores(samples: Any, scores: Tensor) -> Any:
+    """The samples of a batch with other scores."""
+    fields = batch_fields(samples)
+    if fields is not None:
+        return BatchDataSample(**dict(fields, gt_score=scores))
+    for sample, score in zip(samples, scores):
+        sample.set_gt_score(score)
+    return samples

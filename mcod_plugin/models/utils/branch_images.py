@@ -1,14 +1,18 @@
-from typing import Any, Callable, Dict, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Tuple, Union
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from mcod_plugin.errors import ConfigError
 from .branch_settings import BranchSettings
 from .renormalize import Renormalize, Statistics
 
-__all__ = ['BranchImages', 'resize']
+__all__ = ['BranchImages', 'Inputs', 'check_shared', 'resize']
+
+# The images of a batch (N, C, H, W), or views of them by branch.
+Inputs = Union[Tensor, Mapping[str, Tensor]]
 
 
 def resize(images: Tensor, size: Tuple[int, int]) -> Tensor:
@@ -32,7 +36,8 @@ class BranchImages(nn.Module):
 
     They are normalised by the branch's values, brought to its size and put
     into its memory format. What several branches have in common is done
-    once, and what changes nothing is not done.
+    once, and what changes nothing is not done. A branch that has a view of
+    its own gets it in the same way.
 
     Args:
         cohort (BranchSettings): What the images are when they come.
@@ -58,26 +63,60 @@ class BranchImages(nn.Module):
                 self.renormalize[name] = made.setdefault(
                     wanted, Renormalize(given, wanted))
 
-    def forward(self, inputs: Tensor) -> Dict[str, Tensor]:
+    def forward(self, inputs: Inputs) -> Dict[str, Tensor]:
         """The images by branch.
 
         Args:
-            inputs (Tensor): Images ``(N, C, H, W)``, as the cohort's
-                preprocessor gives them.
+            inputs (Tensor | dict[str, Tensor]): Images ``(N, C, H, W)``, as
+                the cohort's preprocessor gives them, or a view of them for
+                each branch.
 
         Returns:
             dict[str, Tensor]: Images ``(N, C, h, w)`` by branch.
+
+        Raises:
+            ConfigError: If there are views, but not of all branches, or not
+                of as many images.
         """
+        views = isinstance(inputs, Mapping)
+        if views:
+            _check_views(inputs, list(self.memory_formats))
         found = {}
         done = {}
         for name, memory_format in self.memory_formats.items():
-            images = inputs
+            images = inputs[name] if views else inputs
             if name in self.renormalize:
                 images = _once(done, self.renormalize[name], images)
             if name in self.sizes:
                 images = _once(done, resize, images, self.sizes[name])
             found[name] = _once(done, _to_format, images, memory_format)
         return found
+
+
+def check_shared(inputs: Inputs) -> None:
+    """Raise unless all branches get the same images.
+
+    Args:
+        inputs (Tensor | dict[str, Tensor]): The images.
+
+    Raises:
+        ConfigError: If they have views of their own.
+    """
+    if isinstance(inputs, Mapping):
+        raise ConfigError('inputs by branch are for the losses of a training; '
+                          'a prediction takes one tensor of images (N, C, H, '
+                          'W) for all branches')
+
+
+def _check_views(inputs: Mapping[str, Tensor], names: List[str]) -> None:
+    if set(inputs) != set(names):
+        raise ConfigError(f'inputs by branch must be of {", ".join(names)}; '
+                          f'got {", ".join(map(str, inputs)) or "none"}')
+    sizes = {name: len(images) for name, images in inputs.items()}
+    if len(set(sizes.values())) > 1:
+        given = ', '.join(f'{name} {size}' for name, size in sizes.items())
+        raise ConfigError('inputs by branch must be of the same images; got '
+                          f'{given} images')
 
 
 def _statistics(settings: BranchSettings) -> Statistics:

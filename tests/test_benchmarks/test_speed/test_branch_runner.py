@@ -73,6 +73,29 @@ def test_branch_loader_restores_sources_that_are_wrapped():
     assert inner['source'] == 'CIFAR10'
 
 
+def test_solo_has_its_own_view(tiny_config, tmp_path):
+    pack = dict(type='PackInputs')
+    crop = dict(type='RandomCrop', crop_size=16, padding=2)
+    views = dict(
+        type='mcod_plugin.BranchViews',
+        pipelines=dict(resnet=[pack], vit=[crop, pack]))
+    for in_memory, changes, steps in (
+        (False, dict(pipeline=[views]), ['PackInputs']),
+        (True, dict(views=True), ['RandomCrop', 'PackInputs'])):
+        cfg = tiny_config(
+            in_memory=in_memory,
+            **{
+                f'train_dataloader.dataset.{key}': value
+                for key, value in changes.items()
+            })
+        runner = branch_runner(cfg, 'resnet', 0, str(tmp_path / 'work'))
+        dataset = runner.train_dataloader.dataset
+        assert [
+            type(step).__name__ for step in dataset.pipeline.transforms
+        ] == steps
+        assert dataset[0]['inputs'].shape == (3, 16, 16)
+
+
 @pytest.mark.parametrize('part', [(0, 3), (4, 6), (130, None)])
 def test_solo_has_the_images_of_each_class(tiny_config, tmp_path, part):
     changes = {

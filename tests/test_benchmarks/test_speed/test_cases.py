@@ -21,7 +21,8 @@ def test_speed_cases(tiny_config):
     assert list(cases) == [
         'bare/resnet', 'bare/vit', 'step/on', 'step/off', 'runner/on',
         'solo/resnet', 'solo/vit', 'data/cohort', 'data/toolbox-0',
-        'data/toolbox-2', 'val/cohort', 'val/resnet', 'val/vit', 'runner/x=1'
+        'data/toolbox-2', 'val/cohort', 'val/resnet', 'val/vit', 'runner/x=1',
+        'data/x=1'
     ]
     # They have to reach their processes.
     assert pickle.loads(pickle.dumps(cases)).keys() == cases.keys()
@@ -98,6 +99,32 @@ def test_raw_batches_are_full(tiny_config):
     cfg = tiny_config(**{'train_dataloader.batch_size': 99})
     with pytest.raises(ConfigError, match='batch_size.*got 99'):
         raw_batches(cfg)
+
+
+def test_data_with_views(tiny_config, tmp_path):
+    """Raw batches have them, and what is loaded and preprocessed."""
+    cfg = tiny_config(**{'train_dataloader.dataset.views': True})
+    batch, *_ = raw_batches(cfg)
+    assert batch['inputs'].keys() == {'resnet', 'vit'}
+    seen = []
+
+    class Timer:
+        folder = str(tmp_path)
+
+        def watch_memory(self):
+            pass
+
+        def start(self, images, lead_in):
+            assert (images, lead_in) == (16, 1)
+
+        def batch(self, index, number):
+            seen.append((index, number))
+            if len(seen) == 5:
+                raise StopIteration
+
+    with pytest.raises(StopIteration):
+        load(lambda folder: cohort_runner(cfg, folder), Timer())
+    assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (0, 4)]
 
 
 def test_targets(tiny_config, tmp_path):

@@ -124,6 +124,11 @@ RUNS = dict(
         'custom_hooks.1': dict(type='EMAHook', momentum=.1),
         'model.teacher': dict(type='mcod_plugin.EnsembleTeacher', ema=.9)
     },
+    views={'train_dataloader.dataset.views': True},
+    mixed_views={
+        'train_dataloader.dataset.views': True,
+        'model.train_cfg': dict(augments=dict(type='CutMix', alpha=1.))
+    },
     factors={
         'model.branches.vit.lr_mult': .5,
         'optim_wrapper.clip_grad': dict(max_norm=1.),

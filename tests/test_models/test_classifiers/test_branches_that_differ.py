@@ -9,6 +9,7 @@ from mmengine.optim import OptimWrapper
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.models.losses import discontinuous_kd_loss
 from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample
 
@@ -31,7 +32,11 @@ def resnet(**settings):
     return net(depth=14, **settings)
 
 
-def make(data=None, memory_format='auto', train_cfg=None, **branches):
+def make(data=None,
+         memory_format='auto',
+         train_cfg=None,
+         teacher=None,
+         **branches):
     torch.manual_seed(0)
     data = dict(mean=MEAN, std=STD) if data is None else data
     cohort = MODELS.build(
@@ -39,6 +44,8 @@ def make(data=None, memory_format='auto', train_cfg=None, **branches):
             type='mcod_plugin.MultiBackboneClassifier',
             branches=copy.deepcopy(branches),
             data_preprocessor=data,
+            teacher=dict(
+                type='mcod_plugin.EnsembleTeacher', **(teacher or {})),
             train_cfg=train_cfg,
             memory_format=memory_format,
             input_size=32))
@@ -287,3 +294,84 @@ def test_loss_weight(kd_weight):
 def test_refused(settings, words):
     with pytest.raises(ConfigError, match=f'^model.branches.net.*{words}'):
         make(net=net(**settings), resnet=resnet())
+
+
+# Views of their own
+
+
+def views_of(cohort):
+    """A batch whose views differ, as the preprocessor gives it."""
+    return cohort.data_preprocessor(
+        dict(
+            inputs=dict(resnet=raw().flip(3), net=raw().roll(2, 2)),
+            data_samples=BatchDataSample(
+                gt_label=torch.tensor([0, 3, 1, 4]))), True)
+
+
+@pytest.mark.parametrize('kd_weight', [0., 1.5])
+@pytest.mark.parametrize('teacher', [{}, dict(ema=.9)])
+def test_each_branch_learns_from_its_view(teacher, kd_weight):
+    """Losses and gradients, by hand; the averages see what their branch
+    sees."""
+    cohort = make(
+        teacher=teacher, net=net(input_size=24, **OTHER),
+        resnet=resnet(loss_weight=2.)).double()
+    cohort.kd_weight = kd_weight
+    batch = views_of(cohort)
+    inputs = {name: x.double() for name, x in batch['inputs'].items()}
+    branches = copy.deepcopy(cohort.branches)
+    averages = copy.deepcopy(cohort.branches).eval()
+    losses = cohort(inputs, batch['data_samples'], mode='loss')
+    total, _ = cohort.parse_losses(losses)
+    total.backward()
+
+    images = {
+        name: cohort.branch_images(inputs[name])[name]
+        for name in cohort.branches
+    }
+    logits = {name: branches[name](images[name]) for name in images}
+    targets = logits
+    if teacher:
+        targets = {
+            name: branch(images[name])
+            for name, branch in averages.items()
+        }
+    target = sum(targets.values()).detach() / 2
+    for name, weight in dict(net=1., resnet=2.).items():
+        expected = weight * F.cross_entropy(
+            logits[name], batch['data_samples'].fields['gt_label'])
+        close(losses[f'{name}.loss_ce'], expected, 1e-10)
+        if kd_weight:
+            distance = weight * kd_weight * discontinuous_kd_loss(
+                logits[name], target, cohort.distill.temperature)
+            close(losses[f'{name}.loss_kd'], distance, 1e-10)
+            expected = expected + distance
+        expected.backward()
+        for one, other in zip(cohort.branches[name].parameters(),
+                              branches[name].parameters()):
+            close(one.grad, other.grad, 1e-9)
+
+
+def test_the_same_view_for_all_is_no_view():
+    cohort = make(net=net(**OTHER), resnet=resnet()).double()
+    cohort.kd_weight = 1.
+    samples = BatchDataSample(gt_label=torch.tensor([0, 3, 1, 4]))
+    images = prepare(cohort, raw()).double()
+    one, other = (
+        cohort(inputs, samples, mode='loss')
+        for inputs in (images, dict(resnet=images, net=images)))
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        assert torch.equal(other[key], value), key
+
+
+@pytest.mark.parametrize('mode', ['predict', 'tensor'])
+def test_predictions_are_of_one_image_for_all(mode):
+    cohort = make(net=net(), resnet=resnet())
+    inputs = views_of(cohort)['inputs']
+    with pytest.raises(ConfigError, match='a prediction takes one tensor of '):
+        cohort(inputs, mode=mode)
+    with pytest.raises(ConfigError, match='validation and test take one ten'):
+        cohort.val_step(dict(inputs=dict(net=raw(), resnet=raw())))
+    with pytest.raises(ConfigError, match='must be of net, resnet; got net$'):
+        cohort.loss(dict(net=inputs['net']), None)

@@ -97,6 +97,7 @@ def ensemble(**settings):
 
 KINDS = dict(
     mean=ensemble(),
+    views=ensemble(ema=.9),
     weighted=ensemble(weights=dict(vgg=2.)),
     prob_mean=ensemble(fusion='prob_mean', leave_one_out=True),
     min_logit=ensemble(fusion='min_logit'),
@@ -145,8 +146,9 @@ def test_a_step_neither_mixes_devices_nor_waits(kind, optimizer, diverged):
         cohort.leave_out_diverged()
         next(cohort.branches[diverged].parameters()).data.fill_(float('nan'))
     images = torch.randint(0, 256, (4, 16, 16, 3)).byte().permute(0, 3, 1, 2)
+    views = {name: images.flip(3).clone() for name in cohort.branches}
     batch = dict(
-        inputs=images,
+        inputs=views if kind == 'views' else images,
         data_samples=BatchDataSample(
             gt_label=torch.tensor([0, 9, 3, 3]), sample_idx=torch.arange(4)))
     wrapper = OptimWrapper(
@@ -154,7 +156,7 @@ def test_a_step_neither_mixes_devices_nor_waits(kind, optimizer, diverged):
             cohort.parameters(), lr=.01, fused=True))
     device = OnDevice()
     device.put(
-        list(cohort.parameters()), list(cohort.buffers()), images,
+        list(cohort.parameters()), list(cohort.buffers()), images, views,
         batch['data_samples'].fields['gt_label'])
     with device, Calls(device):
         for kd_weight in (0., 1.):
@@ -162,7 +164,7 @@ def test_a_step_neither_mixes_devices_nor_waits(kind, optimizer, diverged):
             logs = cohort.train_step(batch, wrapper)
         cohort.eval()
         with torch.no_grad():
-            fields = cohort.val_step(batch).fields
+            fields = cohort.val_step(dict(batch, inputs=images)).fields
     assert device.waits == []
     assert cohort.alive.tolist() == [True, diverged is None, True]
     for key, value in {**logs, **fields}.items():

@@ -1,4 +1,5 @@
 import copy
+import random
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmpretrain.structures import DataSample
 
+from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample
 
@@ -282,3 +284,157 @@ def test_state():
     check(preprocessors, make_images())
     assert not own.state_dict()
     check((copy.deepcopy(own), preprocessors[1]), make_images())
+
+
+# Views of their own for branches
+
+
+def make_views(sizes=((12, 9), ) * 3):
+    """Views that differ, of the same images."""
+    return {
+        name: make_images(size=size).roll(place, 3)
+        for place, (name, size) in enumerate(zip('bac', sizes))
+    }
+
+
+def samples_of(kind):
+    """The annotations of a batch as each kind of data gives them."""
+    batch = BatchDataSample(**make_fields())
+    if kind == 'touched':
+        batch[0]
+    return list(batch) if kind == 'list' else batch
+
+
+def rows(samples, key):
+    fields = None if isinstance(samples, list) else samples.fields
+    if fields is None or samples.touched:
+        return torch.stack([sample.get(key) for sample in samples])
+    return fields[key]
+
+
+KINDS = ['batch', 'list', 'touched']
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('as_list', [False, True])
+@pytest.mark.parametrize('settings', SETTINGS.values(), ids=SETTINGS)
+def test_views_are_normalised(settings, as_list, kind):
+    own, toolbox = pair(**settings)
+    views = make_views([(12, 9), (12, 9), (5, 4)])
+    given = {
+        name: list(images) if as_list else images
+        for name, images in views.items()
+    }
+    found = own(dict(inputs=given, data_samples=samples_of(kind)), True)
+    assert list(found['inputs']) == list(views)
+    for name, images in views.items():
+        expected = toolbox(
+            dict(inputs=list(images) if as_list else images))['inputs']
+        assert torch.equal(found['inputs'][name], expected)
+    assert rows(found['data_samples'], 'gt_label').flatten().tolist() == LABELS
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('augments', AUGMENTS)
+def test_views_are_mixed_alike(augments, kind):
+    """Each is what the toolbox makes of it alone, by the same numbers."""
+    own, toolbox = pair(
+        mean=MEAN, std=STD, num_classes=5, batch_augments=augments)
+    views = make_views()
+    for seed in range(4):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        found = own(
+            dict(
+                inputs={name: images.clone()
+                        for name, images in views.items()},
+                data_samples=samples_of(kind)), True)
+        following = torch.rand(1), np.random.rand()
+        scores = rows(found['data_samples'], 'gt_score')
+        for name, images in views.items():
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            expected = toolbox(
+                dict(inputs=images.clone(), data_samples=samples_of('list')),
+                True)
+            assert torch.equal(found['inputs'][name], expected['inputs'])
+            assert torch.equal(scores, rows(expected['data_samples'],
+                                            'gt_score'))
+            # No more was drawn than for one tensor of images.
+            assert following == (torch.rand(1), np.random.rand())
+
+
+class WritesAndDraws:
+    """Draws from every generator, and writes into all that it is given."""
+
+    def __call__(self, images, scores):
+        numbers = random.random(), np.random.rand(), torch.rand(()).item()
+        images *= 0
+        images += sum(numbers)
+        scores[:] = scores + 1
+        return images, scores
+
+
+def test_views_that_any_augmentation_mixes():
+    own, _ = pair(
+        num_classes=5, batch_augments=dict(augments=WritesAndDraws()))
+    found = own(
+        dict(inputs=make_views(), data_samples=samples_of('batch')), True)
+    first, *others = found['inputs'].values()
+    assert first.unique().numel() == 1
+    assert all(torch.equal(first, other) for other in others)
+    scores = found['data_samples'].fields['gt_score']
+    assert scores.unique().tolist() == [1, 2]
+
+
+def test_a_view_that_branches_share_is_mixed_once():
+    """It may be the tensor of the caller."""
+    own, toolbox = pair(num_classes=5, batch_augments=AUGMENTS[1])
+    images = make_images(dtype=torch.float32)
+    for preprocessor, inputs in ((own, dict(a=images, b=images)),
+                                 (toolbox, images.clone())):
+        torch.manual_seed(3)
+        np.random.seed(3)
+        found = preprocessor(
+            dict(inputs=inputs, data_samples=samples_of('list')),
+            True)['inputs']
+        if preprocessor is own:
+            views = found
+    assert views['a'] is views['b']
+    assert torch.equal(views['a'], found)
+
+
+def test_views_of_several_sizes_are_mixed_by_mixup_alone():
+    views = make_views([(12, 9), (12, 9), (5, 4)])
+    data = dict(inputs=views, data_samples=samples_of('batch'))
+    own, _ = pair(num_classes=5, batch_augments=dict(
+        augments=[dict(type='Mixup', alpha=.8)], probs=[.9]))
+    torch.manual_seed(0)
+    np.random.seed(0)
+    found = own(data, True)
+    ratio = found['data_samples'].fields['gt_score'].amax()
+    assert .5 < ratio < 1 and found['inputs']['c'].shape[2:] == (5, 4)
+    own, _ = pair(num_classes=5, batch_augments=AUGMENTS[3])
+    with pytest.raises(ConfigError) as info:
+        own(data, True)
+    assert str(info.value) == (
+        'train_cfg.augments other than Mixup need views of one size for all '
+        'branches; got (5, 4), (12, 9); input_size of a branch resizes what '
+        'was mixed')
+
+
+def test_views_without_labels():
+    own, _ = pair(num_classes=5, batch_augments=AUGMENTS[0])
+    for samples in (None, BatchDataSample(sample_idx=torch.arange(6))):
+        found = own(dict(inputs=make_views(), data_samples=samples), True)
+        assert torch.equal(found['inputs']['b'], make_views()['b'].float())
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_views_are_for_training(kind):
+    own, _ = pair(mean=MEAN, std=STD)
+    with pytest.raises(ConfigError) as info:
+        own(dict(inputs=make_views(), data_samples=samples_of(kind)))
+    assert str(info.value) == (
+        'inputs by branch are for training; validation and test take one '
+        'tensor of images (N, C, H, W) for all branches')

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.utils.branch_images import BranchImages, resize
 from mcod_plugin.models.utils.branch_settings import BranchSettings
 from mcod_plugin.models.utils.renormalize import Renormalize
@@ -133,3 +134,49 @@ def test_moves_with_the_model_and_is_in_no_checkpoint(inputs):
     assert not views.state_dict()
     assert views.double()(inputs.double())['a'].dtype == torch.float64
     assert views.to('meta')(inputs.to('meta'))['a'].device.type == 'meta'
+
+
+# Views of their own
+
+
+def test_each_view_is_prepared_as_its_branch_wants_it(inputs):
+    """As if all branches had it."""
+    last = torch.channels_last
+    given = dict(c=inputs * 2, a=inputs, b=inputs + 1, d=inputs - 1)
+    images = make(
+        formats=dict(d=last),
+        a={}, b=OTHER, c=dict(OTHER, input_size=4), d={})
+    found = images(given)
+    assert list(found) == ['a', 'b', 'c', 'd'] and found['a'] is inputs
+    for name, view in given.items():
+        assert torch.equal(found[name], images(view)[name])
+    assert found['d'].is_contiguous(memory_format=last)
+    same = images(dict.fromkeys('abcd', inputs))
+    for name, image in images(inputs).items():
+        assert torch.equal(same[name], image)
+
+
+def test_views_of_several_sizes(inputs):
+    """Each is brought to the size of its branch, if this has any."""
+    small = inputs[..., :6, :6].contiguous()
+    found = make(a={}, b=dict(input_size=8))(dict(a=small, b=small))
+    assert found['a'] is small
+    assert torch.equal(found['b'], resize(small, (8, 8)))
+
+
+@pytest.mark.parametrize('names, words', [
+    ('a', 'must be of a, b; got a'),
+    ('', 'must be of a, b; got none'),
+    ('abc', 'must be of a, b; got a, b, c'),
+])
+def test_views_of_other_branches(inputs, names, words):
+    with pytest.raises(ConfigError) as info:
+        make(a={}, b={})(dict.fromkeys(names, inputs))
+    assert str(info.value) == f'inputs by branch {words}'
+
+
+def test_views_of_other_images(inputs):
+    with pytest.raises(ConfigError) as info:
+        make(a={}, b={})(dict(a=inputs, b=inputs[:3]))
+    assert str(info.value) == ('inputs by branch must be of the same images; '
+                               'got a 4, b 3 images')

@@ -1,0 +1,69 @@
+import random
+from typing import Any, Callable, List, Sequence, Tuple
+
+import numpy as np
+import torch
+from mmpretrain.models.utils.batch_augments import Mixup, RandomBatchAugment
+from torch import Tensor
+
+from mcod_plugin.errors import ConfigError
+
+__all__ = ['mix_alike']
+
+
+def mix_alike(augment: RandomBatchAugment, views: Sequence[Tensor],
+              scores: Tensor) -> Tuple[List[Tensor], Tensor]:
+    """Mix several views of the same images by the same random numbers.
+
+    The augmentation is called for each of them and draws what it has drawn
+    for the first one: which images are mixed, by which ratio and, as with
+    CutMix, where. Afterwards the random generators are as after one call.
+
+    Args:
+        augment (RandomBatchAugment): The batch augmentation. It may write
+            into the images.
+        views (Sequence[Tensor]): Images ``(N, C, H, W)``.
+        scores (Tensor): Their labels as probabilities ``(N, num_classes)``.
+
+    Returns:
+        tuple[list[Tensor], Tensor]: The mixed images and labels.
+
+    Raises:
+        ConfigError: If the views are of several sizes. Mixup alone draws
+            nothing that depends on the size.
+    """
+    sizes = sorted({tuple(images.shape[2:]) for images in views})
+    if len(sizes) > 1 and any(
+            type(one) not in (Mixup, type(None)) for one in augment.augments):
+        raise ConfigError(
+            'train_cfg.augments other than Mixup need views of one size for '
+            f'all branches; got {", ".join(map(str, sizes))}; input_size of a '
+            'branch resizes what was mixed')
+    device = views[0].device
+    state = _random_state(device)
+    mixed = []
+    for images in views:
+        _restore(state, device)
+        images, mixed_scores = augment(images, scores.clone())
+        mixed.append(images)
+    return mixed, mixed_scores
+
+
+def _random_state(device: torch.device) -> Tuple[Any, ...]:
+    """What an augmentation may draw from: its device's generator, too."""
+    return tuple(get(*place) for get, _, *place in _generators(device))
+
+
+def _restore(state: Sequence[Any], device: torch.device) -> None:
+    for value, (_, put, *place) in zip(state, _generators(device)):
+        put(value, *place)
+
+
+def _generators(device: torch.device) -> List[Tuple[Callable, ...]]:
+    found = [(random.getstate, random.setstate),
+             (np.random.get_state, np.random.set_state),
+             (torch.get_rng_state, torch.set_rng_state)]
+    if device.type == 'cuda':
+        found.append(
+            (torch.cuda.get_rng_state, torch.cuda.set_rng_state, device))
+    return found
