@@ -27,8 +27,10 @@ methods = dict(
         method='kd',
         settings={
             'model.teacher.members': ['vgg'],
-            'model.branches.vgg.frozen': True,
-            'model.branches.vgg.init_cfg': dict(
+            'model.branches.vgg.frozen':
+            True,
+            'model.branches.vgg.init_cfg':
+            dict(
                 type='Pretrained',
                 checkpoint='{checkpoint of solo}',
                 prefix='branches.vgg'),

@@ -11,15 +11,22 @@ amp = True
 settings = {
     'model.branches.vgg.backbone':
     dict(_delete_=True, type='mcod_plugin.CifarVGG', depth=11, width=32),
-    'model.branches.resnet.backbone.depth': 20,
-    'model.branches.densenet.backbone.depth': 22,
-    'model.branches.densenet.backbone.growth': 8,
+    'model.branches.resnet.backbone.depth':
+    20,
+    'model.branches.densenet.backbone.depth':
+    22,
+    'model.branches.densenet.backbone.growth':
+    8,
     'train_dataloader.dataset.per_class': (0, 60),
-    'train_cfg.max_epochs': 40,
-    'train_cfg.val_interval': 4,
-    'val_evaluator.calibration_bins': 15,
+    'train_cfg.max_epochs':
+    40,
+    'train_cfg.val_interval':
+    4,
+    'val_evaluator.calibration_bins':
+    15,
 }
-methods = dict(solo='solo', always_on='always_on', mcod_constant='mcod_constant')
+methods = dict(
+    solo='solo', always_on='always_on', mcod_constant='mcod_constant')
 seeds = [0]
 results = '../../docs/results/small_families_cifar100'
 report = '../../docs/results.md'

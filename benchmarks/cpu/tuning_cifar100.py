@@ -29,17 +29,25 @@ methods = dict(
     on_w1='always_on',
     on_w05=dict(method='always_on', settings=schedule((0, 0), (0.5, 0.5))),
     # gaps of one epoch at first, weight rising
-    gap1_w05_15=dict(method='mcod_constant', settings=schedule((1, 0), (0.5, 1.5))),
-    gap4_w01_1=dict(method='mcod_constant', settings=schedule((4, 0), (0.1, 1.0))),
-    ramp_w01_1=dict(method='mcod_constant', settings=schedule((0, 0), (0.1, 1.0))),
-    gap1_w1_2=dict(method='mcod_constant', settings=schedule((1, 0), (1.0, 2.0))),
-    gap1_w1=dict(method='mcod_constant', settings=schedule((1, 0), (1.0, 1.0))),
-    gap1_w075_125=dict(method='mcod_constant', settings=schedule((1, 0), (0.75, 1.25))),
+    gap1_w05_15=dict(
+        method='mcod_constant', settings=schedule((1, 0), (0.5, 1.5))),
+    gap4_w01_1=dict(
+        method='mcod_constant', settings=schedule((4, 0), (0.1, 1.0))),
+    ramp_w01_1=dict(
+        method='mcod_constant', settings=schedule((0, 0), (0.1, 1.0))),
+    gap1_w1_2=dict(
+        method='mcod_constant', settings=schedule((1, 0), (1.0, 2.0))),
+    gap1_w1=dict(
+        method='mcod_constant', settings=schedule((1, 0), (1.0, 1.0))),
+    gap1_w075_125=dict(
+        method='mcod_constant', settings=schedule((1, 0), (0.75, 1.25))),
     # growing from nothing in the first half of the run
     on_w0_1_half=dict(
-        method='mcod_constant', settings=schedule((0, 0), (0.0, 1.0), ramp=0.5)),
+        method='mcod_constant',
+        settings=schedule((0, 0), (0.0, 1.0), ramp=0.5)),
     gap1_w0_1_half=dict(
-        method='mcod_constant', settings=schedule((1, 0), (0.0, 1.0), ramp=0.5)),
+        method='mcod_constant',
+        settings=schedule((1, 0), (0.0, 1.0), ramp=0.5)),
     # phases and gaps of single iterations
     iter_gap1_w1_2=dict(
         method='mcod_constant',
@@ -52,7 +60,8 @@ methods = dict(
     gap1_w1_15_end32=dict(
         method='mcod_constant', settings=schedule((1, 0), (1.0, 1.5), end=32)),
     # the other way round: gaps that grow
-    gap03_w1=dict(method='mcod_constant', settings=schedule((0, 3), (1.0, 1.0))),
+    gap03_w1=dict(
+        method='mcod_constant', settings=schedule((0, 3), (1.0, 1.0))),
     on_t6=dict(
         method='always_on', settings={'model.distill.temperature': 6.0}),
     on_prob_mean=dict(

@@ -15,9 +15,9 @@ __all__ = [
 
 # Top-level keys that a config need not hold for them to be set.
 RUNNER_KEYS = {
-    'activation_checkpointing', 'auto_scale_lr', 'compile', 'custom_hooks',
-    'custom_imports', 'data_preprocessor', 'default_hooks', 'default_scope',
-    'efficient_conv_bn_eval', 'env_cfg', 'experiment_name',
+    'activation_checkpointing', 'auto_scale_lr', 'compile', 'cuda_graph',
+    'custom_hooks', 'custom_imports', 'data_preprocessor', 'default_hooks',
+    'default_scope', 'efficient_conv_bn_eval', 'env_cfg', 'experiment_name',
     'find_unused_parameters', 'launcher', 'load_from', 'log_level',
     'log_processor', 'model', 'model_wrapper_cfg', 'on_divergence',
     'optim_wrapper', 'param_scheduler', 'randomness', 'resume', 'runner_type',

@@ -12,6 +12,7 @@ from mmpretrain.utils import get_ori_model
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.utils.plain import to_host
 from ..optim_wrapper import BranchOptimizer
+from ..optim_wrapper.gradient_norms import GradientNorms
 from .divergence_watch import DivergenceWatch, diverged_branches
 
 # The most steps whose values wait on the device.
@@ -74,6 +75,7 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         """Look which branches were distilled before the run was resumed, and
         have ``time`` averaged from one log to the next."""
         super().before_train(runner)
+        GradientNorms.defer(runner.optim_wrapper)
         self._watch = DivergenceWatch(runner)
         self._note_kd_keys(runner.message_hub.log_scalars)
         self._model = get_ori_model(runner.model)
@@ -117,7 +119,9 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
                          data_batch: Any = None,
                          outputs: Optional[dict] = None) -> None:
         """Keep the values of the step; hand them over if they are logged."""
-        outputs = outputs or {}
+        norms = GradientNorms.of(runner.optim_wrapper)
+        # In MMEngine's order.
+        outputs = {**(norms.take() if norms else {}), **(outputs or {})}
         values = {f'train/{key}': value for key, value in outputs.items()}
         self._note_kd_keys(values)
         # A branch without a distillation loss is in a gap; one that has it may

@@ -51,6 +51,8 @@ class BranchOptimizer(Optimizer):
     # its factor, and whether any gradient is not finite, by the attributes
     # grad_scale and found_inf.
     _step_supports_amp_scaling = True
+    # Where the norms wait on the device, see GradientNorms.
+    gradient_norms = None
 
     def __init__(self,
                  optimizers: Mapping[str, Optimizer],
@@ -178,7 +180,9 @@ class BranchOptimizer(Optimizer):
             if values:
                 norms[key] = clip_grad(values, **settings)
         norms = {key: norm for key, norm in norms.items() if norm is not None}
-        if norms:
+        if self.gradient_norms is not None:
+            self.gradient_norms.values.update(norms)
+        elif norms:
             hub = MessageHub.get_current_instance()
             # All at once, since the host waits for them.
             numbers = torch.stack(list(norms.values())).tolist()

@@ -29,6 +29,7 @@ from mcod_plugin.registry import MODELS, RUNNERS
 from mcod_plugin.utils.files import missing_folders, remove_empty, write_text
 from mcod_plugin.utils.launchers import adopt_ranks
 from mcod_plugin.utils.machine import default_workers, keep_freed_memory
+from ..graph import recorded_step
 from ..hooks.branch_checkpoint_hook import BranchCheckpointHook
 from ..hooks.run_record_hook import RunRecordHook
 from ..optim_wrapper import (has_bfloat16, name_parameters,
@@ -72,6 +73,8 @@ class CohortRunner(ResumingRunner):
     - ``on_divergence`` says what happens when a loss is not finite:
       ``'stop'`` ends the run with a :class:`TrainingError`, ``'drop'`` goes
       on without the branch. See :class:`DivergenceWatch`.
+    - ``cuda_graph`` has the whole training step replayed as one CUDA graph,
+      see :func:`recorded_step`.
 
     Configs ask for it with ``runner_type = 'mcod_plugin.CohortRunner'``, also
     under MMPretrain's own ``tools/train.py``.
@@ -84,6 +87,7 @@ class CohortRunner(ResumingRunner):
     started = False
     _trains = False
     _log_dir = None
+    _graphed = None
 
     def __init__(self, model: Union[nn.Module, dict], work_dir: str, *args,
                  **kwargs) -> None:
@@ -120,9 +124,13 @@ class CohortRunner(ResumingRunner):
             # Not earlier: what is compiled cannot be traced any more, as for
             # the count of FLOPs.
             self._compile_branches()
+            self._record_step()
             self.note_training()
             self._trains = True
             self.run_missed_validation()
+        if self._graphed is not None and fn_name in ('before_train_epoch',
+                                                     'after_val_epoch'):
+            self._graphed.doubt()
         if fn_name == 'after_train':
             for hook in self.hooks:
                 if isinstance(hook, BranchCheckpointHook):
@@ -443,6 +451,17 @@ class CohortRunner(ResumingRunner):
             self.logger.info('The branches are compiled. The first steps take '
                              'longer.')
 
+    def _record_step(self) -> None:
+        """Have the training step of a cohort recorded and replayed, if
+        ``cuda_graph`` asks for it."""
+        self._graphed = recorded_step(
+            self, uses_cuda_graphs(self.cfg.get('compile')))
+        if self._graphed is not None:
+            # As MMEngine does with what it compiles.
+            self.model.train_step = self._graphed
+            self.logger.info('The training step is recorded as CUDA graphs. '
+                             'The first steps take longer.')
+
     def train(self) -> nn.Module:
         """Train, and have the record tell how the run ends.
 
@@ -456,3 +475,7 @@ class CohortRunner(ResumingRunner):
                 if isinstance(hook, RunRecordHook):
                     hook.note_end(self, error)
             raise
+        finally:
+            if self._graphed is not None:
+                del self.model.train_step
+                self._graphed = None

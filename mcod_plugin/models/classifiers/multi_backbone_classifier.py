@@ -15,11 +15,13 @@ from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample, as_data_samples
 from ..heads import BaseTeacher
 from ..losses import BaseKDLoss
+from ..utils.batch_counts import counted_together
 from ..utils.branch_images import BranchImages, Inputs, check_shared
 from ..utils.branch_loss import (branch_loss, gradient_ratio,
                                  learns_from_features, logit_gradients,
                                  soft_labels, total_loss)
 from ..utils.branch_settings import BranchSettings, freeze
+from ..utils.branch_streams import BranchStreams, on_own_stream
 from ..utils.build_cohort import (build_branches, check_names,
                                   with_default_preprocessor)
 from ..utils.build_distillation import (DISTILL, TEACHER, build_distillation,
@@ -162,6 +164,10 @@ class MultiBackboneClassifier(BaseClassifier):
         ratio_due (bool): Whether the next step that distils is to give
             ``<branch>.kd_ratio``; it then sets this to False. A hook such as
             :class:`CohortRuntimeInfoHook` sets it to True.
+        kd_factors (dict[str, Tensor] | None): The :attr:`kd_weights` on the
+            device, while a step is recorded that is to read them there.
+        streams (BranchStreams | None): What has the branches work beside each
+            other, while a step is recorded.
         divergence (DivergenceMask): Leaves out what diverges.
 
     Raises:
@@ -221,6 +227,8 @@ class MultiBackboneClassifier(BaseClassifier):
             for name in self.branches if name not in self.frozen
         }
         self.ratio_due = False
+        self.kd_factors: Optional[Dict[str, Tensor]] = None
+        self.streams: Optional[BranchStreams] = None
         self.divergence = DivergenceMask(self.branches)
         self._register_load_state_dict_pre_hook(
             check_state_dict, with_module=True)
@@ -388,7 +396,8 @@ class MultiBackboneClassifier(BaseClassifier):
             by_features = head_feats is not None and name in self._by_features
             if feats is not None or by_features:
                 call, args = feats_and_logits, (branch, images[name])
-            with torch.set_grad_enabled(grad):
+            with torch.set_grad_enabled(grad), on_own_stream(
+                    self.streams, name, images[name]):
                 if self.branch_settings[name].recompute:
                     found = recomputed(call, branch, *args)
                 else:
@@ -400,6 +409,8 @@ class MultiBackboneClassifier(BaseClassifier):
                 if by_features:
                     head_feats[name] = before
             logits[name] = found
+        if self.streams is not None:
+            self.streams.join(logits, feats or {}, head_feats or {})
         return {
             name: score.float() if score.dtype in (
                 torch.float16, torch.bfloat16) else score
@@ -487,7 +498,8 @@ class MultiBackboneClassifier(BaseClassifier):
         weights = self._weights_in_effect()
         feats = {} if self._needs_feats(weights) else None
         head_feats: Dict[str, tuple] = {}
-        logits = self.branch_logits(inputs, feats, head_feats)
+        with counted_together(self._counting()):
+            logits = self.branch_logits(inputs, feats, head_feats)
         own = self._branch_losses(logits, data_samples, head_feats)
         losses = self._own_losses(own)
         alive = self.divergence.detect(logits, losses)
@@ -506,7 +518,8 @@ class MultiBackboneClassifier(BaseClassifier):
             losses.update(
                 self._kd_losses(weights, logits, targets, own, alive, given))
         self._reach_all_parameters(losses)
-        losses.update(_logged_weights(weights))
+        if self.kd_factors is None:
+            losses.update(self.logged_weights())
         return losses
 
     def _branch_losses(
@@ -564,6 +577,15 @@ class MultiBackboneClassifier(BaseClassifier):
             targets = self._targets(inputs, logits, None, given)
         with told(f'model.distill.type {type(self.distill).__name__}'):
             self._kd_losses(weights, logits, targets, own, None, given)
+
+    def logged_weights(self) -> Dict[str, Tensor]:
+        """What a step logs of the weights of the distillation.
+
+        Returns:
+            dict[str, Tensor]: ``kd_weight``, the greatest, and
+            ``<branch>.kd_weight`` where the branches differ.
+        """
+        return _logged_weights(self._weights_in_effect())
 
     def _weights_in_effect(self) -> Dict[str, float]:
         """The weight of the distillation of each branch in this step."""
@@ -648,8 +670,10 @@ class MultiBackboneClassifier(BaseClassifier):
             alive and [alive[name] for name in names], **more)
         _check_distances(distill, distances, len(names))
         distances = self.divergence.mask_overflow(names, learning, distances)
+        # Read on the device by a step that is recorded.
+        factors = weights if self.kd_factors is None else self.kd_factors
         losses = {
-            f'{name}.loss_kd': self._weighted(name, weights[name] * distance)
+            f'{name}.loss_kd': self._weighted(name, factors[name] * distance)
             for name, distance in zip(names, distances)
         }
         if ratio_due:
@@ -658,11 +682,21 @@ class MultiBackboneClassifier(BaseClassifier):
             kd_grad, = logit_gradients([distances.sum()], [students])
             ratios = gradient_ratio(kd_grad, own_grad)
             losses.update({
-                f'{name}.kd_ratio': weights[name] * ratio
+                f'{name}.kd_ratio': factors[name] * ratio
                 for name, ratio in zip(names, ratios)
                 if name not in self._by_features
             })
         return losses
+
+    def _counting(self) -> List[nn.Module]:
+        """The branches whose batch norms are told at once that there was a
+        batch. The compiler fuses these operations by itself; what is
+        recomputed takes them back."""
+        return [
+            branch for name, branch in self.branches.items()
+            if branch.training and not branch._compiled_call_impl
+            and not self.branch_settings[name].recompute
+        ]
 
     def _reach_all_parameters(self, losses: Dict[str, Any]) -> None:
         """Give parameters of the distillation the gradient 0 where no loss

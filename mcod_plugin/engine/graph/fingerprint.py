@@ -1,0 +1,97 @@
+"""What a recorded step has built in."""
+from typing import Any, Dict, Iterator, Optional, Tuple
+
+import torch.nn as nn
+from torch import Tensor
+from torch.optim import Optimizer
+
+__all__ = ['difference', 'fingerprint', 'group_settings', 'plain_settings']
+
+# What groups of an optimizer have besides settings, and the learning rate,
+# which a recorded step reads anew.
+NO_SETTINGS = ('params', 'param_names', 'lr', 'initial_lr', 'capturable')
+
+
+def fingerprint(model: nn.Module, optimizer: Optimizer) -> Dict[str, Any]:
+    """What must stay as it is for the steps of a model that are recorded.
+
+    Args:
+        model (nn.Module): The model.
+        optimizer (Optimizer): Its optimizer.
+
+    Returns:
+        dict[str, Any]: By its name in words: places in memory, and what else
+        is decided on the host.
+    """
+    state = {
+        (id(parameter), key): value.data_ptr()
+        for parameter, entry in optimizer.state.items()
+        for key, value in entry.items() if isinstance(value, Tensor)
+    }
+    return {
+        'the modules': [id(module) for module in model.modules()],
+        'where the parameters lie':
+        [value.data_ptr() for value in model.parameters()],
+        'where the buffers lie':
+        [value.data_ptr() for value in model.buffers()],
+        'which parameters are trained':
+        [value.requires_grad for value in model.parameters()],
+        'the settings of a module': [
+            plain_settings(module) for module in model.children()
+            for module in module.modules()
+        ],
+        "where the optimizer's state lies":
+        state,
+    }
+
+
+def difference(before: Dict[str, Any], now: Dict[str, Any]) -> Optional[str]:
+    """What has changed between two fingerprints of a model.
+
+    Args:
+        before (dict): One.
+        now (dict): The other.
+
+    Returns:
+        str | None: What it is; None if all that was there is as it was.
+    """
+    for what, value in before.items():
+        if isinstance(value, dict):
+            # A parameter that had no gradient so far gets a state later.
+            if not value.items() <= now[what].items():
+                return what
+        elif value != now[what]:
+            return what
+    return None
+
+
+def plain_settings(module: nn.Module) -> Tuple[Tuple[str, Any], ...]:
+    """The numbers, texts and switches that a module has as attributes.
+
+    Args:
+        module (nn.Module): The module.
+
+    Returns:
+        tuple: Pairs of name and value.
+    """
+    return tuple(_plain(module))
+
+
+def _plain(module: nn.Module) -> Iterator[Tuple[str, Any]]:
+    for name, value in vars(module).items():
+        if value is None or isinstance(value, (bool, int, float, str)):
+            yield name, value
+
+
+def group_settings(optimizer: Optimizer) -> tuple:
+    """The settings of an optimizer's groups, apart from learning rates.
+
+    Args:
+        optimizer (Optimizer): The optimizer.
+
+    Returns:
+        tuple: Of each group, pairs of name and value.
+    """
+    return tuple(
+        tuple((key, repr(value)) for key, value in group.items()
+              if key not in NO_SETTINGS) for group in optimizer.param_groups)

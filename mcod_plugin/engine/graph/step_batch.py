@@ -1,0 +1,144 @@
+from collections.abc import Mapping
+from typing import Any, Dict, Optional, Union
+
+import torch
+from torch import Tensor
+
+from mcod_plugin.structures import BatchDataSample, batch_fields
+
+__all__ = ['StepBatch']
+
+
+class StepBatch:
+    """The tensors of a batch, which a recorded step reads.
+
+    Args:
+        inputs (Tensor | dict[str, Tensor]): Images ``(N, C, H, W)``, those of
+            all branches or by branch.
+        fields (dict[str, Tensor]): What is known of the images, each
+            ``(N, ...)``, named as in :class:`BatchDataSample`.
+        raw (bool): Whether they have still to be preprocessed.
+    """
+
+    def __init__(self, inputs: Union[Tensor, Mapping[str, Tensor]],
+                 fields: Mapping[str, Tensor], raw: bool) -> None:
+        self.inputs = inputs
+        self.fields = dict(fields)
+        self.raw = raw
+
+    @classmethod
+    def of(cls, data: Any, raw: bool = False) -> Optional['StepBatch']:
+        """The tensors of a batch.
+
+        Args:
+            data (dict): ``inputs`` and ``data_samples``, as the preprocessor
+                or a loader gives them.
+            raw (bool): Whether they have still to be preprocessed. Defaults
+                to False.
+
+        Returns:
+            StepBatch | None: None if they are no tensors of the whole batch,
+            and cannot be made ones, as labels of different number.
+        """
+        inputs, samples = data['inputs'], data['data_samples']
+        if not isinstance(inputs, (Tensor, Mapping)):
+            return None
+        fields = batch_fields(samples)
+        if fields is not None:
+            # An image's number in its data set stays on the host.
+            fields = {
+                name: value
+                for name, value in fields.items() if name != 'sample_idx'
+            }
+        elif not raw:
+            fields = _stacked(samples)
+        return None if fields is None else cls(inputs, fields, raw)
+
+    @property
+    def data(self) -> Dict[str, Any]:
+        """dict: ``inputs`` and ``data_samples``, made anew."""
+        return dict(
+            inputs=self.inputs, data_samples=BatchDataSample(**self.fields))
+
+    @property
+    def tensors(self) -> Dict[str, Tensor]:
+        """dict[str, Tensor]: All tensors by a name of their own."""
+        inputs = self.inputs
+        if isinstance(inputs, Tensor):
+            inputs = {'': inputs}
+        return {
+            **{
+                f'inputs.{name}': value
+                for name, value in inputs.items()
+            },
+            **{
+                f'fields.{name}': value
+                for name, value in self.fields.items()
+            }
+        }
+
+    @property
+    def kind(self) -> tuple:
+        """tuple: What two batches have in common if a recorded step takes
+        both: names, shapes, strides and types, and which are the same."""
+        first: Dict[int, str] = {}
+        return (self.raw, *((name, value.shape, value.stride(), value.dtype,
+                             first.setdefault(id(value), name))
+                            for name, value in self.tensors.items()))
+
+    def copy_to(self, device: torch.device) -> 'StepBatch':
+        """A copy in memory of its own.
+
+        Args:
+            device (torch.device): Where it is to be.
+
+        Returns:
+            StepBatch: The copy.
+        """
+        made: Dict[int, Tensor] = {}
+
+        def copy(value: Tensor) -> Tensor:
+            # Branches may share a view of the images.
+            if id(value) not in made:
+                made[id(value)] = value.to(device, copy=True)
+            return made[id(value)]
+
+        inputs = self.inputs
+        inputs = copy(inputs) if isinstance(inputs, Tensor) else {
+            name: copy(value)
+            for name, value in inputs.items()
+        }
+        fields = {name: copy(value) for name, value in self.fields.items()}
+        return StepBatch(inputs, fields, self.raw)
+
+    def copy_(self, other: 'StepBatch') -> None:
+        """Take over the values of another batch of this kind.
+
+        Args:
+            other (StepBatch): The other one.
+        """
+        pairs = {
+            id(own): (own, given)
+            for own, given in zip(self.tensors.values(),
+                                  other.tensors.values())
+        }
+        for own, given in pairs.values():
+            own.copy_(given, non_blocking=True)
+
+
+def _stacked(samples: Any) -> Optional[Dict[str, Tensor]]:
+    """The fields of samples as one tensor each; None if they cannot be."""
+    names = samples[0].keys()
+    if any(sample.keys() != names for sample in samples):
+        return None
+    fields = {}
+    for name in names:
+        rows = [sample.get(name) for sample in samples]
+        if not isinstance(rows[0], Tensor):
+            continue
+        if any(row.shape != rows[0].shape for row in rows):
+            return None
+        # A label is a tensor of one element in MMPretrain.
+        one_each = name == 'gt_label' and rows[0].shape == (1, )
+        fields[name] = (torch.cat if one_each else torch.stack)(rows)
+    return fields or None

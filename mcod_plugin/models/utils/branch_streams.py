@@ -1,0 +1,68 @@
+from contextlib import contextmanager, nullcontext
+from typing import Any, ContextManager, Iterator, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ['BranchStreams', 'on_own_stream']
+
+
+class BranchStreams:
+    """Has the branches of a cohort work beside each other on a GPU, each on a
+    stream of its own; their backward passes follow them there.
+
+    It pays while a graph is recorded: kernels that are launched one by one
+    leave no room beside each other.
+
+    Args:
+        names (Sequence[str]): Names of the branches. The last one stays on
+            the current stream.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._streams = {name: torch.cuda.Stream() for name in names[:-1]}
+
+    @contextmanager
+    def work(self, name: str, images: Tensor) -> Iterator[None]:
+        """Work on the stream of a branch, after all that was begun before.
+
+        Args:
+            name (str): Name of the branch.
+            images (Tensor): What it reads.
+        """
+        stream = self._streams.get(name)
+        if stream is None:
+            yield
+            return
+        stream.wait_stream(torch.cuda.current_stream())
+        # Nobody else gets their memory while it is read there.
+        images.record_stream(stream)
+        with torch.cuda.stream(stream):
+            yield
+
+    def join(self, *found: Any) -> None:
+        """Go on after the work of all branches.
+
+        Args:
+            *found (dict): What they have given, by branch: tensors or tuples
+                of them.
+        """
+        current = torch.cuda.current_stream()
+        for name, stream in self._streams.items():
+            current.wait_stream(stream)
+            for values in found:
+                _record(values.get(name), current)
+
+
+def on_own_stream(streams: Optional[BranchStreams], name: str,
+                  images: Tensor) -> ContextManager:
+    """See :meth:`BranchStreams.work`; without streams, nothing."""
+    return nullcontext() if streams is None else streams.work(name, images)
+
+
+def _record(values: Any, stream: torch.cuda.Stream) -> None:
+    if isinstance(values, Tensor):
+        values.record_stream(stream)
+    elif isinstance(values, (tuple, list)):
+        for value in values:
+            _record(value, stream)
