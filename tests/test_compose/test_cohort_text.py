@@ -64,8 +64,9 @@ def test_runtime(sources, write):
             type='mcod_plugin.DiscontinuousKDHook',
             on=1,
             gap=(1, 0),
-            weight=(1.0, 1.0),
+            weight=(0.0, 1.0),
             curve='linear',
+            ramp=0.5,
             begin=0,
             end=None,
             by_epoch=True)

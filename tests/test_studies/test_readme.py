@@ -10,7 +10,7 @@ from scipy import stats
 ROOT = Path(__file__).parents[2]
 METHODS = {
     'each alone': 'solo',
-    'MCOD-style': 'mcod_constant',
+    'MCOD-style, constant weight': 'mcod_constant',
     'always on': 'always_on',
     'DML': 'dml',
     'mean, T = 4, weight 0.5': 'mean_t4_w05'

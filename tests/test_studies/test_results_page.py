@@ -62,10 +62,12 @@ def test_disagreement(text):
         100 * values(method, 'diversity/disagreement', epoch).mean()
         for method in ('solo', 'always_on', 'on_off', 'mcod_constant')
     } for epoch in (20, 40))
-    assert (f'disagree on {half["mcod"]:.0f} % of the images, nearly as solo '
+    assert (f'disagree on {half["mcod_constant"]:.0f} % of the images, nearly '
+            'as solo '
             f'networks do ({half["solo"]:.0f} %), against '
             f'{half["always_on"]:.0f} % if always on') in text
-    assert f'{end["mcod"]:.1f} % against {end["always_on"]:.1f} %' in text
+    assert (f'{end["mcod_constant"]:.1f} % against '
+            f'{end["always_on"]:.1f} %') in text
     assert f'keep more of it, {end["on_off"]:.1f} %' in text
 
 
@@ -166,7 +168,7 @@ def test_methods_for_small_networks(small):
     }
     rounded = {key: f'{value:.1f}' for key, value in gains.items()}
     assert rounded['always_on'] == rounded['ramp']
-    assert ('gains {on_off} points with gaps that stay (`on_off`), {mcod} by '
+    assert ('gains {on_off} points with gaps that stay (`on_off`), {mcod_constant} by '
             'MCOD-style, {always_on} always on or by a rising weight, '
             '{mean_t4_w05} and {min_logit_t4_w05} by `mean_t4_w05` and '
             '`min_logit_t4_w05` and {dml} by DML').format(**rounded) in small
@@ -224,9 +226,10 @@ def test_small_networks_are_alike(small):
         best = np.max(
             [last(method, f'{name}/top1') for name in ('resnet', 'vgg')], 0)
         below[method] = (last(method, 'ensemble/top1') - best).mean()
-    assert f'from {share["solo"]:.0f} % to {share["mcod"]:.0f} %' in small
+    assert (f'from {share["solo"]:.0f} % to '
+            f'{share["mcod_constant"]:.0f} %') in small
     assert (f'the better one is {below["solo"]:.1f} points below their '
-            f'ensemble, together {below["mcod"]:.1f}') in small
+            f'ensemble, together {below["mcod_constant"]:.1f}') in small
 
 
 def test_small_networks_are_calibrated(small):
@@ -258,15 +261,16 @@ def test_families():
         assert max(gains) == gains[0]
     assert min(found['solo']) == found['solo'][0]
     assert ('alone is {solo:.1f} points above the best of them, together '
-            '{always_on:.1f} to {mcod:.1f}'.format(**above)) in prose
-    assert ('({mcod:.0f} and {solo:.0f} % at epoch 20, {always_on:.0f} % '
+            '{always_on:.1f} to {mcod_constant:.1f}'.format(**above)) in prose
+    assert ('({mcod_constant:.0f} and {solo:.0f} % at epoch 20, '
+            '{always_on:.0f} % '
             'always on)'.format(**half)) in prose
 
 
 ROWS = {
-    'MCOD-style, the default': 'mcod_constant',
+    'MCOD-style, constant weight': 'mcod_constant',
     'MCOD-style, weight from 0 to 1': 'mcod_w0_1',
-    'MCOD-style, gaps end and weight reaches 1 at the half': 'mcod_ramp_half',
+    'MCOD-style, the default': 'mcod_ramp_half',
     'MCOD-style, gaps end and weight reaches 1 at a fifth': 'mcod_ramp_fifth',
     'always on, weight 1': 'always_on',
     'always on, weight 0.5': 'on_w05',
@@ -275,6 +279,61 @@ ROWS = {
     "always on, a constant 0.1 of the labels' pull": 'balanced_01',
     "always on, a constant 0.3 of the labels' pull": 'balanced_03',
 }
+
+PAIRS = {
+    'constant weight (`mcod_constant`) - solo': ('mcod_constant', 'solo'),
+    '**slow start (`mcod`) - solo**': ('mcod_ramp_half', 'solo'),
+    'slow start, always on - solo': ('on_ramp_half', 'solo'),
+    'slow start - constant weight': ('mcod_ramp_half', 'mcod_constant'),
+    'slow start - slow start, always on': ('mcod_ramp_half', 'on_ramp_half'),
+}
+
+
+@pytest.mark.parametrize('row', PAIRS)
+def test_contrasts_of_balance(row):
+    """Those of the reports."""
+    page = (ROOT / 'docs' / 'results.md').read_text()
+    line, = [
+        line for line in page.splitlines() if line.startswith(f'| {row} |')
+    ]
+    cells = [cell.strip(' *') for cell in line.strip('|').split(' | ')][1:]
+    for study, cell in zip(('10_few', '100_poor'), cells, strict=True):
+        report = (ROOT / 'docs' / 'results' / f'balance_{study}' /
+                  'report.md').read_text()
+        method, other = PAIRS[row]
+        if other == 'solo':
+            gains = report.partition('**Gain**')[2].partition('\n**')[0]
+            found, = [
+                line.split('|')[-3].strip() for line in gains.splitlines()
+                if line.startswith(f'| `{method}`')
+            ]
+            assert cell == found.strip('*')
+        else:
+            part = report.partition('**Contrasts of the mean')[2]
+            found = re.search(
+                rf'\| `{method}` - `{other}` +\| +(.*?) +\| +.*? \| +(.*?) ',
+                part)
+            assert cell == f'{found[1]}, p = {found[2]}'
+
+
+def test_cost_of_the_slow_start():
+    """With one seed, in the study of the defaults."""
+    gains = {}
+    for method in ('gap1_w0_1_half', 'on_w0_1_half', 'gap1_w1'):
+        record, = records(method, 'tuning_cifar100', 1)
+        solo, = records('solo', 'tuning_cifar100', 1)
+        gains[method] = np.mean([
+            record['last'][f'{name}/top1'] - solo['last'][f'{name}/top1']
+            for name in ('resnet', 'vgg')
+        ])
+    prose = section('Choosing the defaults')
+    assert (
+        'the mean of the branches gains {:.1f} points by it (always on and '
+        'as slow to start {:.1f}) where it gained {:.1f}.'.format(
+            *gains.values())) in prose
+    assert 'they give {:.1f} points of {:.1f} away'.format(
+        gains['gap1_w1'] - gains['gap1_w0_1_half'],
+        gains['gap1_w1']) in section('When it is too strong')
 
 
 @pytest.mark.parametrize('heading, study, number', [

@@ -259,7 +259,10 @@ def test_names_that_are_none(branches):
 def test_no_hook_makes_a_cohort_without_loss_distil(tiny_runner, tmp_path):
     runner = tiny_runner(
         epochs=1,
-        custom_hooks=[HOOK, dict(type='mcod_plugin.RunRecordHook')],
+        custom_hooks=[
+            dict(HOOK, weight=(1, 1)),
+            dict(type='mcod_plugin.RunRecordHook')
+        ],
         **{'model.distill': None})
     runner.train()
     assert runner.model.kd_weight == 1
