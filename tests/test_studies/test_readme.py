@@ -85,3 +85,26 @@ def test_small_networks():
     ]
     assert 0 < phases[0] < 0.3
     assert f'their ensemble is {phases[1]:.1f} points better' in text
+
+
+def test_few_classes():
+    """As the reports have it."""
+    text = ' '.join((ROOT / 'README.md').read_text().split())
+    gains = {}
+    for study in ('10_few', '100_poor'):
+        report = (ROOT / 'docs' / 'results' / f'balance_{study}' /
+                  'report.md').read_text()
+        part = report.partition('**Gain**')[2].partition('\n**')[0]
+        for method in ('mcod_constant', 'mcod_ramp_half'):
+            line, = [
+                line for line in part.splitlines()
+                if line.startswith(f'| `{method}`')
+            ]
+            gains[study, method] = line.split('|')[-3].strip(' *')
+    loss = gains['10_few', 'mcod_constant'].split()[0]
+    assert f'few steps {-float(loss):.1f} points of the mean' in text
+    assert (f'it gains {gains["10_few", "mcod_ramp_half"]} over training '
+            'alone, on 100 classes with few images '
+            f'{gains["100_poor", "mcod_ramp_half"]}, as much as the constant '
+            f'weight ({gains["100_poor", "mcod_constant"].split()[0]}),'
+            ) in text

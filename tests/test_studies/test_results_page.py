@@ -168,8 +168,8 @@ def test_methods_for_small_networks(small):
     }
     rounded = {key: f'{value:.1f}' for key, value in gains.items()}
     assert rounded['always_on'] == rounded['ramp']
-    assert ('gains {on_off} points with gaps that stay (`on_off`), {mcod_constant} by '
-            'MCOD-style, {always_on} always on or by a rising weight, '
+    assert ('gains {on_off} points with gaps that stay (`on_off`), '
+            '{mcod_constant} by MCOD-style, {always_on} always on or by a rising weight, '
             '{mean_t4_w05} and {min_logit_t4_w05} by `mean_t4_w05` and '
             '`min_logit_t4_w05` and {dml} by DML').format(**rounded) in small
     better = [

@@ -71,6 +71,13 @@ methods = dict(
     standardized='standardized',
     # a run of some hundred steps is too short for 0.999
     averaged=dict(method='averaged', settings={'model.teacher.ema': 0.99}),
+    # other losses and data than the default's
+    dkd='dkd',
+    dist='dist',
+    features='features',
+    views=dict(
+        method='always_on',
+        settings={'train_dataloader.dataset.views': True}),
     # only the end, or all but the end
     late=dict(method='always_on', settings={'custom_hooks.0.begin': 0.5}),
     release=dict(method='always_on', settings={'custom_hooks.0.end': 0.8}))
