@@ -57,7 +57,8 @@ def test_report_is_that_of_the_results(path):
     begin, end = f'<!-- study: {study.name} -->', (
         f'<!-- /study: {study.name} -->')
     block = text.partition(begin)[2].partition(end)[0]
-    tables = Report(results, study.baseline, study.seeds).to_markdown()
+    tables = Report(results, study.baseline, study.seeds,
+                    study.contrasts).to_markdown()
     assert block.strip().startswith(tables.strip())
     figures = re.findall(r'!\[[^\]]*\]\(([^)]+)\)', block)
     assert figures
