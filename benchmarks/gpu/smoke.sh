@@ -63,7 +63,7 @@ if nvidia-smi -L > /dev/null 2>&1; then
     train graphs configs/mcod_small_cifar100.py --amp \
         --work-dir "$folder/graphs" --cfg-options compile.mode=reduce-overhead \
         train_dataloader.dataset.indices=512 val_dataloader.dataset.indices=512 \
-        val_dataloader.batch_size=128 train_cfg.max_epochs=2 train_cfg.val_interval=1
+        val_dataloader.batch_size=128 train_cfg.max_epochs=4 train_cfg.val_interval=1
 fi
 
 python3 - "$folder" <<'PYTHON'

@@ -80,7 +80,8 @@ def branch_runner(cfg: Any, name: str, workers: int, folder: str) -> Runner:
         settings.update(
             val_dataloader=branch_loader(cfg.val_dataloader, workers, *images),
             val_cfg=dict(),
-            val_evaluator=evaluator(cfg.val_evaluator, cohort.num_classes))
+            val_evaluator=evaluator(cfg.val_evaluator, cohort.num_classes,
+                                    cohort.multi_label))
     return Runner(model=classifier, cfg=Config(settings), **settings)
 
 

@@ -32,32 +32,33 @@ def contrast_table(
     """
     model = TwoWay(values)
     found = {pair: model.difference(*pair) for pair in pairs}
-    found = {
-        pair: contrast
-        for pair, contrast in found.items()
-        if contrast is not None and contrast.error is not None
-    }
-    if not found:
+    if all(contrast is None or contrast.error is None
+           for contrast in found.values()):
         return None
-    adjusted = holm([contrast.p_value() for contrast in found.values()])
+    # A pair that has no runs yet is of the family all the same.
+    values_of_p = [
+        1. if contrast is None else contrast.p_value()
+        for contrast in found.values()
+    ]
     rows = [[
         f'`{method}` - `{other}`',
         text_of(contrast),
-        _text_of_p(contrast.p_value()),
-        _text_of_p(p),
-        _finding(contrast, p)
-    ] for ((method, other), contrast), p in zip(found.items(), adjusted)]
+        *(('-', ) * 3 if contrast is None else
+          (_text_of_p(p), _text_of_p(adjusted), _finding(contrast, adjusted)))
+    ] for ((method, other), contrast
+           ), p, adjusted in zip(found.items(), values_of_p, holm(values_of_p))
+            ]
     needed = ' and '.join(
         f'{sought} points takes '
         f'{seeds_needed(model.sd, len(values), sought) or "over 1000"} seeds'
         for sought in SOUGHT)
-    title = (
-        f'**Contrasts of {outcome}** that the study was made for, in '
-        'percentage points [95 % confidence interval], with p adjusted '
-        'for their number by Holm; level means that the difference is '
-        f'below {MARGIN} by two one-sided tests. The noise has a standard '
-        f'deviation of {model.sd:.2f}, so that to see {needed}, in four '
-        'of five studies')
+    title = (f'**Contrasts of {outcome}** that the study was made for, in '
+             'percentage points [95 % confidence interval], with p adjusted '
+             'for their number by Holm; level means that the difference is '
+             f'below {MARGIN} by two one-sided tests, whose p is not '
+             'adjusted. The noise has a standard deviation of '
+             f'{model.sd:.2f}, so that to see {needed}, in four of five '
+             'studies')
     return title, ['contrast', 'difference', 'p', 'adjusted p',
                    'finding'], rows
 

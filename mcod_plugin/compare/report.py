@@ -296,17 +296,18 @@ class Report:
         return self._contest(column, values, methods)
 
     def _contrasts(self) -> List[Optional[tuple]]:
+        branches = self._branches()
         outcomes = {
-            'the mean of branches':
-            self._branches(),
+            # A method that freezes one has another mean.
+            'the mean of branches': {
+                method: branches[method]
+                for method in self._all_trained()
+            },
             'the ensemble':
             self._values(lambda runs: last(runs, f'{ENSEMBLE}/top1'))
         }
         return [
-            contrast_table(
-                outcome,
-                {method: values[method]
-                 for method in self._all_trained()}, self.contrasts)
+            contrast_table(outcome, values, self.contrasts)
             for outcome, values in outcomes.items()
         ]
 

@@ -73,6 +73,8 @@ class RepeatedBatches:
         if hasattr(sampler, 'set_epoch'):
             sampler.set_epoch(iteration // len(self._loader))
         self._batches = iter(self._loader)
+        # It has drawn a number.
+        self._seed(iteration)
 
 
 def batches_per_pass(loader: DataLoader) -> int:

@@ -139,7 +139,7 @@ def test_run_waits_for_the_checkpoint_it_needs(trainer, make_run, tmp_path):
     assert teacher == dict(checkpoint=[str(checkpoint)])
 
 
-@pytest.mark.parametrize('why', ['not chosen', 'failed', 'at work elsewhere'])
+@pytest.mark.parametrize('why', ['not chosen', 'failed'])
 def test_checkpoint_of_a_run_that_has_not_ended(trainer, make_run, tmp_path,
                                                 why):
     solo = make_run('solo', error='out of luck', code=1)
@@ -148,10 +148,7 @@ def test_checkpoint_of_a_run_that_has_not_ended(trainer, make_run, tmp_path,
     folder = Path(solo.work_dir)
     folder.mkdir(parents=True)
     (folder / 'epoch_1.pth').touch()
-    with open(folder / 'lock', 'w') as lock:
-        if why == 'at work elsewhere':
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        faults = execute(runs, runs[why == 'not chosen':], trainer)
+    faults = execute(runs, runs[why == 'not chosen':], trainer)
     assert faults[-1] == (
         'taught_seed0 needs the checkpoint of solo_seed0, which is not '
         'trained to its end; train it first, with an --only that matches it '

@@ -143,7 +143,8 @@ def whole(tmp_path_factory):
     (folder / 'watched.py').write_text(
         "_base_ = ['cohort.py']\n"
         "custom_imports = dict(imports=['watch'])\n"
-        "custom_hooks = [dict(type='mcod_plugin.DiscontinuousKDHook'), "
+        "custom_hooks = [dict(type='mcod_plugin.DiscontinuousKDHook', "
+        'weight=(1, 1)), '
         "dict(type='Watch')]\n")
     found, = end(
         start([
@@ -188,7 +189,8 @@ def test_views(cohort):
     (cohort / 'views.py').write_text(
         "_base_ = ['cohort.py']\n"
         "custom_imports = dict(imports=['show'])\n"
-        "custom_hooks = [dict(type='mcod_plugin.DiscontinuousKDHook'), "
+        "custom_hooks = [dict(type='mcod_plugin.DiscontinuousKDHook', "
+        'weight=(1, 1)), '
         "dict(type='Show')]\n"
         "model = dict(train_cfg=dict(\n"
         "    augments=dict(type='CutMix', alpha=1.)))\n"
@@ -274,7 +276,8 @@ def test_lost_worker(whole, cohort):
     (cohort / 'lossy.py').write_text(
         "_base_ = ['cohort.py']\n"
         "custom_imports = dict(imports=['loss'])\n"
-        "custom_hooks = [dict(type='mcod_plugin.DiscontinuousKDHook'), "
+        "custom_hooks = [dict(type='mcod_plugin.DiscontinuousKDHook', "
+        'weight=(1, 1)), '
         "dict(type='Loss')]\n")
     found, = end(
         start([

@@ -106,11 +106,15 @@ def _optimizer_obstacle(optim_wrapper: Any) -> Optional[str]:
     counts = optim_wrapper._accumulative_counts
     if counts != 1:
         return f'optim_wrapper.accumulative_counts, {counts}'
-    clip = optim_wrapper.clip_grad_kwargs
-    if clip and GradientNorms.of(optim_wrapper) is None:
+    clips = [
+        optim_wrapper.clip_grad_kwargs or {}, *(
+            settings for _, settings in getattr(optim_wrapper.optimizer,
+                                                'clips', {}).values())
+    ]
+    if any(clips) and GradientNorms.of(optim_wrapper) is None:
         return ('optim_wrapper.clip_grad under another default_hooks.'
                 'runtime_info than mcod_plugin.CohortRuntimeInfoHook')
-    if clip and clip.get('error_if_nonfinite'):
+    if any(clip.get('error_if_nonfinite') for clip in clips):
         return ('optim_wrapper.clip_grad.error_if_nonfinite, which has the '
                 'host look at each norm')
     optimizer = optim_wrapper.optimizer

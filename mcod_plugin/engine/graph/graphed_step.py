@@ -199,7 +199,7 @@ class GraphedStep:
                 replay, (names, values, norms) = self._recorder.record(
                     partial(self._recorded_step, static))
         except Exception as error:
-            reason = one_line(error)
+            reason = one_line(error) or type(error).__name__
             optim_wrapper.zero_grad()
         gives_ratio = state.gives_ratio
         reason = state.restore() or reason

@@ -138,7 +138,12 @@ def _stacked(samples: Any) -> Optional[Dict[str, Tensor]]:
             continue
         if any(row.shape != rows[0].shape for row in rows):
             return None
-        # A label is a tensor of one element in MMPretrain.
-        one_each = name == 'gt_label' and rows[0].shape == (1, )
-        fields[name] = (torch.cat if one_each else torch.stack)(rows)
+        if name == 'gt_label':
+            # A label is a tensor of one element in MMPretrain; those of an
+            # image of several are not a row of a batch.
+            if rows[0].shape != (1, ):
+                return None
+            fields[name] = torch.cat(rows)
+        else:
+            fields[name] = torch.stack(rows)
     return fields or None

@@ -1,5 +1,5 @@
 import math
-from typing import Any, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
@@ -9,6 +9,23 @@ from mcod_plugin.datasets.repeated_batches import batches_per_pass
 from mcod_plugin.errors import ConfigError, nearest
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.schedule import DiscontinuousSchedule
+
+
+def whole_schedule(cfg: Mapping[str, Any]) -> Dict[str, Any]:
+    """Weight and ramp as :class:`DiscontinuousKDHook` takes them.
+
+    Args:
+        cfg (Mapping[str, Any]): Its arguments, in which both may be missing.
+
+    Returns:
+        dict[str, Any]: ``weight`` and ``ramp``. A weight that is left out
+        grows from nothing in half of the run, since networks that are not
+        trained yet hold each other back.
+    """
+    weight, ramp = cfg.get('weight'), cfg.get('ramp')
+    if weight is None:
+        weight, ramp = (0.0, 1.0), 0.5 if ramp is None else ramp
+    return dict(weight=weight, ramp=ramp)
 
 
 @HOOKS.register_module()
@@ -77,10 +94,8 @@ class DiscontinuousKDHook(Hook):
                  by_epoch: bool = True,
                  ramp: Optional[Union[int, float]] = None,
                  branches: Optional[Union[str, Sequence[str]]] = None) -> None:
-        if weight is None:
-            # Networks that are not trained yet hold each other back.
-            weight = (0.0, 1.0)
-            ramp = 0.5 if ramp is None else ramp
+        given = whole_schedule(dict(weight=weight, ramp=ramp))
+        weight, ramp = given['weight'], given['ramp']
         self.schedule = DiscontinuousSchedule(
             on=on,
             gap=gap,
@@ -111,6 +126,11 @@ class DiscontinuousKDHook(Hook):
             unit += f' of {self._per_epoch} iterations'
             total = math.ceil(runner.max_iters / self._per_epoch)
         self.schedule = self.schedule.resolve(total)
+        if max(self.schedule.weights) > 0 and not any(
+                map(self.schedule.is_on, range(total))):
+            runner.logger.warning(
+                'The distillation schedule has no step that is on: the run is '
+                'too short for its gaps and its growing weight.')
         runner.logger.info(
             'Distillation schedule over %d %s:\nbranches: %s\n%s', total, unit,
             ', '.join(names), self.schedule)

@@ -25,12 +25,15 @@ from mcod_plugin.datasets.in_memory_dataset import is_in_memory
 from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.evaluation import BranchMetrics, CohortEvaluator
 from mcod_plugin.models.tta import CohortTTA
+from mcod_plugin.models.utils.label_rule import check_augments
 from mcod_plugin.registry import MODELS, RUNNERS
 from mcod_plugin.utils.files import missing_folders, remove_empty, write_text
 from mcod_plugin.utils.launchers import adopt_ranks
 from mcod_plugin.utils.machine import default_workers, keep_freed_memory
 from ..graph import recorded_step
 from ..hooks.branch_checkpoint_hook import BranchCheckpointHook
+from ..hooks.discontinuous_kd_hook import (DiscontinuousKDHook,
+                                           whole_schedule)
 from ..hooks.run_record_hook import RunRecordHook
 from ..optim_wrapper import (has_bfloat16, name_parameters,
                              prepare_optim_wrapper)
@@ -200,6 +203,10 @@ class CohortRunner(ResumingRunner):
             ConfigError: If one would change what a cohort does not have.
         """
         super().register_custom_hooks(hooks)
+        for hook in self.cfg.get('custom_hooks') or ():
+            if is_part(hook, DiscontinuousKDHook):
+                # What is recorded tells the schedule.
+                hook.update(whole_schedule(hook))
         recipes = [
             recipe for hook in self.hooks
             if isinstance(hook, SwitchRecipeHook)
@@ -212,8 +219,14 @@ class CohortRunner(ResumingRunner):
                 'custom_hooks: SwitchRecipeHook cannot switch the '
                 'train_pipeline of an InMemoryDataset; use its source as the '
                 'data set')
-        if any('loss' in recipe for recipe in recipes) and hasattr(
-                get_ori_model(self.model), 'branches'):
+        branches = getattr(get_ori_model(self.model), 'branches', None)
+        if branches is None:
+            return
+        for recipe in recipes:
+            if recipe.get('batch_augments') is not None:
+                check_augments('custom_hooks: SwitchRecipeHook', branches,
+                               recipe['batch_augments'])
+        if any('loss' in recipe for recipe in recipes):
             raise ConfigError(
                 'custom_hooks: SwitchRecipeHook cannot switch the loss of a '
                 'cohort, each branch of which has a head of its own')

@@ -1,4 +1,4 @@
-from typing import Any, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -30,13 +30,14 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
         *args, **kwargs: See ``mmpretrain.ClsDataPreprocessor``.
     """
 
-    _statistics_key = None
-
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         # MMEngine has an argument for it, which MMPretrain hides: a copy
         # from pinned memory need not wait for the step before.
         self._non_blocking = True
+        # By size of the images. None is dropped: a recorded step goes on
+        # reading those of its images.
+        self._statistics: Dict[tuple, Tuple[Tensor, Tensor]] = {}
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Normalise the images, and mix them if that is asked for.
@@ -153,12 +154,11 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
                              pixels: int) -> Tuple[Tensor, Tensor]:
         """Mean and standard deviation of every value of an image."""
         key = (channels, pixels, self.mean.device, self.mean.dtype)
-        if self._statistics_key != key:
-            self._statistics_key = key
-            self._statistics = tuple(
+        if key not in self._statistics:
+            self._statistics[key] = tuple(
                 value.expand(channels, 1, 1).reshape(-1).repeat(pixels)
                 for value in (self.mean, self.std))
-        return self._statistics
+        return self._statistics[key]
 
 
 def _scores(samples: Any) -> Optional[Tensor]:

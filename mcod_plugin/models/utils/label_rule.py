@@ -160,15 +160,30 @@ def check_mixing(branches: Mapping[str, nn.Module],
     Raises:
         ConfigError: If it is so.
     """
-    if getattr(preprocessor, 'batch_augments', None) is None:
-        return
+    augments = getattr(preprocessor, 'batch_augments', None)
+    if augments is not None:
+        check_augments('model.train_cfg.augments', branches, augments)
+
+
+def check_augments(setting: str, branches: Mapping[str, nn.Module],
+                   augments: Any) -> None:
+    """Raise if batch augmentations mix images whose label a head has to know.
+
+    Args:
+        setting (str): What asks for them.
+        branches (Mapping[str, nn.Module]): The branches by name.
+        augments (RandomBatchAugment): The augmentations.
+
+    Raises:
+        ConfigError: If it is so.
+    """
     for name, branch in branches.items():
         if has_margin(branch):
             kinds = ', '.join(
                 type(augment).__name__
-                for augment in preprocessor.batch_augments.augments)
+                for augment in augments.augments)
             raise ConfigError(
-                f'model.train_cfg.augments must not mix images ({kinds}), '
+                f'{setting} must not mix images ({kinds}), '
                 f'because {type(branch.head).__name__} of '
                 f'model.branches.{name} has a margin for the label of each')
 
