@@ -261,8 +261,13 @@ def test_contrasts_that_are_open(results):
         results, 'solo', contrasts=[('dml', 'solo'),
                                     ('late', 'solo')]).to_markdown()
     found = tables(text)['Contrasts of the mean of branches']
-    assert list(found) == ['dml` - `solo']
-    assert found['dml` - `solo']['finding'] == 'open'
+    assert list(found) == ['dml` - `solo', 'late` - `solo']
+    row = found['dml` - `solo']
+    assert row['finding'] == 'open'
+    # The pair that is to come counts as well.
+    assert float(row['adjusted p']) == pytest.approx(
+        min(1., 2 * float(row['p'])), abs=.0015)
+    assert set(found['late` - `solo'].values()) == {'-'}
     one = make_results(solo=SOLO[:1], mcod=MCOD[:1])
     assert 'Contrasts' not in Report(
         one, 'solo', contrasts=[('mcod', 'solo')]).to_markdown()

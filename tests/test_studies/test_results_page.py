@@ -168,10 +168,11 @@ def test_methods_for_small_networks(small):
     }
     rounded = {key: f'{value:.1f}' for key, value in gains.items()}
     assert rounded['always_on'] == rounded['ramp']
-    assert ('gains {on_off} points with gaps that stay (`on_off`), '
-            '{mcod_constant} by MCOD-style, {always_on} always on or by a rising weight, '
-            '{mean_t4_w05} and {min_logit_t4_w05} by `mean_t4_w05` and '
-            '`min_logit_t4_w05` and {dml} by DML').format(**rounded) in small
+    assert (
+        'gains {on_off} points with gaps that stay (`on_off`), '
+        '{mcod_constant} by MCOD-style, {always_on} always on or by a rising weight, '
+        '{mean_t4_w05} and {min_logit_t4_w05} by `mean_t4_w05` and '
+        '`min_logit_t4_w05` and {dml} by DML').format(**rounded) in small
     better = [
         gains[method] - gains['always_on']
         for method in ('on_off', 'mcod_constant')
@@ -314,6 +315,29 @@ def test_contrasts_of_balance(row):
                 rf'\| `{method}` - `{other}` +\| +(.*?) +\| +.*? \| +(.*?) ',
                 part)
             assert cell == f'{found[1]}, p = {found[2]}'
+
+
+def test_other_cells_of_balance():
+    """Of the seeds that both have."""
+    words = []
+    for study, seeds in (('10_poor', 2), ('20_few', 1), ('100_few', 1)):
+        for method, number in (('mcod_ramp_half', seeds), ('mcod_constant',
+                                                           1)):
+            gains = [
+                np.mean([
+                    one['last'][f'{name}/top1'] - alone['last'][f'{name}/top1']
+                    for name in ('resnet', 'vgg')
+                ]) for one, alone in zip(
+                    records(method, f'balance_{study}', number),
+                    records('solo', f'balance_{study}', number))
+            ]
+            words.append(np.mean(gains))
+    assert ('`mcod` gains {:.1f} points on 10 classes with few images (a '
+            'constant weight loses {:.1f}), {:.1f} on 20 classes with few '
+            'steps ({:.1f}) and {:.1f} on 100 classes with few steps '
+            '({:+.1f}).').format(
+                words[0], -words[1],
+                *words[2:]) in section('When it is too strong')
 
 
 def test_cost_of_the_slow_start():
