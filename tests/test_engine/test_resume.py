@@ -183,6 +183,14 @@ INFINITE = {
         'randomness.seed': None,
         **INFINITE
     },
+    # Between two passes.
+    {
+        'default_hooks.checkpoint.interval': 4
+    },
+    {
+        'in_memory': False,
+        'default_hooks.checkpoint.interval': 4
+    },
 ])
 def test_resume_is_exact_where_training_counts_iterations(
         tiny_runner, tiny_config, changes):
@@ -207,6 +215,7 @@ def test_resume_is_exact_where_training_counts_iterations(
         'default_hooks.checkpoint.save_last': False,
         **changes
     }
+    done = changes['default_hooks.checkpoint.interval']
     runner = tiny_runner('broken', **copy.deepcopy(changes))
     runner.register_hook(Stop())
     with pytest.raises(KeyboardInterrupt):
@@ -218,10 +227,10 @@ def test_resume_is_exact_where_training_counts_iterations(
             tiny_config('broken').work_dir + '/iter_6.pth', weights_only=True)
         changes['randomness.seed'] = checkpoint['meta']['seed']
     whole, expected = run(tiny_runner('whole', **changes))
-    assert len(whole.images) == 10 and len(resumed.images) == 4
-    assert all(map(torch.equal, resumed.images, whole.images[6:]))
+    assert len(whole.images) == 10 and len(resumed.images) == 10 - done
+    assert all(map(torch.equal, resumed.images, whole.images[done:]))
     assert not torch.equal(whole.images[2], whole.images[6])
-    assert resumed.weights == whole.weights[6:]
+    assert resumed.weights == whole.weights[done:]
     assert equal(weights, expected)
 
 

@@ -237,6 +237,10 @@ OBSTACLES = {
     'clip_grad.error_if_nonfinite': {
         'optim_wrapper.clip_grad': dict(max_norm=1., error_if_nonfinite=True)
     },
+    'clip_grad.error_if_nonfinite, which': {
+        'model.branches.vit.clip_grad':
+        dict(max_norm=1., error_if_nonfinite=True)
+    },
     'clip_grad under another default_hooks.runtime_info': {
         'optim_wrapper.clip_grad': dict(max_norm=1.),
         'default_hooks.runtime_info.type': 'RuntimeInfoHook'

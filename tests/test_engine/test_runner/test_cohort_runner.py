@@ -353,6 +353,11 @@ def switched(**recipe):
     (switched(train_pipeline=[dict(type='PackInputs')]),
      'custom_hooks: SwitchRecipeHook cannot switch the train_pipeline of an '
      'InMemoryDataset'),
+    ({
+        **switched(batch_augments=dict(augments=dict(type='Mixup', alpha=.2))),
+        'model.branches.resnet.head':
+        dict(type='ArcFaceClsHead', num_classes=10)
+    }, 'custom_hooks: SwitchRecipeHook must not mix images (Mixup)'),
     (switched(loss=dict(type='LabelSmoothLoss', label_smooth_val=.1)),
      'custom_hooks: SwitchRecipeHook cannot switch the loss of a cohort'),
     (dict(strategy=dict(type='DDPStrategy')),
