@@ -32,6 +32,15 @@ train_dataloader = dict(batch_size=32, dataset=dict(indices=256))
 val_dataloader = dict(batch_size=30, dataset=dict(indices=120))
 test_dataloader = dict(dataset=dict(indices=7))
 train_cfg = dict(max_epochs=3)
+# Too short for a weight that grows.
+custom_hooks = [
+    dict(
+        type='mcod_plugin.DiscontinuousKDHook',
+        on=1,
+        gap=(1, 0),
+        weight=(1.0, 1.0),
+        curve='linear')
+]
 """
 
 

@@ -49,7 +49,8 @@ def distil(run):
     run.record = dict(kd_weight=weights)
 
 
-MCOD_STYLE = ('mcod', 'prob_mean', 'confidence', 'ramp', 'on_off')
+MCOD_STYLE = ('mcod', 'mcod_constant', 'prob_mean', 'confidence', 'ramp',
+              'on_off')
 
 
 @pytest.mark.parametrize('file', sorted(os.listdir(METHODS)))
