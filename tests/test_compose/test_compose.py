@@ -291,7 +291,8 @@ def test_recipe_that_counts_iterations(folder):
     runner.model.train_step = train_step
     runner.train()
     # on, off, on: the gap ends with the run
-    assert weights == [1, 1, 0, 0, 1, 1]
+    # Three passes: on at weight 0, a gap, on at its full weight.
+    assert weights == [0, 0, 0, 0, 1, 1]
     assert sorted(path.name for path in (folder / 'run').glob('iter_*')) == [
         'iter_3.pth', 'iter_6.pth'
     ]
