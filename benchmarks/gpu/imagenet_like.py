@@ -9,12 +9,13 @@ of it stays in the page cache: how fast a disk is cannot be seen.
 """
 import os
 import os.path as osp
+import tempfile
 
 import numpy as np
 from PIL import Image
 
 from mcod_plugin.cli import ToolParser, user_errors
-from mcod_plugin.utils.files import new_folder
+from mcod_plugin.errors import ConfigError
 
 CLASSES = 1000
 # Images of a class.
@@ -55,7 +56,8 @@ def photograph(rng):
 
 
 def make(folder):
-    """Fill a folder."""
+    """Make the folder."""
+    os.mkdir(folder)
     rng = np.random.default_rng(0)
     paths = [osp.join(folder, f'{number}.JPEG') for number in range(DIFFERENT)]
     for path in paths:
@@ -78,8 +80,16 @@ def main():
         default='data/imagenet',
         help='the new folder (default: %(default)s)')
     args = parser.parse_args()
-    with user_errors(), new_folder(args.out) as folder:
-        make(folder)
+    out = osp.abspath(args.out)
+    with user_errors():
+        if osp.lexists(out):
+            raise ConfigError(f'--out {out} is there already; name a new '
+                              'folder')
+        os.makedirs(osp.dirname(out), exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=osp.dirname(out)) as beside:
+            folder = osp.join(beside, 'images')
+            make(folder)
+            os.rename(folder, out)
 
 
 if __name__ == '__main__':

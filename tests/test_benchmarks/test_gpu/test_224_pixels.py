@@ -22,11 +22,13 @@ PAIR = ROOT / 'configs' / 'mcod_resnet18_mobilenetv2_in1k.py'
 @pytest.fixture(scope='module')
 def images(tmp_path_factory):
     """A folder with fewer names than the tool gives."""
-    folder = tmp_path_factory.mktemp('imagenet')
+    folder = tmp_path_factory.mktemp('data') / 'new' / 'imagenet'
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(imagenet_like, 'SPLITS', dict(train=2, val=1))
         patch.setattr(imagenet_like, 'DIFFERENT', 5)
-        imagenet_like.make(str(folder))
+        patch.setattr(sys, 'argv', ['', '--out', str(folder)])
+        imagenet_like.main()
+    assert list(folder.parent.iterdir()) == [folder]
     return folder
 
 
