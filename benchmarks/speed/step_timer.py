@@ -135,6 +135,8 @@ class StepTimer:
 
     def _sleep(self, told: Any) -> None:
         """Tell the main process something, and wait for its answer."""
+        # The room on a GPU is for those that are awake.
+        torch.cuda.empty_cache()
         self.pipe.send((told, None))
         if not self.pipe.recv():
             sys.exit()

@@ -30,17 +30,52 @@ def test_kernels_and_bytes_of_a_linear_layer(estimate):
     assert counter.bytes == 4 * ((15 + 1) + 2 * 1 + (3 * 4 + 3 * 5 + 5 * 4))
 
 
-def test_kernels_of_a_convolution(estimate):
-    x = torch.rand(2, 3, 8, 8, requires_grad=True)
-    weight = torch.rand(4, 3, 3, 3, requires_grad=True)
+@pytest.mark.parametrize('first', [False, True])
+@pytest.mark.parametrize('groups, rate', [(1, 350e12 * (4 / 128)**.9),
+                                          (2, 8e12)])
+def test_kernels_of_a_convolution(estimate, first, groups, rate):
+    x = torch.rand(2, 4, 8, 8, requires_grad=not first)
+    weight = torch.rand(6, 4 // groups, 3, 3, requires_grad=True)
+    sizes = [4 * 2 * 4 * 64, 4 * 6 * 4 // groups * 9, 4 * 2 * 6 * 64]
     with estimate['KernelCounter']() as counter:
-        out = F.relu(F.conv2d(x, weight, padding=1))
-    assert counter.kernels == 2
+        out = F.relu(F.conv2d(x, weight, padding=1, groups=groups))
+    convolution, _ = counter.found
+    assert convolution.bytes == sum(sizes)
+    # A product and a sum for each output and each element of its filter.
+    work = 2 * 2 * 6 * 64 * 4 // groups * 9 / rate
+    assert convolution.work == pytest.approx(work)
     gradient = torch.rand_like(out)
     with estimate['KernelCounter']() as counter:
         out.backward(gradient)
-    # ReLU, and the convolution for the image and for the weight.
-    assert counter.kernels == 3
+    # ReLU, and the convolution for the images, if there is something before
+    # it, and for the weight.
+    _, *found = counter.found
+    assert [kernel.bytes for kernel in found] == [sum(sizes)] * (2 - first)
+    shares = [.6] if first else [.8, .6]
+    assert [kernel.work for kernel in found
+            ] == pytest.approx([work / share for share in shares])
+
+
+def test_batch_norm_reads_twice(estimate):
+    x = torch.rand(64, 5, 8, 8, requires_grad=True)
+    weight, bias = torch.ones(5), torch.zeros(5)
+    whole = x.numel() * 4
+    with estimate['KernelCounter']() as counter:
+        out = F.batch_norm(x, None, None, weight, bias, training=True)
+    (kernel, ) = counter.found
+    assert 3 * whole < kernel.bytes < 3.1 * whole
+    gradient = torch.rand_like(out)
+    with estimate['KernelCounter']() as counter:
+        out.backward(gradient)
+    (kernel, ) = counter.found
+    assert 5 * whole < kernel.bytes < 5.1 * whole
+
+
+def test_seconds_of_a_kernel(estimate):
+    kernel = estimate['Kernel']
+    assert kernel(8.).seconds == pytest.approx(2.2e-6 + .9e-6)
+    assert kernel(2.4e9).seconds == pytest.approx(1e-3 + .9e-6)
+    assert kernel(2.4e9, 2e-3).seconds == pytest.approx(2e-3 + .9e-6)
 
 
 def test_count(estimate, tiny_config):
@@ -57,14 +92,18 @@ def test_count(estimate, tiny_config):
     assert large - middle == pytest.approx(2 * (middle - small))
     # Weights, gradients and momentum are read or written at least once.
     assert small > middle - small > 0
+    # Here no kernel is longer than the shortest one.
+    for cost in costs.values():
+        assert cost.seconds == pytest.approx(3.1e-6 * cost.kernels)
 
 
 def test_bounds(estimate):
-    cost = estimate['Cost'](branches=3, kernels=7, bytes=5e6, batch_size=100)
+    cost = estimate['Cost'](
+        branches=3, kernels=7, bytes=5e6, seconds=.02, batch_size=100)
     # 500 steps an epoch; a validation counts as 10,000 / 3 images
     steps = (10 * 50_000 + 2 * 10_000 / 3) / 100
     gpu, host = estimate['bounds'](cost, 10, 5)
-    assert gpu == pytest.approx(steps * 5e6 / 0.68e12 / 60)
+    assert gpu == pytest.approx(steps * .02 / 60)
     assert host == pytest.approx(steps * 7 * 34e-6 / 60)
     graphs = estimate['bounds'](cost, 10, 5, cuda_graphs=True)
     assert graphs == pytest.approx((gpu, steps * 3 * 3.7e-3 / 60))
@@ -77,6 +116,7 @@ def test_benchmark_minutes(estimate, monkeypatch):
     # 3 that begin at once, 5 samples each and a warm-up, 2 that compile
     assert minutes(3, 5) == pytest.approx((10 + 3 * 6 * 2) / 60)
     assert minutes(3, 5, 2) == pytest.approx((10 + 3 * 6 * 2 + 120) / 60)
+    assert minutes(3, 5, sample=7) == pytest.approx((10 + 3 * 6 * 7) / 60)
 
 
 def test_span(estimate):

@@ -155,3 +155,19 @@ def test_memory_of_the_search_for_algorithms(course, monkeypatch, cuda,
 
     _, values = course.run(case)
     assert values['peak_bytes'] == expected
+
+
+def test_who_sleeps_leaves_the_gpu_to_others(course, monkeypatch):
+    """Else all cases together would need room at once."""
+    course = course(samples=2)
+    freed = []
+
+    def empty_cache():
+        # What it tells lets another one go on.
+        freed.append(course.pipe.poll())
+
+    monkeypatch.setattr(torch.cuda, 'empty_cache', empty_cache)
+    course.timer.start(lead_in=0)
+    told = course.run_steps(course.timer.step)
+    assert len(told) == len(freed) == 4
+    assert not freed[0]
