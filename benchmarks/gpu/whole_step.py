@@ -21,8 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from contextlib import contextmanager, nullcontext
-from itertools import count
 from unittest import mock
 
 # Matrix products in one order, in graphs too.
@@ -49,7 +49,6 @@ STEPS = 24
 WAYS = ('eager', 'branch', 'graph', 'graph+streams', 'graph+streams+compile')
 # Images of a batch without a GPU.
 FEW = 4
-NUMBERS = count()
 
 
 def parse_args():
@@ -122,7 +121,7 @@ class Training:
         # The data set is built, and not read.
         cfg.train_dataloader.dataset.indices = cfg.train_dataloader.batch_size
         # MMEngine keeps what it makes by this name.
-        cfg.experiment_name = f'whole_step_{next(NUMBERS)}'
+        cfg.experiment_name = f'whole_step_{uuid.uuid4().hex}'
         cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
         with tempfile.TemporaryDirectory() as folder:
             runner = cohort_runner(cfg, folder)
