@@ -170,7 +170,8 @@ def test_methods_for_small_networks(small):
     assert rounded['always_on'] == rounded['ramp']
     assert (
         'gains {on_off} points with gaps that stay (`on_off`), '
-        '{mcod_constant} by MCOD-style, {always_on} always on or by a rising weight, '
+        '{mcod_constant} by MCOD-style, {always_on} always on or by a rising '
+        'weight, '
         '{mean_t4_w05} and {min_logit_t4_w05} by `mean_t4_w05` and '
         '`min_logit_t4_w05` and {dml} by DML').format(**rounded) in small
     better = [
