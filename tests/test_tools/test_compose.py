@@ -37,6 +37,9 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=1)
 default_hooks = dict(logger=dict(interval=1))
+# One epoch is too short for a weight that grows.
+custom_hooks = [
+    dict(type='mcod_plugin.DiscontinuousKDHook', weight=(1.0, 1.0))]
 """
 # Networks of the same kinds, but tiny, and without epochs of warm-up.
 TINY_TRANSFORMERS = """\
@@ -60,7 +63,7 @@ SHORT = ('train_dataloader.batch_size=2', 'train_dataloader.num_workers=0',
          'train_dataloader.dataset.ann_file=train.txt',
          'val_dataloader.dataset.data_root=images',
          'val_dataloader.dataset.ann_file=val.txt', 'train_cfg.max_epochs=1',
-         'default_hooks.logger.interval=1',
+         'default_hooks.logger.interval=1', 'custom_hooks.0.weight=1,1',
          'default_hooks.checkpoint.save_best=ensemble/top1')
 
 
@@ -144,7 +147,10 @@ def test_transformers(run_tool, images):
     ]
     branch = cfg.model.branches.vit_base_p16
     # 0.003 for 4096 images, 0.001 for 1024.
-    assert branch.lr_mult == 0.75 and branch.decay_mult == 6
+    assert branch.optimizer == dict(
+        type='AdamW', lr=0.00075, weight_decay=0.3)
+    assert branch.clip_grad == dict(max_norm=1.0)
+    assert cfg.model.branches.swin_tiny.clip_grad == dict(max_norm=5.0)
     assert len(cfg.model.train_cfg.augments) == 2
     (images / 'tiny.py').write_text(TINY_TRANSFORMERS)
     done = run_tool('train', 'tiny.py', '--cfg-options', *SHORT, cwd=images)
