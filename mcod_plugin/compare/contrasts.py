@@ -1,4 +1,4 @@
-"""What was asked before a study began, and what it answers."""
+"""What a study declares to ask, and what it answers."""
 from typing import Mapping, Optional, Sequence, Tuple
 
 from .statistics import Contrast, TwoWay, holm, seeds_needed
@@ -48,11 +48,12 @@ def contrast_table(
     ] for ((method, other), contrast
            ), p, adjusted in zip(found.items(), values_of_p, holm(values_of_p))
             ]
+    methods = sum(map(bool, values.values()))
     needed = ' and '.join(
         f'{sought} points takes '
-        f'{seeds_needed(model.sd, len(values), sought) or "over 1000"} seeds'
+        f'{seeds_needed(model.sd, methods, sought) or "over 1000"} seeds'
         for sought in SOUGHT)
-    title = (f'**Contrasts of {outcome}** that the study was made for, in '
+    title = (f'**Contrasts of {outcome}** that the study declares, in '
              'percentage points [95 % confidence interval], with p adjusted '
              'for their number by Holm; level means that the difference is '
              f'below {MARGIN} by two one-sided tests, whose p is not '

@@ -184,13 +184,14 @@ class GraphedStep:
         Returns:
             bool: Whether it could be recorded.
         """
+        # First, since a count that moves is another address.
+        _move_steps(self._optimizer)
         self._verify()
         model, optim_wrapper = self._model, self._optim_wrapper
         static = batch.copy_to(self._device)
         if static.raw:
             # What it keeps must not be in a graph.
             model.data_preprocessor(static.data, True)
-        _move_steps(self._optimizer)
         self._write_numbers()
         state = HostState(model, optim_wrapper, self._device)
         reason = None

@@ -204,7 +204,8 @@ class CohortRunner(ResumingRunner):
         """
         super().register_custom_hooks(hooks)
         for hook in self.cfg.get('custom_hooks') or ():
-            if is_part(hook, DiscontinuousKDHook):
+            if is_part(hook, DiscontinuousKDHook) and hook.get(
+                    'weight') is None:
                 # What is recorded tells the schedule.
                 hook.update(whole_schedule(hook))
         recipes = [
