@@ -20,6 +20,7 @@ from mcod_plugin.config.model_config import model_config
 from mcod_plugin.config.parts import counts_epochs, is_part
 from mcod_plugin.config.read import merge_options, merge_settings, read_config
 from mcod_plugin.engine.hooks import DiscontinuousKDHook
+from mcod_plugin.engine.hooks.discontinuous_kd_hook import whole_schedule
 from mcod_plugin.engine.optim_wrapper import use_amp
 from mcod_plugin.errors import ConfigError, check_integer
 from mcod_plugin.evaluation import BranchMetrics
@@ -266,14 +267,19 @@ def _told_by(cfg: Config) -> Dict[str, Any]:
 
     A solo cohort without distillation loss counts as it was written when it
     had one, at the weight 0: both train the same, and the results of such
-    runs are theirs.
+    runs are theirs. A schedule whose weight is left out counts as the one that
+    it gets.
     """
     told = _as_json(cfg)
     model = told['model']
-    weights = [
-        list(hook.get('weight', ())) for hook in cfg.get('custom_hooks') or ()
-        if is_part(hook, DiscontinuousKDHook)
-    ]
+    weights = []
+    for hook, told_hook in zip(
+            cfg.get('custom_hooks') or (), told.get('custom_hooks') or ()):
+        if is_part(hook, DiscontinuousKDHook):
+            if hook.get('weight') is None:
+                # What is left out may be something else in another version.
+                told_hook.update(_as_json(Config(whole_schedule(hook))))
+            weights.append(told_hook['weight'])
     if (model.get('teacher') == OLD_SOLO['teacher']
             and model.get('distill', '') is None and weights
             and all(weight == [0, 0] for weight in weights)):

@@ -301,3 +301,16 @@ def test_shares_are_all_runs_once(number):
         assert all({*run.needs} <= {*names} for run in share)
     sizes = [len(share) for share in shares]
     assert number > 2 or max(sizes) - min(sizes) < 3
+
+
+@pytest.mark.parametrize('weight', ['', 'weight=None, '])
+def test_schedule_that_is_left_out_is_told(write_study, tmp_path, weight):
+    """As what it gets: it may be something else in another version."""
+    hashes = []
+    for text in (weight, 'weight=(0.0, 1.0), ramp=0.5, '):
+        (tmp_path / 'own.py').write_text(
+            "custom_hooks = [dict(type='mcod_plugin.DiscontinuousKDHook', "
+            f'{text}on=1)]\n')
+        run = make(write_study(methods=dict(own='own.py'), seeds=[0]))[0]
+        hashes.append(run.config_hash)
+    assert hashes[0] == hashes[1]

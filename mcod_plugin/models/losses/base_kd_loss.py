@@ -2,6 +2,8 @@ from typing import Dict, Optional, Sequence
 
 from torch import Tensor, nn
 
+from mcod_plugin.errors import check_number
+
 
 class BaseKDLoss(nn.Module):
     """What a cohort asks of its distillation loss: how far branches are from
@@ -81,3 +83,26 @@ class BaseKDLoss(nn.Module):
             Tensor: The losses ``(B, )``, unweighted.
         """
         raise NotImplementedError
+
+
+def check_kd_arguments(student_logits: Tensor, teacher_logits: Tensor,
+                       temperature: float) -> None:
+    """Raise unless logits can be compared at a temperature.
+
+    Args:
+        student_logits (Tensor): See :func:`discontinuous_kd_loss`.
+        teacher_logits (Tensor): The same.
+        temperature (float): The same.
+
+    Raises:
+        ConfigError: If the temperature is not above 0.
+        ValueError: If the shapes do not fit.
+    """
+    check_number('temperature', temperature, minimum=0, exclusive=True)
+    if student_logits.dim() not in (2, 3) or teacher_logits.shape not in (
+            student_logits.shape, student_logits.shape[-2:]):
+        raise ValueError(
+            'student_logits and teacher_logits must have the same shape '
+            '(N, C), or (B, N, C) for B students, whose teacher may be one '
+            f'of (N, C); got {tuple(student_logits.shape)} and '
+            f'{tuple(teacher_logits.shape)}')

@@ -2,7 +2,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mcod_plugin.errors import check_number
+from .base_kd_loss import check_kd_arguments
 
 
 def binary_kd_loss(student_logits: Tensor, teacher_logits: Tensor,
@@ -35,14 +35,7 @@ def binary_kd_loss(student_logits: Tensor, teacher_logits: Tensor,
     Returns:
         Tensor: The loss, a scalar; of B students their losses ``(B, )``.
     """
-    check_number('temperature', temperature, minimum=0, exclusive=True)
-    if student_logits.dim() not in (2, 3) or teacher_logits.shape not in (
-            student_logits.shape, student_logits.shape[-2:]):
-        raise ValueError(
-            'student_logits and teacher_logits must have the same shape '
-            '(N, C), or (B, N, C) for B students, whose teacher may be one '
-            f'of (N, C); got {tuple(student_logits.shape)} and '
-            f'{tuple(teacher_logits.shape)}')
+    check_kd_arguments(student_logits, teacher_logits, temperature)
     dtype = torch.promote_types(student_logits.dtype, torch.float32)
     student = student_logits.to(dtype) / temperature
     teacher = teacher_logits.detach().to(dtype) / temperature

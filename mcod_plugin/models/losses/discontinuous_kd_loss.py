@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mcod_plugin.errors import ConfigError, check_choice, check_number
 from mcod_plugin.registry import MODELS
-from .base_kd_loss import BaseKDLoss
+from .base_kd_loss import BaseKDLoss, check_kd_arguments
 from .binary_kd_loss import binary_kd_loss
 
 # On which images a branch is distilled.
@@ -66,14 +66,7 @@ def discontinuous_kd_loss(student_logits: Tensor,
     Returns:
         Tensor: The loss, a scalar; of B students their losses ``(B, )``.
     """
-    check_number('temperature', temperature, minimum=0, exclusive=True)
-    if student_logits.dim() not in (2, 3) or teacher_logits.shape not in (
-            student_logits.shape, student_logits.shape[-2:]):
-        raise ValueError(
-            'student_logits and teacher_logits must have the same shape '
-            '(N, C), or (B, N, C) for B students, whose teacher may be one '
-            f'of (N, C); got {tuple(student_logits.shape)} and '
-            f'{tuple(teacher_logits.shape)}')
+    check_kd_arguments(student_logits, teacher_logits, temperature)
     # Autocast lowers the precision of none of the operations below, so that
     # casting is enough. Switching it off here would shut out the devices that
     # know no autocast.

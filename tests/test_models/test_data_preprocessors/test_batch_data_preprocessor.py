@@ -8,6 +8,7 @@ from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmpretrain.structures import DataSample
 
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.models.data_preprocessors import BatchDataPreprocessor
 from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample
 
@@ -438,3 +439,19 @@ def test_views_are_for_training(kind):
     assert str(info.value) == (
         'inputs by branch are for training; validation and test take one '
         'tensor of images (N, C, H, W) for all branches')
+
+
+def test_statistics_of_each_size_stay():
+    """A recorded step goes on reading those of its images."""
+    preprocessor = BatchDataPreprocessor(mean=[1.] * 3, std=[2.] * 3)
+    small, large = (
+        dict(
+            inputs=torch.zeros(2, 3, size, size, dtype=torch.uint8),
+            data_samples=BatchDataSample(gt_label=torch.tensor([0, 1])))
+        for size in (4, 6))
+    preprocessor.forward(small)
+    before = [*preprocessor._statistics.values()][0]
+    preprocessor.forward(large)
+    preprocessor.forward(small)
+    assert len(preprocessor._statistics) == 2
+    assert [*preprocessor._statistics.values()][0] is before
