@@ -48,6 +48,13 @@ methods = dict(
     gap1_w0_1_half=dict(
         method='mcod_constant',
         settings=schedule((1, 0), (0.0, 1.0), ramp=0.5)),
+    # or in its first fifth
+    on_w0_1_fifth=dict(
+        method='mcod_constant',
+        settings=schedule((0, 0), (0.0, 1.0), ramp=0.2)),
+    gap1_w0_1_fifth=dict(
+        method='mcod_constant',
+        settings=schedule((1, 0), (0.0, 1.0), ramp=0.2)),
     # phases and gaps of single iterations
     iter_gap1_w1_2=dict(
         method='mcod_constant',
