@@ -39,8 +39,8 @@ class BranchCheckpointHook(CheckpointHook):
     ``weights_only=True`` opens all of them.
 
     Args:
-        *args, **kwargs: See :class:`mmengine.hooks.CheckpointHook`. Without
-            ``save_best``, the top-1 accuracy (of several labels the mean
+        *args: See :class:`mmengine.hooks.CheckpointHook`.
+        **kwargs: See there. Without ``save_best``, the top-1 accuracy (of several labels the mean
             average precision) of the ensemble and of each branch decides,
             each for a file of its own, as far as the validation gives it.
 
