@@ -49,7 +49,7 @@ def test_what_one_decode_saves(section, measured):
         for report in measured)
     # Two networks; a batch of 32.
     assert numbers(items(section)[2]) == [
-        f'{2 * ratios[0]:.1f}', '2', f'{ratios[0]:.2f}', f'{2 * ratios[1]:.1f}',
-        f'{two:.0f}', '32', '2', f'{one:.0f}'
+        f'{2 * ratios[0]:.1f}', '2', f'{ratios[0]:.2f}',
+        f'{2 * ratios[1]:.1f}', f'{two:.0f}', '32', '2', f'{one:.0f}'
     ]
     assert two / (2 * one) == pytest.approx(.75, abs=.02)

@@ -96,16 +96,16 @@ def test_what_the_text_says():
 
 def test_speed():
     ratios = [
-        json.loads((ROOT / 'docs' / 'performance' / f'{study}_cpu.json'
-                    ).read_text())['ratios']['epoch of cohort : epochs of solos']
+        json.loads(
+            (ROOT / 'docs' / 'performance' / f'{study}_cpu.json'
+             ).read_text())['ratios']['epoch of cohort : epochs of solos']
         for study in ('small', 'main')
     ]
     gpu = json.loads(
         (ROOT / 'docs' / 'performance' / 'compile_gpu.json').read_text())
     eager, graphs = (
         gpu['contenders'][name]['milliseconds']
-        for name in ('runner/on',
-                     'runner/compile.mode=reduce-overhead '
+        for name in ('runner/on', 'runner/compile.mode=reduce-overhead '
                      'train_dataloader.drop_last=True'))
     text = (ROOT / 'README.md').read_text()
     part = text.partition('## Does it help?')[2].partition('\n## ')[0]

@@ -141,12 +141,9 @@ def test_diversity(text):
     ]
     assert numbers(text[4]) == [
         '20',
-        *shown('.0f', [
-            half['mcod_constant'], half['solo'], half['always_on']
-        ]),
-        *shown('.1f', [
-            end['mcod_constant'], end['always_on'], end['on_off']
-        ]),
+        *shown('.0f',
+               [half['mcod_constant'], half['solo'], half['always_on']]),
+        *shown('.1f', [end['mcod_constant'], end['always_on'], end['on_off']]),
         *shown('.2f', ensembles),
         *shown('.1f', [*ends(worse[0]), *ends(worse[1])]),
     ]
@@ -179,9 +176,8 @@ def test_small_networks(small):
                                                               'vgg'),
                                ('data_poor_cifar100', 'vgg'))
     ]
-    assert numbers(small[1]) == shown('.1f',
-                                      [vgg.mean(),
-                                       resnet.mean(), *losses])
+    assert numbers(small[1]) == shown(
+        '.1f', [vgg.mean(), resnet.mean(), *losses])
     # as the report's table has it, by all methods of the study
     assert re.search(
         r'\| `mcod_constant` +\| +\+0.81 \[0\.\d+, \d\.\d+\] \| +\+1.80 \[1\.',
