@@ -33,6 +33,7 @@ from mcod_plugin.compare import read_study
 from mcod_plugin.config.branch_from import branch_from
 from mcod_plugin.config.methods import apply_method
 from mcod_plugin.config.read import merge_options, read_config
+from mcod_plugin.engine.hooks import DiscontinuousKDHook
 from mcod_plugin.registry import MODELS
 from ..tiny import TINY
 from .pages import PAGES, ROOT, blocks, recorded
@@ -69,7 +70,8 @@ def clone(tmp_path_factory):
     for block in blocks('python'):
         name = re.match(r'# ([\w/]+\.py)\n', block.text)
         if name and block.page != 'extending':
-            (folder / name[1]).write_text(block.text)
+            with open(folder / name[1], 'x') as file:
+                file.write(block.text)
     return folder
 
 
@@ -245,6 +247,16 @@ def test_session(block):
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
+def test_the_default_schedule(here):
+    """As the pages state it, in full and as the quickstart prints it."""
+    hook, = read_config('configs/my_cohort_in_full.py').custom_hooks
+    default = DiscontinuousKDHook().schedule
+    assert hook.pop('type') == 'mcod_plugin.DiscontinuousKDHook'
+    assert DiscontinuousKDHook(**hook).schedule == default
+    table = str(default.resolve(12))
+    assert table in [b for b in blocks('') if b.page == 'get_started'][0].text
+
+
 # The page of fine-tuning, all of it
 
 
@@ -313,4 +325,4 @@ def test_the_readme_is_short():
     config, = [b for b in blocks('python') if b.page == 'README']
     assert len(config.text.splitlines()) <= 15
     methods = len([*(ROOT / 'configs' / 'methods').glob('*.py')])
-    assert f' {methods} ways ' in text
+    assert f' {methods} ways' in text
