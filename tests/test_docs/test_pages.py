@@ -319,6 +319,14 @@ def test_every_page_is_in_the_menu():
         assert f"'{path.relative_to(ROOT)}'" in menu
 
 
+def test_versions_of_python():
+    setup = (ROOT / 'setup.py').read_text()
+    least = re.search(r"python_requires='>=(3\.\d+)'", setup)[1]
+    for page in ('README.md', 'docs/get_started.md'):
+        found = re.findall(r'Python (3\.\d+)', (ROOT / page).read_text())
+        assert found == [least], page
+
+
 def test_the_readme_is_short():
     text = (ROOT / 'README.md').read_text()
     assert len(text.encode()) <= 9 * 1024
