@@ -1,10 +1,12 @@
 """The pages of the documentation, and the blocks of code on them."""
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+BASH = shutil.which('bash')
 PAGES = [
     path for path in (ROOT / 'README.md', ROOT / 'CONTRIBUTING.md',
                       *sorted((ROOT / 'docs').glob('*.md'))) if path.is_file()
@@ -45,21 +47,21 @@ def recorded(text, folder):
     if not home.is_dir():
         home.mkdir()
         (home / 'stub').write_text(
-            '#!/usr/bin/bash\n'
+            f'#!{BASH}\n'
             'printf "%s\\x1f" "${0##*/}" "$@" >>"$LOG"\n'
             'printf "\\x1e" >>"$LOG"\n')
         (home / 'stub').chmod(0o755)
         for name in STUBS:
             (home / name).symlink_to('stub')
         for name in ('bash', 'dirname', 'env'):
-            (home / name).symlink_to(f'/usr/bin/{name}')
+            (home / name).symlink_to(shutil.which(name))
         (folder / '.venv').mkdir()
         (folder / '.venv' / 'bin').symlink_to(home)
         (home / 'activate').touch()
     log.write_text('')
     # Nothing is cloned that one could go to.
     text = f'cd() {{ :; }}\n{text}'
-    done = subprocess.run(['/usr/bin/bash', '-eu', '-c', text],
+    done = subprocess.run([BASH, '-eu', '-c', text],
                           cwd=folder,
                           env=dict(PATH=str(home), LOG=str(log)),
                           capture_output=True,
