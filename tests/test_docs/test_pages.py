@@ -48,13 +48,10 @@ FOREIGN = {
 }
 
 
-def name_of(value):
-    return getattr(value, 'page', None) or getattr(value, 'stem', None)
-
-
 def each(*languages, but=()):
     found = [b for b in blocks(*languages) if b.page not in but]
-    return pytest.mark.parametrize('block', found, ids=name_of)
+    return pytest.mark.parametrize(
+        'block', found, ids=[block.page for block in found])
 
 
 @pytest.fixture(scope='module')
@@ -83,7 +80,7 @@ def here(clone, monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def trained(clone, run_tool):  # noqa: F811
+def trained(clone, run_tool):
     """The clone after a run of ``my_cohort.py``."""
     done = run_tool('tools/train.py', 'my_cohort.py', cwd=clone)
     assert done.code == 0, done.err
@@ -167,7 +164,7 @@ def test_commands(block, here):
 
 
 @each('console')
-def test_output(block, run_tool, trained):  # noqa: F811
+def test_output(block, run_tool, trained):
     parts = re.split(r'^\$ (.*)\n', block.text, flags=re.MULTILINE)[1:]
     for command, output in zip(parts[::2], parts[1::2], strict=True):
         python, path, *args = shlex.split(command)
@@ -260,7 +257,7 @@ def test_the_default_schedule(here):
 # The page of fine-tuning, all of it
 
 
-def test_finetune(here, run_tool):  # noqa: F811
+def test_finetune(here, run_tool):
     """Its commands, in their order, on a few images of noise and without the
     pretrained weights."""
     generator = np.random.default_rng(0)
@@ -272,8 +269,8 @@ def test_finetune(here, run_tool):  # noqa: F811
                 image = generator.integers(0, 256, (64, 80, 3), np.uint8)
                 Image.fromarray(image).save(folder / f'{i}.png')
     small = [
-        '--cfg-options', 'train_cfg.max_epochs=1', 'train_dataloader.'
-        'batch_size=6', 'train_dataloader.num_workers=0',
+        '--cfg-options', 'train_cfg.max_epochs=1',
+        'train_dataloader.batch_size=6', 'train_dataloader.num_workers=0',
         'val_dataloader.num_workers=0', 'test_dataloader.num_workers=0',
         'model.branches.resnet.pretrained=False',
         'model.branches.vit.pretrained=False'
