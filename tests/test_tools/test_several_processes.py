@@ -377,6 +377,64 @@ def test_reasons_are_told_once(cohort, where, line):
     assert [code for code, *_ in found] in ([1, 2], [2, 2])
 
 
+CRASH = """\
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class Crash(Hook):
+
+    def __init__(self, rank):
+        self.rank = rank
+
+    def after_train_iter(self, runner, **kwargs):
+        if runner.iter == 2 and runner.rank == self.rank:
+            raise LookupError('no such shelf')
+"""
+
+
+@pytest.mark.parametrize('launched, crashed', [
+    ('pytorch', 1),
+    ('mpi', 1),
+    # It keeps what the processes share.
+    ('mpi', 0),
+])
+def test_what_ended_a_run_is_told_by_who_did(cohort, launched, crashed):
+    """In the record and once on stderr, whatever the others see of it."""
+    (cohort / 'crash.py').write_text(CRASH)
+    (cohort / 'crashing.py').write_text(
+        "_base_ = ['cohort.py']\n"
+        "custom_imports = dict(imports=['crash'])\n"
+        "custom_hooks = [dict(type='mcod_plugin.DiscontinuousKDHook', "
+        'weight=(1, 1)), '
+        f"dict(type='Crash', rank={crashed})]\n")
+    command = [
+        ROOT / 'tools' / 'train.py', 'crashing.py', '--launcher', launched,
+        '--work-dir', 'run'
+    ]
+    begin = time.monotonic()
+    if launched == 'mpi':
+        found = ranks(mpi, 2, [sys.executable, *command], cohort)
+        assert [code for code, *_ in found] == [1, 1]
+        assert 'LookupError' in found[crashed][2]
+        assert 'Traceback' not in found[1 - crashed][2]
+    else:
+        found = end(
+            start([
+                *TORCHRUN, '--nproc_per_node', 2, '--master_port',
+                port(), *command
+            ], cohort))
+        assert found[0][0] == 1
+    assert time.monotonic() - begin < 120
+    errors = ''.join(err for *_, err in found)
+    assert errors.count('LookupError: no such shelf') == 1, errors
+    # The launcher's own traceback tells of exit codes.
+    assert 'gloo' not in errors and 'stopped by' not in errors, errors
+    record = json.loads((cohort / 'run' / 'record.json').read_text())
+    whose = f'rank {crashed}: ' * (crashed != 0)
+    assert record['outcome'] == f'failed: {whose}no such shelf'
+
+
 @pytest.mark.parametrize('launcher, variables, words', [
     ('pytorch', {}, 'has no RANK; start the tool by torchrun'),
     ('slurm', {}, 'has no SLURM_PROCID; start the tool by srun'),

@@ -30,6 +30,7 @@ from mcod_plugin.registry import MODELS, RUNNERS
 from mcod_plugin.utils.files import missing_folders, remove_empty, write_text
 from mcod_plugin.utils.launchers import adopt_ranks
 from mcod_plugin.utils.machine import default_workers, keep_freed_memory
+from mcod_plugin.utils.process_end import first_end
 from ..graph import recorded_step
 from ..hooks.branch_checkpoint_hook import BranchCheckpointHook
 from ..hooks.discontinuous_kd_hook import (DiscontinuousKDHook,
@@ -485,9 +486,11 @@ class CohortRunner(ResumingRunner):
         try:
             return super().train()
         except BaseException as error:
+            # Before others are surprised by it.
+            outcome = first_end(error).outcome
             for hook in self.hooks:
                 if isinstance(hook, RunRecordHook):
-                    hook.note_end(self, error)
+                    hook.note_end(self, outcome)
             raise
         finally:
             if self._graphed is not None:
