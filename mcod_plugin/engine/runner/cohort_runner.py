@@ -40,7 +40,8 @@ from ..optim_wrapper import (has_bfloat16, name_parameters,
                              prepare_optim_wrapper)
 from .compile_settings import (compile_branches, compile_settings,
                                uses_cuda_graphs)
-from .processes import join_processes, share_batch_norm, wrap_for_processes
+from .processes import (check_compiled_parts, join_processes,
+                        share_batch_norm, wrap_for_processes)
 from .resuming_runner import ResumingRunner
 from .view_settings import check_views, name_views
 
@@ -462,6 +463,7 @@ class CohortRunner(ResumingRunner):
         branches = getattr(get_ori_model(self.model), 'branches', None)
         settings = compile_settings(self.cfg.get('compile'))
         if settings is not None and branches is not None:
+            check_compiled_parts(self.model)
             compile_branches(branches, settings)
             self.logger.info('The branches are compiled. The first steps take '
                              'longer.')

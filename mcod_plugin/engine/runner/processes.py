@@ -13,10 +13,13 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from mcod_plugin.config.parts import type_name
-from mcod_plugin.errors import ConfigError, check_choice
+from mcod_plugin.errors import ConfigError, check_choice, check_number
 from mcod_plugin.utils.launchers import is_restarted
 
-__all__ = ['join_processes', 'share_batch_norm', 'wrap_for_processes']
+__all__ = [
+    'check_compiled_parts', 'join_processes', 'share_batch_norm',
+    'wrap_for_processes'
+]
 
 
 def join_processes(dist_cfg: Dict[str, Any]) -> None:
@@ -67,20 +70,19 @@ def wrap_for_processes(model: nn.Module, settings: Any,
 
     Args:
         model (nn.Module): The model.
-        settings (dict | None): ``model_wrapper_cfg`` of the config.
-        find_unused_parameters (bool): What counts if there are none.
+        settings (dict | None): ``model_wrapper_cfg`` of the config. For
+            ``DistributedDataParallel`` what it leaves out is
+            ``broadcast_buffers=False`` and ``gradient_as_bucket_view=True``.
+        find_unused_parameters (bool): What counts unless the settings say it.
 
     Returns:
         nn.Module: The wrapper, of ``MMDistributedDataParallel`` by default.
 
     Raises:
-        ConfigError: If the wrapper splits parameters between the processes.
+        ConfigError: If the wrapper splits parameters between the processes,
+            or ``bucket_cap_mb`` is no size.
     """
-    if settings is None:
-        settings = dict(
-            broadcast_buffers=False,
-            find_unused_parameters=find_unused_parameters)
-    settings = dict(dict(type='MMDistributedDataParallel'), **settings)
+    settings = {'type': 'MMDistributedDataParallel', **(settings or {})}
     if 'FullySharded' in type_name(settings):
         raise ConfigError(
             f'model_wrapper_cfg.type {type_name(settings)} shards parameters, '
@@ -88,9 +90,38 @@ def wrap_for_processes(model: nn.Module, settings: Any,
     kind = MODEL_WRAPPERS.get(settings['type'])
     if kind is not None and issubclass(kind, DistributedDataParallel):
         on_cpu = get_device() == 'cpu'
-        settings.setdefault(
-            'device_ids', None if on_cpu else [int(os.environ['LOCAL_RANK'])])
+        settings = {
+            'device_ids': None if on_cpu else [int(os.environ['LOCAL_RANK'])],
+            'broadcast_buffers': False,
+            'find_unused_parameters': find_unused_parameters,
+            # No second copy of all gradients.
+            'gradient_as_bucket_view': True,
+            **settings
+        }
+        size = settings.get('bucket_cap_mb')
+        if size is not None:
+            check_number(
+                'model_wrapper_cfg.bucket_cap_mb', size, 0, exclusive=True)
     return MODEL_WRAPPERS.build(settings, default_args=dict(module=model))
+
+
+def check_compiled_parts(model: nn.Module) -> None:
+    """Raise unless PyTorch can compile branches in such parts that the
+    gradients of one are sent while those of the next are computed.
+
+    Args:
+        model (nn.Module): The model, maybe in the wrapper.
+
+    Raises:
+        ConfigError: If the buckets of gradients are too small for it.
+    """
+    least = getattr(dist, '_DEFAULT_FIRST_BUCKET_BYTES', 0)
+    if isinstance(model, DistributedDataParallel
+                  ) and model.bucket_bytes_cap < least:
+        raise ConfigError(
+            'model_wrapper_cfg.bucket_cap_mb must be at least '
+            f'{least / 2**20:g} with compile; got '
+            f'{model.bucket_bytes_cap / 2**20:g}')
 
 
 def share_batch_norm(model: nn.Module, sync_bn: Any) -> nn.Module:
