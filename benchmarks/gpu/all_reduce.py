@@ -38,7 +38,7 @@ from mcod_plugin.config.read import merge_options, read_config  # noqa: E402
 from mcod_plugin.engine.runner.compile_settings import (  # noqa: E402
     compile_branches, compile_settings)
 from mcod_plugin.engine.runner.processes import (  # noqa: E402
-    check_compiled_parts, join_processes, wrap_for_processes)
+    check_wrapper, join_processes, wrap_for_processes)
 from mcod_plugin.errors import check_integer  # noqa: E402
 from mcod_plugin.runs.tables import render  # noqa: E402
 from mcod_plugin.utils.launchers import LAUNCHERS, adopt_ranks  # noqa: E402
@@ -108,9 +108,11 @@ def measure(cfg, rounds, steps):
     model = wrap_for_processes(training.model, cfg.get('model_wrapper_cfg'),
                                cfg.get('find_unused_parameters', False))
     settings = compile_settings(cfg.get('compile'))
+    check_wrapper(model, settings is not None, 1)
     if settings is not None:
-        check_compiled_parts(model)
         compile_branches(training.model.branches, settings)
+    if cfg.get('on_divergence') == 'drop':
+        training.model.leave_out_diverged()
     training.step = model.train_step
     for batch in training.batches:
         # Each process has images of its own.

@@ -213,8 +213,12 @@ def refusals(folder, config, rank, size):
         runner.model.module, runner.optim_wrapper)
     found = []
     for changes in (dict(cuda_graph=True),
-                    dict(compile=True,
-                         model_wrapper_cfg=dict(bucket_cap_mb=.5)),
+                    dict(
+                        compile=True,
+                        model_wrapper_cfg=dict(bucket_cap_mb=.5)),
+                    dict(
+                        model_wrapper_cfg=dict(static_graph=True),
+                        **{'optim_wrapper.accumulative_counts': 2}),
                     dict(model_wrapper_cfg=dict(bucket_cap_mb=0)),
                     dict(model_wrapper_cfg=dict(bucket_cap=5))):
         runner = None
@@ -365,6 +369,7 @@ def test_what_does_not_go_with_several_processes(found):
             refused,
         ('cuda_graph=True does not go with several processes',
          'bucket_cap_mb must be at least 1 with compile; got 0.5',
+         'static_graph=True does not go with optim_wrapper.accumulative_counts',
          'bucket_cap_mb must be a finite number greater than 0; got 0',
          'bucket_cap'),
             strict=True):

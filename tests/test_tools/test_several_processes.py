@@ -256,6 +256,23 @@ def test_the_log_is_of_the_model_that_is_saved(whole, run_tool):
             assert found[key] == pytest.approx(record['last'][key]), name
 
 
+def test_compiled(whole, cohort):
+    """Two processes of torchrun, against two that compile nothing."""
+    found, = end(
+        start([
+            'bash', ROOT / 'tools' / 'dist_train.sh', 'cohort.py', 2,
+            '--work-dir', 'run', '--cfg-options', 'compile.backend=eager',
+            'model_wrapper_cfg.static_graph=True'
+        ],
+              cohort,
+              PORT=port()))
+    code, out, err = found
+    assert code == 0, err
+    assert 'The branches are compiled' in out
+    assert_equal(
+        weights(cohort / 'run'), weights(whole / 'run'), rtol=0, atol=0)
+
+
 def test_two_nodes(whole, cohort):
     """Each of one process, on the loopback interface."""
     place = port()

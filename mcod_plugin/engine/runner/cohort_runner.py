@@ -40,8 +40,8 @@ from ..optim_wrapper import (has_bfloat16, name_parameters,
                              prepare_optim_wrapper)
 from .compile_settings import (compile_branches, compile_settings,
                                uses_cuda_graphs)
-from .processes import (check_compiled_parts, join_processes,
-                        share_batch_norm, wrap_for_processes)
+from .processes import (check_wrapper, join_processes, share_batch_norm,
+                        wrap_for_processes)
 from .resuming_runner import ResumingRunner
 from .view_settings import check_views, name_views
 
@@ -126,6 +126,10 @@ class CohortRunner(ResumingRunner):
             model = get_ori_model(self.model)
             if hasattr(model, 'check_distillation'):
                 model.check_distillation()
+            check_wrapper(
+                self.model,
+                compile_settings(self.cfg.get('compile')) is not None,
+                getattr(self.optim_wrapper, '_accumulative_counts', 1))
             # Not earlier: what is compiled cannot be traced any more, as for
             # the count of FLOPs.
             self._compile_branches()
@@ -463,7 +467,6 @@ class CohortRunner(ResumingRunner):
         branches = getattr(get_ori_model(self.model), 'branches', None)
         settings = compile_settings(self.cfg.get('compile'))
         if settings is not None and branches is not None:
-            check_compiled_parts(self.model)
             compile_branches(branches, settings)
             self.logger.info('The branches are compiled. The first steps take '
                              'longer.')

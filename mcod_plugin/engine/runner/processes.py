@@ -17,8 +17,7 @@ from mcod_plugin.errors import ConfigError, check_choice, check_number
 from mcod_plugin.utils.launchers import is_restarted
 
 __all__ = [
-    'check_compiled_parts', 'join_processes', 'share_batch_norm',
-    'wrap_for_processes'
+    'check_wrapper', 'join_processes', 'share_batch_norm', 'wrap_for_processes'
 ]
 
 
@@ -105,23 +104,34 @@ def wrap_for_processes(model: nn.Module, settings: Any,
     return MODEL_WRAPPERS.build(settings, default_args=dict(module=model))
 
 
-def check_compiled_parts(model: nn.Module) -> None:
-    """Raise unless PyTorch can compile branches in such parts that the
-    gradients of one are sent while those of the next are computed.
+def check_wrapper(model: nn.Module, compiles: bool,
+                  accumulative_counts: int) -> None:
+    """Raise unless the wrapper of several processes goes with how a run is
+    trained, in which PyTorch would fail at the first step.
 
     Args:
         model (nn.Module): The model, maybe in the wrapper.
+        compiles (bool): Whether the branches are compiled.
+        accumulative_counts (int): How many batches a step has.
 
     Raises:
-        ConfigError: If the buckets of gradients are too small for it.
+        ConfigError: If it does not.
     """
-    least = getattr(dist, '_DEFAULT_FIRST_BUCKET_BYTES', 0)
-    if isinstance(model, DistributedDataParallel
-                  ) and model.bucket_bytes_cap < least:
+    if not isinstance(model, DistributedDataParallel):
+        return
+    # What is compiled ends in parts where buckets do, so that gradients are
+    # on their way while the next ones are computed.
+    least = dist._DEFAULT_FIRST_BUCKET_BYTES
+    if compiles and model.bucket_bytes_cap < least:
         raise ConfigError(
             'model_wrapper_cfg.bucket_cap_mb must be at least '
             f'{least / 2**20:g} with compile; got '
             f'{model.bucket_bytes_cap / 2**20:g}')
+    if model.static_graph and accumulative_counts > 1:
+        raise ConfigError(
+            'model_wrapper_cfg.static_graph=True does not go with '
+            f'optim_wrapper.accumulative_counts, {accumulative_counts}; leave '
+            'it out')
 
 
 def share_batch_norm(model: nn.Module, sync_bn: Any) -> nn.Module:
