@@ -3,9 +3,7 @@ and validated."""
 import itertools
 import os
 import shutil
-import subprocess
 import sys
-import traceback
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,12 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
+# What a run needs is imported here, before the processes fork.
+import mcod_plugin.datasets  # noqa: F401
+import mcod_plugin.engine  # noqa: F401
+import mcod_plugin.models  # noqa: F401
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.registry import RUNNERS
 
 pytestmark = pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(),
@@ -57,7 +60,6 @@ class Indices(BaseMetric):
 
 def build(config, work_dir, launcher='pytorch', **changes):
     """The runner of a tiny config without validation."""
-    from mcod_plugin.registry import RUNNERS
     cfg = Config.fromfile(config)
     for key in ('val_cfg', 'val_dataloader', 'val_evaluator'):
         cfg[key] = None
@@ -245,80 +247,54 @@ JOBS = [(another_order, (2, )), (begin, SIZES), (go_on, SIZES),
         (validate, VALIDATED), (refusals, (2, ))]
 
 
-def run_rank(job, folder, config, rank, size):
-    """What each of the processes does."""
-    torch.set_num_threads(1)
-    os.environ['LOCAL_RANK'] = str(rank)
-    if size > 1:
-        dist.init_process_group(
-            'gloo',
-            init_method=f'file://{folder}/{job.__name__}_{size}',
-            rank=rank,
-            world_size=size)
-    found = job(folder, config, rank, size)
-    if rank == 0:
-        torch.save(found, f'{folder}/{job.__name__}_of_{size}.pth')
-    if size > 1:
-        dist.destroy_process_group()
+def do_all(folder, config):
+    """What each of the processes does: all jobs, in groups of fewer of them.
 
-
-def run_processes(folder, config):
-    """All jobs, each by forks of this process, which has used no thread yet,
-    so that the libraries are imported once."""
-    # It imports them.
-    import torch._dynamo  # noqa: F401
-    runner = build(config, f'{folder}/first', 'none')
-    runner.build_dataloader(runner.cfg.train_dataloader)
+    Returns:
+        dict: By the job's name and the number of processes what the first of
+        them has found.
+    """
+    rank, found = dist.get_rank(), {}
+    dist.destroy_process_group()
     for job, sizes in JOBS:
         for size in sizes:
-            children = []
-            for rank in range(size):
-                child = os.fork()
-                if child == 0:
-                    code = 1
-                    try:
-                        run_rank(job, folder, config, rank, size)
-                        code = 0
-                    except BaseException:
-                        traceback.print_exc()
-                    finally:
-                        sys.stderr.flush()
-                        os._exit(code)
-                children.append(child)
-            if any([os.waitpid(child, 0)[1] for child in children]):
-                sys.exit(f'{job.__name__} of {size} processes failed')
+            if rank >= size:
+                continue
+            if size > 1:
+                dist.init_process_group(
+                    'gloo',
+                    init_method=f'file://{folder}/{job.__name__}_{size}',
+                    rank=rank,
+                    world_size=size)
+            try:
+                found[job.__name__, size] = job(folder, config, rank, size)
+            finally:
+                torch.set_default_dtype(torch.float32)
+            if size > 1:
+                dist.destroy_process_group()
+    return found if rank == 0 else None
 
 
 @pytest.fixture(scope='module')
-def found(tmp_path_factory):
-    """Gives what rank 0 has found in a job of so many processes."""
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp('runs')
+
+
+@pytest.fixture(scope='module')
+def found(folder, ranks):
+    """What :func:`do_all` gives."""
     from ..tiny import TINY
-    folder = tmp_path_factory.mktemp('ranks')
     (folder / 'tiny.py').write_text(TINY)
-    path = os.pathsep.join(filter(None, sys.path))
-    subprocess.run([sys.executable, __file__, folder, folder / 'tiny.py'],
-                   env={
-                       **os.environ, 'PYTHONPATH': path,
-                       'OMP_NUM_THREADS': '1'
-                   },
-                   timeout=400,
-                   check=True)
-
-    def load(job, size):
-        return torch.load(
-            folder / f'{job.__name__}_of_{size}.pth', weights_only=False)
-
-    load.folder = folder
-    return load
+    return ranks(do_all, folder, folder / 'tiny.py', size=max(VALIDATED))[0]
 
 
-def test_branches_in_another_order(found):
-    whole, resumed = found(another_order, 2)
+def test_branches_in_another_order(found, folder):
+    whole, resumed = found['another_order', 2]
     assert whole.keys() == resumed.keys()
     for key, value in whole.items():
         assert torch.equal(resumed[key], value), key
     checkpoint = torch.load(
-        found.folder / 'broken/epoch_2.pth', weights_only=True)
+        folder / 'broken/epoch_2.pth', weights_only=True)
     names = [
         name for group in checkpoint['optimizer']['param_groups']
         for name in group['param_names']
@@ -329,16 +305,16 @@ def test_branches_in_another_order(found):
 
 @pytest.mark.parametrize('before, size',
                          list(itertools.permutations(SIZES, 2)))
-def test_another_number_goes_on(found, before, size):
+def test_another_number_goes_on(found, folder, before, size):
     """As one process that was never stopped, averages of weights too."""
-    whole, resumed = found(go_on, 1)[0], found(go_on, size)[before]
+    whole, resumed = found['go_on', 1][0], found['go_on', size][before]
     assert whole.keys() == resumed.keys()
     begun = torch.load(
-        found.folder / f'begun_{before}/epoch_2.pth', weights_only=True)
+        folder / f'begun_{before}/epoch_2.pth', weights_only=True)
     key = 'branches.alexnet.head.fc.weight'
     assert not torch.equal(begun['state_dict'][key], whole[key])
     ends = [
-        torch.load(found.folder / name / 'epoch_4.pth', weights_only=True)
+        torch.load(folder / name / 'epoch_4.pth', weights_only=True)
         for name in ('unbroken', f'{before}_to_{size}')
     ]
     pairs = [(whole, resumed)]
@@ -354,7 +330,7 @@ def test_another_number_goes_on(found, before, size):
 @pytest.mark.parametrize('size', VALIDATED)
 def test_every_image_is_validated_once(found, size):
     """Also where some of the ranks have one less than others."""
-    expected, metrics = found(validate, 1), found(validate, size)
+    expected, metrics = found['validate', 1], found['validate', size]
     assert metrics['images/indices'] == list(range(IMAGES))
     assert metrics.keys() == expected.keys() and len(metrics) > 12
     for key in metrics.keys() - {'images/indices'}:
@@ -364,7 +340,7 @@ def test_every_image_is_validated_once(found, size):
 
 
 def test_what_does_not_go_with_several_processes(found):
-    *refused, allowed = found(refusals, 2)
+    *refused, allowed = found['refusals', 2]
     for (text, started), words in zip(
             refused,
         ('cuda_graph=True does not go with several processes',
@@ -379,9 +355,3 @@ def test_what_does_not_go_with_several_processes(found):
         broadcast_buffers=False,
         find_unused_parameters=True,
         gradient_as_bucket_view=True)
-
-
-# Started as a script, since pytest itself has threads that a fork would lose.
-if __name__ == '__main__':
-    torch.set_num_threads(1)
-    run_processes(*sys.argv[1:])
