@@ -6,7 +6,9 @@ import shutil
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot  # noqa: F401
 import pytest
+import sklearn.datasets  # noqa: F401
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
