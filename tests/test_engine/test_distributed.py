@@ -224,7 +224,13 @@ def refusals(folder, config, rank, size):
                         model_wrapper_cfg=dict(static_graph=True),
                         **{'optim_wrapper.accumulative_counts': 2}),
                     dict(model_wrapper_cfg=dict(bucket_cap_mb=0)),
-                    dict(model_wrapper_cfg=dict(bucket_cap=5))):
+                    dict(model_wrapper_cfg=dict(bucket_cap=5)),
+                    dict(
+                        model_wrapper_cfg=dict(
+                            type='DistributedDataParallel')),
+                    dict(
+                        model_wrapper_cfg=dict(
+                            type='MMSeparateDistributedDataParallel'))):
         runner = None
         try:
             runner = build(config, f'{folder}/refused', **changes)
@@ -349,7 +355,9 @@ def test_what_does_not_go_with_several_processes(found):
          'bucket_cap_mb must be at least 1 with compile; got 0.5',
          'static_graph=True does not go with optim_wrapper.accumulative_counts',
          'bucket_cap_mb must be a finite number greater than 0; got 0',
-         'bucket_cap'),
+         'bucket_cap',
+         'type DistributedDataParallel does not train a model as a whole',
+         'type MMSeparateDistributedDataParallel does not train a model'),
             strict=True):
         assert words in text and '\n' not in text and not started
     assert allowed == dict(

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 from mmengine.device import get_device
+from mmengine.model import MMSeparateDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
@@ -78,8 +79,9 @@ def wrap_for_processes(model: nn.Module, settings: Any,
         nn.Module: The wrapper, of ``MMDistributedDataParallel`` by default.
 
     Raises:
-        ConfigError: If the wrapper splits parameters between the processes,
-            or ``bucket_cap_mb`` is no size.
+        ConfigError: If the wrapper splits parameters between the processes
+            or has no training step for the whole model, or ``bucket_cap_mb``
+            is no size.
     """
     settings = {'type': 'MMDistributedDataParallel', **(settings or {})}
     if 'FullySharded' in type_name(settings):
@@ -87,6 +89,12 @@ def wrap_for_processes(model: nn.Module, settings: Any,
             f'model_wrapper_cfg.type {type_name(settings)} shards parameters, '
             'but branches and their checkpoints are whole; leave it out')
     kind = MODEL_WRAPPERS.get(settings['type'])
+    if kind is not None and (not hasattr(kind, 'train_step') or issubclass(
+            kind, MMSeparateDistributedDataParallel)):
+        raise ConfigError(
+            f'model_wrapper_cfg.type {type_name(settings)} does not train a '
+            'model as a whole; leave it out, or use MMDistributedDataParallel '
+            'or one derived from it')
     if kind is not None and issubclass(kind, DistributedDataParallel):
         on_cpu = get_device() == 'cpu'
         settings = {
