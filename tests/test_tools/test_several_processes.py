@@ -334,6 +334,31 @@ def test_what_srun_is_told(tmp_path, tool, given, passed, gpus, nodes):
     assert out.rstrip().endswith(passed)
 
 
+@pytest.mark.parametrize('tool, given, passed', [
+    ('dist_train.sh', ['cohort.py', 4, '--resume'],
+     'train.py cohort.py --launcher pytorch --resume'),
+    ('dist_test.sh', ['cohort.py', 'epoch_1.pth', 4, '--out', 'a.json'],
+     'test.py cohort.py epoch_1.pth --launcher pytorch --out a.json'),
+])
+@pytest.mark.parametrize('variables, told', [
+    ({}, ('1', '0', '127.0.0.1', '29500')),
+    (dict(NNODES='2', NODE_RANK='1', MASTER_ADDR='10.0.0.1', PORT='1'),
+     ('2', '1', '10.0.0.1', '1')),
+])
+def test_what_torchrun_is_told(tmp_path, tool, given, passed, variables,
+                               told):
+    (tmp_path / 'torchrun').write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / 'torchrun').chmod(0o755)
+    (code, out, err), = end(
+        start(['bash', ROOT / 'tools' / tool, *given], tmp_path, **variables))
+    assert code == 0 and not err
+    names = ('nnodes', 'node_rank', 'master_addr', 'master_port')
+    for name, value in zip(names, told):
+        assert f'--{name}={value} ' in out
+    assert ' --nproc_per_node=4 ' in out
+    assert out.rstrip().endswith(passed)
+
+
 def test_three_processes_go_on(whole, cohort):
     """As MPI starts them, from the checkpoint of two."""
     command = [
@@ -412,7 +437,6 @@ class Crash(Hook):
 
 @pytest.mark.parametrize('launched, crashed', [
     ('pytorch', 1),
-    ('mpi', 1),
     # It keeps what the processes share.
     ('mpi', 0),
 ])
