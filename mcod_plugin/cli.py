@@ -313,8 +313,7 @@ def train(runner: Any) -> None:
         runner.train()
     except BaseException as error:
         end = first_end(error)
-        if end.outcome != STOPPED or (end.is_own
-                                      and stop_code(error) is None):
+        if end.outcome != STOPPED or (end.is_own and stop_code(error) is None):
             raise
         raise Stopped(end.code, _standing(runner)) from error
 

@@ -86,7 +86,8 @@ class Sent(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.namespace == 'c10d':
             self.sizes.append(
-                sum(value.nbytes for value in tree_leaves(args[0])
+                sum(
+                    value.nbytes for value in tree_leaves(args[0])
                     if torch.is_tensor(value)))
         return func(*args, **(kwargs or {}))
 
@@ -143,8 +144,8 @@ def _seconds(training, context, steps):
             training.step(training.batches[step % len(training.batches)],
                           training.wrapper)
         sync()
-    seconds = torch.tensor((time.perf_counter() - begin) / steps,
-                           dtype=torch.float64)
+    seconds = torch.tensor(
+        (time.perf_counter() - begin) / steps, dtype=torch.float64)
     return _all(seconds, dist.ReduceOp.MAX).item()
 
 
@@ -176,8 +177,8 @@ def table(results):
         for phase in PHASES:
             found = result[phase]
             with_, without = zip(*found['samples'])
-            waits = statistics.median(
-                one - other for one, other in found['samples'])
+            waits = statistics.median(one - other
+                                      for one, other in found['samples'])
             rows.append((name, phase, f'{gap:.1e}', str(len(found['sizes'])),
                          f'{sum(found["sizes"]) / 2**20:.2f}',
                          f'{1e3 * statistics.median(with_):.2f}',
@@ -213,7 +214,9 @@ def main():
             cfgs[' '.join(options)] = varied
         join(args.launcher)
         torch.set_num_threads(
-            max(1, torch.get_num_threads() //
+            max(
+                1,
+                torch.get_num_threads() //
                 int(os.environ.get('LOCAL_WORLD_SIZE', 1))))
         results = {
             name: measure(varied, args.rounds, args.steps)

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple, Optional
 
 from mcod_plugin.errors import one_line
 
-__all__ = ['FAILED', 'STOPPED', 'ProcessEnd', 'first_end', 'is_first_to_tell',
-           'stop_code']
+__all__ = [
+    'FAILED', 'STOPPED', 'ProcessEnd', 'first_end', 'is_first_to_tell',
+    'stop_code'
+]
 
 # How a run that has not finished has ended.
 STOPPED, FAILED = 'stopped', 'failed: '

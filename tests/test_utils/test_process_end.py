@@ -23,8 +23,8 @@ def test_one_process(monkeypatch):
 @pytest.fixture
 def ends(monkeypatch):
     """Is each of the processes in turn, which share what they do in a run."""
-    monkeypatch.setattr(process_end, '_store', lambda store=dist.HashStore():
-                        store)
+    monkeypatch.setattr(
+        process_end, '_store', lambda store=dist.HashStore(): store)
 
     def end(rank, error, code=1):
         monkeypatch.setenv('RANK', str(rank))
@@ -45,8 +45,8 @@ def test_the_first_counts(ends):
 
 def test_a_reason_of_all_is_of_none(ends):
     ends(2, TrainingError('it diverged'))
-    assert ends(0, TrainingError('it diverged')).outcome == (
-        'failed: it diverged')
+    assert ends(
+        0, TrainingError('it diverged')).outcome == ('failed: it diverged')
 
 
 def test_a_stop_is_no_failure(ends):

@@ -131,10 +131,9 @@ def check_wrapper(model: nn.Module, compiles: bool,
     # on their way while the next ones are computed.
     least = dist._DEFAULT_FIRST_BUCKET_BYTES
     if compiles and model.bucket_bytes_cap < least:
-        raise ConfigError(
-            'model_wrapper_cfg.bucket_cap_mb must be at least '
-            f'{least / 2**20:g} with compile; got '
-            f'{model.bucket_bytes_cap / 2**20:g}')
+        raise ConfigError('model_wrapper_cfg.bucket_cap_mb must be at least '
+                          f'{least / 2**20:g} with compile; got '
+                          f'{model.bucket_bytes_cap / 2**20:g}')
     if model.static_graph and accumulative_counts > 1:
         raise ConfigError(
             'model_wrapper_cfg.static_graph=True does not go with '

@@ -24,8 +24,7 @@ def test_counts(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', [
         PATH,
         str(config), '--rounds', '1', '--steps', '1', '--vary',
-        'model_wrapper_cfg.bucket_cap_mb=.05', '--vary',
-        'model.loss_weight=2.'
+        'model_wrapper_cfg.bucket_cap_mb=.05', '--vary', 'model.loss_weight=2.'
     ])
     variables = dict(
         RANK='0',
