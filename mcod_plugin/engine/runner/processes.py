@@ -60,8 +60,10 @@ def _choose_gpu() -> None:
     torch.cuda.set_device(local_rank)
 
 
-def wrap_for_processes(model: nn.Module, settings: Any,
-                       find_unused_parameters: bool) -> nn.Module:
+def wrap_for_processes(model: nn.Module,
+                       settings: Any,
+                       find_unused_parameters: bool,
+                       group: Any = None) -> nn.Module:
     """Wrap a model for several processes, as MMEngine does, with or without
     GPUs.
 
@@ -69,6 +71,8 @@ def wrap_for_processes(model: nn.Module, settings: Any,
         model (nn.Module): The model.
         settings (dict | None): ``model_wrapper_cfg`` of the config.
         find_unused_parameters (bool): What counts if there are none.
+        group (ProcessGroup, optional): The processes that have the same
+            parameters. Defaults to all.
 
     Returns:
         nn.Module: The wrapper, of ``MMDistributedDataParallel`` by default.
@@ -80,6 +84,8 @@ def wrap_for_processes(model: nn.Module, settings: Any,
         settings = dict(
             broadcast_buffers=False,
             find_unused_parameters=find_unused_parameters)
+        if group is not None:
+            settings['process_group'] = group
     settings = dict(dict(type='MMDistributedDataParallel'), **settings)
     if 'FullySharded' in type_name(settings):
         raise ConfigError(

@@ -166,6 +166,7 @@ class ResumingRunner(Runner):
             self.model) else self.model
         try:
             _check_order(model, checkpoint)
+            checkpoint = self.own_part(checkpoint)
             if self._resumes:
                 self._check_state(model, checkpoint)
             checkpoint = _load_checkpoint_to_model(
@@ -176,6 +177,17 @@ class ResumingRunner(Runner):
             raise ConfigError(f'{filename}: {one_line(error)}') from error
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
+        return checkpoint
+
+    def own_part(self, checkpoint: dict) -> dict:
+        """What a checkpoint holds for this process.
+
+        Args:
+            checkpoint (dict): A checkpoint of the whole model.
+
+        Returns:
+            dict: All of it, unless a subclass has parts in other processes.
+        """
         return checkpoint
 
     def _check_state(self, model: nn.Module, checkpoint: dict) -> None:
