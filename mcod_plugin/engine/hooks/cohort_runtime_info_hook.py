@@ -257,11 +257,12 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         like = next(self._model.parameters())
         return [
             item for parts in zip(*all_gather_object(steps, branch_group()))
-            for item in merged_values(parts, like.dtype).items()
+            for item in merged_values(parts, list(self._model.branches),
+                                      like.dtype).items()
         ]
 
 
-def merged_values(parts: Sequence[Dict[str, float]],
+def merged_values(parts: Sequence[Dict[str, float]], names: Sequence[str],
                   dtype: torch.dtype) -> Dict[str, float]:
     """The values of a step in one process, from those of several that share
     the branches.
@@ -269,6 +270,7 @@ def merged_values(parts: Sequence[Dict[str, float]],
     Args:
         parts (Sequence[dict[str, float]]): The values of each. Those that
             all of them have are equal, but for ``train/loss``.
+        names (Sequence[str]): The branches, in the order of their losses.
         dtype (torch.dtype): In which their sum is made.
 
     Returns:
@@ -277,7 +279,8 @@ def merged_values(parts: Sequence[Dict[str, float]],
     shared = set.intersection(*map(set, parts))
     own = {
         key: value
-        for part in parts for key, value in part.items() if key not in shared
+        for name in names for part in parts for key, value in part.items()
+        if key not in shared and key.startswith(f'train/{name}.')
     }
     merged: Dict[str, float] = {}
     for key, value in parts[0].items():

@@ -69,12 +69,6 @@ def check_settings(cfg: Mapping[str, Any], number: int) -> None:
         ConfigError: If they cannot.
     """
     name = f'parallel.branch={number}'
-    if not is_distributed() or get_world_size() % number:
-        processes = get_world_size() if is_distributed() else 1
-        raise ConfigError(
-            f'{name} needs a multiple of {number} processes; there are '
-            f'{processes}; start as many (tools/dist_train.sh), or set '
-            'parallel.branch=1')
     if digit_version(TORCH_VERSION) < digit_version('2.2'):
         raise ConfigError(f'{name} needs PyTorch 2.2 or newer; this is '
                           f'{TORCH_VERSION}')
@@ -92,6 +86,12 @@ def check_settings(cfg: Mapping[str, Any], number: int) -> None:
             f'{name} does not go with optim_wrapper.type AmpOptimWrapper, '
             'whose scale would differ; mcod_plugin.AutocastOptimWrapper '
             '(--amp) does')
+    if not is_distributed() or get_world_size() % number:
+        processes = get_world_size() if is_distributed() else 1
+        raise ConfigError(
+            f'{name} needs a multiple of {number} processes; there are '
+            f'{processes}; start as many (tools/dist_train.sh), or set '
+            'parallel.branch=1')
 
 
 def check_cohort(cfg: Mapping[str, Any], model: nn.Module,
