@@ -36,7 +36,9 @@ model = dict(
     train_cfg=dict(augments=dict(type='Mixup', alpha=0.4)))
 train_dataloader = dict(batch_size=12, dataset=dict(indices=36))
 val_dataloader = dict(batch_size=13, dataset=dict(indices=41))
+test_dataloader = val_dataloader
 val_evaluator = dict(metric=dict(type='SingleLabelMetric'))
+test_evaluator = val_evaluator
 default_hooks = dict(
     logger=dict(interval=1),
     checkpoint=dict(save_best=None, max_keep_ckpts=-1))
