@@ -260,8 +260,9 @@ def orderly_end(trains: bool = False) -> Iterator[None]:
         if number != signal.SIGALRM:
             code = 128 + number
         # PyTorch would report workers that are gone, and they that this
-        # process does not listen any more.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # process does not listen any more. One may be gone already: Python
+        # reports a signal whose handler is not its own by now.
+        signal.signal(signal.SIGCHLD, lambda *_: None)
         for child in multiprocessing.active_children():
             if child.daemon:
                 child.kill()

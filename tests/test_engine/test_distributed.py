@@ -1,6 +1,4 @@
 """Two processes that stop and go on, against two that do not."""
-import os
-import sys
 
 import pytest
 import torch
@@ -59,15 +57,8 @@ def train(config, work_dir, epochs, order, resume=False):
     return values
 
 
-def run_rank(folder, rank, config):
+def train_all(folder, config):
     """What each of the processes does."""
-    torch.set_num_threads(1)
-    os.environ['LOCAL_RANK'] = str(rank)
-    dist.init_process_group(
-        'gloo',
-        init_method=f'file://{folder}/rendezvous',
-        rank=rank,
-        world_size=2)
     whole = train(config, f'{folder}/whole', 2, ('resnet', 'vgg'))
     train(config, f'{folder}/broken', 1, ('resnet', 'vgg'))
     resumed = train(
@@ -76,19 +67,16 @@ def run_rank(folder, rank, config):
     with pytest.raises(ConfigError, match='not find the same checkpoint'):
         train(
             config,
-            f'{folder}/{("broken", "other")[rank]}',
+            f'{folder}/{("broken", "other")[dist.get_rank()]}',
             3, ('vgg', 'resnet'),
             resume=True)
-    if rank == 0:
-        torch.save([whole, resumed], f'{folder}/values.pth')
-    dist.destroy_process_group()
+    return whole, resumed
 
 
-def test_branches_in_another_order(two_processes, tmp_path):
+def test_branches_in_another_order(ranks, tmp_path):
     from ..tiny import TINY
     (tmp_path / 'tiny.py').write_text(TINY)
-    two_processes(__file__, tmp_path, tmp_path / 'tiny.py')
-    whole, resumed = torch.load(tmp_path / 'values.pth')
+    (whole, resumed), _ = ranks(train_all, tmp_path, tmp_path / 'tiny.py')
     assert whole.keys() == resumed.keys()
     for key, value in whole.items():
         assert torch.equal(resumed[key], value), key
@@ -99,9 +87,3 @@ def test_branches_in_another_order(two_processes, tmp_path):
     ]
     assert sorted(names) == sorted(key for key in whole if '/' not in key)
     assert len(whole) > 2 * len(names)
-
-
-# Started as a script, since a spawned process could not import a test module
-# that has no package.
-if __name__ == '__main__':
-    run_rank(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -1,9 +1,6 @@
 """Several processes, each with its share of a batch, against one with all of
 it."""
 import copy
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,7 +8,6 @@ import torch.distributed as dist
 from mmengine.model import (ExponentialMovingAverage,
                             MMDistributedDataParallel)
 from mmengine.optim import OptimWrapper
-from mmengine.registry import init_default_scope
 from mmpretrain.structures import DataSample
 
 from mcod_plugin.registry import MODELS
@@ -108,64 +104,21 @@ def train(kind, model, cohort, rank=0, world_size=1):
     return dict(totals=totals, state_dict=found)
 
 
-def run_rank(folder, rank, size):
+def train_share():
     """What each of the processes does."""
-    torch.set_num_threads(1)
-    init_default_scope('mmpretrain')
-    dist.init_process_group(
-        'gloo',
-        init_method=f'file://{folder}/rendezvous_{size}',
-        rank=rank,
-        world_size=size)
     results = {}
     for kind in KINDS:
         cohort = make_cohort(kind)
         model = MMDistributedDataParallel(cohort, device_ids=None)
-        results[kind] = train(kind, model, cohort, rank, size)
-    torch.save(results, f'{folder}/{rank}_of_{size}.pth')
-    dist.destroy_process_group()
-
-
-def run_processes(folder):
-    """As many processes as each of the sizes says, one size after the other.
-
-    They are forks of this one, which has used no thread yet, so that the
-    libraries are imported once.
-    """
-    for size in SIZES:
-        children = []
-        for rank in range(size):
-            child = os.fork()
-            if child == 0:
-                code = 1
-                try:
-                    run_rank(folder, rank, size)
-                    code = 0
-                finally:
-                    sys.stderr.flush()
-                    os._exit(code)
-            children.append(child)
-        if any([os.waitpid(child, 0)[1] for child in children]):
-            sys.exit(f'one of {size} processes failed')
+        results[kind] = train(kind, model, cohort, dist.get_rank(),
+                              dist.get_world_size())
+    return results
 
 
 @pytest.fixture(scope='module')
-def results(tmp_path_factory):
+def results(ranks):
     """What each of the processes comes to, by their number."""
-    folder = tmp_path_factory.mktemp('ranks')
-    path = os.pathsep.join(filter(None, sys.path))
-    subprocess.run([sys.executable, __file__, folder],
-                   env={
-                       **os.environ, 'PYTHONPATH': path,
-                       'OMP_NUM_THREADS': '1'
-                   },
-                   timeout=300,
-                   check=True)
-    return {
-        size:
-        [torch.load(folder / f'{rank}_of_{size}.pth') for rank in range(size)]
-        for size in SIZES
-    }
+    return {size: ranks(train_share, size=size) for size in SIZES}
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -190,9 +143,3 @@ def test_as_one_process(results, kind):
             assert torch.equal(value, before[key])
         elif key.endswith(('head.fc.weight', 'gate.weight', 'squares')):
             assert not torch.equal(value, before[key])
-
-
-# Started as a script, since pytest itself has threads that a fork would lose.
-if __name__ == '__main__':
-    torch.set_num_threads(1)
-    run_processes(sys.argv[1])
