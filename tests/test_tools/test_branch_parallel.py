@@ -191,7 +191,7 @@ def mesh(tmp_path):
     return tmp_path
 
 
-def test_two_by_two(mesh):
+def test_two_by_two(mesh, run_tool):
     """Two that see other images, each with two that share the branches, come
     to what two of DistributedDataParallel do."""
     train(mesh, 2, 'cohort.py', '--work-dir', 'ddp')
@@ -206,7 +206,19 @@ def test_two_by_two(mesh):
     assert record['batch_size'] == 24
     for key, value in whole_record['train_loss'].items():
         assert record['train_loss'][key] == pytest.approx(value, rel=1e-4)
+    # It has validated what it has saved, each of 41 images once.
+    done = run_tool(
+        'test',
+        'cohort.py',
+        'mesh/epoch_2.pth',
+        '--out',
+        'metrics.json',
+        cwd=mesh)
+    assert done.code == 0, done.err
+    metrics = json.loads((mesh / 'metrics.json').read_text())
     assert record['last'].keys() == whole_record['last'].keys()
+    for key, value in record['last'].items():
+        assert metrics[key] == pytest.approx(value), key
 
 
 def test_one_process_is_too_few(alone, run_tool):

@@ -110,7 +110,7 @@ def merged(parts: Sequence[Dict[str, Any]],
                 if own:
                     groups.append(
                         (settings, schedules, [name for name, _ in own]))
-    order = {name: place for place, name in enumerate(_sorted(states, names))}
+    order = {key: place for place, key in enumerate(found['state_dict'])}
     groups.sort(key=lambda group: min(order[name] for name in group[2]))
     numbers: Dict[str, int] = {}
     for *_, members in groups:
