@@ -15,8 +15,10 @@ pytestmark = pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(),
     reason='needs gloo')
 
-# A gate with batch norm that is trained in every step, a loss with a state, a
-# branch with limits and a rate of its own, mixed images, and a gap.
+# A gate with batch norm that is trained in every step, a loss with a state,
+# branches with limits, a rate, an optimizer and phases of their own, one whose
+# activations are computed twice, a view for each, mixed, and steps of several
+# batches.
 COHORT = """\
 _base_ = ['tiny.py']
 model = dict(
@@ -25,6 +27,7 @@ model = dict(
             backbone=dict(type='mcod_plugin.CifarResNet', depth=8, width=2),
             head=dict(type='LinearClsHead', num_classes=10),
             lr_mult=0.5,
+            recompute=True,
             clip_grad=dict(max_norm=1.0)),
         dense=dict(
             backbone=dict(type='mcod_plugin.CifarDenseNet', depth=10,
@@ -34,7 +37,9 @@ model = dict(
     teacher=dict(_delete_=True, type='mcod_plugin.GatedTeacher', norm=True),
     distill=dict(_delete_=True, type='mcod_plugin.BalancedKDLoss'),
     train_cfg=dict(augments=dict(type='Mixup', alpha=0.4)))
-train_dataloader = dict(batch_size=12, dataset=dict(indices=36))
+train_dataloader = dict(batch_size=12, dataset=dict(indices=36, views=True))
+optim_wrapper = dict(accumulative_counts=3)
+auto_scale_lr = dict(base_batch_size=24, enable=True)
 val_dataloader = dict(batch_size=13, dataset=dict(indices=41))
 test_dataloader = val_dataloader
 val_evaluator = dict(metric=dict(type='SingleLabelMetric'))
@@ -42,10 +47,22 @@ test_evaluator = val_evaluator
 default_hooks = dict(
     logger=dict(interval=1),
     checkpoint=dict(save_best=None, max_keep_ckpts=-1))
-custom_hooks = [dict(
-    type='mcod_plugin.DiscontinuousKDHook', on=1, gap=(1, 1),
-    weight=(1.0, 1.0))]
+custom_hooks = [
+    dict(type='mcod_plugin.DiscontinuousKDHook', branches=['resnet', 'dense'],
+         on=1, gap=(1, 1), weight=(1.0, 1.0)),
+    dict(type='mcod_plugin.DiscontinuousKDHook', branches=['vgg', 'small'],
+         begin=2, weight=(0.5, 0.5))
+]
 train_cfg = dict(max_epochs=3)
+"""
+BY_ITERATION = """\
+train_cfg = dict(_delete_=True, by_epoch=False, max_iters=6, val_interval=6)
+train_dataloader['sampler'] = dict(type='InfiniteSampler')
+default_hooks['checkpoint'].update(by_epoch=False, interval=6)
+custom_hooks = [dict(
+    type='mcod_plugin.DiscontinuousKDHook', by_epoch=False, on=2, gap=(1, 1),
+    weight=(1.0, 1.0))]
+param_scheduler = []
 """
 # What a record has that differs from run to run.
 OTHER = {
@@ -66,9 +83,8 @@ def train(folder, number, *args):
     return out
 
 
-def read(work_dir, epoch=3):
-    checkpoint = torch.load(
-        work_dir / f'epoch_{epoch}.pth', weights_only=True)
+def read(work_dir, name='epoch_3'):
+    checkpoint = torch.load(work_dir / f'{name}.pth', weights_only=True)
     record = json.loads((work_dir / 'record.json').read_text())
     return checkpoint, record
 
@@ -164,9 +180,9 @@ def test_three_processes(alone, run_tool):
 
 def test_resumed_by_two_and_by_one(alone, run_tool):
     """A run that goes on in other processes ends as the unbroken one."""
-    out = train(alone.folder, 2, 'by_2.py', '--work-dir', 'two', '--resume',
-                'one/epoch_1.pth', '--cfg-options', 'train_cfg.max_epochs=2')
-    assert 'resume' in out.lower()
+    train(alone.folder, 2, 'by_2.py', '--work-dir', 'two', '--resume',
+          'one/epoch_1.pth')
+    assert_same_run(read(alone.folder / 'two'), alone.found)
     done = run_tool(
         'train',
         'cohort.py',
@@ -176,16 +192,13 @@ def test_resumed_by_two_and_by_one(alone, run_tool):
         'two/epoch_2.pth',
         cwd=alone.folder)
     assert done.code == 0, done.err
-    found = read(alone.folder / 'back')
-    assert_same_run(found, alone.found)
+    assert_same_run(read(alone.folder / 'back'), alone.found)
 
 
 @pytest.fixture
 def mesh(tmp_path):
-    """The quickstart's cohort with a third branch, by four processes."""
     (tmp_path / 'tiny.py').write_text(TINY)
-    (tmp_path / 'cohort.py').write_text(
-        COHORT.replace('max_epochs=3', 'max_epochs=2'))
+    (tmp_path / 'cohort.py').write_text(COHORT + BY_ITERATION)
     (tmp_path / 'mesh.py').write_text("_base_ = ['cohort.py']\n"
                                       'parallel = dict(branch=2)\n')
     return tmp_path
@@ -197,7 +210,7 @@ def test_two_by_two(mesh, run_tool):
     train(mesh, 2, 'cohort.py', '--work-dir', 'ddp')
     train(mesh, 4, 'mesh.py', '--work-dir', 'mesh')
     (whole, whole_record), (found, record) = (
-        read(mesh / name, 2) for name in ('ddp', 'mesh'))
+        read(mesh / name, 'iter_6') for name in ('ddp', 'mesh'))
     assert list(found['state_dict']) == list(whole['state_dict'])
     assert_equal(
         found['state_dict'], whole['state_dict'], rtol=1e-4, atol=1e-5)
@@ -210,7 +223,7 @@ def test_two_by_two(mesh, run_tool):
     done = run_tool(
         'test',
         'cohort.py',
-        'mesh/epoch_2.pth',
+        'mesh/iter_6.pth',
         '--out',
         'metrics.json',
         cwd=mesh)
@@ -219,6 +232,23 @@ def test_two_by_two(mesh, run_tool):
     assert record['last'].keys() == whole_record['last'].keys()
     for key, value in record['last'].items():
         assert metrics[key] == pytest.approx(value), key
+
+
+def test_divergence_in_another_process(alone):
+    """It is told once, and which branch it is."""
+    found = ranks(
+        mpi, 2, [
+            sys.executable, ROOT / 'tools' / 'train.py', 'by_2.py',
+            '--launcher', 'mpi', '--work-dir', 'high', '--cfg-options',
+            'model.branches.vgg.lr_mult=1e30'
+        ], alone.folder)
+    assert [code for code, *_ in found] == [1, 1]
+    errors = [
+        line for _, _, err in found for line in err.split('\n')
+        if line.startswith('error:')
+    ]
+    assert len(errors) == 1, found
+    assert re.search('training has diverged in epoch .*: .*vgg', errors[0])
 
 
 def test_one_process_is_too_few(alone, run_tool):

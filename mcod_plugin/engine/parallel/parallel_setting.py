@@ -20,7 +20,6 @@ __all__ = [
 WITHOUT = dict(
     on_divergence='stop',
     compile=False,
-    cuda_graph=False,
     sync_bn=None,
     model_wrapper_cfg=None,
     efficient_conv_bn_eval=None)

@@ -33,7 +33,6 @@ def test_other_settings(value, words):
 @pytest.mark.parametrize('cfg, words', [
     (dict(on_divergence='drop'), "on_divergence='drop'"),
     (dict(compile=True), 'compile=True'),
-    (dict(cuda_graph='auto'), "cuda_graph='auto'"),
     (dict(sync_bn='torch'), "sync_bn='torch'"),
     (dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel')),
      'model_wrapper_cfg='),
@@ -42,8 +41,7 @@ def test_other_settings(value, words):
      'randomness.diff_rank_seed'),
     (dict(optim_wrapper=dict(type='AmpOptimWrapper')),
      'optim_wrapper.type AmpOptimWrapper'),
-    (dict(on_divergence='stop', compile=False, cuda_graph=False,
-          sync_bn=None), 'needs a multiple of 2 processes; there are 1'),
+    (dict(on_divergence='stop', compile=False, sync_bn=None), 'needs a multiple of 2 processes; there are 1'),
 ])
 def test_what_does_not_go_with_it(cfg, words):
     with pytest.raises(ConfigError) as caught:
