@@ -95,15 +95,15 @@ def run(config, processes, branch, steps, batch_size):
         dict: Bytes ``sent`` a step that does not distil and a step that does,
         and for each process what it holds.
     """
-    marks = [LEAD_IN, LEAD_IN + steps, 2 * LEAD_IN + steps,
-             2 * (LEAD_IN + steps)]
+    half = LEAD_IN + steps
+    marks = [LEAD_IN, half, half + LEAD_IN, 2 * half]
     with tempfile.TemporaryDirectory() as folder:
         schedule = dict(
             type='mcod_plugin.DiscontinuousKDHook',
             by_epoch=False,
             on=1,
             gap=(0, 0),
-            begin=LEAD_IN + steps,
+            begin=half,
             weight=(1., 1.))
         traffic = dict(type='TrafficHook', steps=marks, out=f'{folder}/found')
         text = f"""\
@@ -128,16 +128,17 @@ parallel = dict(branch={branch})
             str(ROOT / 'tools' / 'train.py'), f'{folder}/case.py',
             '--launcher', 'pytorch', '--work-dir', f'{folder}/run'
         ]
-        done = subprocess.run([
+        alone = [
             'unshare', '--map-root-user', '--net', 'sh', '-c',
-            'ip link set lo up && exec "$@"', 'sh', *command
-        ],
-                              env={
-                                  **os.environ, 'OMP_NUM_THREADS': '1',
-                                  'PYTHONPATH': os.pathsep.join(
-                                      [str(Path(__file__).parent),
-                                       str(ROOT)])
-                              },
+            'ip link set lo up && exec "$@"', 'sh'
+        ]
+        folders = [str(Path(__file__).parent), str(ROOT)]
+        variables = dict(
+            os.environ,
+            OMP_NUM_THREADS='1',
+            PYTHONPATH=os.pathsep.join(folders))
+        done = subprocess.run([*alone, *command],
+                              env=variables,
                               capture_output=True,
                               text=True)
         if done.returncode:
@@ -155,7 +156,8 @@ parallel = dict(branch={branch})
 
 
 def measure(args):
-    """Measure one process, DistributedDataParallel and shared branches."""
+    """Measure DistributedDataParallel, and processes that share the branches.
+    """
     from mcod_plugin.runs.tables import render
     check_integer('--processes', args.processes, 2)
     check_integer('--steps', args.steps, 1)
@@ -163,20 +165,19 @@ def measure(args):
         raise ConfigError(f'--batch-size must be a multiple of --processes, '
                           f'{args.processes}; got {args.batch_size}')
     rows, found = [], {}
-    for name, processes, branch in (
-        ('DistributedDataParallel', args.processes, 1),
-        (f'parallel.branch={args.processes}', args.processes,
-         args.processes)):
-        case = run(args.config, processes, branch, args.steps,
-                   args.batch_size)
-        found[name] = case
+    for branch in (1, args.processes):
+        name = f'{args.processes // branch} x {branch}'
+        case = found[name] = run(args.config, args.processes, branch,
+                                 args.steps, args.batch_size)
+        columns = [
+            ', '.join(f'{sum(part[key] for key in keys) / MB:.1f}'
+                      for part in case['held'])
+            for keys in (('weights', 'gradients', 'states'), ('resident', ))
+        ]
         rows.append((name, f'{case["off"] / MB:.3f}', f'{case["on"] / MB:.3f}',
-                     *(', '.join(f'{sum(part[key] for key in keys) / MB:.1f}'
-                                 for part in case['held'])
-                       for keys in (('weights', 'gradients', 'states'),
-                                    ('resident', )))))
+                     *columns))
     print(
-        render(('layout', 'sent a step in a gap, MB',
+        render(('data x branch', 'sent a step in a gap, MB',
                 'sent a step that distils, MB',
                 'weights, gradients and states of each process, MB',
                 'resident memory of each process, MB'), rows))
@@ -222,9 +223,9 @@ def facts(config):
     model = MODELS.build(
         dict(cfg.model, data_preprocessor=cfg.get('data_preprocessor')))
     found = {name: branch_facts(model, name) for name in model.branches}
-    return ({name: fact[1] for name, fact in found.items()},
-            {name: fact[2] for name, fact in found.items()},
-            model.num_classes)
+    parameters = {name: fact[1] for name, fact in found.items()}
+    return (parameters, {name: fact[2]
+                         for name, fact in found.items()}, model.num_classes)
 
 
 def four_large():
@@ -235,7 +236,6 @@ def four_large():
     network = timm.create_model('vit_large_patch16_224')
     number = sum(value.numel() for value in network.parameters())
     flops = count_flops(network, (1, 3, 224, 224))
-    del network
     return (dict.fromkeys('abcd', number), dict.fromkeys('abcd', flops), 1000)
 
 
@@ -243,15 +243,19 @@ def paper(args):
     """Print what larger cohorts hold and send."""
     from mcod_plugin.runs.tables import render
     configs = ROOT / 'configs'
-    rows = []
-    for name, found, images, per_parameter, layouts in (
-        ('main pair', facts(configs / 'mcod_resnet_vgg_cifar100.py'), 128, 12,
-         [(2, 1), (2, 2)]),
-        ('families',
-         facts(configs / 'mcod_alexnet_vgg_resnet_densenet_cifar100.py'), 128,
-         12, [(4, 1), (4, 4)]),
+    pair = facts(configs / 'mcod_resnet_vgg_cifar100.py')
+    families = facts(
+        configs / 'mcod_alexnet_vgg_resnet_densenet_cifar100.py')
+    # SGD with momentum takes 12 bytes a parameter, AdamW 16. Of each layout
+    # the number of devices, and of those that share the branches.
+    cases = [
+        ('main pair', pair, 128, 12, [(2, 1), (2, 2)]),
+        ('families', families, 128, 12, [(4, 1), (4, 4)]),
         ('4 x ViT-L/16', four_large(), 1024, 16, [(4, 1), (4, 4), (8, 1),
-                                                   (8, 4)])):
+                                                   (8, 4)]),
+    ]
+    rows = []
+    for name, found, images, per_parameter, layouts in cases:
         parameters, costs, classes = found
         for size, branch in layouts:
             logits = 4 * classes * images * branch // size

@@ -65,6 +65,9 @@ def make_cohort(kind):
     }
     branches['alexnet'] = dict(
         backbone=dict(type='mcod_plugin.CifarAlexNet', width=4), head=head)
+    if kind == 'dropout':
+        branches['alexnet'] = torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(3072, 5))
     if kind == 'frozen':
         branches['fixed'] = dict(branches['wide'], frozen=True)
     distill = CoupledLoss() if kind == 'coupled' else dict(
@@ -141,6 +144,7 @@ def train_share(kinds):
             result,
             sent=list(sent),
             shares=layout.shares,
+            random_state=torch.get_rng_state(),
             collected=layout.collect(
                 dict(state_dict=result['state_dict'])))
     return found
@@ -148,7 +152,7 @@ def train_share(kinds):
 
 @pytest.fixture(scope='module')
 def shares(ranks):
-    return ranks(train_share, KINDS, size=3)
+    return ranks(train_share, [*KINDS, 'dropout'], size=3)
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -189,6 +193,14 @@ def test_only_logits_travel_and_only_if_they_distil(shares, kind):
         # In the first step the pull is measured, which takes the gradients;
         # the last is the prediction.
         assert share[kind]['sent'] == [most * 6 * 5] * 4
+
+
+def test_dropout_moves_no_other_random_numbers(shares):
+    """Those that augment the images of the next step, in all processes."""
+    first, *others = (share['dropout'] for share in shares)
+    assert first['state_dict'].keys() != others[0]['state_dict'].keys()
+    for other in others:
+        assert torch.equal(other['random_state'], first['random_state'])
 
 
 def draw(peers):
