@@ -65,8 +65,6 @@ class TrafficHook(Hook):
         held = dict(
             sent=self.sent,
             weights=sum(value.nbytes for value in parameters),
-            gradients=sum(value.grad.nbytes for value in parameters
-                          if value.grad is not None),
             states=sum(value.nbytes for value in states),
             resident=process_memory('VmRSS'))
         Path(f'{self.out}.{get_rank()}').write_text(json.dumps(held))
@@ -172,14 +170,14 @@ def measure(args):
         columns = [
             ', '.join(f'{sum(part[key] for key in keys) / MB:.1f}'
                       for part in case['held'])
-            for keys in (('weights', 'gradients', 'states'), ('resident', ))
+            for keys in (('weights', 'states'), ('resident', ))
         ]
         rows.append((name, f'{case["off"] / MB:.3f}', f'{case["on"] / MB:.3f}',
                      *columns))
     print(
         render(('data x branch', 'sent a step in a gap, MB',
                 'sent a step that distils, MB',
-                'weights, gradients and states of each process, MB',
+                'weights and states of each process, MB',
                 'resident memory of each process, MB'), rows))
     if args.out:
         Path(args.out).write_text(json.dumps(found, indent=1) + '\n')

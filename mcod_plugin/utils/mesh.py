@@ -7,15 +7,17 @@ all processes are one column.
 """
 from typing import Any, Optional
 
+import torch.distributed as dist
 from mmengine.device import get_device
 from mmengine.dist import get_rank, get_world_size
 
 __all__ = [
     'branch_group', 'branch_rank', 'branch_size', 'data_group', 'data_rank',
-    'data_size', 'join_mesh'
+    'data_size', 'host_group', 'join_mesh'
 ]
 
 _mesh: Optional[Any] = None
+_host_group: Optional[Any] = None
 
 
 def join_mesh(branch: int) -> None:
@@ -25,9 +27,9 @@ def join_mesh(branch: int) -> None:
         branch (int): How many see the same images; their number divides that
             of all. With 1 there is no mesh.
     """
-    global _mesh
+    global _mesh, _host_group
     if branch == 1:
-        _mesh = None
+        _mesh = _host_group = None
         return
     # PyTorch 2.1 has none.
     from torch.distributed.device_mesh import init_device_mesh
@@ -35,6 +37,10 @@ def join_mesh(branch: int) -> None:
     if _mesh is None or tuple(_mesh.mesh.shape) != shape:
         _mesh = init_device_mesh(
             get_device(), shape, mesh_dim_names=('data', 'branch'))
+        rows = [
+            dist.new_group(row, backend='gloo') for row in _mesh.mesh.tolist()
+        ]
+        _host_group = rows[data_rank()]
 
 
 def data_group() -> Optional[Any]:
@@ -63,6 +69,12 @@ def branch_group() -> Optional[Any]:
         ProcessGroup | None: None if there is nobody else.
     """
     return None if _mesh is None else _mesh.get_group(1)
+
+
+def host_group() -> Optional[Any]:
+    """The same as :func:`branch_group`, for what is on the host, such as
+    objects: they take no memory of a GPU."""
+    return _host_group
 
 
 def branch_rank() -> int:

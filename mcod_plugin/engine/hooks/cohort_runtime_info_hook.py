@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.registry import HOOKS
-from mcod_plugin.utils.mesh import branch_group, branch_size
+from mcod_plugin.utils.mesh import branch_size, host_group
 from mcod_plugin.utils.plain import to_host
 from ..optim_wrapper import BranchOptimizer
 from ..optim_wrapper.gradient_norms import GradientNorms
@@ -256,7 +256,7 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         ]
         like = next(self._model.parameters())
         return [
-            item for parts in zip(*all_gather_object(steps, branch_group()))
+            item for parts in zip(*all_gather_object(steps, host_group()))
             for item in merged_values(parts, list(self._model.branches),
                                       like.dtype).items()
         ]

@@ -7,8 +7,7 @@ from mmengine.utils import apply_to
 
 from mcod_plugin.models.utils.branch_peers import BranchPeers, RemoteBranch
 from mcod_plugin.runs.tables import render
-from mcod_plugin.utils.mesh import (branch_group, branch_rank, branch_size,
-                                    data_rank)
+from mcod_plugin.utils.mesh import branch_size, data_rank, host_group
 from ..hooks.cohort_report_hook import branch_facts
 from .checkpoints import merged, own_part
 from .deal import deal, speed_bound
@@ -95,7 +94,7 @@ class BranchLayout:
             return None
         part = apply_to(part, lambda value: hasattr(value, 'cpu'),
                         lambda value: value.cpu())
-        parts = gather_object(part, 0, branch_group())
+        parts = gather_object(part, 0, host_group())
         if parts is None:
             return None
         return merged(parts, list(self._model.branches))
@@ -113,8 +112,8 @@ class BranchLayout:
                 f'\nAt most {bound:.2f} times as fast as in one process.')
 
 
-def branch_costs(model: nn.Module,
-                 found: Mapping[str, tuple]) -> Dict[str, float]:
+def branch_costs(model: nn.Module, found: Mapping[str,
+                                                  tuple]) -> Dict[str, float]:
     """What a training step costs, by branch.
 
     Args:
@@ -129,8 +128,9 @@ def branch_costs(model: nn.Module,
     if None in sizes.values():
         sizes = {name: facts[1] for name, facts in found.items()}
     passes = {
-        name: FROZEN if settings.frozen else
-        RECOMPUTED if settings.recompute else TRAINED
+        name:
+        FROZEN
+        if settings.frozen else RECOMPUTED if settings.recompute else TRAINED
         for name, settings in model.branch_settings.items()
     }
     return {name: passes[name] * size for name, size in sizes.items()}

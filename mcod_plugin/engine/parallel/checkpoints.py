@@ -154,8 +154,7 @@ def _sorted(keys: Iterable[str], names: Sequence[str]) -> List[str]:
     """Keys in the order of a cohort's state dict. What is before and after
     the branches stays where it is."""
     keys = list(keys)
-    first = next(
-        (place for place, key in enumerate(keys) if _branch(key)), 0)
+    first = next((place for place, key in enumerate(keys) if _branch(key)), 0)
     order = {name: place for place, name in enumerate(names)}
     before = [key for key in keys[:first]]
     own = [key for key in keys if _branch(key)]
@@ -167,6 +166,7 @@ def _sorted(keys: Iterable[str], names: Sequence[str]) -> List[str]:
 def _entries(checkpoint: Mapping[str, Any],
              place: int) -> List[Dict[str, Any]]:
     """What each scheduler knows of one group of the optimizer."""
-    return [{key: state[key][place]
-             for key in BY_GROUP if key in state}
-            for state in checkpoint.get('param_schedulers') or ()]
+    return [{
+        key: state[key][place]
+        for key in BY_GROUP if key in state
+    } for state in checkpoint.get('param_schedulers') or ()]

@@ -4,8 +4,7 @@ from typing import Collection, List, Mapping
 __all__ = ['deal', 'speed_bound']
 
 
-def deal(costs: Mapping[str, float],
-         number: int,
+def deal(costs: Mapping[str, float], number: int,
          frozen: Collection[str] = ()) -> List[List[str]]:
     """Deal branches to processes: the dearest first, each to whoever has the
     least so far.
@@ -22,8 +21,7 @@ def deal(costs: Mapping[str, float],
     """
     shares: List[List[str]] = [[] for _ in range(number)]
     # Sorting keeps the order of those that cost the same.
-    for name in sorted(
-            costs, key=lambda name: (name in frozen, -costs[name])):
+    for name in sorted(costs, key=lambda name: (name in frozen, -costs[name])):
         # One that costs nothing is a branch as well.
         least = min(
             shares,
@@ -32,8 +30,7 @@ def deal(costs: Mapping[str, float],
     return [[name for name in costs if name in share] for share in shares]
 
 
-def speed_bound(costs: Mapping[str, float],
-                shares: List[List[str]]) -> float:
+def speed_bound(costs: Mapping[str, float], shares: List[List[str]]) -> float:
     """How many times as fast as one process several can be at most.
 
     Args:

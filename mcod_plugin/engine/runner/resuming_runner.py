@@ -17,7 +17,7 @@ from mcod_plugin.utils.checkpoint import (DamagedCheckpoint, last_checkpoint,
                                           resumable_checkpoints,
                                           state_dict_mismatches)
 from mcod_plugin.utils.files import new_file, sweep
-from mcod_plugin.utils.mesh import branch_group, branch_size
+from mcod_plugin.utils.mesh import branch_size, host_group
 from ..hooks.branch_checkpoint_hook import ENDED, checkpoint_folder
 from ..hooks.cohort_report_hook import progress
 from ..hooks.run_record_hook import RunRecordHook
@@ -261,7 +261,7 @@ class ResumingRunner(Runner):
         if isinstance(self.optim_wrapper, OptimWrapper):
             kinds = optimizer_kinds(self.optim_wrapper.optimizer)
             if branch_size() > 1:
-                kinds = all_kinds(all_gather_object(kinds, branch_group()))
+                kinds = all_kinds(all_gather_object(kinds, host_group()))
             self.message_hub.update_info('optimizer', kinds)
 
     def resume(self,

@@ -48,9 +48,9 @@ class BranchPeers:
         self._seed = None
         self._states: Dict[str, Dict[str, Tensor]] = {}
 
-    def share(self,
-              values: Mapping[str, Tensor],
-              trained: Collection[str] = ()) -> Dict[str, Tensor]:
+    def share(
+        self, values: Mapping[str, Tensor], trained: Collection[str] = ()
+    ) -> Dict[str, Tensor]:
         """Exchange what each process has of its own branches.
 
         Args:

@@ -20,8 +20,7 @@ pytestmark = pytest.mark.skipif(
 # off, on, harder, off again
 KD_WEIGHTS = [0., .5, 2., 0.]
 TEACHERS = dict(
-    leave_one_out=dict(
-        type='mcod_plugin.EnsembleTeacher', leave_one_out=True),
+    leave_one_out=dict(type='mcod_plugin.EnsembleTeacher', leave_one_out=True),
     min_logit=dict(type='mcod_plugin.EnsembleTeacher', fusion='min_logit'),
     confidence=dict(type='mcod_plugin.EnsembleTeacher', fusion='confidence'),
     member=dict(type='mcod_plugin.EnsembleTeacher', members='wide'),
@@ -57,7 +56,8 @@ def make_cohort(kind):
     torch.manual_seed(0)
     head = dict(type='LinearClsHead', num_classes=5)
     branches = {
-        name: dict(
+        name:
+        dict(
             backbone=dict(
                 type='mcod_plugin.CifarResNet', depth=8, width=width),
             head=head)
@@ -66,8 +66,9 @@ def make_cohort(kind):
     branches['alexnet'] = dict(
         backbone=dict(type='mcod_plugin.CifarAlexNet', width=4), head=head)
     if kind == 'dropout':
-        branches['alexnet'] = torch.nn.Sequential(
-            torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(3072, 5))
+        branches['alexnet'] = torch.nn.Sequential(torch.nn.Flatten(),
+                                                  torch.nn.Dropout(),
+                                                  torch.nn.Linear(3072, 5))
     if kind == 'frozen':
         branches['fixed'] = dict(branches['wide'], frozen=True)
     distill = CoupledLoss() if kind == 'coupled' else dict(
@@ -95,8 +96,7 @@ def train(kind, cohort):
             lr=.1,
             momentum=.9))
     logged = []
-    for step, (kd_weight, batch) in enumerate(
-            zip(KD_WEIGHTS, make_batches())):
+    for step, (kd_weight, batch) in enumerate(zip(KD_WEIGHTS, make_batches())):
         cohort.kd_weight = kd_weight
         if kind == 'own_weights' and kd_weight:
             # One process has nobody to distil in one step.
@@ -111,8 +111,10 @@ def train(kind, cohort):
     with torch.no_grad():
         predicted = cohort(batch)
     return dict(
-        logged=[{key: value.item()
-                 for key, value in row.items()} for row in logged],
+        logged=[{
+            key: value.item()
+            for key, value in row.items()
+        } for row in logged],
         predicted=predicted,
         state_dict=cohort.state_dict())
 
@@ -145,8 +147,7 @@ def train_share(kinds):
             sent=list(sent),
             shares=layout.shares,
             random_state=torch.get_rng_state(),
-            collected=layout.collect(
-                dict(state_dict=result['state_dict'])))
+            collected=layout.collect(dict(state_dict=result['state_dict'])))
     return found
 
 

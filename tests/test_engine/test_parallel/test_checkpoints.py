@@ -40,9 +40,7 @@ def make_checkpoint(rates, by_parameter=False):
     return dict(
         state_dict=model.state_dict(),
         optimizer=wrapper.state_dict(),
-        param_schedulers=[
-            scheduler.state_dict() for scheduler in schedulers
-        ])
+        param_schedulers=[scheduler.state_dict() for scheduler in schedulers])
 
 
 def flat(value, path=''):
@@ -62,9 +60,9 @@ def flat(value, path=''):
 
 
 @pytest.mark.parametrize('rates', [{}, dict(a=.2), dict(b=.2, c=.3)])
-@pytest.mark.parametrize('shares', [[['a', 'b', 'c']], [['a'], ['b', 'c']],
-                                    [['b'], ['a', 'c']],
-                                    [['c'], ['b'], ['a']]])
+@pytest.mark.parametrize('shares',
+                         [[['a', 'b', 'c']], [['a'], ['b', 'c']],
+                          [['b'], ['a', 'c']], [['c'], ['b'], ['a']]])
 def test_parts_make_the_whole(rates, shares):
     whole = make_checkpoint(rates)
     before = copy.deepcopy(whole)
@@ -78,9 +76,8 @@ def test_parts_make_the_whole(rates, shares):
             for name in group['param_names']
         ]
         assert sorted(names) == sorted(part['state_dict'])
-        assert {name.split('.')[1] for name in names} - {
-            'weight', 'bias'
-        } == set(share)
+        assert {name.split('.')[1]
+                for name in names} - {'weight', 'bias'} == set(share)
         assert len(part['optimizer']['state']) == len(names)
     found = merged(parts, NAMES)
     assert flat(found) == flat(whole) == flat(before)

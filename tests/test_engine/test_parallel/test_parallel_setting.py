@@ -41,7 +41,8 @@ def test_other_settings(value, words):
      'randomness.diff_rank_seed'),
     (dict(optim_wrapper=dict(type='AmpOptimWrapper')),
      'optim_wrapper.type AmpOptimWrapper'),
-    (dict(on_divergence='stop', compile=False, sync_bn=None), 'needs a multiple of 2 processes; there are 1'),
+    (dict(on_divergence='stop', compile=False,
+          sync_bn=None), 'needs a multiple of 2 processes; there are 1'),
 ])
 def test_what_does_not_go_with_it(cfg, words):
     with pytest.raises(ConfigError) as caught:
@@ -61,7 +62,8 @@ def make_cohort(a=None, b=None, **changes):
     return MODELS.build(
         dict(
             type='mcod_plugin.MultiBackboneClassifier',
-            branches=dict(a=dict(BRANCH, **a or {}), b=dict(BRANCH, **b or {})),
+            branches=dict(
+                a=dict(BRANCH, **a or {}), b=dict(BRANCH, **b or {})),
             input_size=16,
             **changes))
 
@@ -96,10 +98,14 @@ def test_cohorts_that_can(changes, wrapper):
 
 def test_no_cohort():
     with pytest.raises(ConfigError, match='needs a cohort such as'):
-        check_cohort({}, MODELS.build(dict(BRANCH, type='ImageClassifier',
-                     _scope_='mmpretrain', neck=dict(
-                         type='GlobalAveragePooling'),
-                     head=dict(BRANCH['head'], in_channels=8))), 2)
+        check_cohort({},
+                     MODELS.build(
+                         dict(
+                             BRANCH,
+                             type='ImageClassifier',
+                             _scope_='mmpretrain',
+                             neck=dict(type='GlobalAveragePooling'),
+                             head=dict(BRANCH['head'], in_channels=8))), 2)
 
 
 def test_hooks():
