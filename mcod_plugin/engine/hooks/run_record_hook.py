@@ -21,6 +21,7 @@ from mcod_plugin.runs.record import RECORD
 from mcod_plugin.runs.tables import render
 from mcod_plugin.utils.files import check_out, write_text
 from mcod_plugin.utils.machine import describe_machine, peak_memory
+from mcod_plugin.utils.mesh import data_size
 from ..optim_wrapper import precision
 from .divergence_watch import DIVERGED
 
@@ -407,7 +408,7 @@ class RunRecordHook(Hook):
             branches=list(getattr(self.model, 'branches', ())),
             epochs=epochs if self.unit == 'epoch' else None,
             iterations=runner.iter,
-            batch_size=size and size * runner.world_size,
+            batch_size=size and size * data_size(),
             seed=runner.seed,
             train_seconds=self._train_seconds(),
             **self._costs(),

@@ -63,8 +63,10 @@ def _choose_gpu() -> None:
     torch.cuda.set_device(local_rank)
 
 
-def wrap_for_processes(model: nn.Module, settings: Any,
-                       find_unused_parameters: bool) -> nn.Module:
+def wrap_for_processes(model: nn.Module,
+                       settings: Any,
+                       find_unused_parameters: bool,
+                       group: Any = None) -> nn.Module:
     """Wrap a model for several processes, as MMEngine does, with or without
     GPUs.
 
@@ -74,6 +76,8 @@ def wrap_for_processes(model: nn.Module, settings: Any,
             ``DistributedDataParallel`` what it leaves out is
             ``broadcast_buffers=False`` and ``gradient_as_bucket_view=True``.
         find_unused_parameters (bool): What counts unless the settings say it.
+        group (ProcessGroup, optional): The processes that have the same
+            parameters. Defaults to all.
 
     Returns:
         nn.Module: The wrapper, of ``MMDistributedDataParallel`` by default.
@@ -105,6 +109,8 @@ def wrap_for_processes(model: nn.Module, settings: Any,
             'gradient_as_bucket_view': True,
             **settings
         }
+        if group is not None:
+            settings['process_group'] = group
         size = settings.get('bucket_cap_mb')
         if size is not None:
             check_number(
