@@ -9,7 +9,7 @@ from mmengine.device import get_device
 from mmengine.dist import is_distributed, master_only
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, RuntimeInfoHook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModule, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.optim.scheduler.momentum_scheduler import MomentumSchedulerMixin
 from mmengine.runner import BaseLoop, Runner
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from mcod_plugin.config.input_size import data_input_size
 from mcod_plugin.config.missing_data import explain_missing_data
 from mcod_plugin.config.parts import is_part
+from mcod_plugin.config.pretrained import is_pretrained
 from mcod_plugin.datasets.in_memory_dataset import is_in_memory
 from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.evaluation import BranchMetrics, CohortEvaluator
@@ -37,6 +38,7 @@ from ..hooks.discontinuous_kd_hook import (DiscontinuousKDHook,
 from ..hooks.run_record_hook import RunRecordHook
 from ..optim_wrapper import (has_bfloat16, name_parameters,
                              prepare_optim_wrapper)
+from .batch_sizes import check_batches, check_last_batch
 from .compile_settings import (compile_branches, compile_settings,
                                uses_cuda_graphs)
 from .processes import join_processes, share_batch_norm, wrap_for_processes
@@ -119,9 +121,11 @@ class CohortRunner(ResumingRunner):
             self.note_validation()
         if fn_name in CHECKED:
             self._check_metrics()
+            self._check_batches()
         super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_train':
             model = get_ori_model(self.model)
+            self._tell_of_random_teachers(model)
             if hasattr(model, 'check_distillation'):
                 model.check_distillation()
             # Not earlier: what is compiled cannot be traced any more, as for
@@ -153,6 +157,34 @@ class CohortRunner(ResumingRunner):
             for metric in getattr(evaluator, 'metrics', ()):
                 if isinstance(metric, BranchMetrics):
                     metric.check_labels(several)
+
+    def _tell_of_random_teachers(self, model: nn.Module) -> None:
+        """Warn of branches that only teach and have nothing to teach."""
+        cfg = self.cfg.get('model')
+        if (self._has_loaded or not isinstance(cfg, dict)
+                or is_pretrained(dict(init_cfg=cfg.get('init_cfg')))):
+            return
+        for name in getattr(model, 'frozen', ()):
+            # A plain network has the weights that whoever wrote it gave it.
+            if isinstance(model.branches[name], BaseModule) and not (
+                    is_pretrained(cfg['branches'][name])):
+                self.logger.warning(
+                    f'model.branches.{name} is frozen and teaches by random '
+                    'weights; name those of a trained network by init_cfg='
+                    "dict(type='Pretrained', checkpoint=...) or load_from.")
+
+    def _check_batches(self) -> None:
+        """Raise if a data loader gives none, or one in training that is too
+        small for batch norm."""
+        for name in ('train', 'val', 'test'):
+            # What is not going to be run is not built.
+            loop = getattr(self, f'_{name}_loop')
+            check_batches(f'{name}_dataloader',
+                          getattr(loop, 'dataloader', None))
+        cohort = get_ori_model(self.model)
+        if hasattr(cohort, 'branch_logits'):
+            check_last_batch(
+                getattr(self._train_loop, 'dataloader', None), cohort)
 
     @master_only
     def dump_config(self) -> None:

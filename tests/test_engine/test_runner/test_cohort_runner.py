@@ -279,6 +279,51 @@ def test_longer_run_is_warned_of(tiny_runner, tmp_path):
     assert 'was to last 1 epochs, this one lasts 2' in log_of(tmp_path)
 
 
+def test_frozen_branch_without_weights_is_warned_of(tiny_runner, tmp_path):
+    told = 'model.branches.vit is frozen and teaches by random weights'
+    frozen = {'model.branches.vit.frozen': True}
+    tiny_runner('random', epochs=1, **frozen).train()
+    assert told in log_of(tmp_path / 'random')
+    checkpoint = str(tmp_path / 'random' / 'epoch_1.pth')
+    init = dict(
+        type='Pretrained', checkpoint=checkpoint, prefix='branches.vit')
+    for name, given in (('branch', {
+            'model.branches.vit.init_cfg': init
+    }), ('cohort', dict(load_from=checkpoint))):
+        tiny_runner(name, epochs=1, **frozen, **given).train()
+        assert told not in log_of(tmp_path / name)
+
+
+@pytest.mark.parametrize('size, dropped, words', [
+    (63, False, 'last batch has one image (64 in batches of 63)'),
+    (63, True, None),
+    (32, False, None),
+    (1, False, 'each batch has one image (64 in batches of 1)'),
+    (1, True, 'set a greater batch_size'),
+])
+def test_batch_of_one_image(tiny_runner, size, dropped, words):
+    """The transformer would take it, batch norm over one pixel does not."""
+    net = dict(
+        backbone=dict(
+            type='TIMMBackbone', model_name='resnet18', channels=(4, 4, 8, 8)),
+        head=dict(type='LinearClsHead', num_classes=10))
+    runner = tiny_runner(
+        epochs=1,
+        **{
+            'model.branches.net': net,
+            'train_dataloader.batch_size': size,
+            'train_dataloader.drop_last': dropped,
+            'train_dataloader.num_batch_per_epoch': None
+        })
+    if words is None:
+        runner.train()
+    else:
+        with pytest.raises(ConfigError) as info:
+            runner.train()
+        assert words in str(info.value) and not runner.started
+        assert 'branches.net.backbone' in str(info.value)
+
+
 def test_started(tiny_runner):
     runner = tiny_runner(epochs=1)
     assert not runner.started
