@@ -211,7 +211,7 @@ CONFIGS = [
     ('batch_of_one', backbone("_delete_=True, type='TIMMBackbone', "
                               "model_name='resnet18', channels=(4, 4, 8, 8)") +
      '\ntrain_dataloader = dict(batch_size=383)', [
-         'train_dataloader: the last batch has one image (384 in batches of 383)',
+         'train_dataloader: the last batch has one image (384 in batches of ',
          'branches.resnet.backbone.timm_model.layer4.0.bn1', 'drop_last=True'
      ]),
     ('cifar_split', CIFAR.replace("'train'", "'trian'"),

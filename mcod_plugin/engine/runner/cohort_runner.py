@@ -1,12 +1,16 @@
+import os
 import os.path as osp
 import shutil
+from contextlib import ExitStack, contextmanager
 from inspect import isclass
-from typing import Any, Dict, Optional, Union
+from socket import gethostname
+from typing import Any, Dict, Iterator, Optional, Union
 
 import mmengine.optim
 import torch.nn as nn
 from mmengine.device import get_device
-from mmengine.dist import is_distributed, master_only
+from mmengine.dist import (broadcast_object_list, is_distributed,
+                           is_main_process, master_only)
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, RuntimeInfoHook
 from mmengine.model import BaseModule, is_model_wrapper
@@ -28,7 +32,8 @@ from mcod_plugin.evaluation import BranchMetrics, CohortEvaluator
 from mcod_plugin.models.tta import CohortTTA
 from mcod_plugin.models.utils.label_rule import check_augments
 from mcod_plugin.registry import MODELS, RUNNERS
-from mcod_plugin.utils.files import missing_folders, remove_empty, write_text
+from mcod_plugin.utils.files import (claim, missing_folders, remove_empty,
+                                     write_text)
 from mcod_plugin.utils.launchers import adopt_ranks
 from mcod_plugin.utils.machine import default_workers, keep_freed_memory
 from ..graph import recorded_step
@@ -51,6 +56,9 @@ MOMENTUM_SCHEDULERS = tuple(
     if isclass(value) and issubclass(value, MomentumSchedulerMixin))
 # Settings of a data loader that PyTorch refuses without workers.
 WORKER_SETTINGS = ('prefetch_factor', 'timeout', 'multiprocessing_context')
+
+# What shows in a work directory that a training is at it.
+LOCK = 'training.lock'
 
 # When everything is built and nothing has begun.
 CHECKED = ('before_train', 'before_val', 'before_test')
@@ -513,15 +521,38 @@ class CohortRunner(ResumingRunner):
 
         Returns:
             nn.Module: The model.
+
+        Raises:
+            ConfigError: If another process trains in the same work directory.
         """
-        try:
-            return super().train()
-        except BaseException as error:
-            for hook in self.hooks:
-                if isinstance(hook, RunRecordHook):
-                    hook.note_end(self, error)
-            raise
-        finally:
-            if self._graphed is not None:
-                del self.model.train_step
-                self._graphed = None
+        with self._sole_training():
+            try:
+                return super().train()
+            except BaseException as error:
+                for hook in self.hooks:
+                    if isinstance(hook, RunRecordHook):
+                        hook.note_end(self, error)
+                raise
+            finally:
+                if self._graphed is not None:
+                    del self.model.train_step
+                    self._graphed = None
+
+    @contextmanager
+    def _sole_training(self) -> Iterator[None]:
+        """Keep other trainings out of the work directory: they would resume
+        from each other's checkpoints, and remove them."""
+        with ExitStack() as stack:
+            others = [None]
+            if is_main_process():
+                others[0] = stack.enter_context(
+                    claim(
+                        osp.join(self.work_dir, LOCK),
+                        f'process {os.getpid()} on {gethostname()}'))
+            broadcast_object_list(others)
+            if others[0] is not None:
+                raise ConfigError(
+                    f'work_dir {self.work_dir} is in use by another training, '
+                    f'{others[0] or "which has just begun"}; wait for its '
+                    'end, or name another --work-dir')
+            yield
