@@ -262,6 +262,7 @@ def test_timm_resizes_as_the_data_did(tmp_path):
     write_timm(
         SimpleNamespace(
             name='a',
+            is_plain=False,
             timm=('resnet18', dict(channels=(4, 4, 8, 8)), network),
             channel_order='RGB',
             num_classes=1000,

@@ -454,7 +454,7 @@ def test_a_missing_package(runs, tmp_path, monkeypatch, package):
 
 @pytest.mark.parametrize('repo, branch', [
     ('user/' + 93 * 'x', 'resnet'),
-    ('user/tiny-', 'resnet'),
+    ('user/tiny-', None),
     ('user/ä', None),
 ])
 def test_names_on_the_hub(runs, tmp_path, repo, branch):

@@ -96,8 +96,8 @@ def test_checkpoint_of_another_config(export, tiny):
 def test_checkpoint_that_is_none(export, tiny, trained, change, words):
     with open(tiny / 'tiny.py', 'a') as file:
         # Else their names would tell.
-        file.write("test_dataloader = val_dataloader = dict(dataset=dict("
-                   "metainfo=dict(classes=None)))\n")
+        file.write("val_dataloader['dataset']['metainfo'] = "
+                   'dict(classes=None)\n')
     content = torch.load(trained.work_dir / 'epoch_2.pth', weights_only=True)
     torch.save({**content, **change}, tiny / 'odd.pth')
     before = sorted(os.listdir(tiny))
