@@ -275,10 +275,10 @@ def test_timm_resizes_as_the_data_did(tmp_path):
     model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
     data = timm.data.resolve_model_data_config(model)
     assert data == dict(
-        input_size=(3, 64, 64),
+        input_size=[3, 64, 64],
         interpolation='bicubic',
-        mean=(.5, ) * 3,
-        std=(.2, ) * 3,
+        mean=[.5] * 3,
+        std=[.2] * 3,
         crop_pct=.875,
         crop_mode='center')
 
