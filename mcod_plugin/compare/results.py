@@ -341,17 +341,20 @@ def _faults(run: Any) -> Iterator[str]:
         yield from _of_kind(run, key, kind)
     if not run['branches'] or not all(
             isinstance(name, str) for name in run['branches']):
-        yield f"'branches' must hold names; got {reprlib.repr(run['branches'])}"
+        yield ("'branches' must hold names; got "
+               f"{reprlib.repr(run['branches'])}")
     if not isinstance(run['versions'].get('torch'), (str, type(None))):
-        yield (f"'torch' in 'versions' must be a text; got "
+        yield ("'torch' in 'versions' must be a text; got "
                f"{reprlib.repr(run['versions']['torch'])}")
     if not math.isfinite(run['train_seconds']):
         yield f"'train_seconds' must be finite; got {run['train_seconds']}"
     if unit(run) == 'iteration' and not all(map(_is_number, run['until'])):
-        yield f"'until' must be a list of numbers; got {reprlib.repr(run['until'])}"
+        yield ("'until' must be a list of numbers; got "
+               f"{reprlib.repr(run['until'])}")
     for key, value in run['last'].items():
         if not _is_number(value):
-            yield f"{key!r} in 'last' must be a number; got {reprlib.repr(value)}"
+            yield (f"{key!r} in 'last' must be a number; got "
+                   f'{reprlib.repr(value)}')
     for name in (*run['branches'], 'ensemble'):
         if f'{name}/top1' not in run['last']:
             yield f"'last' lacks '{name}/top1'"

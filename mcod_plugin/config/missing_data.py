@@ -26,9 +26,9 @@ def explain_missing_data(dataset: dict) -> Iterator[None]:
         dataset (dict): The data set's config.
 
     Raises:
-        ConfigError: If the data cannot be loaded, or are none. A folder that a download
-            in vain has made is removed again. A wrong setting of the data set
-            is raised as it is.
+        ConfigError: If the data cannot be loaded, or are none. A folder that
+            a download in vain has made is removed again. A wrong setting of
+            the data set is raised as it is.
     """
     made = missing_folders(dataset.get('data_root') or '.')
     try:

@@ -59,8 +59,9 @@ def repositories(repo: str, branches: Iterable[str]) -> Dict[str, str]:
                                         "digits, '-', '_' and '.'")
         except HFValidationError as error:
             branch = f' (branch {name})' if name else ''
-            raise ConfigError(f'--push {repo}: the hub takes no repository '
-                              f'{target}{branch}: {one_line(error)}') from error
+            raise ConfigError(
+                f'--push {repo}: the hub takes no repository {target}{branch}'
+                f': {one_line(error)}') from error
     return repos
 
 

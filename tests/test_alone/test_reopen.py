@@ -60,7 +60,7 @@ print(_open([job], 1, True, folder), flush=True)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='has no /proc')
+@pytest.mark.skipif(sys.platform != 'linux', reason='has no /proc')
 @pytest.mark.parametrize('kill', [True, False])
 def test_process_ends_with_its_parent(tmp_path, kill):
     """It waits for images that never come, or finds that they are none."""
