@@ -47,13 +47,10 @@ from ..hooks.discontinuous_kd_hook import (DiscontinuousKDHook,
 from ..hooks.run_record_hook import RunRecordHook
 from ..optim_wrapper import (has_bfloat16, name_parameters,
                              prepare_optim_wrapper)
-<<<<<<< HEAD
 from ..parallel import (BranchLayout, check_cohort, check_hooks,
                         check_settings, parallel_branches,
                         sample_by_data_rank)
-=======
 from .batch_sizes import check_batches, check_last_batch
->>>>>>> faults
 from .compile_settings import (compile_branches, compile_settings,
                                uses_cuda_graphs)
 from .processes import (check_wrapper, join_processes, share_batch_norm,
@@ -146,7 +143,7 @@ class CohortRunner(ResumingRunner):
             self.note_validation()
         if fn_name in CHECKED:
             self._check_metrics()
-<<<<<<< HEAD
+            self._check_batches()
         if fn_name == 'before_save_checkpoint' and self._collected is not None:
             kwargs['checkpoint'].update(self._collected)
         super().call_hook(fn_name, **kwargs)
@@ -154,13 +151,7 @@ class CohortRunner(ResumingRunner):
             model = get_ori_model(self.model)
             if self.layout is not None:
                 self.logger.info('Processes:\n%s', self.layout.table())
-=======
-            self._check_batches()
-        super().call_hook(fn_name, **kwargs)
-        if fn_name == 'before_train':
-            model = get_ori_model(self.model)
             self._tell_of_random_teachers(model)
->>>>>>> faults
             if hasattr(model, 'check_distillation'):
                 model.check_distillation()
             check_wrapper(
@@ -624,43 +615,18 @@ class CohortRunner(ResumingRunner):
         Raises:
             ConfigError: If another process trains in the same work directory.
         """
-<<<<<<< HEAD
         if branch_size() == 1 and parallel_branches(self.cfg) > 1:
             # There is one process.
             check_settings(self.cfg, parallel_branches(self.cfg))
-        try:
-            return super().train()
-        except BaseException as error:
-            # Before others are surprised by it.
-            outcome = first_end(error).outcome
-            for hook in self.hooks:
-                if isinstance(hook, RunRecordHook):
-                    hook.note_end(self, outcome)
-            raise
-        finally:
-            if self._graphed is not None:
-                del self.model.train_step
-                self._graphed = None
-
-
-def _sharing(loop: BaseLoop) -> BaseLoop:
-    """Have processes that see the same images share out the predictions."""
-    if branch_size() > 1:
-        if not isinstance(loop.evaluator, CohortEvaluator):
-            raise ConfigError(
-                f'parallel.branch={branch_size()} needs an evaluator of type '
-                'mcod_plugin.CohortEvaluator; got '
-                f'{type(loop.evaluator).__name__}')
-        loop.evaluator.images = len(loop.dataloader.dataset)
-    return loop
-=======
         with self._sole_training():
             try:
                 return super().train()
             except BaseException as error:
+                # Before others are surprised by it.
+                outcome = first_end(error).outcome
                 for hook in self.hooks:
                     if isinstance(hook, RunRecordHook):
-                        hook.note_end(self, error)
+                        hook.note_end(self, outcome)
                 raise
             finally:
                 if self._graphed is not None:
@@ -685,4 +651,15 @@ def _sharing(loop: BaseLoop) -> BaseLoop:
                     f'{others[0] or "which has just begun"}; wait for its '
                     'end, or name another --work-dir')
             yield
->>>>>>> faults
+
+
+def _sharing(loop: BaseLoop) -> BaseLoop:
+    """Have processes that see the same images share out the predictions."""
+    if branch_size() > 1:
+        if not isinstance(loop.evaluator, CohortEvaluator):
+            raise ConfigError(
+                f'parallel.branch={branch_size()} needs an evaluator of type '
+                'mcod_plugin.CohortEvaluator; got '
+                f'{type(loop.evaluator).__name__}')
+        loop.evaluator.images = len(loop.dataloader.dataset)
+    return loop
