@@ -62,6 +62,10 @@ setup(
             *quickstart, *compare, *export, *publish, 'hypothesis', 'pytest',
             'pytest-xdist'
         ],
+        'docs': [
+            'mkdocs>=1.6,<2', 'mkdocs-material', 'mkdocs-same-dir',
+            'mkdocstrings[python]'
+        ],
         'viz': ['matplotlib', 'tensorboard'],
     },
     classifiers=[

@@ -2,6 +2,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 # The networks here are tiny: a second thread only waits for the first, and for
 # whatever else the machine does. Set before PyTorch is imported, for the
@@ -31,28 +32,32 @@ def mmengine_globals():
 
 
 @pytest.fixture(scope='session')
-def two_processes():
-    """Runs a file in two processes, as ``FILE FOLDER RANK [ARGUMENT ...]``,
-    and waits for both to succeed."""
+def ranks(tmp_path_factory):
+    """Calls a function of a test module, with arguments, in processes that
+    form a group; what each returns."""
 
-    def run(file, folder, *args):
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, file, folder,
-                 str(rank), *map(str, args)],
-                env={
-                    **os.environ,
-                    'PYTHONPATH': os.pathsep.join(filter(None, sys.path)),
-                    # Sets come in another order on each rank.
-                    'PYTHONHASHSEED': str(rank),
-                    'OMP_NUM_THREADS': '1',
-                }) for rank in range(2)
+    def run(function, *args, size=2):
+        import torch
+        folder = tmp_path_factory.mktemp('ranks')
+        torch.save(args, folder / 'args.pth')
+        done = subprocess.run([
+            sys.executable,
+            Path(__file__).with_name('ranks.py'),
+            function.__code__.co_filename, function.__name__, folder,
+            str(size)
+        ],
+                              env={
+                                  **os.environ, 'PYTHONPATH':
+                                  os.pathsep.join(filter(None, sys.path))
+                              },
+                              timeout=300,
+                              capture_output=True,
+                              text=True)
+        assert done.returncode == 0, done.stderr
+        return [
+            torch.load(folder / f'{rank}.pth', weights_only=False)
+            for rank in range(size)
         ]
-        try:
-            assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
-        finally:
-            for rank in ranks:
-                rank.kill()
 
     return run
 

@@ -180,3 +180,18 @@ def test_stop_within_a_destructor(handlers):
             while time.monotonic() < end:
                 time.sleep(0.01)
     assert info.value.code == 143 and time.monotonic() < end and ended
+
+
+def test_stop_as_a_child_ends(handlers, monkeypatch):
+    """Both signals wait for the same moment, the child's behind the stop."""
+    reported = []
+    monkeypatch.setattr(sys, 'unraisablehook', reported.append)
+    signal.signal(signal.SIGCHLD, lambda *_: pytest.fail('is listened to'))
+    both = {signal.SIGTERM, signal.SIGCHLD}
+    with pytest.raises(SystemExit) as info:
+        with orderly_end():
+            signal.pthread_sigmask(signal.SIG_BLOCK, both)
+            for number in both:
+                os.kill(os.getpid(), number)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+    assert info.value.code == 143 and not reported

@@ -80,6 +80,8 @@ def main():
         item = out_item(args)
         cfg = load_config(args, NEEDS)
         cfg.load_from = args.checkpoint
+        # Each process evaluates all branches, on its share of the images.
+        cfg.parallel = None
         if args.amp:
             cfg.test_cfg.fp16 = True
         if args.tta:

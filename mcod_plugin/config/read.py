@@ -21,10 +21,10 @@ RUNNER_KEYS = {
     'default_scope', 'efficient_conv_bn_eval', 'env_cfg', 'experiment_name',
     'find_unused_parameters', 'launcher', 'load_from', 'log_level',
     'log_processor', 'model', 'model_wrapper_cfg', 'on_divergence',
-    'optim_wrapper', 'param_scheduler', 'randomness', 'resume', 'runner_type',
-    'sync_bn', 'test_cfg', 'test_dataloader', 'test_evaluator', 'train_cfg',
-    'train_dataloader', 'val_cfg', 'val_dataloader', 'val_evaluator',
-    'visualizer', 'work_dir'
+    'optim_wrapper', 'parallel', 'param_scheduler', 'randomness', 'resume',
+    'runner_type', 'sync_bn', 'test_cfg', 'test_dataloader', 'test_evaluator',
+    'train_cfg', 'train_dataloader', 'val_cfg', 'val_dataloader',
+    'val_evaluator', 'visualizer', 'work_dir'
 }
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')

@@ -20,7 +20,7 @@ TAKEN = re.compile(
     r'(foreach|fused|capturable)$')
 # What says where a run is, how it is started or what it prints.
 IGNORED = re.compile(
-    r'(work_dir|experiment_name|load_from|resume|launcher|log_level'
+    r'(work_dir|experiment_name|load_from|resume|launcher|parallel|log_level'
     r'|log_processor|visualizer|vis_backends)(\.|$)'
     r'|custom_hooks\.\d+\.out$')
 

@@ -2,7 +2,6 @@ import logging
 import math
 import os
 import pickle
-import sys
 from itertools import combinations
 
 import pytest
@@ -83,8 +82,8 @@ def test_agrees_with_loops():
             ranking = sorted(range(6), key=lambda c: -row[c])
             assert labels[n, p] == ranking[0]
             assert hits[n, p].tolist() == [
-                target[n].item() in ranking[:1],
-                target[n].item() in ranking[:4]
+                target[n].item() in ranking[:1], target[n].item()
+                in ranking[:4]
             ]
     disagreement = 0
     for i, j in combinations(range(3), 2):
@@ -124,15 +123,16 @@ def test_by_hand():
         sample(0, [.5, .3, .2], [.5, .3, .2], [.3, .6, .1]),
         sample(2, [.5, .3, .2], [.2, .3, .5], [.1, .1, .8]),
     ]
-    assert evaluate(samples, topk=(1, 2)) == {
-        'ensemble/top1': 50.0,
-        'ensemble/top2': 50.0,
-        'a/top1': 100.0,
-        'a/top2': 100.0,
-        'b/top1': 50.0,
-        'b/top2': 100.0,
-        'diversity/disagreement': 0.5,
-    }
+    assert evaluate(
+        samples, topk=(1, 2)) == {
+            'ensemble/top1': 50.0,
+            'ensemble/top2': 50.0,
+            'a/top1': 100.0,
+            'a/top2': 100.0,
+            'b/top1': 50.0,
+            'b/top2': 100.0,
+            'diversity/disagreement': 0.5,
+        }
 
 
 def test_names_and_order():
@@ -265,8 +265,7 @@ def test_no_warning_about_the_prefix(caplog):
     assert not caplog.records
     # what it would look like
     type('Bare', (BranchMetrics, ), dict(default_prefix=None))()
-    assert any(record.levelno == logging.WARNING
-               for record in caplog.records)
+    assert any(record.levelno == logging.WARNING for record in caplog.records)
 
 
 @pytest.mark.parametrize('topk', [(), 0, (1, -1), (1, 2.5), True, ('1', )])
@@ -292,38 +291,24 @@ def test_missing_fields(missing, message):
 
 
 @pytest.mark.parametrize('num', [11, 12])
-def test_two_processes(two_processes, tmp_path, num):
+def test_two_processes(ranks, tmp_path, num):
     """An odd number is padded by the sampler: the first sample comes twice."""
-    two_processes(__file__, tmp_path, num)
     expected = evaluate(make_samples(num, 10), calibration_bins=15)
-    for rank in range(2):
-        metrics = torch.load(tmp_path / f'{rank}.pth', weights_only=True)
+    for metrics in ranks(evaluate_share, tmp_path, num):
         assert metrics == expected
         assert list(metrics) == list(expected)
 
 
-def run_rank(folder, rank, num):
+def evaluate_share(folder, num):
     """What each of the two processes does."""
     from mmengine.dataset import DefaultSampler
-    torch.distributed.init_process_group(
-        'gloo',
-        init_method=f'file://{folder}/init',
-        rank=rank,
-        world_size=2)
     samples = make_samples(num, 10)
     metric = BranchMetrics(
         calibration_bins=15, collect_dir=os.path.join(folder, 'collect'))
     indices = list(DefaultSampler(samples, shuffle=False))
     assert len(indices) == (num + 1) // 2
     for start in range(0, len(indices), 4):
-        metric.process(None, [
-            samples[index].to_dict() for index in indices[start:start + 4]
-        ])
-    torch.save(metric.evaluate(num), f'{folder}/{rank}.pth')
-    torch.distributed.destroy_process_group()
-
-
-# Started as a script, since a spawned process could not import a test module
-# that has no package.
-if __name__ == '__main__':
-    run_rank(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+        metric.process(
+            None,
+            [samples[index].to_dict() for index in indices[start:start + 4]])
+    return metric.evaluate(num)

@@ -1,5 +1,4 @@
 """Batches of which each field is one tensor, against one by one."""
-import sys
 
 import numpy as np
 import pytest
@@ -8,7 +7,6 @@ import torch.distributed as dist
 from mmengine.evaluator import Evaluator
 from mmengine.fileio import load
 from mmengine.registry import EVALUATOR as ROOT_EVALUATORS
-from mmengine.registry import init_default_scope
 
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.evaluation import BranchMetrics, CohortEvaluator
@@ -172,32 +170,20 @@ def test_a_run(tiny_runner):
 @pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(),
     reason='needs gloo')
-def test_two_processes(two_processes, tmp_path, num=25):
+def test_two_processes(ranks, num=25):
     """An odd number is padded by the sampler: the first sample comes twice."""
-    two_processes(__file__, tmp_path, num)
     expected = evaluate(Evaluator(METRICS), make_fields(num), list)
-    for rank in range(2):
-        metrics = torch.load(tmp_path / f'{rank}.pth', weights_only=True)
+    for metrics in ranks(evaluate_share, num):
         assert metrics == expected
 
 
-def run_rank(folder, rank, num):
+def evaluate_share(num):
     """What each of the two processes does."""
     from mmengine.dataset import DefaultSampler
-    init_default_scope('mmpretrain')
-    dist.init_process_group(
-        'gloo', init_method=f'file://{folder}/init', rank=rank, world_size=2)
     fields = make_fields(num)
     evaluator = CohortEvaluator(METRICS)
     indices = list(DefaultSampler(range(num), shuffle=False))
     assert len(indices) == (num + 1) // 2
     for batch in batches(fields, indices, size=4):
         evaluator.process(batch)
-    torch.save(evaluator.evaluate(num), f'{folder}/{rank}.pth')
-    dist.destroy_process_group()
-
-
-# Started as a script, since a spawned process could not import a test module
-# that has no package.
-if __name__ == '__main__':
-    run_rank(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    return evaluator.evaluate(num)

@@ -1,7 +1,5 @@
 """BranchMetrics(metric=...): any metrics for each branch and the ensemble."""
 import math
-import os
-import sys
 from itertools import combinations
 
 import pytest
@@ -222,29 +220,18 @@ def test_what_several_labels_have_not(settings, words):
     assert '\n' not in str(caught.value)
 
 
-def test_two_processes(two_processes, tmp_path):
+def test_two_processes(ranks):
     """An odd number is padded by the sampler: the first sample comes twice."""
-    two_processes(__file__, tmp_path)
     expected = evaluate(make_samples(11, several=True), metric=MANY)
-    for rank in range(2):
-        found = torch.load(tmp_path / f'{rank}.pth', weights_only=True)
+    for found in ranks(evaluate_share):
         assert found == pytest.approx(expected)
 
 
-def run_rank(folder, rank):
+def evaluate_share():
     """What each of the two processes does."""
     from mmengine.dataset import DefaultSampler
-    torch.distributed.init_process_group(
-        'gloo', init_method=f'file://{folder}/init', rank=rank, world_size=2)
     samples = make_samples(11, several=True)
     metric = BranchMetrics(metric=MANY)
     for index in DefaultSampler(samples, shuffle=False):
         metric.process(None, [samples[index].to_dict()])
-    torch.save(metric.evaluate(11), os.path.join(folder, f'{rank}.pth'))
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == '__main__':
-    from mmengine.registry import init_default_scope
-    init_default_scope('mmpretrain')
-    run_rank(sys.argv[1], int(sys.argv[2]))
+    return metric.evaluate(11)

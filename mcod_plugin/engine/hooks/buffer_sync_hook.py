@@ -1,10 +1,11 @@
 from typing import Any, Optional
 
-from mmengine.dist import all_reduce_params, get_world_size
+from mmengine.dist import all_reduce_params
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
 from mcod_plugin.registry import HOOKS
+from mcod_plugin.utils.mesh import data_group, data_size
 from .cohort_runtime_info_hook import is_saved
 
 
@@ -30,7 +31,7 @@ class BufferSyncHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Begin."""
-        self._trains = get_world_size() > 1
+        self._trains = data_size() > 1
 
     def after_train(self, runner: Runner) -> None:
         """End: what is validated now is not trained."""
@@ -63,4 +64,5 @@ class BufferSyncHook(Hook):
         # Counters are equal, and a mean of whole numbers would be another.
         all_reduce_params(
             [value for value in buffers if value.is_floating_point()],
-            op='mean')
+            op='mean',
+            group=data_group())

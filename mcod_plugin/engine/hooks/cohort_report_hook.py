@@ -6,6 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmpretrain.utils import get_ori_model
 
+from mcod_plugin.models.utils.branch_peers import RemoteBranch
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.runs.metrics import best_top1, top1
 from mcod_plugin.runs.record import dose_text
@@ -123,17 +124,35 @@ def branch_table(model: torch.nn.Module) -> str:
     totals = [0, 0]
     sizes = set()
     for name, branch in model.branches.items():
-        parameters = sum(value.numel() for value in branch.parameters())
-        size = model.branch_settings[name].input_size
-        sizes.add('{}x{}'.format(*size))
-        flops = count_flops(branch, (1, model.in_channels, *size))
-        rows.append((name, network_name(branch), f'{parameters:,}',
+        sizes.add('{}x{}'.format(*model.branch_settings[name].input_size))
+        network, parameters, flops = branch.facts if isinstance(
+            branch, RemoteBranch) else branch_facts(model, name)
+        rows.append((name, network, f'{parameters:,}',
                      '-' if flops is None else f'{flops:,}'))
         totals[0] += parameters
         totals[1] += flops or 0
     rows.append(('together', '', f'{totals[0]:,}', f'{totals[1]:,}'))
     return render(('branch', 'network', 'parameters',
                    f'FLOPs at {", ".join(sorted(sizes))}'), rows)
+
+
+def branch_facts(model: torch.nn.Module,
+                 name: str) -> Tuple[str, int, Optional[int]]:
+    """What a branch of a cohort is.
+
+    Args:
+        model (MultiBackboneClassifier): The cohort.
+        name (str): The name of the branch.
+
+    Returns:
+        tuple[str, int, int | None]: Its network, and the numbers of
+        parameters and of FLOPs; see :func:`count_flops`.
+    """
+    branch = model.branches[name]
+    size = model.branch_settings[name].input_size
+    return (network_name(branch),
+            sum(value.numel() for value in branch.parameters()),
+            count_flops(branch, (1, model.in_channels, *size)))
 
 
 def network_name(branch: torch.nn.Module) -> str:

@@ -4,17 +4,21 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
+from mmengine.dist import all_gather_object
 from mmengine.hooks import CheckpointHook, LoggerHook, RuntimeInfoHook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.registry import HOOKS
+from mcod_plugin.utils.mesh import branch_size, host_group
 from mcod_plugin.utils.plain import to_host
 from ..optim_wrapper import BranchOptimizer
 from ..optim_wrapper.gradient_norms import GradientNorms
 from .divergence_watch import DivergenceWatch, diverged_branches
 
+# The sum of all losses.
+TOTAL = 'train/loss'
 # The most steps whose values wait on the device.
 MAX_STEPS = 1000
 # Steps from one look at the pull of the distillation to the next, besides
@@ -168,6 +172,16 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
             self._watch.check_weights(done)
             self._watch.raise_if_faulty()
 
+    def settle(self, runner: Runner) -> None:
+        """Hand over what waits, and see whether training has diverged, before
+        a hook of a user's saves a checkpoint.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        if self.pending:
+            self._check(runner, self._steps[-1][1] + 1, True)
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Leave out the branches that the checkpoint's run has left out."""
         names = diverged_branches(checkpoint)
@@ -210,9 +224,6 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
             runner (Runner): The runner.
         """
         numbers = to_host([value for _, value in self.pending])
-        histories: Dict[str, list] = {}
-        for (key, _), number in zip(self.pending, numbers):
-            histories.setdefault(key, []).append(number)
         if self._watch is not None:
             begins = [begin for begin, *_ in self._steps]
             self._watch.check_losses(
@@ -221,11 +232,69 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
                     zip((key for key, _ in self.pending), numbers))
                 if 'loss' in key and not math.isfinite(number)
                 for step in [self._steps[bisect_right(begins, index) - 1]])
+        found = [(key, number)
+                 for (key, _), number in zip(self.pending, numbers)]
+        if branch_size() > 1:
+            found = self._with_those_of_peers(found)
+        histories: Dict[str, list] = {}
+        for key, number in found:
+            histories.setdefault(key, []).append(number)
         self.pending.clear()
         self._steps.clear()
         for key, (first, *others) in histories.items():
             runner.message_hub.update_scalar(key, first)
             extend(runner.message_hub.get_scalar(key), others)
+
+    def _with_those_of_peers(
+            self, found: List[Tuple[str, float]]) -> List[Tuple[str, float]]:
+        """Values together with those of branches that live in other
+        processes, all of which call this."""
+        begins = [begin for begin, *_ in self._steps]
+        steps = [
+            dict(found[begin:end])
+            for begin, end in zip(begins, [*begins[1:], len(found)])
+        ]
+        like = next(self._model.parameters())
+        return [
+            item for parts in zip(*all_gather_object(steps, host_group()))
+            for item in merged_values(parts, list(self._model.branches),
+                                      like.dtype).items()
+        ]
+
+
+def merged_values(parts: Sequence[Dict[str, float]], names: Sequence[str],
+                  dtype: torch.dtype) -> Dict[str, float]:
+    """The values of a step in one process, from those of several that share
+    the branches.
+
+    Args:
+        parts (Sequence[dict[str, float]]): The values of each. Those that
+            all of them have are equal, but for ``train/loss``.
+        names (Sequence[str]): The branches, in the order of their losses.
+        dtype (torch.dtype): In which their sum is made.
+
+    Returns:
+        dict[str, float]: The values; ``train/loss`` is the sum of all.
+    """
+    shared = set.intersection(*map(set, parts))
+    own = {
+        key: value
+        for name in names for part in parts for key, value in part.items()
+        if key not in shared and key.startswith(f'train/{name}.')
+    }
+    merged: Dict[str, float] = {}
+    for key, value in parts[0].items():
+        if key in shared:
+            merged[key] = value
+        if key == TOTAL:
+            merged.update(own)
+    if TOTAL in merged:
+        losses = torch.tensor(
+            [value for key, value in merged.items()
+             if 'loss' in key and key != TOTAL], dtype=dtype)
+        # One by one, as MMEngine adds them up.
+        merged[TOTAL] = sum(losses).item()
+    return merged
 
 
 def log_intervals(runner: Runner) -> List[int]:

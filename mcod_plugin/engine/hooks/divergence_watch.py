@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from mcod_plugin.errors import TrainingError
 from mcod_plugin.models.heads.ensemble_teacher import AVERAGES
+from mcod_plugin.models.utils.branch_peers import RemoteBranch
 
 # Where the message hub keeps the branches that are left out, so that they are
 # saved and resumed with the run: by name the ``epoch`` and ``iteration``, both
@@ -150,7 +151,9 @@ class DivergenceWatch:
 
     def _note(self, name: str, what: str, iteration: int,
               rates: Mapping[str, Sequence[float]], place: int) -> None:
-        if name in self._left_out:
+        if name in self._left_out or name in self._branches and isinstance(
+                self._branches[name], RemoteBranch):
+            # The process of a branch knows its learning rate.
             return
         fault = Fault(iteration, place, self._runner.epoch + 1, what,
                       self._rate(name, rates))

@@ -4,12 +4,13 @@ from typing import Iterator, Tuple
 
 import numpy as np
 import torch
-from mmengine.dist import broadcast_object_list, get_rank
+from mmengine.dist import broadcast_object_list
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mcod_plugin.datasets.repeated_batches import RepeatedBatches
 from mcod_plugin.registry import HOOKS
+from mcod_plugin.utils.mesh import data_rank
 
 
 @HOOKS.register_module()
@@ -75,7 +76,8 @@ class EpochSeedHook(Hook):
 
 
 def _seed(seed: int, step: int) -> None:
-    seeds = np.random.SeedSequence((seed, step, get_rank())).generate_state(3)
+    seeds = np.random.SeedSequence((seed, step,
+                                    data_rank())).generate_state(3)
     random.seed(int(seeds[0]))
     np.random.seed(seeds[1])
     torch.manual_seed(int(seeds[2]))

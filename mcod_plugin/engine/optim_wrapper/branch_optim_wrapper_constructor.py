@@ -112,7 +112,9 @@ class BranchOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         parts = trained_parts(model)
         clips = {
             name: settings.clip_grad
-            for name, settings in own.items() if settings.clip_grad is not None
+            for name, settings in own.items()
+            # The parameters may be in another process.
+            if settings.clip_grad is not None and name in parts
         }
         optimizer = next(iter(optimizers.values()))
         if self._configs or clips or scaled and len(parts) > 1:

@@ -4,7 +4,7 @@ PyTorch restores it by position, which is another one once the branches of a
 cohort are written in another order.
 """
 from itertools import chain, repeat, zip_longest
-from typing import Dict, List, Optional, Tuple, Union
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -18,8 +18,9 @@ from .branch_optimizer import BranchOptimizer
 from .fused import WAYS
 
 __all__ = [
-    'arrange_parameters', 'changed_options', 'match_memory_formats',
-    'match_parameters', 'name_parameters', 'optimizer_kinds'
+    'all_kinds', 'arrange_parameters', 'changed_options',
+    'match_memory_formats', 'match_parameters', 'name_parameters',
+    'optimizer_kinds'
 ]
 
 # For each group of a state its parameters: name, value and present group.
@@ -70,6 +71,22 @@ def optimizer_kinds(optimizer: Optimizer) -> Kinds:
         name: type(own).__name__
         for name, own in optimizer.optimizers.items()
     }
+    return kinds[''] if set(kinds) == {''} else kinds
+
+
+def all_kinds(parts: Sequence[Kinds]) -> Kinds:
+    """What one process would tell of its optimizer.
+
+    Args:
+        parts (Sequence[str | dict[str, str]]): What :func:`optimizer_kinds`
+            gives in each of several that share the branches.
+
+    Returns:
+        str | dict[str, str]: The same for all branches.
+    """
+    kinds: Dict[str, str] = {}
+    for part in parts:
+        kinds.update({'': part} if isinstance(part, str) else part)
     return kinds[''] if set(kinds) == {''} else kinds
 
 

@@ -36,17 +36,25 @@ from mcod_plugin.utils.files import (claim, missing_folders, remove_empty,
                                      write_text)
 from mcod_plugin.utils.launchers import adopt_ranks
 from mcod_plugin.utils.machine import default_workers, keep_freed_memory
+from mcod_plugin.utils.mesh import (branch_size, data_group, data_size,
+                                    join_mesh)
+from mcod_plugin.utils.process_end import first_end
 from ..graph import recorded_step
 from ..hooks.branch_checkpoint_hook import BranchCheckpointHook
+from ..hooks.cohort_runtime_info_hook import CohortRuntimeInfoHook
 from ..hooks.discontinuous_kd_hook import (DiscontinuousKDHook,
                                            whole_schedule)
 from ..hooks.run_record_hook import RunRecordHook
 from ..optim_wrapper import (has_bfloat16, name_parameters,
                              prepare_optim_wrapper)
+from ..parallel import (BranchLayout, check_cohort, check_hooks,
+                        check_settings, parallel_branches,
+                        sample_by_data_rank)
 from .batch_sizes import check_batches, check_last_batch
 from .compile_settings import (compile_branches, compile_settings,
                                uses_cuda_graphs)
-from .processes import join_processes, share_batch_norm, wrap_for_processes
+from .processes import (check_wrapper, join_processes, share_batch_norm,
+                        wrap_for_processes)
 from .resuming_runner import ResumingRunner
 from .view_settings import check_views, name_views
 
@@ -88,6 +96,8 @@ class CohortRunner(ResumingRunner):
       on without the branch. See :class:`DivergenceWatch`.
     - ``cuda_graph`` has the whole training step replayed as one CUDA graph,
       see :func:`recorded_step`.
+    - ``parallel=dict(branch=N)`` has N processes share the branches, see
+      :class:`BranchLayout`.
 
     Configs ask for it with ``runner_type = 'mcod_plugin.CohortRunner'``, also
     under MMPretrain's own ``tools/train.py``.
@@ -101,6 +111,10 @@ class CohortRunner(ResumingRunner):
     _trains = False
     _log_dir = None
     _graphed = None
+    # Which branches live in this process, if not all of them do.
+    layout: Optional[BranchLayout] = None
+    # What all processes together save.
+    _collected: Optional[dict] = None
 
     def __init__(self, model: Union[nn.Module, dict], work_dir: str, *args,
                  **kwargs) -> None:
@@ -130,12 +144,20 @@ class CohortRunner(ResumingRunner):
         if fn_name in CHECKED:
             self._check_metrics()
             self._check_batches()
+        if fn_name == 'before_save_checkpoint' and self._collected is not None:
+            kwargs['checkpoint'].update(self._collected)
         super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_train':
             model = get_ori_model(self.model)
+            if self.layout is not None:
+                self.logger.info('Processes:\n%s', self.layout.table())
             self._tell_of_random_teachers(model)
             if hasattr(model, 'check_distillation'):
                 model.check_distillation()
+            check_wrapper(
+                self.model,
+                compile_settings(self.cfg.get('compile')) is not None,
+                getattr(self.optim_wrapper, '_accumulative_counts', 1))
             # Not earlier: what is compiled cannot be traced any more, as for
             # the count of FLOPs.
             self._compile_branches()
@@ -243,6 +265,8 @@ class CohortRunner(ResumingRunner):
             ConfigError: If one would change what a cohort does not have.
         """
         super().register_custom_hooks(hooks)
+        if branch_size() > 1:
+            check_hooks(self.hooks, branch_size())
         for hook in self.cfg.get('custom_hooks') or ():
             if is_part(hook, DiscontinuousKDHook) and hook.get(
                     'weight') is None:
@@ -276,13 +300,18 @@ class CohortRunner(ResumingRunner):
         """Set up the process, and join the others of a distributed run.
 
         Raises:
-            ConfigError: If the launcher does not tell which process it is, or
-                there are fewer GPUs than processes.
+            ConfigError: If the launcher does not tell which process it is,
+                there are fewer GPUs than processes, or they cannot share the
+                branches as ``parallel`` asks.
         """
         if self.distributed and not is_distributed():
             adopt_ranks(self.launcher)
             join_processes(env_cfg.get('dist_cfg') or {})
         super().setup_env(env_cfg)
+        branches = parallel_branches(self.cfg)
+        if self.distributed and branches > 1:
+            check_settings(self.cfg, branches)
+        join_mesh(branches if self.distributed else 1)
         if get_device() == 'cpu' and env_cfg.get('keep_freed_memory', True):
             keep_freed_memory()
 
@@ -332,6 +361,9 @@ class CohortRunner(ResumingRunner):
             raise ConfigError("on_divergence='drop' needs a cohort such as "
                               'mcod_plugin.MultiBackboneClassifier; got '
                               f'{type(model).__name__}')
+        if branch_size() > 1:
+            check_cohort(self.cfg, model, branch_size())
+            self.layout = BranchLayout(model)
         return model
 
     def _prepare_views(self, model: nn.Module) -> None:
@@ -373,12 +405,15 @@ class CohortRunner(ResumingRunner):
         if not self.distributed or is_model_wrapper(model):
             return super().wrap_model(model_wrapper_cfg, model)
         model = model.to(get_device())
+        if self.layout is not None and data_size() == 1:
+            # Nobody else has its branches.
+            return model
         sync_bn = self.cfg.get('sync_bn')
         if sync_bn is not None:
             model = share_batch_norm(model, sync_bn)
         return wrap_for_processes(
             model, model_wrapper_cfg,
-            self.cfg.get('find_unused_parameters', False))
+            self.cfg.get('find_unused_parameters', False), data_group())
 
     @staticmethod
     def build_dataloader(dataloader: Union[DataLoader, dict],
@@ -393,6 +428,7 @@ class CohortRunner(ResumingRunner):
             ConfigError: If the data set cannot be used.
         """
         if isinstance(dataloader, DataLoader):
+            sample_by_data_rank(dataloader.sampler)
             return dataloader
         dataloader = dict(dataloader)
         dataloader.setdefault('num_workers', default_workers())
@@ -407,7 +443,9 @@ class CohortRunner(ResumingRunner):
                 pin_memory=False,
                 collate_fn=dict(type='mcod_plugin.batch_collate'))
         with explain_missing_data(dataset):
-            return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+            built = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        sample_by_data_rank(built.sampler)
+        return built
 
     def build_evaluator(self, evaluator: Any) -> Evaluator:
         """Build an evaluator; metrics that take whole batches get them."""
@@ -430,12 +468,12 @@ class CohortRunner(ResumingRunner):
     def build_val_loop(self, loop: Any) -> BaseLoop:
         """Build the loop of validation."""
         self._warn_of_emulation('val_cfg.fp16', loop)
-        return super().build_val_loop(loop)
+        return _sharing(super().build_val_loop(loop))
 
     def build_test_loop(self, loop: Any) -> BaseLoop:
         """Build the loop of a test."""
         self._warn_of_emulation('test_cfg.fp16', loop)
-        return super().build_test_loop(loop)
+        return _sharing(super().build_test_loop(loop))
 
     def _warn_of_emulation(self, setting: str, loop: Any) -> None:
         """Warn of an evaluation in bfloat16 that takes long."""
@@ -486,6 +524,58 @@ class CohortRunner(ResumingRunner):
                     'the same name; take it out')
         return super().build_param_scheduler(scheduler)
 
+    def scale_lr(self, *args, **kwargs) -> None:
+        """Scale the learning rate by the number of images of a step; see
+        MMEngine."""
+        processes = self._world_size
+        self._world_size = data_size()
+        try:
+            super().scale_lr(*args, **kwargs)
+        finally:
+            self._world_size = processes
+
+    def _init_model_weights(self) -> None:
+        """Initialise the weights, as one process does that has all."""
+        if self.layout is None:
+            super()._init_model_weights()
+            return
+        with self.layout.whole():
+            super()._init_model_weights()
+
+    def own_part(self, checkpoint: dict) -> dict:
+        """A checkpoint without the branches that live in other processes."""
+        if self.layout is None:
+            return checkpoint
+        return self.layout.own_part(checkpoint)
+
+    def save_checkpoint(self,
+                        *args,
+                        save_optimizer: bool = True,
+                        save_param_scheduler: bool = True,
+                        **kwargs) -> None:
+        """Save a checkpoint, which all processes call if they share the
+        branches; see MMEngine."""
+        if self.layout is not None:
+            for hook in self.hooks:
+                if isinstance(hook, CohortRuntimeInfoHook):
+                    hook.settle(self)
+            model = get_ori_model(self.model)
+            part = dict(state_dict=model.state_dict())
+            if save_optimizer:
+                part['optimizer'] = self.optim_wrapper.state_dict()
+            if save_param_scheduler and self.param_schedulers is not None:
+                part['param_schedulers'] = [
+                    scheduler.state_dict()
+                    for scheduler in self.param_schedulers
+                ]
+            self._collected = self.layout.collect(part)
+        super().save_checkpoint(
+            *args,
+            save_optimizer=save_optimizer,
+            save_param_scheduler=save_param_scheduler,
+            **kwargs)
+        self._collected = None
+
     def _maybe_compile(self, target: str) -> None:
         """Compile a model that is no cohort."""
         settings = compile_settings(self.cfg.get('compile'))
@@ -525,13 +615,18 @@ class CohortRunner(ResumingRunner):
         Raises:
             ConfigError: If another process trains in the same work directory.
         """
+        if branch_size() == 1 and parallel_branches(self.cfg) > 1:
+            # There is one process.
+            check_settings(self.cfg, parallel_branches(self.cfg))
         with self._sole_training():
             try:
                 return super().train()
             except BaseException as error:
+                # Before others are surprised by it.
+                outcome = first_end(error).outcome
                 for hook in self.hooks:
                     if isinstance(hook, RunRecordHook):
-                        hook.note_end(self, error)
+                        hook.note_end(self, outcome)
                 raise
             finally:
                 if self._graphed is not None:
@@ -556,3 +651,15 @@ class CohortRunner(ResumingRunner):
                     f'{others[0] or "which has just begun"}; wait for its '
                     'end, or name another --work-dir')
             yield
+
+
+def _sharing(loop: BaseLoop) -> BaseLoop:
+    """Have processes that see the same images share out the predictions."""
+    if branch_size() > 1:
+        if not isinstance(loop.evaluator, CohortEvaluator):
+            raise ConfigError(
+                f'parallel.branch={branch_size()} needs an evaluator of type '
+                'mcod_plugin.CohortEvaluator; got '
+                f'{type(loop.evaluator).__name__}')
+        loop.evaluator.images = len(loop.dataloader.dataset)
+    return loop

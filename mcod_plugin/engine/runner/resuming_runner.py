@@ -17,10 +17,11 @@ from mcod_plugin.utils.checkpoint import (DamagedCheckpoint, last_checkpoint,
                                           resumable_checkpoints,
                                           state_dict_mismatches)
 from mcod_plugin.utils.files import new_file, sweep
+from mcod_plugin.utils.mesh import branch_size, host_group
 from ..hooks.branch_checkpoint_hook import ENDED, checkpoint_folder
 from ..hooks.cohort_report_hook import progress
 from ..hooks.run_record_hook import RunRecordHook
-from ..optim_wrapper import (arrange_parameters, changed_options,
+from ..optim_wrapper import (all_kinds, arrange_parameters, changed_options,
                              match_memory_formats, match_parameters,
                              name_parameters, optimizer_kinds, precision)
 
@@ -166,6 +167,7 @@ class ResumingRunner(Runner):
             self.model) else self.model
         try:
             _check_order(model, checkpoint)
+            checkpoint = self.own_part(checkpoint)
             if self._resumes:
                 self._check_state(model, checkpoint)
             checkpoint = _load_checkpoint_to_model(
@@ -176,6 +178,17 @@ class ResumingRunner(Runner):
             raise ConfigError(f'{filename}: {one_line(error)}') from error
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
+        return checkpoint
+
+    def own_part(self, checkpoint: dict) -> dict:
+        """What a checkpoint holds for this process.
+
+        Args:
+            checkpoint (dict): A checkpoint of the whole model.
+
+        Returns:
+            dict: All of it, unless a subclass has parts in other processes.
+        """
         return checkpoint
 
     def _check_state(self, model: nn.Module, checkpoint: dict) -> None:
@@ -246,8 +259,10 @@ class ResumingRunner(Runner):
             own = ', '.join(dict.fromkeys([*used.split(', '), own]))
         self.message_hub.update_info('precision', own)
         if isinstance(self.optim_wrapper, OptimWrapper):
-            self.message_hub.update_info(
-                'optimizer', optimizer_kinds(self.optim_wrapper.optimizer))
+            kinds = optimizer_kinds(self.optim_wrapper.optimizer)
+            if branch_size() > 1:
+                kinds = all_kinds(all_gather_object(kinds, host_group()))
+            self.message_hub.update_info('optimizer', kinds)
 
     def resume(self,
                filename: str,

@@ -20,6 +20,7 @@ from ..utils.branch_images import BranchImages, Inputs, check_shared
 from ..utils.branch_loss import (branch_loss, gradient_ratio,
                                  learns_from_features, logit_gradients,
                                  soft_labels, total_loss)
+from ..utils.branch_peers import BranchPeers, own_randomness
 from ..utils.branch_settings import BranchSettings, freeze
 from ..utils.branch_streams import BranchStreams, on_own_stream
 from ..utils.build_cohort import (build_branches, check_names,
@@ -168,6 +169,8 @@ class MultiBackboneClassifier(BaseClassifier):
             device, while a step is recorded that is to read them there.
         streams (BranchStreams | None): What has the branches work beside each
             other, while a step is recorded.
+        peers (BranchPeers | None): The processes in which the other branches
+            live, if not all of them live here.
         divergence (DivergenceMask): Leaves out what diverges.
 
     Raises:
@@ -229,6 +232,7 @@ class MultiBackboneClassifier(BaseClassifier):
         self.ratio_due = False
         self.kd_factors: Optional[Dict[str, Tensor]] = None
         self.streams: Optional[BranchStreams] = None
+        self.peers: Optional[BranchPeers] = None
         self.divergence = DivergenceMask(self.branches)
         self._register_load_state_dict_pre_hook(
             check_state_dict, with_module=True)
@@ -383,21 +387,39 @@ class MultiBackboneClassifier(BaseClassifier):
             dict[str, Tensor]: Logits ``(N, num_classes)`` by branch, in at
             least single precision also under AMP.
         """
-        images = self.branch_images(inputs)
+        return self._all_logits(self._own_logits(inputs, feats, head_feats))
+
+    def _all_logits(self, logits: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """Logits of all branches, from those that live in this process."""
+        if self.peers is None:
+            return logits
+        return self.peers.share(logits, self.kd_weights)
+
+    def _own_logits(
+            self,
+            inputs: Tensor,
+            feats: Optional[Dict[str, tuple]] = None,
+            head_feats: Optional[Dict[str,
+                                      tuple]] = None) -> Dict[str, Tensor]:
+        """Logits of the branches that live in this process."""
+        own = self.branches if self.peers is None else self.peers.own
+        images = self.branch_images(inputs, own)
         if any(branch._compiled_call_impl
                for branch in self.branches.values()):
             # To CUDA graphs each branch is a program of its own, and without
             # a backward to come the next one would overwrite its logits.
             torch.compiler.cudagraph_mark_step_begin()
         logits = {}
-        for name, branch in self.branches.items():
+        for name in own:
+            branch = self.branches[name]
             grad = torch.is_grad_enabled() and name not in self.frozen
             call, args = branch, (images[name], )
             by_features = head_feats is not None and name in self._by_features
             if feats is not None or by_features:
                 call, args = feats_and_logits, (branch, images[name])
             with torch.set_grad_enabled(grad), on_own_stream(
-                    self.streams, name, images[name]):
+                    self.streams, name, images[name]), own_randomness(
+                        self.peers, name, images[name].device):
                 if self.branch_settings[name].recompute:
                     found = recomputed(call, branch, *args)
                 else:
@@ -499,16 +521,19 @@ class MultiBackboneClassifier(BaseClassifier):
         feats = {} if self._needs_feats(weights) else None
         head_feats: Dict[str, tuple] = {}
         with counted_together(self._counting()):
-            logits = self.branch_logits(inputs, feats, head_feats)
+            logits = self._own_logits(inputs, feats, head_feats)
         own = self._branch_losses(logits, data_samples, head_feats)
         losses = self._own_losses(own)
         alive = self.divergence.detect(logits, losses)
         losses = without_diverged(losses, alive)
+        teaches = self.distill is not None and self.teacher.loss is not None
+        if teaches or any(weights.values()):
+            logits = self._all_logits(logits)
         # What the teacher learns from, and then what it teaches.
         labels = None
         if self._needs_labels(weights):
             labels = soft_labels(data_samples, next(iter(logits.values())))
-        if self.distill is not None and self.teacher.loss is not None:
+        if teaches:
             for key, value in self._ask(self.teacher.loss, logits, alive,
                                         labels).items():
                 losses[f'teacher.{key}'] = value
@@ -530,7 +555,7 @@ class MultiBackboneClassifier(BaseClassifier):
             name:
             branch_loss(self.branches[name], logits[name], data_samples,
                         head_feats.get(name), self.multi_label)
-            for name in self.kd_weights
+            for name in self.kd_weights if name in logits
         }
 
     def check_distillation(self) -> None:
@@ -561,10 +586,12 @@ class MultiBackboneClassifier(BaseClassifier):
         feats = {} if self._needs_feats(weights) else None
         with torch.no_grad():
             head_feats: Dict[str, tuple] = {}
-            logits = self.branch_logits(inputs, feats, head_feats)
+            logits = self._own_logits(inputs, feats, head_feats)
         for name in self.kd_weights:
-            logits[name].requires_grad_()
+            if name in logits:
+                logits[name].requires_grad_()
         own = self._branch_losses(logits, samples, head_feats)
+        logits = self._all_logits(logits)
         labels = soft_labels(samples, next(iter(logits.values())))
         given = dict(labels=labels, feats=feats)
         with told(f'model.teacher.type {type(self.teacher).__name__}'):
@@ -655,9 +682,7 @@ class MultiBackboneClassifier(BaseClassifier):
         ratio_due = self.ratio_due and students.requires_grad
         own_grad = None
         if students.requires_grad and (distill.needs_own_grad or ratio_due):
-            own_grad = logit_gradients(
-                [total_loss(own[name]) for name in names],
-                [logits[name] for name in names])
+            own_grad = self._own_gradients(own, logits, names)
         more = {}
         if distill.needs_labels:
             more['labels'] = given['labels']
@@ -687,6 +712,27 @@ class MultiBackboneClassifier(BaseClassifier):
                 if name not in self._by_features
             })
         return losses
+
+    def _own_gradients(self, own: Dict[str, Dict[str, Any]],
+                       logits: Dict[str, Tensor],
+                       names: List[str]) -> Tensor:
+        """Gradients ``(B, N, C)`` of the own losses of some branches at their
+        logits."""
+        if self.peers is None:
+            return logit_gradients([total_loss(own[name]) for name in names],
+                                   [logits[name] for name in names])
+        # One that is frozen has no loss.
+        gradients = {name: torch.zeros_like(logits[name])
+                     for name in self.peers.own}
+        here = [name for name in names if name in own]
+        if here:
+            gradients.update(
+                zip(
+                    here,
+                    logit_gradients([total_loss(own[name]) for name in here],
+                                    [logits[name] for name in here])))
+        gradients = self.peers.share(gradients)
+        return torch.stack([gradients[name] for name in names])
 
     def _counting(self) -> List[nn.Module]:
         """The branches whose batch norms are told at once that there was a
@@ -738,8 +784,9 @@ class MultiBackboneClassifier(BaseClassifier):
 
         Args:
             inputs (Tensor): Images ``(N, C, H, W)``.
-            data_samples (BatchDataSample | list[DataSample | None],
-                optional): Samples to fill; new ones when left out.
+            data_samples (BatchDataSample | list[DataSample], optional):
+                Samples to fill, or None for each that is to be new; all are
+                new when left out.
 
         Returns:
             BatchDataSample | list[DataSample]: With ``pred_score`` and

@@ -1,11 +1,12 @@
 from typing import Any, Dict, Optional, Sequence
 
 import torch
-from mmengine.dist import all_reduce, get_world_size
+from mmengine.dist import all_reduce
 from torch import Tensor
 
 from mcod_plugin.errors import ConfigError, check_number
 from mcod_plugin.registry import MODELS
+from mcod_plugin.utils.mesh import data_group, data_size
 from ..utils.branch_loss import logit_gradients
 from ..utils.build_part import build_part
 from .base_kd_loss import BaseKDLoss
@@ -162,8 +163,8 @@ class BalancedKDLoss(BaseKDLoss):
             now = torch.stack([own_grad, kd_grad]).flatten(2).square().sum(-1)
             # Of W processes each has the gradient of its own mean, which in
             # that of the whole batch is divided by W.
-            all_reduce(now, op='mean')
-            now = now / get_world_size()
+            all_reduce(now, op='mean', group=data_group())
+            now = now / data_size()
             finite = now.isfinite().all(0)
             squares = torch.where(
                 finite, torch.lerp(now.to(squares), squares, self.momentum),

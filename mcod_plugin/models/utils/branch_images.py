@@ -1,4 +1,5 @@
-from typing import Any, Callable, Dict, List, Mapping, Tuple, Union
+from typing import (Any, Callable, Collection, Dict, List, Mapping, Optional,
+                    Tuple, Union)
 
 import torch
 import torch.nn as nn
@@ -63,13 +64,17 @@ class BranchImages(nn.Module):
                 self.renormalize[name] = made.setdefault(
                     wanted, Renormalize(given, wanted))
 
-    def forward(self, inputs: Inputs) -> Dict[str, Tensor]:
+    def forward(self,
+                inputs: Inputs,
+                names: Optional[Collection[str]] = None) -> Dict[str, Tensor]:
         """The images by branch.
 
         Args:
             inputs (Tensor | dict[str, Tensor]): Images ``(N, C, H, W)``, as
                 the cohort's preprocessor gives them, or a view of them for
                 each branch.
+            names (Collection[str], optional): The branches that need them.
+                Defaults to all.
 
         Returns:
             dict[str, Tensor]: Images ``(N, C, h, w)`` by branch.
@@ -84,6 +89,8 @@ class BranchImages(nn.Module):
         found = {}
         done = {}
         for name, memory_format in self.memory_formats.items():
+            if names is not None and name not in names:
+                continue
             images = inputs[name] if views else inputs
             if name in self.renormalize:
                 images = _once(done, self.renormalize[name], images)

@@ -2,8 +2,6 @@
 import copy
 import json
 import math
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,6 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import init_default_scope
 from torch import nn
 
 from mcod_plugin.engine.hooks.divergence_watch import broken_parts
@@ -368,7 +365,7 @@ def test_broken_parts():
 @pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(),
     reason='needs gloo')
-def test_two_processes(tiny_config, two_processes, tmp_path):
+def test_two_processes(tiny_config, ranks, tmp_path):
     """What one of them sees ends both, or leaves the branch out in both."""
     for on_divergence in ('stop', 'drop'):
         tiny_config(
@@ -380,16 +377,15 @@ def test_two_processes(tiny_config, two_processes, tmp_path):
             on_divergence=on_divergence,
             **QUIET,
             **CLIP).dump(tmp_path / f'{on_divergence}.py')
-    two_processes(__file__, tmp_path)
-    ranks = [torch.load(tmp_path / f'{rank}.pth') for rank in range(2)]
-    first, second = (rank['stop'] for rank in ranks)
+    results = ranks(train_share, tmp_path)
+    first, second = (result['stop'] for result in results)
     # Each has half of the images, so that an epoch has two steps.
     assert first['error'] == second['error']
     assert 'epoch 2, iteration 3: the loss of vit is nan' in first['error']
     names = {path.name for path in (tmp_path / 'stop').glob('epoch_*')}
     assert names == {'epoch_1.pth'}
 
-    first, second = (rank['drop'] for rank in ranks)
+    first, second = (result['drop'] for result in results)
     assert first['error'] is None and second['error'] is None
     names = {path.name for path in (tmp_path / 'drop').glob('epoch_*')}
     assert names == {'epoch_1.pth', 'epoch_2.pth'}
@@ -426,19 +422,12 @@ class Alive(Hook):
             self.flags = runner.model.module.alive.tolist()
 
 
-def run_rank(folder, rank):
+def train_share(folder):
     """What each of the processes does."""
-    os.environ['LOCAL_RANK'] = str(rank)
-    init_default_scope('mmpretrain')
-    dist.init_process_group(
-        'gloo',
-        init_method=f'file://{folder}/rendezvous',
-        rank=rank,
-        world_size=2)
     results = {}
     for name in ('stop', 'drop'):
         runner = RUNNERS.build(Config.fromfile(f'{folder}/{name}.py'))
-        if rank == 1:
+        if dist.get_rank() == 1:
             runner.register_hook(Image())
         alive = Alive()
         runner.register_hook(alive)
@@ -451,11 +440,4 @@ def run_rank(folder, rank):
             alive=alive.flags,
             diverged=runner.message_hub.runtime_info.get('diverged'),
             state_dict=runner.model.module.state_dict())
-    torch.save(results, f'{folder}/{rank}.pth')
-    dist.destroy_process_group()
-
-
-# Started as a script, since a spawned process could not import a test module
-# that has no package.
-if __name__ == '__main__':
-    run_rank(sys.argv[1], int(sys.argv[2]))
+    return results

@@ -1,6 +1,4 @@
-import json
 import random
-import sys
 
 import numpy as np
 import pytest
@@ -8,7 +6,6 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import init_default_scope
 
 from mcod_plugin.engine.hooks import epoch_seed_hook
 from mcod_plugin.registry import RUNNERS
@@ -103,8 +100,7 @@ def test_sampler_gets_the_seed_of_the_run(tiny_runner):
     not dist.is_available() or not dist.is_gloo_available(),
     reason='needs gloo')
 @pytest.mark.parametrize('differ', [False, True])
-def test_two_processes_share_an_epoch(tiny_config, two_processes, tmp_path,
-                                      differ):
+def test_two_processes_share_an_epoch(tiny_config, ranks, tmp_path, differ):
     changes = {
         'randomness.diff_rank_seed': differ,
         'val_cfg': None,
@@ -113,10 +109,7 @@ def test_two_processes_share_an_epoch(tiny_config, two_processes, tmp_path,
     }
     cfg = tiny_config('ranks', **changes)
     cfg.dump(tmp_path / 'config.py')
-    two_processes(__file__, tmp_path)
-    first, second = (
-        json.loads((tmp_path / f'{rank}.json').read_text())
-        for rank in range(2))
+    first, second = ranks(train_share, tmp_path / 'config.py')
     # The shares are those of the one order that a single process has.
     sampler = RUNNERS.build(tiny_config('alone')).train_dataloader.sampler
     sampler.seed = 3
@@ -143,24 +136,9 @@ class Images(Hook):
         ]
 
 
-def run_rank(folder, rank):
+def train_share(config):
     """What each of the processes does."""
-    init_default_scope('mmpretrain')
-    dist.init_process_group(
-        'gloo',
-        init_method=f'file://{folder}/rendezvous',
-        rank=rank,
-        world_size=2)
-    runner = RUNNERS.build(Config.fromfile(f'{folder}/config.py'))
+    runner = RUNNERS.build(Config.fromfile(config))
     images = Images()
     runner.register_hook(images)
-    numbers = draws(runner)
-    with open(f'{folder}/{rank}.json', 'w') as file:
-        json.dump(dict(images=images.epochs, numbers=numbers), file)
-    dist.destroy_process_group()
-
-
-# Started as a script, since a spawned process could not import a test module
-# that has no package.
-if __name__ == '__main__':
-    run_rank(sys.argv[1], int(sys.argv[2]))
+    return dict(numbers=draws(runner), images=images.epochs)

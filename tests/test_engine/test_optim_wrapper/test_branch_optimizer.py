@@ -1,14 +1,12 @@
 """Branches with optimizers of their own, against each of them alone."""
 import copy
 import functools
-import sys
 
 import pytest
 import torch
 import torch.distributed as dist
 from mmengine.logging import MessageHub
 from mmengine.optim import (CosineAnnealingLR, build_optim_wrapper)
-from mmengine.registry import init_default_scope
 
 from mcod_plugin.alone.optimizer import optim_wrapper_alone
 from mcod_plugin.engine.optim_wrapper import (BranchOptimizer,
@@ -515,39 +513,21 @@ def train_rank(model, cohort, rank=0, world_size=1):
                     gt_label=samples.fields['gt_label'][part])), wrapper)
 
 
-def run_rank(folder, rank):
+def train_share():
     """What each of the processes does."""
     from mmengine.model import MMDistributedDataParallel
-    torch.set_num_threads(1)
-    init_default_scope('mmpretrain')
-    dist.init_process_group(
-        'gloo',
-        init_method=f'file://{folder}/rendezvous',
-        rank=rank,
-        world_size=2)
     cohort = make()
     model = MMDistributedDataParallel(cohort, device_ids=None)
-    train_rank(model, cohort, rank, 2)
-    torch.save(cohort.state_dict(), f'{folder}/{rank}.pth')
-    dist.destroy_process_group()
+    train_rank(model, cohort, dist.get_rank(), 2)
+    return cohort.state_dict()
 
 
 @pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(),
     reason='needs gloo')
-def test_two_processes(two_processes, tmp_path):
-    two_processes(__file__, tmp_path)
+def test_two_processes(ranks):
     cohort = make()
     train_rank(cohort, cohort)
-    for rank in range(2):
+    for state_dict in ranks(train_share):
         torch.testing.assert_close(
-            torch.load(tmp_path / f'{rank}.pth'),
-            cohort.state_dict(),
-            rtol=1e-9,
-            atol=1e-12)
-
-
-# Started as a script, since a spawned process could not import a test module
-# that has no package.
-if __name__ == '__main__':
-    run_rank(sys.argv[1], int(sys.argv[2]))
+            state_dict, cohort.state_dict(), rtol=1e-9, atol=1e-12)

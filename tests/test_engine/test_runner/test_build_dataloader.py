@@ -1,11 +1,8 @@
 """Loaders of data that are held in memory."""
-import json
-import sys
 
 import pytest
 import torch
 import torch.distributed as dist
-from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch.utils.data import BatchSampler
 
@@ -218,11 +215,8 @@ def test_missing_data(tmp_path):
 @pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(),
     reason='needs gloo')
-def test_two_processes(two_processes, tmp_path):
-    two_processes(__file__, tmp_path)
-    first, second = (
-        json.loads((tmp_path / f'{rank}.json').read_text())
-        for rank in range(2))
+def test_two_processes(ranks):
+    first, second = ranks(load_share)
     sampler = CohortRunner.build_dataloader(make_config(), seed=0).sampler
     for epoch, halves in enumerate(zip(first, second)):
         sampler.set_epoch(epoch)
@@ -233,26 +227,12 @@ def test_two_processes(two_processes, tmp_path):
     assert first[0] != first[1]
 
 
-def run_rank(folder, rank):
+def load_share():
     """What each of the processes does."""
-    init_default_scope('mmpretrain')
-    dist.init_process_group(
-        'gloo',
-        init_method=f'file://{folder}/rendezvous',
-        rank=rank,
-        world_size=2)
     loader = CohortRunner.build_dataloader(make_config(), seed=0)
     epochs = []
     for epoch in range(2):
         loader.sampler.set_epoch(epoch)
         epochs.append(
             [index for batch in numbers(loader) for index, _ in batch])
-    with open(f'{folder}/{rank}.json', 'w') as file:
-        json.dump(epochs, file)
-    dist.destroy_process_group()
-
-
-# Started as a script, since a spawned process could not import a test module
-# that has no package.
-if __name__ == '__main__':
-    run_rank(sys.argv[1], int(sys.argv[2]))
+    return epochs
