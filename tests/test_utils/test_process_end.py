@@ -23,8 +23,8 @@ def test_one_process(monkeypatch):
 @pytest.fixture
 def ends(monkeypatch):
     """Is each of the processes in turn, which share what they do in a run."""
-    monkeypatch.setattr(
-        process_end, '_store', lambda store=dist.HashStore(): store)
+    store = dist.HashStore()
+    monkeypatch.setattr(process_end, '_store', lambda: store)
 
     def end(rank, error, code=1):
         monkeypatch.setenv('RANK', str(rank))
