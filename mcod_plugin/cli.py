@@ -19,7 +19,8 @@ from mcod_plugin.config.read import LOADERS, merge_options, read_config
 from mcod_plugin.errors import ConfigError, TrainingError, nearest
 from mcod_plugin.utils.launchers import LAUNCHERS, adopt_ranks
 from mcod_plugin.utils.process_end import (STOPPED, first_end,
-                                           is_first_to_tell, stop_code)
+                                           is_first_to_tell, leave_others,
+                                           stop_code)
 
 __all__ = [
     'ToolParser', 'add_config_arguments', 'add_study_arguments', 'load_config',
@@ -356,6 +357,7 @@ def user_errors() -> Iterator[None]:
     warnings.filterwarnings('ignore', message='.*mmcv-lite.*')
     try:
         yield
+        leave_others()
     except (ConfigError, TrainingError) as error:
         if os.environ.get('MCOD_DEBUG') or stop_code(error) is not None:
             raise

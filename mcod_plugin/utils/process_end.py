@@ -3,13 +3,14 @@ fault."""
 import json
 import os
 import sys
+from contextlib import suppress
 from typing import Any, NamedTuple, Optional
 
 from mcod_plugin.errors import one_line
 
 __all__ = [
     'FAILED', 'STOPPED', 'ProcessEnd', 'first_end', 'is_first_to_tell',
-    'stop_code'
+    'leave_others', 'stop_code'
 ]
 
 # How a run that has not finished has ended.
@@ -106,6 +107,21 @@ def is_first_to_tell(message: str) -> bool:
         return store.add(f'told {message}', 1) == 1
     except RuntimeError:
         return True  # The process that keeps it has gone.
+
+
+def leave_others() -> None:
+    """End the connections to the other processes, if there are any, once all
+    have come to their end.
+
+    Threads of PyTorch that still hold a tensor of what was sent last would
+    abort the process as Python shuts down.
+    """
+    if _store() is None:
+        return
+    import torch.distributed as dist
+    with suppress(RuntimeError):  # Another one has failed since.
+        dist.barrier()
+    dist.destroy_process_group()
 
 
 def _rank() -> int:

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from mcod_plugin.errors import TrainingError
 from mcod_plugin.utils import process_end
 from mcod_plugin.utils.process_end import (ProcessEnd, first_end,
-                                           is_first_to_tell)
+                                           is_first_to_tell, leave_others)
 
 
 def test_one_process(monkeypatch):
@@ -78,3 +78,18 @@ def test_the_keeper_is_gone(monkeypatch):
     assert is_first_to_tell('a reason')
     monkeypatch.setenv('RANK', '0')
     assert first_end(ValueError('mine')).outcome == 'failed: mine'
+
+
+def leave():
+    """Of three processes the last one is gone."""
+    if dist.get_rank() == 2:
+        dist.destroy_process_group()
+    else:
+        leave_others()
+    leave_others()
+    return dist.is_initialized()
+
+
+def test_leaving_others(ranks):
+    assert ranks(leave, size=2) == [False, False]
+    assert ranks(leave, size=3) == [False, False, False]
