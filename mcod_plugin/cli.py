@@ -12,8 +12,7 @@ import sys
 import warnings
 from contextlib import contextmanager
 from traceback import walk_stack
-from typing import (Any, Callable, Iterator, NoReturn, Optional, Sequence,
-                    Tuple)
+from typing import Any, Callable, Iterator, NoReturn, Sequence, Tuple
 
 from mcod_plugin.config.read import LOADERS, merge_options, read_config
 from mcod_plugin.errors import ConfigError, TrainingError, nearest
