@@ -353,6 +353,9 @@ def user_errors() -> Iterator[None]:
     it was surprised by when another one ended."""
     # They tell of parts that this plugin does not use, on every start.
     warnings.filterwarnings('ignore', message='.*mmcv-lite.*')
+    # What newer Pythons have to say of MMPretrain's and MMEngine's code.
+    warnings.filterwarnings('ignore', '.*invalid escape', SyntaxWarning)
+    warnings.filterwarnings('ignore', '.*find_loader', DeprecationWarning)
     try:
         yield
     except (ConfigError, TrainingError) as error:
