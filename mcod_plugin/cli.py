@@ -12,8 +12,7 @@ import sys
 import warnings
 from contextlib import contextmanager
 from traceback import walk_stack
-from typing import (Any, Callable, Iterator, NoReturn, Sequence,
-                    Tuple)
+from typing import Any, Callable, Iterator, NoReturn, Sequence, Tuple
 
 from mcod_plugin.config.read import LOADERS, merge_options, read_config
 from mcod_plugin.errors import ConfigError, TrainingError, nearest
@@ -355,6 +354,9 @@ def user_errors() -> Iterator[None]:
     it was surprised by when another one ended."""
     # They tell of parts that this plugin does not use, on every start.
     warnings.filterwarnings('ignore', message='.*mmcv-lite.*')
+    # What newer Pythons have to say of MMPretrain's and MMEngine's code.
+    warnings.filterwarnings('ignore', '.*invalid escape', SyntaxWarning)
+    warnings.filterwarnings('ignore', '.*find_loader', DeprecationWarning)
     try:
         yield
         leave_others()

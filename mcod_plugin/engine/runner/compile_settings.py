@@ -45,6 +45,11 @@ def compile_settings(setting: Any) -> Optional[dict]:
         # Of options it knows some hundreds, and lists them all.
         reason = one_line(error).partition(', known options are')[0]
         raise ConfigError(f'compile: {reason}') from error
+    if _has_graphs(settings) and not hasattr(torch.compiler,
+                                             'cudagraph_mark_step_begin'):
+        raise ConfigError(
+            'compile: CUDA graphs of several branches need PyTorch 2.2 or '
+            f'newer; got {torch.__version__}; use another mode')
     return settings
 
 
@@ -58,7 +63,10 @@ def uses_cuda_graphs(setting: Any) -> bool:
     Returns:
         bool: Whether it does.
     """
-    settings = compile_settings(setting) or {}
+    return _has_graphs(compile_settings(setting) or {})
+
+
+def _has_graphs(settings: dict) -> bool:
     options = settings.get('options') or {}
     return (settings.get('mode') in ('reduce-overhead', 'max-autotune')
             or bool(options.get('triton.cudagraphs')))

@@ -408,7 +408,8 @@ class MultiBackboneClassifier(BaseClassifier):
                for branch in self.branches.values()):
             # To CUDA graphs each branch is a program of its own, and without
             # a backward to come the next one would overwrite its logits.
-            torch.compiler.cudagraph_mark_step_begin()
+            # PyTorch 2.1 has no such call, and compiles without graphs.
+            getattr(torch.compiler, 'cudagraph_mark_step_begin', tuple)()
         logits = {}
         for name in own:
             branch = self.branches[name]

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from mcod_plugin.engine.runner.compile_settings import (compile_settings,
                                                         uses_cuda_graphs)
@@ -37,3 +38,18 @@ def test_bad_settings(setting, match):
 ])
 def test_uses_cuda_graphs(setting, expected):
     assert uses_cuda_graphs(setting) is expected
+
+
+@pytest.mark.parametrize('settings, told', [
+    (dict(mode='reduce-overhead'), True),
+    (dict(options={'triton.cudagraphs': True}), True),
+    (dict(mode='default'), False),
+])
+def test_graphs_of_an_older_version(monkeypatch, settings, told):
+    """PyTorch 2.1 cannot be told that a step begins."""
+    monkeypatch.delattr(torch.compiler, 'cudagraph_mark_step_begin')
+    if told:
+        with pytest.raises(ConfigError, match='need PyTorch 2.2 or newer'):
+            compile_settings(settings)
+    else:
+        assert compile_settings(settings) == settings
