@@ -43,15 +43,15 @@ setup(
     long_description_content_type='text/markdown',
     packages=find_packages(include=('mcod_plugin', 'mcod_plugin.*')),
     cmdclass=dict(build_py=BuildWithConfigs),
-    python_requires='>=3.11',
+    python_requires='>=3.10',
     install_requires=[
         'torch>=2.1',
-        'torchvision',
+        'torchvision>=0.16',
         'timm>=1.0.16',
         'mmengine>=0.11.0rc3,<1.0',
         'mmcv-lite>=2.1,<2.3',
         'mmpretrain>=1.2,<1.3',
-        'numpy',
+        'numpy>=1.23.5',
     ],
     extras_require={
         'quickstart': quickstart,
@@ -62,12 +62,19 @@ setup(
             *quickstart, *compare, *export, *publish, 'hypothesis', 'pytest',
             'pytest-xdist'
         ],
+        'docs': [
+            'mkdocs>=1.6,<2', 'mkdocs-material', 'mkdocs-same-dir',
+            'mkdocstrings[python]'
+        ],
         'viz': ['matplotlib', 'tensorboard'],
     },
     classifiers=[
         'Intended Audience :: Science/Research',
-        'License :: OSI Approved :: Apache Software License',
         'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     license='Apache-2.0',

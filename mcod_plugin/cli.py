@@ -12,12 +12,14 @@ import sys
 import warnings
 from contextlib import contextmanager
 from traceback import walk_stack
-from typing import (Any, Callable, Iterator, NoReturn, Optional, Sequence,
+from typing import (Any, Callable, Iterator, NoReturn, Sequence,
                     Tuple)
 
 from mcod_plugin.config.read import LOADERS, merge_options, read_config
 from mcod_plugin.errors import ConfigError, TrainingError, nearest
 from mcod_plugin.utils.launchers import LAUNCHERS, adopt_ranks
+from mcod_plugin.utils.process_end import (STOPPED, first_end,
+                                           is_first_to_tell, stop_code)
 
 __all__ = [
     'ToolParser', 'add_config_arguments', 'add_study_arguments', 'load_config',
@@ -285,7 +287,8 @@ def orderly_end(trains: bool = False) -> Iterator[None]:
         if found is None:
             raise
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if trains and os.environ.get('RANK', '0') == '0':
+        if (trains and os.environ.get('RANK', '0') == '0'
+                and first_end(error).outcome == STOPPED):
             standing = getattr(error, 'standing',
                                f'before it began; {_command(sys.argv)}')
             print(
@@ -295,25 +298,6 @@ def orderly_end(trains: bool = False) -> Iterator[None]:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         sys.exit(found)
-
-
-def stop_code(error: Optional[BaseException]) -> Optional[int]:
-    """The exit code of a process that was stopped.
-
-    Args:
-        error (BaseException): What ended it. What the stop itself has broken,
-            such as the workers of a data loader, may have raised it.
-
-    Returns:
-        int | None: None if it was not stopped.
-    """
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return 130
-        if isinstance(error, SystemExit) and error.code in (130, 143):
-            return error.code
-        error = error.__context__
-    return None
 
 
 def train(runner: Any) -> None:
@@ -328,10 +312,10 @@ def train(runner: Any) -> None:
     try:
         runner.train()
     except BaseException as error:
-        code = stop_code(error)
-        if code is None:
+        end = first_end(error)
+        if end.outcome != STOPPED or (end.is_own and stop_code(error) is None):
             raise
-        raise Stopped(code, _standing(runner)) from error
+        raise Stopped(end.code, _standing(runner)) from error
 
 
 def _standing(runner: Any) -> str:
@@ -366,7 +350,8 @@ def _command(argv: Sequence[str]) -> str:
 def user_errors() -> Iterator[None]:
     """End the process with one line on stderr if the block raises a
     :class:`ConfigError`, exit code 2, or a :class:`TrainingError`, exit code
-    1. Of several processes one tells a reason that they share."""
+    1. Of several processes one tells a reason that they share, and none what
+    it was surprised by when another one ended."""
     # They tell of parts that this plugin does not use, on every start.
     warnings.filterwarnings('ignore', message='.*mmcv-lite.*')
     try:
@@ -374,51 +359,23 @@ def user_errors() -> Iterator[None]:
     except (ConfigError, TrainingError) as error:
         if os.environ.get('MCOD_DEBUG') or stop_code(error) is not None:
             raise
+        code = 2 if isinstance(error, ConfigError) else 1
         reason = error
         while reason.__cause__ is not None:
             reason = reason.__cause__
         # What has surprised this process may be the end of another.
         known = isinstance(reason, (ConfigError, TrainingError))
-        if (known or not _others_have_told()) and _tells(str(error)):
+        is_own = first_end(error, code).is_own
+        if (known or is_own) and is_first_to_tell(str(error)):
             rank = os.environ.get('RANK', '0')
             print(
                 'error:',
                 f'rank {rank}: ' * (rank != '0') +
                 ' '.join(str(error).split()),
                 file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
+        sys.exit(code)
     except Exception as error:
-        if _others_have_told() and stop_code(error) is None:
+        # Another one that was stopped or failed has told why.
+        if stop_code(error) is None and not first_end(error).is_own:
             sys.exit(1)
         raise
-
-
-def _tells(message: str) -> bool:
-    """Whether this process is to tell a reason: of those that share it one,
-    and before they have found each other one of each machine."""
-    store = _store()
-    if store is None:
-        return os.environ.get('LOCAL_RANK', '0') == '0'
-    try:
-        store.add('told', 1)
-        return store.add(f'told {message}', 1) == 1
-    except RuntimeError:
-        return True  # The process that keeps it has gone.
-
-
-def _others_have_told() -> bool:
-    store = _store()
-    try:
-        return store is not None and store.add('told', 0) > 0
-    except RuntimeError:
-        return False
-
-
-def _store() -> Any:
-    """What the processes of a run share, if there are several."""
-    if 'torch' not in sys.modules:
-        return None
-    import torch.distributed as dist
-    if not dist.is_available() or not dist.is_initialized():
-        return None
-    return dist.distributed_c10d._get_default_store()

@@ -54,7 +54,7 @@ def main():
         if args.push is not None:
             check_push(args.push)
         publication = publish_cohort(args.work_dir, args.out, args.solo,
-                                     args.checkpoint)
+                                     args.checkpoint, args.push)
         print(summary(publication, args.out))
         if args.push is not None:
             for repo in push(publication, args.out, args.push):

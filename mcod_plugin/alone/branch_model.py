@@ -17,8 +17,8 @@ from mcod_plugin.models.necks import LayoutPooling
 from mcod_plugin.models.utils.branch_settings import BranchSettings
 from .classifier_config import PLUGIN, needs_plugin, stand_alone
 from .cohort import branch_pixels
-from .data import (crop_ratio, evaluator, loader_alone, preprocessor,
-                   source_loader)
+from .data import (crop_ratio, evaluator, interpolation, loader_alone,
+                   preprocessor, source_loader)
 from .images import Images
 from .timm_twin import TimmTwin, timm_twin
 
@@ -48,6 +48,7 @@ class BranchModel:
             the data set gives them.
         to_rgb (bool): Whether the preprocessor turns the order round.
         crop_ratio (float): The share of an image's side that is kept.
+        interpolation (str): How images are resized, as timm calls it.
         classes (list[str], optional): Names of the classes.
         metrics (dict): What is known of its accuracy.
         origin (dict): Where it comes from.
@@ -66,6 +67,7 @@ class BranchModel:
     data_order: str
     to_rgb: bool
     crop_ratio: float = 1.
+    interpolation: str = 'bilinear'
     classes: Optional[List[str]] = None
     metrics: Dict[str, Any] = field(default_factory=dict)
     origin: Dict[str, Any] = field(default_factory=dict)
@@ -188,5 +190,8 @@ def branch_model(cfg: Any, cohort: nn.Module, name: str, images: Images,
         data_order=channel_order(pipeline),
         to_rgb=bool(getattr(cohort.data_preprocessor, 'to_rgb', False)),
         crop_ratio=crop_ratio(pipeline),
+        # The cohort itself resizes the images of a branch in this way.
+        interpolation='bilinear'
+        if settings.resized else interpolation(pipeline),
         classes=classes,
         origin=origin)

@@ -110,20 +110,23 @@ def load_cohort(cfg: Any, filename: str, checkpoint: dict) -> nn.Module:
     return cohort.float().eval()
 
 
-def class_names(content: dict, images: Images) -> Optional[List[str]]:
+def class_names(content: dict, images: Images,
+                num_classes: int) -> Optional[List[str]]:
     """The names of the classes.
 
     Args:
         content (dict): What the checkpoint holds.
         images (Images): Images of the data set.
+        num_classes (int): Number of classes of the branches.
 
     Returns:
         list[str] | None: The names that the training has noted, else those of
         the data set; None if neither has any.
 
     Raises:
-        ConfigError: If they differ. Labels are their numbers, so what the
-            images say of the accuracy would be wrong.
+        ConfigError: If they differ, or are not as many as the classes.
+            Labels are their numbers, so what the images say of the accuracy
+            would be wrong.
     """
     trained = trained_names(content)
     faults = name_mismatches(images.classes, trained)
@@ -132,6 +135,11 @@ def class_names(content: dict, images: Images) -> Optional[List[str]]:
                           f'of the checkpoint ({len(trained)}) in the same '
                           f'order; of {len(images.classes)} it {faults}')
     found = trained or images.classes
+    if found and len(found) != num_classes:
+        place = ('meta.dataset_meta.classes of the checkpoint'
+                 if trained else images.source)
+        raise ConfigError(f'{place} must have a name for each of the '
+                          f'{num_classes} classes; got {len(found)}')
     return [str(name) for name in found] if found else None
 
 

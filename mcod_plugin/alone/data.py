@@ -3,7 +3,7 @@ import copy
 import inspect
 from typing import Any, List, Optional, Tuple
 
-from mmcv.transforms import CenterCrop
+from mmcv.transforms import CenterCrop, Resize
 from mmpretrain.datasets import PackInputs, ResizeEdge
 from mmpretrain.evaluation import Accuracy
 from mmpretrain.models import ClsDataPreprocessor
@@ -19,8 +19,8 @@ from mcod_plugin.models.data_preprocessors import BatchDataPreprocessor
 from .classifier_config import needs_plugin
 
 __all__ = [
-    'crop_ratio', 'dataset_alone', 'evaluator', 'loader_alone', 'preprocessor',
-    'source_loader'
+    'crop_ratio', 'dataset_alone', 'evaluator', 'interpolation',
+    'loader_alone', 'preprocessor', 'source_loader'
 ]
 
 # What the preprocessor does in training only.
@@ -160,6 +160,25 @@ def crop_ratio(pipeline: List[dict]) -> float:
             size = max(size) if isinstance(size, (list, tuple)) else size
             ratio = min(1., size / edge)
     return ratio
+
+
+def interpolation(pipeline: List[dict]) -> str:
+    """How a pipeline resizes images.
+
+    Args:
+        pipeline (list[dict]): Configs of its transforms.
+
+    Returns:
+        str: The name of the way, as timm and Pillow call it: that of the last
+        transform which resizes; ``'bilinear'``, the transforms' own default,
+        if none does.
+    """
+    found = 'bilinear'
+    for transform in pipeline:
+        if is_part(transform, (Resize, ResizeEdge)):
+            found = transform.get('interpolation', 'bilinear')
+    # OpenCV has another name for it.
+    return 'box' if found == 'area' else found
 
 
 def preprocessor(given: dict,

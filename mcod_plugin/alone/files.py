@@ -92,7 +92,8 @@ def write_safetensors(model: BranchModel, folder: str) -> None:
             value_range=[0, 255],
             mean=list(model.mean),
             std=list(model.std),
-            crop_ratio=model.crop_ratio),
+            crop_ratio=model.crop_ratio,
+            interpolation=model.interpolation),
         classes=model.classes,
         metrics=model.metrics,
         origin=model.origin)

@@ -1,11 +1,13 @@
 """Opens exports as whoever gets them does, and computes logits.
 
-Run as a script, in a process of its own: it reads a request from stdin, as
-JSON, and imports nothing of this package.
+Run as a script, in a process of its own: it reads a request from a file, as
+JSON, and imports nothing of this package. It ends when its stdin is closed.
 """
 import json
+import os
 import os.path as osp
 import sys
+import threading
 import traceback
 
 import numpy as np
@@ -140,14 +142,28 @@ OPEN = dict(
     onnx=open_onnx)
 
 
+def end_with_parent() -> None:
+    """End this process when the one that has started it does, which holds the
+    other end of stdin."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 @torch.no_grad()
 def main() -> None:
     """Answer the request: for each job write the logits, or why there are
     none."""
+    end_with_parent()
     # The folder of this script is no place to import from.
     own = osp.dirname(osp.abspath(__file__))
     sys.path[:] = [path for path in sys.path if path != own]
-    request = json.load(sys.stdin)
+    with open(sys.argv[1], encoding='utf-8') as file:
+        request = json.load(file)
     if not request['plugin']:
         # An import of it fails.
         sys.modules['mcod_plugin'] = None

@@ -94,7 +94,7 @@ def reopen(
         last_words = {
             plugin:
             _open([job for job in jobs.values() if job['plugin'] is plugin],
-                  len(pixels), plugin)
+                  len(pixels), plugin, work)
             for plugin in (False, True)
         }
         for (name, format), job in jobs.items():
@@ -110,19 +110,25 @@ def reopen(
     return found
 
 
-def _open(jobs: List[dict], number: int, plugin: bool) -> str:
+def _open(jobs: List[dict], number: int, plugin: bool, folder: str) -> str:
     """Open exports in a fresh process, which writes their logits of a number
     of images; return its last words."""
     if not jobs:
         return ''
-    request = dict(plugin=plugin, batches=batches(number), jobs=jobs)
+    request = osp.join(folder, 'request.json')
+    with open(request, 'w', encoding='utf-8') as file:
+        json.dump(
+            dict(plugin=plugin, batches=batches(number), jobs=jobs), file)
     script = osp.join(osp.dirname(__file__), 'fresh_process.py')
-    done = subprocess.run([sys.executable, '-W', 'ignore', script],
-                          input=json.dumps(request),
-                          capture_output=True,
-                          text=True)
-    lines = done.stderr.strip().splitlines() or ['']
-    return f'{lines[-1]} (exit code {done.returncode})'
+    # Its stdin is closed when this process ends, however that is.
+    with subprocess.Popen([sys.executable, '-W', 'ignore', script, request],
+                          stdin=subprocess.PIPE,
+                          stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE,
+                          text=True) as process:
+        lines = process.stderr.read().strip().splitlines() or ['']
+        code = process.wait()
+    return f'{lines[-1]} (exit code {code})'
 
 
 def _logits(job: dict, last_words: str) -> np.ndarray:

@@ -4,12 +4,13 @@ import math
 import os
 import os.path as osp
 import re
+import reprlib
 from collections import Counter
 from numbers import Real
 from typing import (Any, Callable, Dict, Iterator, List, Mapping, Optional,
                     Sequence)
 
-from mcod_plugin.errors import ConfigError
+from mcod_plugin.errors import ConfigError, one_line
 from mcod_plugin.runs.metrics import best_top1
 
 __all__ = [
@@ -313,9 +314,9 @@ def _read(path: str, method: str, seed: int) -> Record:
     try:
         with open(path, encoding='utf-8') as file:
             run = json.load(file)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f'{path} is no result file, which is JSON: {error}') from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f'{path} is no result file, which is JSON: '
+                          f'{one_line(error)}') from error
     fault = next(_faults(run), None)
     if fault is None and (run['method'], run['seed']) != (method, seed):
         fault = (f'it holds method {run["method"]!r} and seed {run["seed"]}, '
@@ -340,17 +341,27 @@ def _faults(run: Any) -> Iterator[str]:
         yield from _of_kind(run, key, kind)
     if not run['branches'] or not all(
             isinstance(name, str) for name in run['branches']):
-        yield f"'branches' must hold names; got {run['branches']!r}"
+        yield ("'branches' must hold names; got "
+               f"{reprlib.repr(run['branches'])}")
+    if not isinstance(run['versions'].get('torch'), (str, type(None))):
+        yield ("'torch' in 'versions' must be a text; got "
+               f"{reprlib.repr(run['versions']['torch'])}")
+    if not math.isfinite(run['train_seconds']):
+        yield f"'train_seconds' must be finite; got {run['train_seconds']}"
+    if unit(run) == 'iteration' and not all(map(_is_number, run['until'])):
+        yield ("'until' must be a list of numbers; got "
+               f"{reprlib.repr(run['until'])}")
     for key, value in run['last'].items():
         if not _is_number(value):
-            yield f"{key!r} in 'last' must be a number; got {value!r}"
+            yield (f"{key!r} in 'last' must be a number; got "
+                   f'{reprlib.repr(value)}')
     for name in (*run['branches'], 'ensemble'):
         if f'{name}/top1' not in run['last']:
             yield f"'last' lacks '{name}/top1'"
     # Runs of older versions have no ratios.
     ratios = run.get('kd_ratio', {})
     if not isinstance(ratios, dict):
-        yield f"'kd_ratio' must be of type dict; got {ratios!r}"
+        yield f"'kd_ratio' must be of type dict; got {reprlib.repr(ratios)}"
     for key, values in dict(
             run['curves'],
             kd_weight=run['kd_weight'],
@@ -367,11 +378,12 @@ def _faults(run: Any) -> Iterator[str]:
                                           and unit(run) not in lengths):
         yield (f"'curves' must hold '{unit(run)}' and as many numbers for "
                f'each metric; got {lengths}')
-    if not all(
+    diverged = run.get('diverged') or {}
+    if not isinstance(diverged, dict) or not all(
             isinstance(when, dict) and {'epoch', 'iteration'} <= when.keys()
-            for when in run.get('diverged', {}).values()):
+            for when in diverged.values()):
         yield ("'diverged' must hold 'epoch' and 'iteration' by branch; got "
-               f'{run["diverged"]!r}')
+               f'{reprlib.repr(diverged)}')
 
 
 def _of_kind(run: Record, key: str, kind: type) -> Iterator[str]:
@@ -380,10 +392,18 @@ def _of_kind(run: Record, key: str, kind: type) -> Iterator[str]:
     # A bool is an int to Python.
     if not isinstance(run[key], kind) or isinstance(run[key], bool):
         yield (f'{key!r} must be of type {kind.__name__.lower()}; got '
-               f'{run[key]!r}')
+               f'{reprlib.repr(run[key])}')
+    if isinstance(run[key], Real) and not _is_number(run[key]):
+        yield f'{key!r} is out of range; got {reprlib.repr(run[key])}'
 
 
 def _is_number(value: Any) -> bool:
+    """Whether it is one that a float can hold, as JSON alone does not
+    promise."""
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
     return isinstance(value, Real) and not isinstance(value, bool)
 
 

@@ -1,7 +1,7 @@
 """Telling what to do about a data set that cannot be used."""
 import os.path as osp
 from contextlib import contextmanager
-from typing import Any, Iterator, Mapping, Optional
+from typing import Any, Callable, Iterator, Mapping, Optional
 
 from mmengine.dataset import BaseDataset
 
@@ -26,15 +26,23 @@ def explain_missing_data(dataset: dict) -> Iterator[None]:
         dataset (dict): The data set's config.
 
     Raises:
-        ConfigError: If the data cannot be loaded. A folder that a download
-            in vain has made is removed again. A wrong setting of the data set
-            is raised as it is.
+        ConfigError: If the data cannot be loaded, or are none. A folder that
+            a download in vain has made is removed again. A wrong setting of
+            the data set is raised as it is.
     """
     made = missing_folders(dataset.get('data_root') or '.')
     try:
         yield
+    except ValueError as error:
+        # MMEngine joins the pieces of what there is, in whatever wrapper.
+        empty = _find(dataset, _is_empty)
+        if empty is None:
+            raise
+        raise ConfigError(
+            f'data set {type(empty).__name__} is empty: its files hold no '
+            'image, or its indices leave none') from error
     except LOADING_ERRORS as error:
-        unloadable = _unloadable(dataset)
+        unloadable = _find(dataset, _is_unloadable)
         if unloadable is None:
             raise
         remove_empty(made)
@@ -50,8 +58,9 @@ def explain_missing_data(dataset: dict) -> Iterator[None]:
         raise ConfigError(f'{text} ({reason})') from error
 
 
-def _unloadable(cfg: dict) -> Optional[BaseDataset]:
-    """The data set within a config whose data cannot be loaded.
+def _find(cfg: dict, is_faulty: Callable[[BaseDataset],
+                                         bool]) -> Optional[BaseDataset]:
+    """The data set within a config whose data have a fault.
 
     An error does not tell whether settings or data are to blame. So each data
     set is built without its data, where only settings matter, and then asked
@@ -59,12 +68,26 @@ def _unloadable(cfg: dict) -> Optional[BaseDataset]:
     """
     for _, part in walk(cfg):
         dataset = _without_data(part) if isinstance(part, Mapping) else None
-        if dataset is not None:
-            try:
-                dataset.full_init()
-            except LOADING_ERRORS:
-                return dataset
+        if dataset is not None and is_faulty(dataset):
+            return dataset
     return None
+
+
+def _is_unloadable(dataset: BaseDataset) -> bool:
+    try:
+        dataset.full_init()
+    except LOADING_ERRORS:
+        return True
+    return False
+
+
+def _is_empty(dataset: BaseDataset) -> bool:
+    try:
+        dataset.serialize_data = False
+        dataset.full_init()
+        return len(dataset) == 0
+    except Exception:
+        return False
 
 
 def _without_data(cfg: Mapping) -> Optional[BaseDataset]:

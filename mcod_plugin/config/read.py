@@ -4,6 +4,7 @@
 import argparse
 import ast
 import os.path as osp
+from pathlib import PurePath
 from typing import Any, Dict, Iterator, Optional, Sequence
 
 from mcod_plugin.errors import ConfigError, nearest, one_line
@@ -36,7 +37,8 @@ def read_config(path: str) -> Any:
         path (str): The file.
 
     Returns:
-        Config: The config.
+        Config: The config. What it imports is no setting of it, and a path of
+        ``pathlib`` is a text.
 
     Raises:
         ConfigError: If it is missing or cannot be read.
@@ -45,14 +47,50 @@ def read_config(path: str) -> Any:
         raise ConfigError(f'config {path}: there is no such file')
     from mmengine.config import Config
     try:
-        return Config.fromfile(path)
+        return _as_settings(Config.fromfile(path))
     except SyntaxError as error:
         raise ConfigError(f'config {_broken_file(path) or path}, line '
                           f'{error.lineno}: {error.msg}: '
                           f'{(error.text or "").strip()}') from error
     except Exception as error:
         # Whatever the file does when it is executed.
-        raise ConfigError(f'config {path}: {one_line(error)}') from error
+        reason = one_line(error) or type(error).__name__
+        if 'lazy_import' in reason or type(error) is RuntimeError:
+            # Within a file of that style, what is imported is not there yet.
+            reason = (
+                'an import above _base_ makes MMEngine read it as a config of '
+                'its new style, in which nothing that was imported can be '
+                'called; write _base_ first, or _base_ = [] if it has none')
+        raise ConfigError(f'config {path}: {reason}') from error
+
+
+def _as_settings(cfg: Any) -> Any:
+    """A config as it can be written into a file again.
+
+    MMEngine leaves out modules and functions that a config imports, but not
+    classes such as ``Path``.
+    """
+    from .parts import walk
+
+    # Those of MMEngine's new style hold classes, and write them as imports.
+    if cfg._imported_names:
+        return cfg
+    for key, value in list(cfg.items()):
+        if isinstance(value, type) and key not in RUNNER_KEYS:
+            cfg.pop(key)
+        elif any(isinstance(part, PurePath) for _, part in walk(value)):
+            cfg[key] = _without_paths(value)
+    return cfg
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, dict):
+        return type(value)({k: _without_paths(v) for k, v in value.items()})
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_without_paths, value))
+    return value
 
 
 def _broken_file(path: str) -> Optional[str]:

@@ -1,3 +1,4 @@
+import copy
 from functools import cached_property
 from typing import Any, List, Optional, Sequence, Tuple, Union
 
@@ -232,12 +233,18 @@ class InMemoryDataset(Dataset):
                 shape = (len(numbers), *image.shape)
                 self._check_room(shape)
                 images = np.empty(shape, dtype=np.uint8)
-            if image.shape != images.shape[1:] or image.dtype != np.uint8:
+            if image.dtype != np.uint8:
                 raise ConfigError(
-                    f'{self.source}: image {index} is {image.shape} of '
-                    f'{image.dtype}, the first one {images.shape[1:]} of '
-                    'uint8; InMemoryDataset needs images of one size, which '
-                    'Resize and CenterCrop in the pipeline can give')
+                    f'{self.source}: image {index} is of {image.dtype}, but '
+                    'InMemoryDataset holds uint8, pixels from 0 to 255; '
+                    'convert the files, or take the data set as it is '
+                    f'(type={self.source!r})')
+            if image.shape != images.shape[1:]:
+                raise ConfigError(
+                    f'{self.source}: image {index} is {image.shape}, the '
+                    f'first one {images.shape[1:]}; InMemoryDataset needs '
+                    'images of one size, which Resize and CenterCrop in the '
+                    'pipeline can give')
             images[row], labels[row] = image, label
         if images is None:
             raise ConfigError(f'{self.source} is empty')
@@ -381,6 +388,30 @@ class InMemoryDataset(Dataset):
 
     def full_init(self) -> None:
         """Nothing; MMPretrain's wrappers of data sets call it."""
+
+    def get_subset(self, indices: Union[int, Sequence[int]]
+                   ) -> 'InMemoryDataset':
+        """Some of the images, as :class:`KFoldDataset` asks for them.
+
+        Args:
+            indices (int | Sequence[int]): Their numbers; an integer stands
+                for so many at the beginning, a negative one at the end.
+
+        Returns:
+            InMemoryDataset: A data set that holds these only.
+        """
+        if isinstance(indices, int):
+            rows = torch.arange(len(self))
+            rows = rows[:indices] if indices >= 0 else rows[indices:]
+        else:
+            rows = torch.as_tensor(indices, dtype=torch.int64)
+        rows = rows.to(self.images.device)
+        subset = copy.copy(self)
+        subset.images = self.images.index_select(0, rows)
+        subset.labels = self.labels.index_select(0, rows)
+        # It is of all images, if it was asked for.
+        vars(subset).pop('_on_cpu', None)
+        return subset
 
     def get_gt_labels(self) -> np.ndarray:
         """The labels of all images.

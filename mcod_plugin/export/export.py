@@ -137,7 +137,7 @@ def export_branches(cfg: Any,
         images = _images(cfg, cohort, limit, verify_accuracy)
         wanted = branch_logits(cohort, names, images.pixels)
         metrics = {name: _top1(wanted[name], images.labels) for name in names}
-        classes = class_names(content, images)
+        classes = class_names(content, images, cohort.num_classes)
         source = origin(cfg, checkpoint, content)
         models, places = {}, {}
         # None if what fails is to be raised.

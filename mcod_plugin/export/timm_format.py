@@ -44,7 +44,7 @@ def write_timm(model: BranchModel, folder: str) -> None:
             num_classes=model.num_classes,
             input_size=list(model.input_shape),
             fixed_input_size=bool(given.get('fixed_input_size')),
-            interpolation='bilinear',
+            interpolation=model.interpolation,
             crop_pct=model.crop_ratio,
             crop_mode='center',
             mean=[value / 255 for value in model.mean],

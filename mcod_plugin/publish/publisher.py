@@ -38,6 +38,7 @@ from .figures import draw_branch, draw_cohort
 from .measure import accuracy, cohort_logits, median_latency
 from .metafile import metafile
 from .publication import Member, Publication
+from .push import repositories
 from .recipe import check_solo
 from .trained_run import TrainedRun, read_run
 from .weights import publish_name, published_config, write_cohort
@@ -54,7 +55,8 @@ WRITERS = dict(mmpretrain=write_mmpretrain, safetensors=write_safetensors)
 def publish_cohort(work_dir: str,
                    out: str,
                    solo: Optional[str] = None,
-                   checkpoint: Optional[str] = None) -> Publication:
+                   checkpoint: Optional[str] = None,
+                   repo: Optional[str] = None) -> Publication:
     """Write weights, configs, figures, model cards and a metafile of a
     trained cohort.
 
@@ -71,6 +73,9 @@ def publish_cohort(work_dir: str,
             same recipe, never distilled. Without it no gain is claimed.
         checkpoint (str, optional): The checkpoint to publish. Defaults to the
             last one.
+        repo (str, optional): The repository that it is to be uploaded to, see
+            :func:`push`; its name, and those of the branches', are checked
+            before there is work to lose.
 
     Returns:
         Publication: What was published.
@@ -85,6 +90,8 @@ def publish_cohort(work_dir: str,
                           'cohort and must be made of letters, digits, '
                           f'hyphens, dots and underscores; got {name!r}')
     run = read_run('WORK_DIR', work_dir, checkpoint)
+    if repo is not None:
+        repositories(repo, run.branches)
     for branch, when in diverged_branches(run.content).items():
         raise ConfigError(
             f'WORK_DIR {work_dir} cannot be published as a cohort: in epoch '
@@ -137,7 +144,6 @@ class Publisher:
         self.images = images
         self.machine = describe_machine()
         self.origin = origin(run.cfg, run.checkpoint, run.content)
-        self.known_classes = class_names(run.content, images)
 
     def publish(self) -> Publication:
         """Write everything.
@@ -201,7 +207,8 @@ class Publisher:
         written."""
         run = self.run
         cohort = load_cohort(run.cfg, run.checkpoint, run.content)
-        classes = self.known_classes
+        classes = self.known_classes = class_names(run.content, self.images,
+                                                   cohort.num_classes)
         meta = dict(
             dataset_meta=dict(classes=classes) if classes else {},
             **self.origin)

@@ -1,12 +1,12 @@
 """Uploading what was published to the Hugging Face hub."""
 import os.path as osp
-from typing import Dict, List
+from typing import Dict, Iterable, List
 
 from mcod_plugin.errors import ConfigError, one_line
 from mcod_plugin.utils.machine import require_packages
 from .publication import Member, Publication
 
-__all__ = ['check_push', 'push']
+__all__ = ['check_push', 'push', 'repositories']
 
 # The card goes with other links; the metafile is of all folders at once,
 # which the repositories do not have beside each other.
@@ -25,11 +25,7 @@ def check_push(repo: str) -> None:
     """
     require_packages('--push', ('huggingface_hub', ), 'publish')
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise ConfigError(f'--push {repo}: {one_line(error)}') from error
+    repositories(repo, [])
     if repo.count('/') != 1:
         raise ConfigError(f'--push must be USER/REPO; got {repo!r}')
     try:
@@ -37,6 +33,36 @@ def check_push(repo: str) -> None:
     except Exception as error:
         raise ConfigError(f'--push {repo}: the hub does not let in: '
                           f'{one_line(error)}') from error
+
+
+def repositories(repo: str, branches: Iterable[str]) -> Dict[str, str]:
+    """The repositories that a cohort and its branches go to.
+
+    Args:
+        repo (str): That of the cohort, ``USER/REPO``.
+        branches (Iterable[str]): Names of the branches.
+
+    Returns:
+        dict[str, str]: By branch ``USER/REPO-<branch>``, and under an empty
+        name that of the cohort.
+
+    Raises:
+        ConfigError: If the hub does not take one of these names.
+    """
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    repos = {'': repo, **{name: f'{repo}-{name}' for name in branches}}
+    for name, target in repos.items():
+        try:
+            validate_repo_id(target)
+            if not target.isascii():
+                raise HFValidationError('it must be of letters from a to z, '
+                                        "digits, '-', '_' and '.'")
+        except HFValidationError as error:
+            branch = f' (branch {name})' if name else ''
+            raise ConfigError(
+                f'--push {repo}: the hub takes no repository {target}{branch}'
+                f': {one_line(error)}') from error
+    return repos
 
 
 def push(publication: Publication, out: str, repo: str) -> List[str]:
@@ -60,10 +86,8 @@ def push(publication: Publication, out: str, repo: str) -> List[str]:
         ConfigError: If the hub refuses; what was uploaded before stays.
     """
     from huggingface_hub import HfApi, ModelCard
-    repos = {
-        member.folder: f'{repo}-{member.folder}' if member.folder else repo
-        for member in publication.members
-    }
+    repos = repositories(
+        repo, (branch.folder for branch in publication.branches))
     api = HfApi()
     done: List[str] = []
     try:

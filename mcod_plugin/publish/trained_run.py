@@ -243,7 +243,12 @@ def read_run(setting: str,
     """
     if not osp.isdir(work_dir):
         raise ConfigError(f'{setting} {work_dir}: there is no such folder')
-    configs = sorted(glob(osp.join(escape(work_dir), '*.py')))
+    # A runner without a config, such as those of MMPretrain's tools that draw
+    # the learning rate, leaves an empty one.
+    configs = [
+        path for path in sorted(glob(osp.join(escape(work_dir), '*.py')))
+        if not _is_blank(path)
+    ]
     if len(configs) != 1:
         found = ', '.join(map(osp.basename, configs)) or 'none'
         raise ConfigError(
@@ -267,6 +272,11 @@ def read_run(setting: str,
             **find_record(work_dir)
         },
         curves=read_curves(work_dir, 'max_epochs' in cfg.train_cfg))
+
+
+def _is_blank(path: str) -> bool:
+    with open(path, encoding='utf-8') as file:
+        return not file.read().strip()
 
 
 def _last_checkpoint(setting: str, work_dir: str) -> str:

@@ -83,8 +83,7 @@ def publish_name(folder: str, model_name: str) -> Tuple[str, str]:
         tuple[str, str]: The name of the file, and its hash.
     """
     path = osp.join(folder, 'model.pth')
-    with open(path, 'rb') as file:
-        digest = hashlib.file_digest(file, 'sha256').hexdigest()
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     today = datetime.date.today().strftime('%Y%m%d')
     name = f'{model_name}_{today}-{digest[:8]}.pth'
     os.replace(path, osp.join(folder, name))

@@ -34,6 +34,8 @@ STYLE = {
     'grid.linewidth': 0.8,
     'legend.frameon': False,
     'lines.linewidth': 1.4,
+    # A class may have a dollar in its name.
+    'text.parse_math': False,
 }
 
 

@@ -43,8 +43,8 @@ def read_checkpoint(filename: str,
     Raises:
         DamagedCheckpoint: If it is incomplete, has changed since it was
             written, or is no checkpoint at all.
-        ConfigError: If the file is missing, cannot be fetched, or holds more
-            than data.
+        ConfigError: If the file is missing, cannot be fetched, holds more
+            than data, or is not made as a checkpoint is.
     """
     remote = filename.startswith(('http://', 'https://'))
     if not remote and not os.path.isfile(filename):
@@ -85,7 +85,24 @@ def read_checkpoint(filename: str,
     if not isinstance(checkpoint, dict):
         raise ConfigError(f'checkpoint {filename} must hold a dict; got a '
                           f'{type(checkpoint).__name__}')
+    _check_form(filename, checkpoint)
     return checkpoint
+
+
+def _check_form(filename: str, checkpoint: dict) -> None:
+    """Raise unless a checkpoint is made as MMEngine's, or holds weights
+    only."""
+    # The parts of MMEngine's that others look into.
+    for key in ('state_dict', 'meta', 'message_hub'):
+        value = checkpoint.get(key)
+        if 'state_dict' in checkpoint and not isinstance(value, dict) and (
+                value is not None or key == 'state_dict'):
+            raise ConfigError(f'checkpoint {filename}: {key} must be a dict; '
+                              f'got {type(value).__name__}')
+    for key in checkpoint.get('state_dict', checkpoint):
+        if not isinstance(key, str):
+            raise ConfigError(f'checkpoint {filename}: the names of weights '
+                              f'must be texts; got {key!r}')
 
 
 def _check_sums(path: str) -> None:

@@ -14,7 +14,7 @@ import tempfile
 import uuid
 from contextlib import contextmanager, suppress
 from glob import escape, glob
-from typing import Iterator, List
+from typing import Iterator, List, Optional
 
 from mcod_plugin.errors import ConfigError
 
@@ -25,9 +25,12 @@ except ImportError:
     fcntl = None
 
 __all__ = [
-    'check_out', 'hold', 'missing_folders', 'new_file', 'new_folder',
+    'check_out', 'claim', 'hold', 'missing_folders', 'new_file', 'new_folder',
     'remove_dead', 'remove_empty', 'sweep', 'sync', 'try_lock', 'write_text'
 ]
+
+# What a lock that another process has is refused with.
+TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 
 # What ``new_file`` makes, and the checkpoints of earlier versions.
 PART = re.compile(r'\.[0-9a-f]{32}\.part$|(^|_)(epoch|iter)_\d+\.pth\.part$')
@@ -132,8 +135,50 @@ def try_lock(handle: int) -> bool:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+            return error.errno not in TAKEN
     return True
+
+
+@contextmanager
+def claim(path: str, owner: str) -> Iterator[Optional[str]]:
+    """Keep other processes from what a file stands for, until the block or
+    this process ends. Those that it has forked, such as the workers of a data
+    loader, may outlive it and keep nobody away.
+
+    Args:
+        path (str): The file, which is made, and removed again.
+        owner (str): What it tells others.
+
+    Yields:
+        str | None: What the other process tells that has it; None if none
+        has. Where files cannot be locked, that is taken for granted.
+    """
+    if fcntl is None:
+        yield None
+        return
+    while True:
+        handle = _open(path, os.O_CREAT)
+        try:
+            try:
+                # Unlike those of ``flock``, it is the process's own.
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in TAKEN:
+                    yield os.read(handle, 1000).decode(errors='replace')
+                    return
+            # Its owner may have removed it before it was locked.
+            if osp.lexists(path) and osp.samestat(
+                    os.fstat(handle), os.stat(path)):
+                os.ftruncate(handle, 0)
+                os.write(handle, owner.encode())
+                try:
+                    yield None
+                finally:
+                    with suppress(OSError):
+                        os.remove(path)
+                return
+        finally:
+            os.close(handle)
 
 
 def remove_dead(path: str) -> None:
@@ -191,9 +236,11 @@ def check_out(setting: str, path: str) -> None:
         path (str): The file.
 
     Raises:
-        ConfigError: If its folder does not exist or takes no file, or it is
-            a folder itself or a file that must not be written to.
+        ConfigError: If it has no name, its folder does not exist or takes no
+            file, or it is a folder itself or a file that must not be written
+            to.
     """
+    _check_named(setting, path)
     folder = osp.dirname(osp.abspath(path))
     if not osp.isdir(folder):
         raise ConfigError(f'{setting} {path}: the folder {folder} does not '
@@ -210,6 +257,13 @@ def check_out(setting: str, path: str) -> None:
                           f'{folder} ({error.strerror})') from error
     if osp.exists(path) and not os.access(path, os.W_OK):
         raise ConfigError(f'{setting} {path} must not be written to')
+
+
+def _check_named(setting: str, path: str) -> None:
+    # An empty path would stand for the folder that the user is in.
+    if not path.strip():
+        raise ConfigError(f'{setting} must be the name of what to write; got '
+                          f'{path!r}')
 
 
 def missing_folders(path: str) -> List[str]:
@@ -251,7 +305,7 @@ def new_folder(out: str) -> Iterator[str]:
 
     Args:
         out (str): Its place, as ``--out`` names it; nothing, or an empty
-            folder.
+            folder, or a link to one.
 
     Yields:
         str: The folder, beside its place.
@@ -259,7 +313,12 @@ def new_folder(out: str) -> Iterator[str]:
     Raises:
         ConfigError: If something is there, or it cannot be written.
     """
-    out = osp.abspath(out)
+    _check_named('--out', out)
+    # A link stays, and what it leads to is replaced.
+    out = osp.realpath(out) if osp.isdir(out) else osp.abspath(out)
+    if osp.ismount(out):
+        raise ConfigError(f'--out {out} is a mount point, which cannot be '
+                          'replaced; name a new folder in it')
     if osp.isdir(out) and os.listdir(out):
         raise ConfigError(f'--out {out} is not empty; name a new folder')
     if osp.lexists(out) and not osp.isdir(out):

@@ -27,7 +27,8 @@ NAMED = {'meta': {'dataset_meta': {'classes': ('cat', 'dog')}}}
     ({}, (), None),
 ])
 def test_class_names(content, classes, expected):
-    assert class_names(content, SimpleNamespace(classes=classes)) == expected
+    images = SimpleNamespace(classes=classes)
+    assert class_names(content, images, 2) == expected
 
 
 def test_images_of_other_classes():
@@ -36,7 +37,20 @@ def test_images_of_other_classes():
              r'checkpoint \(2\) in the same order; of 2 it has them in '
              r'another order \(label 0 is dog, not cat, 1 is cat, not dog\)')
     with pytest.raises(ConfigError, match=match):
-        class_names(NAMED, images)
+        class_names(NAMED, images, 2)
+
+
+@pytest.mark.parametrize('content, source', [
+    (NAMED, 'meta.dataset_meta.classes of the checkpoint'),
+    ({}, '9 images of val'),
+])
+def test_a_name_for_each_class(content, source):
+    images = SimpleNamespace(classes=['cat', 'dog'], source='9 images of val')
+    with pytest.raises(
+            ConfigError,
+            match=f'^{source} must have a name for each of the 10 classes; '
+            'got 2$'):
+        class_names(content, images, 10)
 
 
 def test_origin(tmp_path):

@@ -8,7 +8,8 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
 from mcod_plugin.alone.data import (crop_ratio, dataset_alone, evaluator,
-                                    loader_alone, preprocessor, source_loader)
+                                    interpolation, loader_alone, preprocessor,
+                                    source_loader)
 from mcod_plugin.config.data import channel_order, pipeline_of
 from mcod_plugin.datasets.in_memory_dataset import is_in_memory
 from mcod_plugin.errors import ConfigError
@@ -161,6 +162,14 @@ def test_crop_ratio():
     assert crop_ratio(FILES) == 224 / 256
     assert crop_ratio(FILES[2:]) == 1
     assert crop_ratio([]) == 1
+
+
+def test_interpolation():
+    assert interpolation([]) == interpolation(FILES) == 'bilinear'
+    edge = dict(type='ResizeEdge', scale=256, interpolation='bicubic')
+    resize = dict(type='mmcv.Resize', scale=(9, 9), interpolation='area')
+    assert interpolation([edge, *FILES[2:]]) == 'bicubic'
+    assert interpolation([edge, resize]) == 'box'
 
 
 def test_preprocessor():

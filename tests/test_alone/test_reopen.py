@@ -1,3 +1,10 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -41,3 +48,42 @@ def test_not_a_number_is_no_match(where, text):
 def test_other_shape_is_no_match():
     with pytest.raises(ConfigError, match=r'\(2, 3\) instead of \(2, 4\)'):
         check_logits('vgg', 'onnx', np.zeros((2, 3)), np.zeros((2, 4)))
+
+
+PARENT = """\
+import sys
+from mcod_plugin.alone.reopen import _open
+folder = sys.argv[1]
+job = dict(format='onnx', folder=folder, images=folder + '/images',
+           logits=folder + '/logits')
+print(_open([job], 1, True, folder), flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='has no /proc')
+@pytest.mark.parametrize('kill', [True, False])
+def test_process_ends_with_its_parent(tmp_path, kill):
+    """It waits for images that never come, or finds that they are none."""
+    images = tmp_path / 'images'
+    os.mkfifo(images)
+    with subprocess.Popen([sys.executable, '-c', PARENT,
+                           str(tmp_path)],
+                          stdout=subprocess.PIPE,
+                          text=True) as parent:
+        # Returns when somebody reads it, which is the other process.
+        with open(images, 'wb') as file:
+            children = Path(
+                f'/proc/{parent.pid}/task/{parent.pid}/children').read_text()
+            assert len(children.split()) == 1
+            child = Path('/proc', children.strip())
+            if kill:
+                parent.send_signal(signal.SIGKILL)
+                parent.wait()
+                end = time.monotonic() + 30
+                while child.exists():
+                    assert time.monotonic() < end
+                    time.sleep(.05)
+            else:
+                file.close()
+                assert parent.stdout.read().endswith(' (exit code 0)\n')
+    assert (tmp_path / 'logits.error').exists() is not kill

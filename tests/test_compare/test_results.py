@@ -80,6 +80,14 @@ def drop(*keys):
     (put('kd_ratio', value=dict(a=['1'])),
      "'kd_ratio of a' must be a list of numbers"),
     (put('train_loss', 'a', value=1.), "'train_loss of a' must be a list"),
+    (put('epochs', value=10**400), "'epochs' is out of range; got 1000"),
+    (put('last', 'a/ece', value=10**400), "'a/ece' in 'last' must be a num"),
+    (put('kd_weight', value=[10**400, 1]), "must be a list of numbers"),
+    (put('train_seconds', value=math.nan), "'train_seconds' must be finite"),
+    (put('train_seconds', value=10**400), "'train_seconds' is out of range"),
+    (put('versions', value=dict(torch=[2])), "'torch' in 'versions' must be"),
+    (put('diverged', value=[1]), "'diverged' must hold 'epoch' and"),
+    (put('branches', value=[['a'] * 99] * 99), "'branches' must hold names"),
     (put('seed', value=1), "holds method 'solo' and seed 1, unlike its name"),
     (put('method', value='x'), "holds method 'x' and seed 0, unlike its"),
 ])
@@ -91,7 +99,7 @@ def test_file_that_cannot_be_used(tmp_path, change, message):
         read_results(str(tmp_path), ['solo'])
     text = str(info.value)
     assert text.startswith(f'{path} is no result file: ') and message in text
-    assert '\n' not in text
+    assert '\n' not in text and len(text) < len(str(path)) + 400
 
 
 @pytest.mark.parametrize('change, reason', [
@@ -125,7 +133,8 @@ def test_divergence_before_the_first_validation(tmp_path):
     assert divergence(found) == 'b/top1 is nan'
 
 
-@pytest.mark.parametrize('text', ('', '{"method": ', '[1]', '"a"'))
+@pytest.mark.parametrize('text', ('', '{"method": ', '[1]', '"a"',
+                                  '[' * 9999, '{"seed": 1' + '0' * 9999))
 def test_file_of_another_kind(tmp_path, text):
     path = tmp_path / 'solo_seed0.json'
     path.write_text(text)

@@ -42,3 +42,39 @@ def test_a_config_that_fails_for_another_reason(tmp_path):
     path.write_text("x = dict(a=1)['b']\n")
     with pytest.raises(ConfigError, match=f"^config {path}: 'b'$|: b$"):
         read_config(str(path))
+
+
+def test_imports_and_paths(tmp_path):
+    """What a config imports is no setting, and a path is written as text."""
+    path = tmp_path / 'top.py'
+    path.write_text("""\
+_base_ = []
+from collections import OrderedDict
+from os.path import join
+from pathlib import Path as P
+root = P('data')
+train_dataloader = dict(dataset=dict(data_root=root, files=[(root / 'a', )]))
+""")
+    cfg = read_config(str(path))
+    assert cfg.to_dict() == dict(
+        root='data',
+        train_dataloader=dict(
+            dataset=dict(data_root='data', files=[('data/a', )])))
+    path.write_text(cfg.pretty_text)
+    assert read_config(str(path)).to_dict() == cfg.to_dict()
+
+
+@pytest.mark.parametrize('text', [
+    "from pathlib import Path\n_base_ = ['base.py']\n",
+    "from pathlib import Path\nroot = Path('data')\n",
+])
+def test_import_above_the_base(tmp_path, text):
+    """MMEngine takes it for a config in pure Python."""
+    (tmp_path / 'base.py').write_text('x = 1\n')
+    path = tmp_path / 'top.py'
+    path.write_text(text)
+    with pytest.raises(ConfigError) as info:
+        read_config(str(path))
+    told = str(info.value)
+    assert told.startswith(f'config {path}: an import above _base_ ')
+    assert 'write _base_ first' in told and len(told) < 300 + len(str(path))

@@ -717,6 +717,8 @@ def test_all_views_of_one_image():
     (dict(type='RepeatDataset', times=2), [0, 1, 2, 0, 1, 2]),
     (dict(type='ConcatDataset'), [0, 1, 2, 0, 1, 2]),
     (dict(type='ClassBalancedDataset', oversample_thr=.5), None),
+    (dict(type='KFoldDataset', num_splits=3, fold=1), [0, 1]),
+    (dict(type='KFoldDataset', num_splits=3, fold=1, test_mode=True), [0]),
 ])
 def test_wrapped(wrapper, numbers):
     """A wrapper's images are the toolbox's, one by one."""
@@ -735,6 +737,22 @@ def test_wrapped(wrapper, numbers):
         ])
     assert found[0] == found[1]
     assert numbers in (None, [number for number, *_ in found[0]])
+
+
+def test_subset():
+    """As MMEngine's data sets give it, by numbers or from either end."""
+    dataset = MMPRETRAIN_DATASETS.build(config())
+    known = MMPRETRAIN_DATASETS.build(
+        dict(type='mcod_plugin.MarkedImages', pipeline=[PACK]))
+    assert dataset.get_cat_ids(0) == known.get_cat_ids(0)
+    for indices in ([2, 0], [], 2, -1):
+        part, other = dataset.get_subset(indices), known.get_subset(indices)
+        assert len(part) == len(other) < len(dataset) == 3
+        labels = [other.get_cat_ids(i)[0] for i in range(len(other))]
+        assert part.get_gt_labels().tolist() == labels
+        assert [part.get_cat_ids(i)[0] for i in range(len(part))] == labels
+        for i in range(len(part)):
+            assert key(part[i]['inputs']) == key(other[i]['inputs'])
 
 
 def test_single_images_leave_the_device_alone():
@@ -875,11 +893,14 @@ class UnequalImages(MarkedImages):
      'dataset: crop_size of RandomCrop is (16, 19), but the images of '
      'mcod_plugin.MarkedImages are (18, 18) with their padding'),
     (dict(source='mcod_plugin.UnequalImages'),
-     'dataset: mcod_plugin.UnequalImages: image 2 is (16, 15, 3) of uint8, '
-     'the first one (16, 16, 3) of uint8; InMemoryDataset needs images of '
+     'dataset: mcod_plugin.UnequalImages: image 2 is (16, 15, 3), the first '
+     'one (16, 16, 3); InMemoryDataset needs images of '
      'one size, which Resize and CenterCrop in the pipeline can give'),
-    (dict(dtype=np.float32), 'dataset: mcod_plugin.MarkedImages: image 0 is '
-     '(16, 16, 3) of float32, the first'),
+    *[(dict(dtype=dtype), 'dataset: mcod_plugin.MarkedImages: image 0 is of '
+       f'{name}, but InMemoryDataset holds uint8, pixels from 0 to 255; '
+       'convert the files, or take the data set as it is (type='
+       "'mcod_plugin.MarkedImages')")
+      for dtype, name in ((np.float32, 'float32'), (np.uint16, 'uint16'))],
     (dict(labels=[1, [2, 3]]),
      'dataset: mcod_plugin.MarkedImages: InMemoryDataset is for images of '
      'one label; image 1 has [2, 3]'),

@@ -4,10 +4,12 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
+import timm
 import torch
 import torchvision.transforms.functional as TF
 from safetensors.torch import load_file, save_file
@@ -16,6 +18,7 @@ from mcod_plugin.config.read import read_config
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.export import export as export_module, export_branches, report
 from mcod_plugin.export.export import _top1
+from mcod_plugin.export.timm_format import write_timm
 from mcod_plugin.registry import DATASETS, MODELS
 
 TIMM = ('timm_cnn', 'timm_stages', 'swin', 'vit', 'vit2', 'timm_classifier')
@@ -248,9 +251,36 @@ def test_safetensors_config(place, exported):
         value_range=[0, 255],
         mean=[60, 70, 80],
         std=[90, 100, 110],
-        crop_ratio=1)
+        crop_ratio=1,
+        interpolation='bilinear')
     assert config['metrics']['top1'] == exported.others.metrics['cifar'][
         'top1']
+
+
+def test_timm_resizes_as_the_data_did(tmp_path):
+    network = timm.create_model('resnet18', channels=(4, 4, 8, 8))
+    write_timm(
+        SimpleNamespace(
+            name='a',
+            is_plain=False,
+            timm=('resnet18', dict(channels=(4, 4, 8, 8)), network),
+            channel_order='RGB',
+            num_classes=1000,
+            input_shape=(3, 64, 64),
+            crop_ratio=.875,
+            interpolation='bicubic',
+            mean=(127.5, ) * 3,
+            std=(51., ) * 3,
+            classes=None), str(tmp_path))
+    model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
+    data = timm.data.resolve_model_data_config(model)
+    assert data == dict(
+        input_size=[3, 64, 64],
+        interpolation='bicubic',
+        mean=[.5] * 3,
+        std=[.2] * 3,
+        crop_pct=.875,
+        crop_mode='center')
 
 
 def test_timm_config(place):

@@ -450,3 +450,18 @@ def test_a_missing_package(runs, tmp_path, monkeypatch, package):
     with pytest.raises(ConfigError, match=rf'{package}.*\[publish\]'):
         publish_cohort(str(runs.cohort), str(tmp_path / 'out'))
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize('repo, branch', [
+    ('user/' + 93 * 'x', 'resnet'),
+    ('user/tiny-', None),
+    ('user/ä', None),
+])
+def test_names_on_the_hub(runs, tmp_path, repo, branch):
+    """The hub would refuse them when all of the work is done."""
+    with pytest.raises(ConfigError) as info:
+        publish_cohort(str(runs.cohort), str(tmp_path / 'out'), repo=repo)
+    target = f'{repo}-{branch} (branch {branch})' if branch else repo
+    assert str(info.value).startswith(
+        f'--push {repo}: the hub takes no repository {target}: ')
+    assert list(tmp_path.iterdir()) == []

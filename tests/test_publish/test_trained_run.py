@@ -29,6 +29,17 @@ def test_what_a_run_has_left(runs):
     assert not read_run('--solo', str(runs.solo)).distils
 
 
+def test_empty_config_beside(runs, tmp_path):
+    """MMPretrain's tool for the learning rate leaves one."""
+    shutil.copytree(runs.cohort, tmp_path / 'work')
+    (tmp_path / 'work' / '20200101_000000.py').write_text('\n')
+    run = read_run('WORK_DIR', str(tmp_path / 'work'))
+    assert 'resnet' in run.branches
+    (tmp_path / 'work' / 'other.py').write_text('a = 1\n')
+    with pytest.raises(ConfigError, match='one config, .*; found other.py, '):
+        read_run('WORK_DIR', str(tmp_path / 'work'))
+
+
 def distil(run):
     """Have a run be distilled as its config says."""
     settings = [

@@ -4,6 +4,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 from PIL import Image
 
 from mcod_plugin.runs.figures import (figure_style, legend_below, line_look,
@@ -88,3 +89,21 @@ def test_equal_figures_give_equal_files(tmp_path):
     pixels = np.asarray(Image.open(tmp_path / 'a.png').convert('RGB'))
     near = np.abs(pixels.astype(int) - (213, 94, 0)).max(-1) < 4
     assert near.sum() > 20
+
+
+@pytest.mark.parametrize('name', ['$5', '$a$', 'a $x_1$ b', '$\\frac$'])
+def test_a_dollar_is_no_formula(tmp_path, name):
+    """Matplotlib would fail, or leave out dollars and set what is between
+    them in italics."""
+    with figure_style():
+        figure = new_figure(3, 2)
+        panel = figure.subplots()
+        panel.set_xticks([0], [name])
+        panel.set(title=name, ylabel=name)
+        legend_below(figure, {name: line_look(0)})
+        save_figure(figure, str(tmp_path / 'a.png'))
+        texts = [
+            text for text in figure.findobj(Text) if text.get_text() == name
+        ]
+        assert len(texts) >= 4
+        assert not any(text.get_parse_math() for text in texts)

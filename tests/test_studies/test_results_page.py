@@ -1,4 +1,7 @@
-"""What docs/results.md says of three studies, beyond the tables."""
+"""The numbers of docs/results.md, beyond the tables that a tool writes.
+
+Of each item of a list all numbers are held, in their order.
+"""
 import json
 import re
 from pathlib import Path
@@ -6,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+
+from .prose import items, numbers
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,9 +46,23 @@ def gain(method, *names):
 
 
 def section(title):
+    """The items of a section."""
     page = (ROOT / 'docs' / 'results.md').read_text()
     prose = page.partition(f'## {title}')[2].partition('<!-- study')[0]
-    return ' '.join(prose.split())
+    return items(prose.partition('\n## ')[0])
+
+
+def ends(values):
+    """The least and the greatest."""
+    return [min(values), max(values)]
+
+
+def shown(pattern, values):
+    """Numbers as a page writes them; none is a negative zero."""
+    return [
+        text.replace('-0.0', '0.0') if float(text) == 0 else text
+        for text in (format(value, pattern) for value in values)
+    ]
 
 
 @pytest.fixture(scope='module')
@@ -56,51 +75,12 @@ def small():
     return section('Small networks')
 
 
-def test_disagreement(text):
-    half, end = ({
-        method:
-        100 * values(method, 'diversity/disagreement', epoch).mean()
-        for method in ('solo', 'always_on', 'on_off', 'mcod_constant')
-    } for epoch in (20, 40))
-    assert (f'disagree on {half["mcod_constant"]:.0f} % of the images, nearly '
-            'as solo '
-            f'networks do ({half["solo"]:.0f} %), against '
-            f'{half["always_on"]:.0f} % if always on') in text
-    assert (f'{end["mcod_constant"]:.1f} % against '
-            f'{end["always_on"]:.1f} %') in text
-    assert f'keep more of it, {end["on_off"]:.1f} %' in text
-
-
-def test_gaps_that_stay(text):
-    ensembles = [
-        values(method, 'ensemble/top1').mean()
-        for method in ('on_off', 'mcod_constant')
-    ]
-    assert '({:.2f} and {:.2f} %)'.format(*ensembles) in text
-    worse = {
-        name:
-        values('mcod_constant', f'{name}/top1') -
-        values('on_off', f'{name}/top1')
-        for name in ('vgg', 'resnet')
-    }
-    for name, words in (('vgg', 'the VGG is {:.1f} to {:.1f} points worse'),
-                        ('resnet', 'the ResNet {:.1f} to {:.1f}')):
-        assert words.format(worse[name].min(), worse[name].max()) in text
-
-
-def test_methods_are_level(text):
-    means = [
+def means(*methods):
+    """Mean accuracy of both networks in the data-poor study."""
+    return [
         np.mean([values(method, f'{name}/top1') for name in ('resnet', 'vgg')])
-        for method in ('mcod_constant', 'always_on', 'ramp', 'dml')
+        for method in methods
     ]
-    difference = max(means) - min(means)
-    assert f'their means differ by {difference:.2f} points' in text
-    worse = [
-        means[0] -
-        np.mean([values(method, f'{name}/top1') for name in ('resnet', 'vgg')])
-        for method in ('on_off', 'mean_t4_w05', 'min_logit_t4_w05')
-    ]
-    assert f'are {min(worse):.1f} to {max(worse):.1f} points worse' in text
 
 
 def test_every_method_helps_every_network(text):
@@ -111,22 +91,62 @@ def test_every_method_helps_every_network(text):
                        'mean_t4_w05', 'min_logit_t4_w05', 'kd')
         for name in ('resnet', 'vgg') if (method, name) != ('kd', 'vgg')
     }
-    means = [gain.mean() for gain in gains.values()]
-    assert f'{min(means):.1f} to {max(means):.1f} points over' in text
     for gain in gains.values():
         assert stats.ttest_1samp(gain, 0).confidence_interval().low > 0
+    found = [gain.mean() for gain in gains.values()]
+    assert numbers(text[1]) == shown('.1f', ends(found))
     kd = gains['kd', 'resnet']
-    words = '+{:.1f} points, by seed +{:.1f}, +{:.1f} and +{:.1f},'
-    assert words.format(kd.mean(), *kd) in text
+    assert numbers(text[5]) == shown('+.1f', [kd.mean(), *kd])
+
+
+def test_methods_are_level(text):
+    level = means('mcod_constant', 'always_on', 'ramp', 'dml')
+    worse = level[0] - means('on_off', 'mean_t4_w05', 'min_logit_t4_w05')
+    assert numbers(text[2]) == [
+        f'{max(level) - min(level):.2f}',
+        # of a method: weight and temperature
+        '0.5',
+        '4',
+        *shown('.1f', ends(worse)),
+    ]
 
 
 def test_best_ensemble(text):
-    kdcl, mcod, solo = (
+    solo, mcod, always, dml, best = (
         values(method, 'ensemble/top1')
-        for method in ('mean_t4_w05', 'mcod_constant', 'solo'))
-    better = kdcl - mcod
-    assert (f'{(kdcl - solo).mean():.1f} points, {better.min():.1f} to '
-            f'{better.max():.1f} more than MCOD-style by seed') in text
+        for method in ('solo', 'mcod_constant', 'always_on', 'dml',
+                       'mean_t4_w05'))
+    assert ((mcod - solo) > 0).all() and ((always - solo) > 0).all()
+    assert numbers(text[3]) == [
+        *shown('.1f', [(mcod - solo).mean(), (always - solo).mean()]),
+        *shown('.1f', ends([(one - dml).mean() for one in (mcod, always)])),
+        '4',
+        *shown('.1f', [(best - solo).mean(), *ends(best - mcod)]),
+    ]
+
+
+def test_diversity(text):
+    half, end = ({
+        method:
+        100 * values(method, 'diversity/disagreement', epoch).mean()
+        for method in ('solo', 'always_on', 'on_off', 'mcod_constant')
+    } for epoch in (20, 40))
+    ensembles = [
+        values(method, 'ensemble/top1').mean()
+        for method in ('on_off', 'mcod_constant')
+    ]
+    worse = [
+        values('mcod_constant', f'{name}/top1') -
+        values('on_off', f'{name}/top1') for name in ('vgg', 'resnet')
+    ]
+    assert numbers(text[4]) == [
+        '20',
+        *shown('.0f',
+               [half['mcod_constant'], half['solo'], half['always_on']]),
+        *shown('.1f', [end['mcod_constant'], end['always_on'], end['on_off']]),
+        *shown('.2f', ensembles),
+        *shown('.1f', [*ends(worse[0]), *ends(worse[1])]),
+    ]
 
 
 def test_calibration(text):
@@ -140,75 +160,14 @@ def test_calibration(text):
                        'dml', 'mean_t4_w05', 'kd', 'min_logit_t4_w05')
     }
     solo, *softened, kd, least = errors.values()
-    assert (f'falls from {solo:.0f} % to between {min(softened):.0f} and '
-            f'{max(softened):.0f} %') in text
-    assert f'its confidence over ({kd:.0f} %)' in text
-    assert f'overconfident ({least:.0f} %)' in text
+    assert numbers(text[6]) == shown('.0f', [solo, *ends(softened), kd, least])
 
 
 def test_small_networks(small):
+    """And how little they fit."""
     vgg, resnet, ensemble = (
         gain('mcod_constant', name) for name in ('vgg', 'resnet', 'ensemble'))
     assert vgg.min() > 0 > ensemble.max()
-    # as the report's table has it, by all methods of the study
-    assert re.search(
-        r'\| `mcod_constant` +\| +\+0.81 \[0\.\d+, \d\.\d+\] \| +\+1.80 \[1\.',
-        (ROOT / 'docs' / 'results.md').read_text())
-    assert (f'the VGG {vgg.mean():.1f} points, in each of three seeds, the '
-            f'ResNet {resnet.mean():.1f}') in small
-    assert (f'it is {-ensemble.mean():.1f} points *worse*, in each '
-            'seed') in small
-
-
-def test_methods_for_small_networks(small):
-    gains = {
-        method: gain(method, 'resnet', 'vgg').mean()
-        for method in ('on_off', 'mcod_constant', 'always_on', 'ramp',
-                       'mean_t4_w05', 'min_logit_t4_w05', 'dml')
-    }
-    rounded = {key: f'{value:.1f}' for key, value in gains.items()}
-    assert rounded['always_on'] == rounded['ramp']
-    assert (
-        'gains {on_off} points with gaps that stay (`on_off`), '
-        '{mcod_constant} by MCOD-style, {always_on} always on or by a rising '
-        'weight, '
-        '{mean_t4_w05} and {min_logit_t4_w05} by `mean_t4_w05` and '
-        '`min_logit_t4_w05` and {dml} by DML').format(**rounded) in small
-    better = [
-        gains[method] - gains['always_on']
-        for method in ('on_off', 'mcod_constant')
-    ]
-    assert {f'{value:.1f}' for value in better} == {'0.2'}
-    assert 'phases are 0.2 points better' in small
-
-
-def test_ensembles_of_small_networks(small):
-    losses = {
-        method: -gain(method, 'ensemble')
-        for method in ('on_off', 'mcod_constant', 'always_on', 'ramp',
-                       'mean_t4_w05', 'min_logit_t4_w05', 'dml')
-    }
-    means = {method: loss.mean() for method, loss in losses.items()}
-    assert min(means.values()) == means['on_off'] > 0
-    assert max(means.values()) == means['dml']
-    share = {
-        method: 100 * last(method, 'diversity/disagreement').mean()
-        for method in losses
-    }
-    assert min(share, key=share.get) == 'dml'
-    assert (f'are most alike ({share["dml"]:.0f} %), loses '
-            f'{means["dml"]:.1f} points') in small
-    above = losses['always_on'] - losses['on_off']
-    assert (f'loses least, {means["on_off"]:.1f} points, and is '
-            f'{above.min():.1f} to {above.max():.1f} points above') in small
-    assert (f'disagree on {share["on_off"]:.0f} % of the images, those of '
-            f'always-on on {share["always_on"]:.0f} %') in small
-    above = losses['always_on'] - losses['mcod_constant']
-    assert (f'it is {above.min():.1f} to {above.max():.1f} points above '
-            'always-on').replace('-0.0', '0.0') in small
-
-
-def test_small_networks_do_not_fit(small):
     losses = [
         np.mean([
             record['train_loss'][name][-1]
@@ -217,28 +176,73 @@ def test_small_networks_do_not_fit(small):
                                                               'vgg'),
                                ('data_poor_cifar100', 'vgg'))
     ]
-    assert ('still {:.1f} for ResNet-8 and {:.1f} for the VGG, against {:.1f} '
-            'for'.format(*losses)) in small
+    assert numbers(small[1]) == shown(
+        '.1f', [vgg.mean(), resnet.mean(), *losses])
+    # as the report's table has it, by all methods of the study
+    assert re.search(
+        r'\| `mcod_constant` +\| +\+0.81 \[0\.\d+, \d\.\d+\] \| +\+1.80 \[1\.',
+        (ROOT / 'docs' / 'results.md').read_text())
 
 
-def test_small_networks_are_alike(small):
-    share, below = {}, {}
+def test_methods_for_small_networks(small):
+    gains = {
+        method: gain(method, 'resnet', 'vgg').mean()
+        for method in ('on_off', 'mcod_constant', 'always_on', 'ramp',
+                       'mean_t4_w05', 'min_logit_t4_w05', 'dml')
+    }
+    better = {
+        f'{gains[method] - gains["always_on"]:.1f}'
+        for method in ('on_off', 'mcod_constant')
+    }
+    rounded = shown('.1f', gains.values())
+    # always on and at a rising weight
+    assert rounded[2] == rounded.pop(3)
+    assert numbers(small[2]) == [*rounded, *better]
+
+
+def test_ensembles_of_small_networks(small):
+    losses = {
+        method: -gain(method, 'ensemble')
+        for method in ('on_off', 'mcod_constant', 'always_on', 'ramp',
+                       'mean_t4_w05', 'min_logit_t4_w05', 'dml')
+    }
+    found = {method: loss.mean() for method, loss in losses.items()}
+    assert min(found.values()) == found['on_off'] > 0
+    assert max(found.values()) == found['dml']
+    share = {
+        method: 100 * last(method, 'diversity/disagreement').mean()
+        for method in ('solo', *losses)
+    }
+    assert min(share, key=share.get) == 'dml'
+    below = []
     for method in ('solo', 'mcod_constant'):
-        share[method] = 100 * last(method, 'diversity/disagreement').mean()
         best = np.max(
             [last(method, f'{name}/top1') for name in ('resnet', 'vgg')], 0)
-        below[method] = (last(method, 'ensemble/top1') - best).mean()
-    assert (f'from {share["solo"]:.0f} % to '
-            f'{share["mcod_constant"]:.0f} %') in small
-    assert (f'the better one is {below["solo"]:.1f} points below their '
-            f'ensemble, together {below["mcod_constant"]:.1f}') in small
+        below.append((last(method, 'ensemble/top1') - best).mean())
+    assert numbers(small[3]) == [
+        f'{found["mcod_constant"]:.1f}',
+        *shown('.0f', [share['solo'], share['mcod_constant']]),
+        *shown('.1f', below),
+        f'{share["dml"]:.0f}',
+        f'{found["dml"]:.1f}',
+    ]
+    above = [
+        losses['always_on'] - losses[method]
+        for method in ('on_off', 'mcod_constant')
+    ]
+    assert numbers(small[4]) == [
+        f'{found["on_off"]:.1f}',
+        *shown('.1f', ends(above[0])),
+        *shown('.0f', [share['on_off'], share['always_on']]),
+        *shown('.1f', ends(above[1])),
+    ]
 
 
 def test_small_networks_are_calibrated(small):
     errors = [
         last(method, 'vgg/ece').mean() for method in ('solo', 'mcod_constant')
     ]
-    assert 'falls from {:.1f} % to {:.1f} %'.format(*errors) in small
+    assert numbers(small[5]) == shown('.1f', errors)
 
 
 def test_families():
@@ -262,11 +266,13 @@ def test_families():
         assert min(gains[:4]) > 0 > gains[4]
         assert max(gains) == gains[0]
     assert min(found['solo']) == found['solo'][0]
-    assert ('alone is {solo:.1f} points above the best of them, together '
-            '{always_on:.1f} to {mcod_constant:.1f}'.format(**above)) in prose
-    assert ('({mcod_constant:.0f} and {solo:.0f} % at epoch 20, '
-            '{always_on:.0f} % '
-            'always on)'.format(**half)) in prose
+    assert numbers(prose[1]) == shown('.1f', above.values())
+    assert numbers(prose[2]) == [
+        *shown('.0f', [half['mcod_constant'], half['solo']]),
+        '20',
+        f'{half["always_on"]:.0f}',
+        '61',
+    ]
 
 
 ROWS = {
@@ -320,25 +326,23 @@ def test_contrasts_of_balance(row):
 
 def test_other_cells_of_balance():
     """Of the seeds that both have."""
-    words = []
+    gains = []
     for study, seeds in (('10_poor', 2), ('20_few', 1), ('100_few', 1)):
         for method, number in (('mcod_ramp_half', seeds), ('mcod_constant',
                                                            1)):
-            gains = [
-                np.mean([
+            gains.append(
+                np.mean([[
                     one['last'][f'{name}/top1'] - alone['last'][f'{name}/top1']
                     for name in ('resnet', 'vgg')
-                ]) for one, alone in zip(
+                ] for one, alone in zip(
                     records(method, f'balance_{study}', number),
-                    records('solo', f'balance_{study}', number))
-            ]
-            words.append(np.mean(gains))
-    assert ('`mcod` gains {:.1f} points on 10 classes with few images (a '
-            'constant weight loses {:.1f}), {:.1f} on 20 classes with few '
-            'steps ({:.1f}) and {:.1f} on 100 classes with few steps '
-            '({:+.1f}).').format(
-                words[0], -words[1],
-                *words[2:]) in section('When it is too strong')
+                    records('solo', f'balance_{study}', number))]))
+    poor, few, many = zip(gains[::2], gains[1::2])
+    assert poor[1] < 0
+    assert numbers(section('When it is too strong')[4]) == [
+        f'{poor[0]:.1f}', '10', f'{-poor[1]:.1f}', f'{few[0]:.1f}', '20',
+        f'{few[1]:+.1f}', f'{many[0]:.1f}', '100', f'{many[1]:+.1f}'
+    ]
 
 
 def test_cost_of_the_slow_start():
@@ -351,14 +355,13 @@ def test_cost_of_the_slow_start():
             record['last'][f'{name}/top1'] - solo['last'][f'{name}/top1']
             for name in ('resnet', 'vgg')
         ])
-    prose = section('Choosing the defaults')
-    assert (
-        'the mean of the branches gains {:.1f} points by it (always on and '
-        'as slow to start {:.1f}) where it gained {:.1f}.'.format(
-            *gains.values())) in prose
-    assert 'they give {:.1f} points of {:.1f} away'.format(
-        gains['gap1_w1'] - gains['gap1_w0_1_half'],
-        gains['gap1_w1']) in section('When it is too strong')
+    slow, always, first = gains.values()
+    # of 100 classes; with seed 0
+    assert numbers(section('Choosing the defaults')[6]) == [
+        '100', '0', *shown('.1f', [slow, always, first])
+    ]
+    assert shown('.1f', [first - slow, first]) == numbers(
+        section('When it is too strong')[5])[3:5]
 
 
 @pytest.mark.parametrize('heading, study, number', [

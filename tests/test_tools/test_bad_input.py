@@ -101,6 +101,18 @@ CONFIGS = [
     ('timm_model',
      backbone("_delete_=True, type='TIMMBackbone', model_name='resnet18x'"),
      ['model.branches.resnet.backbone.model_name', 'resnet18x', 'resnet18']),
+    ('in_chans',
+     backbone("_delete_=True, type='TIMMBackbone', model_name='resnet18', "
+              'in_chans=1'), [
+                  'model.branches.resnet.backbone.in_chans', 'TIMMBackbone',
+                  'did you mean in_channels?'
+              ]),
+    ('in_channels_of_timm',
+     branches("a=dict(type='TimmClassifier', model_name='resnet18', "
+              'in_channels=1)'), [
+                  'model.branches.a.in_channels', 'TimmClassifier',
+                  'did you mean in_chans?'
+              ]),
     # arguments that do not exist
     ('argument', backbone('dept=20'),
      ['model.branches.resnet.backbone.dept', 'CifarResNet', 'depth']),
@@ -148,6 +160,10 @@ CONFIGS = [
      ['model.branches', "'type'"]),
     ('name_ensemble', branches(f'ensemble=dict({NET}, {HEAD})'),
      ['model.branches', "'ensemble'"]),
+    ('name_long', branches(f"{'b' * 65}=dict({NET}, {HEAD})"),
+     ['model.branches', 'at most 64', 'got 65']),
+    ('names_alike', setting('') + f"\nmodel['branches']['VGG'] = dict({NET}, "
+     f'{HEAD})', ["'vgg' and 'VGG' in model.branches", 'case']),
     ('no_head', branches(f'a=dict({NET})'),
      ['model.branches.a.head is missing']),
     ('disagree', head('num_classes=7'),
@@ -187,6 +203,17 @@ CONFIGS = [
      ['custom_hooks.0', 'curve', "'sine'", 'cosine, exp, linear, step']),
     ('split', "train_dataloader = dict(dataset=dict(split='trian'))",
      ['train_dataloader.dataset', 'split', "'trian'", 'test, train']),
+    ('empty', 'val_dataloader = dict(dataset=dict(_delete_=True, '
+     "type='mcod_plugin.Digits', indices=[], pipeline=[]))",
+     ['val_dataloader.dataset: data set Digits is empty']),
+    ('no_batch', 'train_dataloader = dict(batch_size=400, drop_last=True)',
+     ['train_dataloader', '384 images', 'batch_size 400', 'drop_last=True']),
+    ('batch_of_one', backbone("_delete_=True, type='TIMMBackbone', "
+                              "model_name='resnet18', channels=(4, 4, 8, 8)") +
+     '\ntrain_dataloader = dict(batch_size=383)', [
+         'train_dataloader: the last batch has one image (384 in batches of ',
+         'branches.resnet.backbone.timm_model.layer4.0.bn1', 'drop_last=True'
+     ]),
     ('cifar_split', CIFAR.replace("'train'", "'trian'"),
      ['train_dataloader.dataset', 'split', "'trian'", "'train', 'test'"]),
     ('cifar_missing', CIFAR, [

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mmpretrain
 import pytest
+import torch
 
 from mcod_plugin.export import FORMATS
 
@@ -83,6 +84,27 @@ def test_checkpoint_of_another_config(export, tiny):
     assert done.code == 2 and done.err.count('\n') == 1
     assert 'the checkpoint is not of this cohort (resnet, vgg)' in done.err
     assert os.listdir(tiny) == ['tiny.py']
+
+
+@pytest.mark.parametrize('change, words', [
+    (dict(state_dict=['weights']), 'state_dict must be a dict; got list'),
+    (dict(meta='none'), 'meta must be a dict; got str'),
+    (dict(meta=dict(dataset_meta=dict(classes=('a', 'b', 'c')))),
+     'meta.dataset_meta.classes of the checkpoint must have a name for each '
+     'of the 10 classes; got 3'),
+])
+def test_checkpoint_that_is_none(export, tiny, trained, change, words):
+    with open(tiny / 'tiny.py', 'a') as file:
+        # Else their names would tell.
+        file.write("val_dataloader['dataset']['metainfo'] = "
+                   'dict(classes=None)\n')
+    content = torch.load(trained.work_dir / 'epoch_2.pth', weights_only=True)
+    torch.save({**content, **change}, tiny / 'odd.pth')
+    before = sorted(os.listdir(tiny))
+    done = export('--branch', 'vgg', '--format', 'onnx', checkpoint='odd.pth')
+    assert done.code == 2 and done.out == ''
+    assert done.err.startswith('error: ') and done.err.count('\n') == 1
+    assert words in done.err and sorted(os.listdir(tiny)) == before
 
 
 def test_help_needs_no_plugin_parts(run_tool, tiny):

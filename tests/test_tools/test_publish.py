@@ -95,7 +95,8 @@ def other(run_tool, trained, tmp_path_factory):
     (cwd / 'work').mkdir()
     text = (trained.work_dir / 'tiny.py').read_text()
     (cwd / 'work' / 'tiny.py').write_text(text + OTHER)
-    env = dict(PYTHONPATH=str(cwd))
+    path = os.pathsep.join((str(cwd), os.environ.get('PYTHONPATH', '')))
+    env = dict(PYTHONPATH=path)
     done = run_tool(
         'publish',
         'work',

@@ -256,6 +256,23 @@ def test_the_log_is_of_the_model_that_is_saved(whole, run_tool):
             assert found[key] == pytest.approx(record['last'][key]), name
 
 
+def test_compiled(whole, cohort):
+    """Two processes of torchrun, against two that compile nothing."""
+    found, = end(
+        start([
+            'bash', ROOT / 'tools' / 'dist_train.sh', 'cohort.py', 2,
+            '--work-dir', 'run', '--cfg-options', 'compile.backend=eager',
+            'model_wrapper_cfg.static_graph=True'
+        ],
+              cohort,
+              PORT=port()))
+    code, out, err = found
+    assert code == 0, err
+    assert 'The branches are compiled' in out
+    assert_equal(
+        weights(cohort / 'run'), weights(whole / 'run'), rtol=0, atol=0)
+
+
 def test_two_nodes(whole, cohort):
     """Each of one process, on the loopback interface."""
     place = port()
@@ -317,6 +334,31 @@ def test_what_srun_is_told(tmp_path, tool, given, passed, gpus, nodes):
     assert out.rstrip().endswith(passed)
 
 
+@pytest.mark.parametrize('tool, given, passed', [
+    ('dist_train.sh', ['cohort.py', 4, '--resume'],
+     'train.py cohort.py --launcher pytorch --resume'),
+    ('dist_test.sh', ['cohort.py', 'epoch_1.pth', 4, '--out', 'a.json'],
+     'test.py cohort.py epoch_1.pth --launcher pytorch --out a.json'),
+])
+@pytest.mark.parametrize('variables, told', [
+    ({}, ('1', '0', '127.0.0.1', '29500')),
+    (dict(NNODES='2', NODE_RANK='1', MASTER_ADDR='10.0.0.1', PORT='1'),
+     ('2', '1', '10.0.0.1', '1')),
+])
+def test_what_torchrun_is_told(tmp_path, tool, given, passed, variables,
+                               told):
+    (tmp_path / 'torchrun').write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / 'torchrun').chmod(0o755)
+    (code, out, err), = end(
+        start(['bash', ROOT / 'tools' / tool, *given], tmp_path, **variables))
+    assert code == 0 and not err
+    names = ('nnodes', 'node_rank', 'master_addr', 'master_port')
+    for name, value in zip(names, told):
+        assert f'--{name}={value} ' in out
+    assert ' --nproc_per_node=4 ' in out
+    assert out.rstrip().endswith(passed)
+
+
 def test_three_processes_go_on(whole, cohort):
     """As MPI starts them, from the checkpoint of two."""
     command = [
@@ -375,6 +417,63 @@ def test_reasons_are_told_once(cohort, where, line):
     assert len(errors) == 1 and re.fullmatch(line, errors[0]), found
     assert 'Traceback' not in ''.join(err for *_, err in found)
     assert [code for code, *_ in found] in ([1, 2], [2, 2])
+
+
+CRASH = """\
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class Crash(Hook):
+
+    def __init__(self, rank):
+        self.rank = rank
+
+    def after_train_iter(self, runner, **kwargs):
+        if runner.iter == 2 and runner.rank == self.rank:
+            raise LookupError('no such shelf')
+"""
+
+
+@pytest.mark.parametrize('launched, crashed', [
+    ('pytorch', 1),
+    # It keeps what the processes share.
+    ('mpi', 0),
+])
+def test_what_ended_a_run_is_told_by_who_did(cohort, launched, crashed):
+    """In the record and once on stderr, whatever the others see of it."""
+    (cohort / 'crash.py').write_text(CRASH)
+    (cohort / 'crashing.py').write_text(
+        "_base_ = ['cohort.py']\n"
+        "custom_imports = dict(imports=['crash'])\n"
+        "custom_hooks = [dict(type='mcod_plugin.DiscontinuousKDHook', "
+        'weight=(1, 1)), '
+        f"dict(type='Crash', rank={crashed})]\n")
+    command = [
+        ROOT / 'tools' / 'train.py', 'crashing.py', '--launcher', launched,
+        '--work-dir', 'run'
+    ]
+    begin = time.monotonic()
+    if launched == 'mpi':
+        found = ranks(mpi, 2, [sys.executable, *command], cohort)
+        assert [code for code, *_ in found] == [1, 1]
+        assert 'LookupError' in found[crashed][2]
+        assert 'Traceback' not in found[1 - crashed][2]
+    else:
+        found = end(
+            start([
+                *TORCHRUN, '--nproc_per_node', 2, '--master_port',
+                port(), *command
+            ], cohort))
+        assert found[0][0] == 1
+    assert time.monotonic() - begin < 120
+    errors = ''.join(err for *_, err in found)
+    assert errors.count('LookupError: no such shelf') == 1, errors
+    # The launcher's own traceback tells of exit codes.
+    assert 'gloo' not in errors and 'stopped by' not in errors, errors
+    record = json.loads((cohort / 'run' / 'record.json').read_text())
+    whose = f'rank {crashed}: ' * (crashed != 0)
+    assert record['outcome'] == f'failed: {whose}no such shelf'
 
 
 @pytest.mark.parametrize('launcher, variables, words', [

@@ -47,6 +47,33 @@ def test_missing(tmp_path, name):
     assert str(info.value) == f'checkpoint {path}: there is no such file'
 
 
+@pytest.mark.parametrize('content, words', [
+    (dict(state_dict='weights'), 'state_dict must be a dict; got str'),
+    (dict(state_dict=[1]), 'state_dict must be a dict; got list'),
+    (dict(state_dict=None), 'state_dict must be a dict; got NoneType'),
+    (dict(state_dict={1: torch.zeros(1)}), 'must be texts; got 1'),
+    ({
+        'a': torch.zeros(1),
+        2: torch.zeros(1)
+    }, 'must be texts; got 2'),
+    (dict(state_dict={}, meta=[1]), 'meta must be a dict; got list'),
+    (dict(state_dict={}, message_hub='x'), 'message_hub must be a dict; got'),
+    (dict(state_dict={}, meta=None), None),
+    # Of weights alone it may be a name.
+    (dict(meta=torch.zeros(1)), None),
+])
+def test_form(tmp_path, content, words):
+    path = str(tmp_path / 'a.pth')
+    torch.save(content, path)
+    if words is None:
+        assert read_checkpoint(path).keys() == content.keys()
+    else:
+        with pytest.raises(ConfigError) as info:
+            read_checkpoint(path)
+        text = str(info.value)
+        assert text.startswith(f'checkpoint {path}: ') and words in text
+
+
 @pytest.mark.parametrize('content', [b'', b'PK\x03\x04', b'text\n', b'\x80'])
 def test_no_checkpoint(tmp_path, content):
     path = tmp_path / 'bad.pth'

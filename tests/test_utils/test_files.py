@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.utils.files import (check_out, missing_folders, new_file,
-                                     new_folder, remove_empty, sweep, try_lock,
-                                     write_text)
+from mcod_plugin.utils.files import (check_out, claim, missing_folders,
+                                     new_file, new_folder, remove_empty, sweep,
+                                     try_lock, write_text)
 
 WRITER = """\
 import sys, time
@@ -67,6 +67,71 @@ def test_try_lock(tmp_path, monkeypatch, number, mine):
         assert try_lock(two.fileno())
         monkeypatch.setattr(fcntl, 'flock', refuse)
         assert try_lock(two.fileno()) is mine
+
+
+CLAIM = """\
+import os, sys, time
+from mcod_plugin.utils.files import claim
+with claim(sys.argv[1], 'me') as other:
+    if other is None and os.fork() == 0:
+        # A worker, which outlives it.
+        time.sleep(600)
+    print(os.getpid(), other, flush=True)
+    if other is None:
+        time.sleep(600)
+"""
+
+
+def test_claim(tmp_path):
+    path = str(tmp_path / 'lock')
+    ask = [sys.executable, '-c', CLAIM, path]
+    with subprocess.Popen(
+            ask, stdout=subprocess.PIPE, text=True,
+            start_new_session=True) as first:
+        try:
+            assert first.stdout.readline().split() == [str(first.pid), 'None']
+            with claim(path, 'you') as other:
+                assert other == 'me'
+            done = subprocess.run(ask, stdout=subprocess.PIPE, text=True)
+            assert done.stdout.split()[1] == 'me' and os.path.exists(path)
+            # Whatever becomes of what it has forked.
+            first.kill()
+            first.wait()
+            with claim(path, 'you') as other:
+                assert other is None
+                assert Path(path).read_text() == 'you'
+        finally:
+            os.killpg(first.pid, signal.SIGKILL)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize('out', ['', ' '])
+def test_out_without_a_name(tmp_path, monkeypatch, out):
+    """It would stand for the folder that the user is in."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match='^--out must be the name'):
+        check_out('--out', out)
+    with pytest.raises(ConfigError, match='^--out must be the name'):
+        with new_folder(out):
+            pass
+
+
+def test_link_to_an_empty_folder(tmp_path):
+    place, link = tmp_path / 'far' / 'place', tmp_path / 'link'
+    place.mkdir(parents=True)
+    link.symlink_to(place)
+    with new_folder(str(link)) as folder:
+        Path(folder, 'file').write_text('text')
+    assert link.is_symlink() and (place / 'file').read_text() == 'text'
+    assert [path.name for path in place.parent.iterdir()] == ['place']
+
+
+@pytest.mark.skipif(not os.path.ismount('/proc'), reason='has no /proc')
+def test_mount_point():
+    """It cannot be replaced, which is told before there is work to lose."""
+    with pytest.raises(ConfigError, match='^--out /proc is a mount point'):
+        with new_folder('/proc'):
+            pass
 
 
 def test_old_file_stays_if_the_new_one_fails(tmp_path):

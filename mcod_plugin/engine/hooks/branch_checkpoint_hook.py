@@ -38,11 +38,10 @@ class BranchCheckpointHook(CheckpointHook):
     containers, and back when one is loaded, so that ``torch.load`` with
     ``weights_only=True`` opens all of them.
 
-    Args:
-        *args, **kwargs: See :class:`mmengine.hooks.CheckpointHook`. Without
-            ``save_best``, the top-1 accuracy (of several labels the mean
-            average precision) of the ensemble and of each branch decides,
-            each for a file of its own, as far as the validation gives it.
+    The arguments are those of :class:`mmengine.hooks.CheckpointHook`. Without
+    ``save_best``, the top-1 accuracy (of several labels the mean average
+    precision) of the ensemble and of each branch decides, each for a file of
+    its own, as far as the validation gives it.
 
     Examples:
         >>> default_hooks = dict(checkpoint=dict(

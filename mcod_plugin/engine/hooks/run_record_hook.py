@@ -12,7 +12,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmpretrain.utils import get_ori_model
 from torch.utils.data import DataLoader
 
-from mcod_plugin.errors import ConfigError, one_line
+from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.runs.config_changes import (config_changes, json_config,
                                              keep_settings)
@@ -31,7 +31,7 @@ STATE = 'run_record'
 # the end of an epoch.
 PERIOD = 5.
 # How a run that has not ended otherwise stands.
-RUNNING, FINISHED, STOPPED = 'running', 'finished', 'stopped'
+RUNNING, FINISHED = 'running', 'finished'
 
 
 @HOOKS.register_module()
@@ -51,7 +51,8 @@ class RunRecordHook(Hook):
     ``method``            the ``method`` of the config, which ``--method``
                           names
     ``outcome``           ``'running'``, ``'finished'``, ``'stopped'``, or
-                          ``'failed: '`` and the error
+                          ``'failed: '`` and the error; of several
+                          processes that of the one which ended first
     ``unit``              what the run counts in, ``'epoch'`` or
                           ``'iteration'``
     ``branches``          their names
@@ -303,17 +304,15 @@ class RunRecordHook(Hook):
             write_record(self.out, record)
             runner.logger.info('Record of the run: %s', self.out)
 
-    def note_end(self, runner: Runner, error: BaseException) -> None:
+    def note_end(self, runner: Runner, outcome: str) -> None:
         """Write the record of a run that ends before it has finished.
 
         Args:
             runner (Runner): The runner.
-            error (BaseException): What ends it: an error, or what a signal
-                or a key has raised.
+            outcome (str): How it ends, see :class:`ProcessEnd`.
         """
         if self._courses is not None and self._begun:
-            self._outcome = (f'failed: {one_line(error)}' if isinstance(
-                error, Exception) else STOPPED)
+            self._outcome = outcome
             # MMEngine counts an epoch after all hooks have had its end.
             self._write(runner, max([runner.epoch, *self._courses.until]))
 

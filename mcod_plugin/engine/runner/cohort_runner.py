@@ -1,15 +1,19 @@
+import os
 import os.path as osp
 import shutil
+from contextlib import ExitStack, contextmanager
 from inspect import isclass
-from typing import Any, Dict, Optional, Union
+from socket import gethostname
+from typing import Any, Dict, Iterator, Optional, Union
 
 import mmengine.optim
 import torch.nn as nn
 from mmengine.device import get_device
-from mmengine.dist import is_distributed, master_only
+from mmengine.dist import (broadcast_object_list, is_distributed,
+                           is_main_process, master_only)
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, RuntimeInfoHook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModule, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.optim.scheduler.momentum_scheduler import MomentumSchedulerMixin
 from mmengine.runner import BaseLoop, Runner
@@ -21,17 +25,20 @@ from torch.utils.data import DataLoader
 from mcod_plugin.config.input_size import data_input_size
 from mcod_plugin.config.missing_data import explain_missing_data
 from mcod_plugin.config.parts import is_part
+from mcod_plugin.config.pretrained import is_pretrained
 from mcod_plugin.datasets.in_memory_dataset import is_in_memory
 from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.evaluation import BranchMetrics, CohortEvaluator
 from mcod_plugin.models.tta import CohortTTA
 from mcod_plugin.models.utils.label_rule import check_augments
 from mcod_plugin.registry import MODELS, RUNNERS
-from mcod_plugin.utils.files import missing_folders, remove_empty, write_text
+from mcod_plugin.utils.files import (claim, missing_folders, remove_empty,
+                                     write_text)
 from mcod_plugin.utils.launchers import adopt_ranks
 from mcod_plugin.utils.machine import default_workers, keep_freed_memory
 from mcod_plugin.utils.mesh import (branch_size, data_group, data_size,
                                     join_mesh)
+from mcod_plugin.utils.process_end import first_end
 from ..graph import recorded_step
 from ..hooks.branch_checkpoint_hook import BranchCheckpointHook
 from ..hooks.cohort_runtime_info_hook import CohortRuntimeInfoHook
@@ -43,9 +50,11 @@ from ..optim_wrapper import (has_bfloat16, name_parameters,
 from ..parallel import (BranchLayout, check_cohort, check_hooks,
                         check_settings, parallel_branches,
                         sample_by_data_rank)
+from .batch_sizes import check_batches, check_last_batch
 from .compile_settings import (compile_branches, compile_settings,
                                uses_cuda_graphs)
-from .processes import join_processes, share_batch_norm, wrap_for_processes
+from .processes import (check_wrapper, join_processes, share_batch_norm,
+                        wrap_for_processes)
 from .resuming_runner import ResumingRunner
 from .view_settings import check_views, name_views
 
@@ -55,6 +64,9 @@ MOMENTUM_SCHEDULERS = tuple(
     if isclass(value) and issubclass(value, MomentumSchedulerMixin))
 # Settings of a data loader that PyTorch refuses without workers.
 WORKER_SETTINGS = ('prefetch_factor', 'timeout', 'multiprocessing_context')
+
+# What shows in a work directory that a training is at it.
+LOCK = 'training.lock'
 
 # When everything is built and nothing has begun.
 CHECKED = ('before_train', 'before_val', 'before_test')
@@ -131,6 +143,7 @@ class CohortRunner(ResumingRunner):
             self.note_validation()
         if fn_name in CHECKED:
             self._check_metrics()
+            self._check_batches()
         if fn_name == 'before_save_checkpoint' and self._collected is not None:
             kwargs['checkpoint'].update(self._collected)
         super().call_hook(fn_name, **kwargs)
@@ -138,8 +151,13 @@ class CohortRunner(ResumingRunner):
             model = get_ori_model(self.model)
             if self.layout is not None:
                 self.logger.info('Processes:\n%s', self.layout.table())
+            self._tell_of_random_teachers(model)
             if hasattr(model, 'check_distillation'):
                 model.check_distillation()
+            check_wrapper(
+                self.model,
+                compile_settings(self.cfg.get('compile')) is not None,
+                getattr(self.optim_wrapper, '_accumulative_counts', 1))
             # Not earlier: what is compiled cannot be traced any more, as for
             # the count of FLOPs.
             self._compile_branches()
@@ -169,6 +187,34 @@ class CohortRunner(ResumingRunner):
             for metric in getattr(evaluator, 'metrics', ()):
                 if isinstance(metric, BranchMetrics):
                     metric.check_labels(several)
+
+    def _tell_of_random_teachers(self, model: nn.Module) -> None:
+        """Warn of branches that only teach and have nothing to teach."""
+        cfg = self.cfg.get('model')
+        if (self._has_loaded or not isinstance(cfg, dict)
+                or is_pretrained(dict(init_cfg=cfg.get('init_cfg')))):
+            return
+        for name in getattr(model, 'frozen', ()):
+            # A plain network has the weights that whoever wrote it gave it.
+            if isinstance(model.branches[name], BaseModule) and not (
+                    is_pretrained(cfg['branches'][name])):
+                self.logger.warning(
+                    f'model.branches.{name} is frozen and teaches by random '
+                    'weights; name those of a trained network by init_cfg='
+                    "dict(type='Pretrained', checkpoint=...) or load_from.")
+
+    def _check_batches(self) -> None:
+        """Raise if a data loader gives none, or one in training that is too
+        small for batch norm."""
+        for name in ('train', 'val', 'test'):
+            # What is not going to be run is not built.
+            loop = getattr(self, f'_{name}_loop')
+            check_batches(f'{name}_dataloader',
+                          getattr(loop, 'dataloader', None))
+        cohort = get_ori_model(self.model)
+        if hasattr(cohort, 'branch_logits'):
+            check_last_batch(
+                getattr(self._train_loop, 'dataloader', None), cohort)
 
     @master_only
     def dump_config(self) -> None:
@@ -565,21 +611,46 @@ class CohortRunner(ResumingRunner):
 
         Returns:
             nn.Module: The model.
+
+        Raises:
+            ConfigError: If another process trains in the same work directory.
         """
         if branch_size() == 1 and parallel_branches(self.cfg) > 1:
             # There is one process.
             check_settings(self.cfg, parallel_branches(self.cfg))
-        try:
-            return super().train()
-        except BaseException as error:
-            for hook in self.hooks:
-                if isinstance(hook, RunRecordHook):
-                    hook.note_end(self, error)
-            raise
-        finally:
-            if self._graphed is not None:
-                del self.model.train_step
-                self._graphed = None
+        with self._sole_training():
+            try:
+                return super().train()
+            except BaseException as error:
+                # Before others are surprised by it.
+                outcome = first_end(error).outcome
+                for hook in self.hooks:
+                    if isinstance(hook, RunRecordHook):
+                        hook.note_end(self, outcome)
+                raise
+            finally:
+                if self._graphed is not None:
+                    del self.model.train_step
+                    self._graphed = None
+
+    @contextmanager
+    def _sole_training(self) -> Iterator[None]:
+        """Keep other trainings out of the work directory: they would resume
+        from each other's checkpoints, and remove them."""
+        with ExitStack() as stack:
+            others = [None]
+            if is_main_process():
+                others[0] = stack.enter_context(
+                    claim(
+                        osp.join(self.work_dir, LOCK),
+                        f'process {os.getpid()} on {gethostname()}'))
+            broadcast_object_list(others)
+            if others[0] is not None:
+                raise ConfigError(
+                    f'work_dir {self.work_dir} is in use by another training, '
+                    f'{others[0] or "which has just begun"}; wait for its '
+                    'end, or name another --work-dir')
+            yield
 
 
 def _sharing(loop: BaseLoop) -> BaseLoop:

@@ -8,15 +8,18 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 from mmengine.device import get_device
+from mmengine.model import MMSeparateDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from mcod_plugin.config.parts import type_name
-from mcod_plugin.errors import ConfigError, check_choice
+from mcod_plugin.errors import ConfigError, check_choice, check_number
 from mcod_plugin.utils.launchers import is_restarted
 
-__all__ = ['join_processes', 'share_batch_norm', 'wrap_for_processes']
+__all__ = [
+    'check_wrapper', 'join_processes', 'share_batch_norm', 'wrap_for_processes'
+]
 
 
 def join_processes(dist_cfg: Dict[str, Any]) -> None:
@@ -69,8 +72,10 @@ def wrap_for_processes(model: nn.Module,
 
     Args:
         model (nn.Module): The model.
-        settings (dict | None): ``model_wrapper_cfg`` of the config.
-        find_unused_parameters (bool): What counts if there are none.
+        settings (dict | None): ``model_wrapper_cfg`` of the config. For
+            ``DistributedDataParallel`` what it leaves out is
+            ``broadcast_buffers=False`` and ``gradient_as_bucket_view=True``.
+        find_unused_parameters (bool): What counts unless the settings say it.
         group (ProcessGroup, optional): The processes that have the same
             parameters. Defaults to all.
 
@@ -78,25 +83,68 @@ def wrap_for_processes(model: nn.Module,
         nn.Module: The wrapper, of ``MMDistributedDataParallel`` by default.
 
     Raises:
-        ConfigError: If the wrapper splits parameters between the processes.
+        ConfigError: If the wrapper splits parameters between the processes
+            or has no training step for the whole model, or ``bucket_cap_mb``
+            is no size.
     """
-    if settings is None:
-        settings = dict(
-            broadcast_buffers=False,
-            find_unused_parameters=find_unused_parameters)
-        if group is not None:
-            settings['process_group'] = group
-    settings = dict(dict(type='MMDistributedDataParallel'), **settings)
+    settings = {'type': 'MMDistributedDataParallel', **(settings or {})}
     if 'FullySharded' in type_name(settings):
         raise ConfigError(
             f'model_wrapper_cfg.type {type_name(settings)} shards parameters, '
             'but branches and their checkpoints are whole; leave it out')
     kind = MODEL_WRAPPERS.get(settings['type'])
+    if kind is not None and (not hasattr(kind, 'train_step') or issubclass(
+            kind, MMSeparateDistributedDataParallel)):
+        raise ConfigError(
+            f'model_wrapper_cfg.type {type_name(settings)} does not train a '
+            'model as a whole; leave it out, or use MMDistributedDataParallel '
+            'or one derived from it')
     if kind is not None and issubclass(kind, DistributedDataParallel):
         on_cpu = get_device() == 'cpu'
-        settings.setdefault(
-            'device_ids', None if on_cpu else [int(os.environ['LOCAL_RANK'])])
+        settings = {
+            'device_ids': None if on_cpu else [int(os.environ['LOCAL_RANK'])],
+            'broadcast_buffers': False,
+            'find_unused_parameters': find_unused_parameters,
+            # No second copy of all gradients.
+            'gradient_as_bucket_view': True,
+            **settings
+        }
+        if group is not None:
+            settings['process_group'] = group
+        size = settings.get('bucket_cap_mb')
+        if size is not None:
+            check_number(
+                'model_wrapper_cfg.bucket_cap_mb', size, 0, exclusive=True)
     return MODEL_WRAPPERS.build(settings, default_args=dict(module=model))
+
+
+def check_wrapper(model: nn.Module, compiles: bool,
+                  accumulative_counts: int) -> None:
+    """Raise unless the wrapper of several processes goes with how a run is
+    trained, in which PyTorch would fail at the first step.
+
+    Args:
+        model (nn.Module): The model, maybe in the wrapper.
+        compiles (bool): Whether the branches are compiled.
+        accumulative_counts (int): How many batches a step has.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    if not isinstance(model, DistributedDataParallel):
+        return
+    # What is compiled ends in parts where buckets do, so that gradients are
+    # on their way while the next ones are computed.
+    least = dist._DEFAULT_FIRST_BUCKET_BYTES
+    if compiles and model.bucket_bytes_cap < least:
+        raise ConfigError('model_wrapper_cfg.bucket_cap_mb must be at least '
+                          f'{least / 2**20:g} with compile; got '
+                          f'{model.bucket_bytes_cap / 2**20:g}')
+    if model.static_graph and accumulative_counts > 1:
+        raise ConfigError(
+            'model_wrapper_cfg.static_graph=True does not go with '
+            f'optim_wrapper.accumulative_counts, {accumulative_counts}; leave '
+            'it out')
 
 
 def share_batch_norm(model: nn.Module, sync_bn: Any) -> nn.Module:

@@ -784,8 +784,9 @@ class MultiBackboneClassifier(BaseClassifier):
 
         Args:
             inputs (Tensor): Images ``(N, C, H, W)``.
-            data_samples (BatchDataSample | list[DataSample | None],
-                optional): Samples to fill; new ones when left out.
+            data_samples (BatchDataSample | list[DataSample], optional):
+                Samples to fill, or None for each that is to be new; all are
+                new when left out.
 
         Returns:
             BatchDataSample | list[DataSample]: With ``pred_score`` and

@@ -27,7 +27,8 @@ class BatchDataPreprocessor(ClsDataPreprocessor):
     ratio and at the same place.
 
     Args:
-        *args, **kwargs: See ``mmpretrain.ClsDataPreprocessor``.
+        *args: See ``mmpretrain.ClsDataPreprocessor``.
+        **kwargs: See there.
     """
 
     def __init__(self, *args, **kwargs) -> None:

@@ -24,7 +24,8 @@ from .branch_loss import learns_from_features, loss_owner
 from .feature_layout import FeatureLayout, feature_layout
 from .pretrained import keep_weights
 from .state_dict import name_keys_in_place
-from .timm_network import (check_pretrained, classifier_lines, is_buildable,
+from .timm_network import (check_channels, check_pretrained,
+                           classifier_lines, is_buildable,
                            layers_after_pooling, recorded_features)
 
 __all__ = ['build_branch']
@@ -83,6 +84,8 @@ def _build_classifier(setting: str, cfg: dict,
             raise ConfigError(
                 f'{setting}.{key} is not used: all branches share one '
                 f'preprocessor and its batch augmentations; set model.{key}')
+    check_channels(setting, cfg)
+    check_channels(f'{setting}.backbone', cfg.get('backbone'))
     with MODELS.switch_scope_and_registry(scope) as registry:
         classifier = registry.get(cfg['type']) if isinstance(
             cfg['type'], str) else cfg['type']

@@ -14,6 +14,8 @@ __all__ = ['build_branches', 'check_names', 'with_default_preprocessor']
 
 # Names that mean something else where a branch's name appears.
 RESERVED_NAMES = ('ensemble', 'diversity', 'teacher')
+# It stands in names of files, which have 255 letters at most, and in tables.
+MOST_LETTERS = 64
 
 
 def check_names(branches: Any) -> None:
@@ -29,6 +31,7 @@ def check_names(branches: Any) -> None:
     if not isinstance(branches, dict) or not branches:
         raise ConfigError('model.branches must be a dict that names at least '
                           f'one classifier; got {branches!r}')
+    spelled = {}
     for name in branches:
         if not isinstance(name, str) or not re.fullmatch(r'[\w-]+', name):
             raise ConfigError(
@@ -41,6 +44,15 @@ def check_names(branches: Any) -> None:
             raise ConfigError(
                 f'the name {name!r} in model.branches must not contain '
                 "'loss': whatever has it in its log key is added to the loss")
+        if len(name) > MOST_LETTERS:
+            raise ConfigError(
+                f'a name in model.branches must have at most {MOST_LETTERS} '
+                f'letters; got {len(name)}: {name!r}')
+        other = spelled.setdefault(name.casefold(), name)
+        if other != name:
+            raise ConfigError(
+                f'the names {other!r} and {name!r} in model.branches must not '
+                'differ in case alone: some file systems take them for one')
 
 
 def build_branches(

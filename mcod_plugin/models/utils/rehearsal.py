@@ -2,16 +2,19 @@
 import copy
 from contextlib import contextmanager
 from itertools import count
-from typing import Any, Iterator, Mapping, Tuple
+from typing import Any, Iterator, List, Mapping, Tuple
 
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mcod_plugin.errors import ConfigError, one_line
 
 __all__ = [
-    'batch_size', 'check_ensemble', 'check_targets', 'told', 'undisturbed'
+    'batch_size', 'check_ensemble', 'check_targets', 'starved_norms', 'told',
+    'undisturbed'
 ]
 
 
@@ -61,6 +64,45 @@ def batch_size(*others: int) -> int:
     """A small number of images that cannot be mistaken for others, at least
     2."""
     return next(number for number in count(2) if number not in others)
+
+
+def starved_norms(cohort: nn.Module) -> List[str]:
+    """The batch norms that one image gives a single value of each channel, of
+    which there is no variance.
+
+    Args:
+        cohort (MultiBackboneClassifier): The cohort, which is left as it is.
+
+    Returns:
+        list[str]: Their names, as in ``branches.resnet.backbone.bn1``; those
+        that are not trained, or share the values of several processes, have
+        no need.
+    """
+    found, hooks = [], []
+    several = dist.is_available() and dist.is_initialized(
+    ) and dist.get_world_size() > 1
+
+    def watch(name: str, module: nn.Module) -> None:
+        hooks.append(
+            module.register_forward_pre_hook(lambda _, inputs: found.append(
+                name) if inputs[0][0, 0].numel() == 1 else None))
+
+    image = torch.zeros((1, cohort.in_channels, *cohort.input_size))
+    with undisturbed(cohort), torch.no_grad():
+        # Some backbones keep their norms as they are.
+        cohort.train()
+        for name, module in cohort.named_modules():
+            synced = several and isinstance(module, nn.SyncBatchNorm)
+            if isinstance(module, _BatchNorm) and module.training and (
+                    not synced):
+                watch(name, module)
+        cohort.eval()
+        try:
+            cohort.branch_logits(image.to(next(cohort.parameters())))
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return list(dict.fromkeys(found))
 
 
 @contextmanager

@@ -4,12 +4,16 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 import torch
 import torch.nn as nn
+from mmpretrain.models.backbones import TIMMBackbone
+from mmpretrain.models.classifiers import TimmClassifier
 from torch import Tensor
 
+from mcod_plugin.config.parts import is_part
 from mcod_plugin.config.pretrained import PRETRAINED_KEYS
+from mcod_plugin.errors import ConfigError
 
 __all__ = [
-    'check_pretrained', 'classifier_lines', 'is_buildable',
+    'check_channels', 'check_pretrained', 'classifier_lines', 'is_buildable',
     'layers_after_pooling', 'model_name', 'network_settings',
     'recorded_features'
 ]
@@ -68,6 +72,24 @@ def classifier_lines(name: str, backbone: Mapping[str, Any],
         settings['loss'] = head['loss']
     listed = ', '.join(f'{key}={value!r}' for key, value in settings.items())
     return f"{name}=dict(type='TimmClassifier',\n    {listed})"
+
+
+def check_channels(setting: str, cfg: Any) -> None:
+    """Raise if a wrapper's number of channels goes by the other one's name:
+    one is given what MMPretrain calls it, the other what timm does.
+
+    Args:
+        setting (str): The setting's name, for error messages.
+        cfg (dict | Any): Config of a part.
+
+    Raises:
+        ConfigError: If it does.
+    """
+    for kind, wrong, right in ((TIMMBackbone, 'in_chans', 'in_channels'),
+                               (TimmClassifier, 'in_channels', 'in_chans')):
+        if is_part(cfg, kind) and wrong in cfg:
+            raise ConfigError(f'{setting}.{wrong} is no setting of '
+                              f'{kind.__name__}; did you mean {right}?')
 
 
 def check_pretrained(settings: Mapping[str, Any]) -> None:

@@ -1,16 +1,22 @@
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+from socket import gethostname
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import HOOKS
 from mmpretrain import get_model
 from timm.layers import BatchNormAct2d
 
 from mcod_plugin.engine.hooks import BranchCheckpointHook
 from mcod_plugin.engine.runner import processes
+from mcod_plugin.engine.runner.cohort_runner import LOCK
 from mcod_plugin.engine.runner.processes import (share_batch_norm,
                                                  wrap_for_processes)
 from mcod_plugin.engine.runner.resuming_runner import VALIDATED
@@ -277,6 +283,95 @@ def test_longer_run_is_warned_of(tiny_runner, tmp_path):
     tiny_runner('a', 1).train()
     tiny_runner('a', 2, resume=True).train()
     assert 'was to last 1 epochs, this one lasts 2' in log_of(tmp_path)
+
+
+def test_frozen_branch_without_weights_is_warned_of(tiny_runner, tmp_path):
+    told = 'model.branches.vit is frozen and teaches by random weights'
+    frozen = {'model.branches.vit.frozen': True}
+    tiny_runner('random', epochs=1, **frozen).train()
+    assert told in log_of(tmp_path / 'random')
+    checkpoint = str(tmp_path / 'random' / 'epoch_1.pth')
+    init = dict(
+        type='Pretrained', checkpoint=checkpoint, prefix='branches.vit')
+    for name, given in (('branch', {
+            'model.branches.vit.init_cfg': init
+    }), ('cohort', dict(load_from=checkpoint))):
+        tiny_runner(name, epochs=1, **frozen, **given).train()
+        assert told not in log_of(tmp_path / name)
+
+
+@pytest.mark.parametrize('size, dropped, words', [
+    (63, False, 'last batch has one image (64 in batches of 63)'),
+    (63, True, None),
+    (32, False, None),
+    (1, False, 'each batch has one image (64 in batches of 1)'),
+    (1, True, 'set a greater batch_size'),
+])
+def test_batch_of_one_image(tiny_runner, size, dropped, words):
+    """The transformer would take it, batch norm over one pixel does not."""
+    net = dict(
+        backbone=dict(
+            type='TIMMBackbone', model_name='resnet18', channels=(4, 4, 8, 8)),
+        head=dict(type='LinearClsHead', num_classes=10))
+    runner = tiny_runner(
+        epochs=1,
+        **{
+            'model.branches.net': net,
+            'train_dataloader.batch_size': size,
+            'train_dataloader.drop_last': dropped,
+            'train_dataloader.num_batch_per_epoch': None
+        })
+    if words is None:
+        runner.train()
+    else:
+        with pytest.raises(ConfigError) as info:
+            runner.train()
+        assert words in str(info.value) and not runner.started
+        assert 'branches.net.backbone' in str(info.value)
+
+
+CLAIM = """\
+import sys, time
+from mcod_plugin.utils.files import claim
+with claim(sys.argv[1], 'somebody') as other:
+    print(other, flush=True)
+    if other is None:
+        sys.stdin.read()
+"""
+
+
+def test_two_trainings_in_one_work_directory(tiny_runner, tmp_path):
+    ask = [sys.executable, '-c', CLAIM, str(tmp_path / 'run' / LOCK)]
+    found = []
+
+    @HOOKS.register_module(force=True)
+    class Ask(Hook):
+
+        def before_train_epoch(self, runner):
+            found.append(subprocess.run(ask, capture_output=True, text=True))
+
+    tiny_runner(epochs=1, custom_hooks=[dict(type='Ask')]).train()
+    assert found[0].stdout == f'process {os.getpid()} on {gethostname()}\n'
+    before = {path: path.stat() for path in (tmp_path / 'run').iterdir()}
+    assert tmp_path / 'run' / LOCK not in before
+    runner = tiny_runner(epochs=2, resume=True)
+    with subprocess.Popen(
+            ask, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True) as other:
+        assert other.stdout.readline() == 'None\n'
+        with pytest.raises(ConfigError) as info:
+            runner.train()
+    assert str(info.value) == (
+        f'work_dir {tmp_path}/run is in use by another training, somebody; '
+        'wait for its end, or name another --work-dir')
+    assert not runner.started
+    runner.undo()
+    assert {path: path.stat()
+            for path in (tmp_path / 'run').iterdir()}.keys() == before.keys()
+    # It has ended, so the next one may.
+    runner = tiny_runner(epochs=2, resume=True)
+    runner.train()
+    assert runner.epoch == 2
 
 
 def test_started(tiny_runner):

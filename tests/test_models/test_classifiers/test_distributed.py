@@ -5,11 +5,14 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-from mmengine.model import (ExponentialMovingAverage,
-                            MMDistributedDataParallel)
+from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import OptimWrapper
 from mmpretrain.structures import DataSample
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 
+from mcod_plugin.engine.runner.compile_settings import compile_branches
+from mcod_plugin.engine.runner.processes import wrap_for_processes
 from mcod_plugin.registry import MODELS
 
 pytestmark = pytest.mark.skipif(
@@ -23,11 +26,25 @@ IMAGES = 42
 KD_WEIGHTS = [0., .5, 2., 0.]
 # by confidence, a teacher with parameters, averages, one that is not trained,
 # every branch of every other one, labels, a loss with a state, one with
-# parameters, a step for two batches, and averages of what is trained
+# parameters, a step for two batches, activations that are computed twice, and
+# averages of what is trained
 KINDS = [
     'ensemble', 'confidence', 'gated', 'averaged', 'frozen', 'peers', 'dkd',
-    'balanced', 'features', 'accumulation', 'ema'
+    'balanced', 'features', 'accumulation', 'recomputed', 'ema'
 ]
+# Settings of the wrapper, each with a teacher whose parameters have nothing
+# to do in off-phases.
+WRAPPERS = dict(
+    buckets=dict(bucket_cap_mb=.01),
+    copies=dict(gradient_as_bucket_view=False),
+    unused=dict(find_unused_parameters=True),
+    static=dict(static_graph=True))
+# What the branches are compiled by, as graphs of several parts.
+COMPILED = dict(
+    compiled=dict(bucket_cap_mb=.01),
+    replayed=dict(bucket_cap_mb=.01),
+    replayed_copies=dict(
+        bucket_cap_mb=.01, gradient_as_bucket_view=False, static_graph=True))
 
 
 def make_cohort(kind):
@@ -37,7 +54,8 @@ def make_cohort(kind):
         confidence=dict(
             type='mcod_plugin.EnsembleTeacher', fusion='confidence'),
         peers=dict(type='mcod_plugin.PeerTeacher'),
-        gated=dict(type='mcod_plugin.GatedTeacher'),
+        **dict.fromkeys(('gated', *WRAPPERS, *COMPILED),
+                        dict(type='mcod_plugin.GatedTeacher')),
         averaged=dict(type='mcod_plugin.EnsembleTeacher', ema=.5),
         frozen=dict(type='mcod_plugin.EnsembleTeacher', members='fixed'))
     distill = dict(
@@ -66,10 +84,53 @@ def make_cohort(kind):
             input_size=32,
             branches=branches,
             teacher=teacher.get(kind),
+            recompute=kind == 'recomputed',
             distill=dict(type='mcod_plugin.' +
                          distill.get(kind, 'DiscontinuousKDLoss'))))
     cohort.init_weights()
     return cohort.double()
+
+
+class Replays:
+    """What compiles to programs that write to the same memory at every call,
+    as CUDA graphs do. It is lost from step to step, as where other graphs use
+    it, too.
+    """
+
+    def __init__(self):
+        self.places, self.parts = [], 0
+
+    def __call__(self, module, inputs):
+        self.parts += 1
+        return aot_autograd(
+            fw_compiler=self._program, bw_compiler=self._program)(module,
+                                                                  inputs)
+
+    def _program(self, module, inputs):
+        places = []
+
+        def run(*args):
+            found = module(*args)
+            given = {
+                value.untyped_storage().data_ptr()
+                for value in args if torch.is_tensor(value)
+            }
+            if not places:
+                places.extend(
+                    value.clone() if torch.is_tensor(value) and value.
+                    untyped_storage().data_ptr() not in given else None
+                    for value in found)
+                self.places += filter(torch.is_tensor, places)
+            return [
+                value if place is None else place.copy_(value).detach()
+                for place, value in zip(places, found)
+            ]
+
+        return make_boxed_func(run)
+
+    def lose(self):
+        for place in self.places:
+            place.fill_(torch.nan if place.is_floating_point() else 0)
 
 
 def make_batches():
@@ -78,7 +139,7 @@ def make_batches():
         len(KD_WEIGHTS), IMAGES, 3, 32, 32, generator=generator).double()
 
 
-def train(kind, model, cohort, rank=0, world_size=1):
+def train(kind, model, cohort, rank=0, world_size=1, before=None):
     """The steps of one process; the totals that it logs, and the weights and
     buffers it comes to."""
     wrapper = OptimWrapper(
@@ -91,6 +152,8 @@ def train(kind, model, cohort, rank=0, world_size=1):
     totals = []
     for kd_weight, batch in zip(KD_WEIGHTS, make_batches()):
         cohort.kd_weight = kd_weight
+        if before is not None:
+            before()
         part = slice(rank, None, world_size)
         samples = [DataSample().set_gt_label(i % 5) for i in range(len(batch))]
         # The preprocessor would make single precision of it.
@@ -106,12 +169,24 @@ def train(kind, model, cohort, rank=0, world_size=1):
 
 def train_share():
     """What each of the processes does."""
+    rank, size = dist.get_rank(), dist.get_world_size()
     results = {}
-    for kind in KINDS:
+    for kind in [*KINDS, *(WRAPPERS if size == 2 else ())]:
         cohort = make_cohort(kind)
-        model = MMDistributedDataParallel(cohort, device_ids=None)
-        results[kind] = train(kind, model, cohort, dist.get_rank(),
-                              dist.get_world_size())
+        model = wrap_for_processes(cohort, WRAPPERS.get(kind), False)
+        results[kind] = train(kind, model, cohort, rank, size)
+    # PyTorch has no smaller parts of what is compiled.
+    dist._DEFAULT_FIRST_BUCKET_BYTES = 1000
+    for kind in COMPILED if size == 2 else ():
+        cohort = make_cohort(kind)
+        model = wrap_for_processes(cohort, COMPILED[kind], False)
+        replays = Replays()
+        plain = kind == 'compiled'
+        compile_branches(cohort.branches,
+                         dict(backend='aot_eager' if plain else replays))
+        results[kind] = train(kind, model, cohort, rank, size,
+                              None if plain else replays.lose)
+        results[kind]['parts'] = replays.parts
     return results
 
 
@@ -121,12 +196,20 @@ def results(ranks):
     return {size: ranks(train_share, size=size) for size in SIZES}
 
 
-@pytest.mark.parametrize('kind', KINDS)
+def test_compiled_branches_are_in_parts(results):
+    """That end where gradients are on their way to the other process."""
+    for kind in ('replayed', 'replayed_copies'):
+        assert all(result[kind]['parts'] >= 6 for result in results[2])
+
+
+@pytest.mark.parametrize('kind', [*KINDS, *WRAPPERS, *COMPILED])
 def test_as_one_process(results, kind):
     cohort = make_cohort(kind)
     before = copy.deepcopy(cohort.state_dict())
     whole = train(kind, cohort, cohort)
     for size, of_size in results.items():
+        if kind not in of_size[0]:
+            continue
         found = [result[kind] for result in of_size]
         # the loss of the whole batch is the mean of the shares'
         totals = [result['totals'] for result in found]

@@ -8,6 +8,7 @@ import torch.nn as nn
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.heads import BaseTeacher, EnsembleTeacher
 from mcod_plugin.models.losses import BaseKDLoss
+from mcod_plugin.models.utils.rehearsal import starved_norms
 from mcod_plugin.registry import MODELS
 from ...conftest import HEAD
 
@@ -180,3 +181,49 @@ def test_before_the_first_step(tiny_runner):
         runner.train()
     assert not runner.started and runner.iter == 0
     assert before.keys() == runner.model.state_dict().keys()
+
+
+TIMM = dict(
+    backbone=dict(
+        type='TIMMBackbone', model_name='resnet18', channels=(4, 4, 8, 8)),
+    head=HEAD)
+
+
+@pytest.mark.parametrize('branch, size, starved', [
+    (TIMM, 32, True),
+    (TIMM, 64, False),
+    (dict(TIMM, frozen=True), 32, False),
+    (dict(
+        backbone=dict(
+            type='ResNet', depth=18, base_channels=4, norm_eval=True),
+        head=dict(HEAD)), 32, False),
+    (dict(
+        backbone=dict(type='ResNet', depth=18, base_channels=4),
+        head=dict(HEAD)), 32, True),
+])
+def test_batch_norm_over_one_image(branch, size, starved):
+    """PyTorch refuses a single value of each channel, and that alone."""
+    cohort = MODELS.build(
+        dict(
+            type='mcod_plugin.MultiBackboneClassifier',
+            input_size=size,
+            branches=dict(
+                a=copy.deepcopy(BRANCHES['a']), b=copy.deepcopy(branch))))
+    before = copy.deepcopy(cohort.state_dict())
+    modes = [module.training for module in cohort.modules()]
+    names = starved_norms(cohort)
+    assert [module.training for module in cohort.modules()] == modes
+    for key, value in cohort.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert bool(names) is starved
+    cohort.train()
+    inputs = torch.zeros(1, 3, size, size)
+    if starved:
+        norms = dict(cohort.named_modules())
+        assert all(isinstance(norms[name], nn.BatchNorm2d) for name in names)
+        with pytest.raises(ValueError, match='more than 1 value per channel'):
+            cohort.branches['b'](inputs)
+    else:
+        cohort.branches['b'](inputs)
+    # The other one has enough.
+    cohort.branches['a'](inputs)

@@ -1,0 +1,1 @@
+from ..test_tools.conftest import run_tool, server  # noqa: F401
