@@ -41,7 +41,7 @@ def test_randomness_is_a_function_of_seed_and_epoch(tiny_runner):
 
 def test_ranks_differ(tiny_runner, monkeypatch):
     first = draws(tiny_runner('a', 1))
-    monkeypatch.setattr(epoch_seed_hook, 'get_rank', lambda: 1)
+    monkeypatch.setattr(epoch_seed_hook, 'data_rank', lambda: 1)
     assert first != draws(tiny_runner('b', 1))
 
 
