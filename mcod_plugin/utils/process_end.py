@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Optional
 from mcod_plugin.errors import one_line
 
 __all__ = [
-    'FAILED', 'STOPPED', 'ProcessEnd', 'begin_run', 'first_end', 'is_first_to_tell',
-    'leave_others', 'stop_code'
+    'FAILED', 'STOPPED', 'ProcessEnd', 'begin_run', 'first_end',
+    'is_first_to_tell', 'leave_others', 'stop_code'
 ]
 
 # How a run that has not finished has ended.
@@ -87,7 +87,8 @@ def first_end(error: BaseException, code: int = 1) -> ProcessEnd:
         return own
     try:
         first = ProcessEnd(
-            *json.loads(store.compare_set(f'ended {_runs}', '', json.dumps(own))))
+            *json.loads(
+                store.compare_set(f'ended {_runs}', '', json.dumps(own))))
     except RuntimeError:
         # The process that keeps it is gone: the first one, or the launcher.
         return own if own.rank == 0 else ProcessEnd(
