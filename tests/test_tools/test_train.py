@@ -2,6 +2,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -82,6 +83,25 @@ def test_final_table(trained):
         assert best == pytest.approx(max(runs), abs=0.01)
         assert epoch == runs.index(max(runs)) + 1
     assert 'The branches disagree on ' in trained.out
+
+
+def next_commands(out):
+    """What a run has printed after its report, as it is typed."""
+    _, found, text = out.partition('\nNext:\n')
+    return [shlex.split(line) for line in text.splitlines()] if found else None
+
+
+def test_next_commands(trained, run_tool):
+    test, export, publish = next_commands(trained.out)
+    run = ['work_dirs/tiny/tiny.py', 'work_dirs/tiny/epoch_2.pth']
+    assert test == ['python', f'{ROOT}/tools/test.py', *run]
+    assert export[:4] == ['python', f'{ROOT}/tools/export.py', *run]
+    assert publish[1:3] == [f'{ROOT}/tools/publish.py', 'work_dirs/tiny']
+    done = run_tool(*test[1:], cwd=trained.folder)
+    assert done.code == 0 and 'Result:' in done.out
+    done = run_tool(*export[1:], '--images', '8', cwd=trained.folder)
+    assert done.code == 0, done.err
+    assert (trained.folder / 'exported/tiny/vgg/mmpretrain').is_dir()
 
 
 def test_files(trained):
@@ -370,6 +390,12 @@ train_cfg = dict(max_epochs=1)
     done = run_tool('train', 'alone.py', cwd=tiny)
     assert done.code == 0, done.err
     assert 'accuracy/top1' in done.out
+    # There is no branch to export.
+    command, = next_commands(done.out)
+    assert command[1:] == [
+        f'{ROOT}/tools/test.py', 'work_dirs/alone/alone.py',
+        'work_dirs/alone/epoch_1.pth'
+    ]
 
 
 def test_divergence(run_tool, tiny):
