@@ -9,6 +9,7 @@ import re
 import shlex
 import signal
 import sys
+import tempfile
 import warnings
 from contextlib import contextmanager
 from traceback import walk_stack
@@ -22,8 +23,8 @@ from mcod_plugin.utils.process_end import (STOPPED, first_end,
                                            stop_code)
 
 __all__ = [
-    'ToolParser', 'add_config_arguments', 'add_study_arguments', 'load_config',
-    'orderly_end', 'run_config', 'train', 'user_errors'
+    'ToolParser', 'add_config_arguments', 'add_study_arguments', 'dry_run',
+    'load_config', 'orderly_end', 'run_config', 'train', 'user_errors'
 ]
 
 
@@ -321,6 +322,31 @@ def train(runner: Any) -> None:
     if (commands and os.environ.get('RANK', '0') == '0'
             and 'MCOD_STUDY' not in os.environ):
         print('\n'.join(['Next:', *commands]))
+
+
+def dry_run(cfg: Any) -> None:
+    """Do the first steps of a training, print what all of it will take, and
+    leave nothing behind.
+
+    Args:
+        cfg (Config): The config.
+
+    Raises:
+        ConfigError: If the training cannot begin, or would be resumed.
+    """
+    from mcod_plugin.engine.runner.dry_run import dry_run as first_steps
+    if cfg.get('resume'):
+        raise ConfigError('--dry-run does the first steps of a run, which '
+                          'one that is resumed has behind it; leave out '
+                          '--resume, or resume=True of the config')
+    _check_work_dir(cfg.work_dir)
+    # Its backends may write anywhere.
+    cfg.visualizer = None
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.work_dir = folder
+        report = run_config(cfg, first_steps)
+    if os.environ.get('RANK', '0') == '0':
+        print(report)
 
 
 def _next_commands(runner: Any) -> List[str]:

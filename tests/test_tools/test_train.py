@@ -398,6 +398,75 @@ train_cfg = dict(max_epochs=1)
     ]
 
 
+def state_of(folder):
+    """All files and folders, and when they were changed."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
+
+
+def dry_rows(out):
+    """What is printed of each kind of step."""
+    text = out[out.rindex('Dry run, 2 steps of each kind:'):]
+    assert re.search(r'Peak memory [\w ]+: 0\.\d+ GiB', text)
+    return re.findall(r'│ (.*?) +│ +([\d.]+) % │ +([\d.e-]+) s │ +(\d+) s │',
+                      text)
+
+
+def test_dry_run(run_tool, trained):
+    """It tells what a run would, and leaves one before it alone."""
+    before = state_of(trained.folder)
+    done = run_tool('train', 'tiny.py', '--dry-run', cwd=trained.folder)
+    assert done.code == 0 and done.err == ''
+    assert state_of(trained.folder) == before
+    assert re.search(r'│ resnet +│ +CifarResNet +│', done.out)
+    assert 'Distillation schedule over 2 epochs:' in done.out
+    rows = dry_rows(done.out)
+    assert [row[:2] for row in rows] == [('distilled', '50'),
+                                         ('not distilled', '50')]
+    assert 'The 24 steps of the run' in done.out
+    assert 'Epoch(' not in done.out and 'Next:' not in done.out
+
+
+def test_dry_run_of_another_kind(run_tool, tiny):
+    """By iterations, whose record goes elsewhere."""
+    (tiny / 'iterations.py').write_text("""\
+_base_ = ['tiny.py']
+train_cfg = dict(
+    _delete_=True, type='IterBasedTrainLoop', max_iters=30, val_interval=10)
+param_scheduler = None
+custom_hooks = [
+    dict(type='mcod_plugin.DiscontinuousKDHook', on=1, gap=(2, 2),
+         weight=(1, 1), by_epoch=False),
+    dict(type='mcod_plugin.RunRecordHook', out='result.json')]
+""")
+    (tiny / 'result.json').write_text('{}')
+    before = state_of(tiny)
+    done = run_tool(
+        'train',
+        'iterations.py',
+        '--dry-run',
+        '--amp',
+        '--work-dir',
+        'runs/new',
+        cwd=tiny)
+    assert done.code == 0, done.err
+    assert state_of(tiny) == before
+    rows = dry_rows(done.out)
+    assert [row[:2] for row in rows] == [('distilled', '33.3'),
+                                         ('not distilled', '66.7')]
+
+
+def test_dry_run_of_a_method(run_tool, tiny):
+    done = run_tool(
+        'train', 'tiny.py', '--dry-run', '--method', 'solo', cwd=tiny)
+    assert done.code == 0, done.err
+    assert [row[:2] for row in dry_rows(done.out)] == [('not distilled',
+                                                        '100')]
+    done = run_tool('train', 'tiny.py', '--dry-run', '--resume', cwd=tiny)
+    assert done.code == 2
+    assert re.fullmatch('error: --dry-run .*--resume.*\n', done.err)
+    assert [path.name for path in tiny.iterdir()] == ['tiny.py']
+
+
 def test_divergence(run_tool, tiny):
     """One line and exit code 1, or on without the branch."""
     options = [
