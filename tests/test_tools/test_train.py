@@ -33,20 +33,26 @@ def final_table(out):
     }
 
 
+def told(out, mode):
+    """The numbers by name of each line of the log, and of those below it, of
+    the branches."""
+    return [
+        dict(re.findall(r'(\S+): +(\S+)', text.partition(']  ')[2]))
+        for text in re.findall(rf'Epoch\({mode}\).*(?:\n    .*)*', out)
+    ]
+
+
 def validations(out):
     """Metrics of each validation in the log."""
     return [{
         key: float(value)
-        for key, value in re.findall(r'(\S+/\S+): ([\d.]+)', line)
-    } for line in out.splitlines() if 'Epoch(val)' in line]
+        for key, value in numbers.items() if '/' in key
+    } for numbers in told(out, 'val')]
 
 
 def losses(out):
     """Log lines of training as dicts."""
-    return [
-        dict(re.findall(r'(\S+): +(\S+)', line.partition(']  ')[2]))
-        for line in out.splitlines() if 'Epoch(train)' in line
-    ]
+    return told(out, 'train')
 
 
 def test_start(trained):
@@ -66,11 +72,24 @@ def test_log(trained):
         assert 'eta' in line and 'lr' in line
         assert float(line['resnet.loss_ce']) > 0
         assert float(line['vgg.loss_ce']) > 0
+    assert re.search(
+        r'kd_weight: 1.0000\n    resnet.loss_ce: [^:]*  resnet.loss_kd: .*\n'
+        r'    vgg.loss_ce: [^:]*  vgg.loss_kd: ', trained.out)
+    assert max(map(len, trained.out.splitlines())) <= 180
     # The second epoch lies in a gap.
     assert 'resnet.loss_kd' in lines[0] and 'vgg.loss_kd' in lines[0]
     parts = sum(
         float(value) for key, value in lines[0].items() if '.loss_' in key)
     assert float(lines[0]['loss']) == pytest.approx(parts, abs=3e-4)
+
+
+def test_what_is_in_the_log_file_only(trained):
+    log, = trained.work_dir.glob('*/*.log')
+    for text in ('Config:', 'System environment:', 'Exp name:',
+                 'Hooks will be executed in the following order:'):
+        assert text in log.read_text() and text not in trained.out
+    before, _, _ = trained.out.partition('Epoch(train)')
+    assert len(before.splitlines()) < 40
 
 
 def test_final_table(trained):
@@ -323,7 +342,8 @@ def test_amp(run_tool, trained, tiny):
         'train_cfg.max_epochs=1',
         cwd=tiny)
     assert done.code == 0 and done.err == ''
-    assert re.search('(Autocast|Amp)OptimWrapper', done.out)
+    dumped = tiny / 'work_dirs' / 'tiny' / 'tiny.py'
+    assert re.search('(Autocast|Amp)OptimWrapper', dumped.read_text())
     (mixed, ), single = losses(done.out), losses(trained.out)[0]
     has = torch.cuda.is_available() or cpu_has_bfloat16()
     assert (mixed['loss'] != single['loss']) == has
