@@ -1,6 +1,8 @@
+import contextlib
 import json
 import os
 import platform
+import pty
 import re
 import shlex
 import signal
@@ -189,6 +191,54 @@ def begin(folder, *args):
         # Whatever the tests were started with.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.
                                          default_int_handler))
+
+
+def on_terminal(folder, *args):
+    """What a training prints on a terminal, and its exit code."""
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable,
+         str(ROOT / 'tools' / 'train.py'), *args],
+        cwd=folder,
+        env={
+            **ENVIRON, 'TERM': 'xterm',
+            'COLUMNS': '150'
+        },
+        stdout=its,
+        stderr=its)
+    os.close(its)
+    out = b''
+    # Linux raises as the other end is closed.
+    with contextlib.suppress(OSError):
+        while part := os.read(ours, 4096):
+            out += part
+    os.close(ours)
+    return process.wait(), out.decode()
+
+
+def test_progress_bar(tiny, trained):
+    """On a terminal, in place of the lines of steps."""
+    options = [
+        'tiny.py', '--cfg-options', 'train_cfg.max_epochs=40',
+        'train_cfg.val_interval=20', 'default_hooks.logger.interval=1'
+    ]
+    code, out = on_terminal(tiny, *options)
+    assert code == 0
+    found = re.findall(
+        r'epoch (\d+)/40 .*? (\d+) % (\d+) s left, loss [\d.]+', out)
+    assert found
+    for epoch, percent, _ in found:
+        assert abs(int(percent) - 2.5 * (int(epoch) - 0.5)) < 2
+    assert len(re.findall('Epoch.val. \\[(20|40)]', out)) == 2
+    assert 'Epoch(train)' not in out and 'Next:' in out
+    # The cursor is there again.
+    assert out.rindex('\x1b[?25h') > out.rindex('\x1b[?25l')
+    log, = (tiny / 'work_dirs' / 'tiny').glob('*/*.log')
+    assert 'Epoch(train)' in log.read_text()
+    assert '\x1b' not in trained.out and ' left' not in trained.out
+    code, out = on_terminal(tiny, *options, 'default_hooks.progress_bar=None',
+                            'train_cfg.max_epochs=1')
+    assert code == 0 and 'Epoch(train)' in out and '\x1b[?25l' not in out
 
 
 def members(session):

@@ -1,6 +1,7 @@
 import os
 import os.path as osp
 import shutil
+import sys
 from contextlib import ExitStack, contextmanager
 from inspect import isclass
 from socket import gethostname
@@ -66,6 +67,10 @@ MOMENTUM_SCHEDULERS = tuple(
     if isclass(value) and issubclass(value, MomentumSchedulerMixin))
 # Settings of a data loader that PyTorch refuses without workers.
 WORKER_SETTINGS = ('prefetch_factor', 'timeout', 'multiprocessing_context')
+
+# The default hooks that MMEngine has itself. It takes None for no other.
+MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger',
+                  'param_scheduler', 'checkpoint')
 
 # What shows in a work directory that a training is at it.
 LOCK = 'training.lock'
@@ -260,7 +265,14 @@ class CohortRunner(ResumingRunner):
                              dict(type='mcod_plugin.RunRecordHook'))
         hooks.setdefault('buffer_sync',
                          dict(type='mcod_plugin.BufferSyncHook'))
-        super().register_default_hooks(hooks)
+        if sys.stdout.isatty() and is_main_process():
+            hooks.setdefault('progress_bar',
+                             dict(type='mcod_plugin.ProgressBarHook'))
+        super().register_default_hooks({
+            name: hook
+            for name, hook in hooks.items()
+            if hook is not None or name in MMENGINE_HOOKS
+        })
 
     def register_custom_hooks(self, hooks: list) -> None:
         """Register the hooks of ``custom_hooks``.

@@ -14,14 +14,15 @@ from mcod_plugin.runs.tables import render
 from mcod_plugin.utils.machine import GIB, peak_memory
 from mcod_plugin.utils.units import duration
 from ..hooks.discontinuous_kd_hook import DiscontinuousKDHook
+from ..hooks.progress_bar_hook import ProgressBarHook
 from ..hooks.run_record_hook import RunRecordHook
 
 __all__ = ['dry_run', 'kinds_of_steps']
 
 # Of each kind; the last one is timed.
 STEPS = 2
-# Hooks that may write outside of the work directory.
-WRITERS = (CheckpointHook, LoggerHook, RunRecordHook)
+# Hooks that may write outside of the work directory, or tell of a whole run.
+NOT_CALLED = (CheckpointHook, LoggerHook, ProgressBarHook, RunRecordHook)
 
 
 def dry_run(runner: Runner) -> str:
@@ -44,7 +45,7 @@ def dry_run(runner: Runner) -> str:
         raise ConfigError('--dry-run needs train_cfg.type EpochBasedTrainLoop '
                           f'or IterBasedTrainLoop; got {type(loop).__name__}')
     runner._hooks = [
-        hook for hook in runner.hooks if not isinstance(hook, WRITERS)
+        hook for hook in runner.hooks if not isinstance(hook, NOT_CALLED)
     ]
     reports = []
     loop.run = lambda: reports.append(_report(runner))

@@ -248,6 +248,17 @@ def test_validation_that_was_cut_off(tiny_runner, tmp_path, by_epoch, last):
         make('broken', resume=True).train()
 
 
+def test_default_hooks_can_be_left_out(tiny_runner):
+    """Ours like MMEngine's."""
+    names = ('label_check', 'buffer_sync', 'run_record', 'timer')
+    runner = tiny_runner(**{f'default_hooks.{name}': None for name in names})
+    kinds = {type(hook).__name__ for hook in runner.hooks}
+    assert not kinds & {
+        'LabelCheckHook', 'BufferSyncHook', 'RunRecordHook', 'IterTimerHook'
+    }
+    assert 'EpochSeedHook' in kinds
+
+
 def test_log_of_a_validation_holds_its_metrics(tiny_runner, tmp_path):
     """MMEngine logs whatever begins with val in the message hub."""
     tiny_runner(epochs=1).train()
