@@ -129,7 +129,7 @@ def test_files(trained):
     table = final_table(trained.out)
     expected = {
         'epoch_1.pth', 'epoch_2.pth', 'tiny.py', 'last_checkpoint',
-        'record.json', 'progress.json'
+        'record.json', 'progress.json', 'curves.png'
     }
     expected |= {
         f'best_{name}_top1_epoch_{table[name][2]}.pth'

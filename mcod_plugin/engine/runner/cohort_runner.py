@@ -263,6 +263,8 @@ class CohortRunner(ResumingRunner):
                 for hook in self.cfg.get('custom_hooks') or ()):
             hooks.setdefault('run_record',
                              dict(type='mcod_plugin.RunRecordHook'))
+        hooks.setdefault('run_figure',
+                         dict(type='mcod_plugin.RunFigureHook'))
         hooks.setdefault('buffer_sync',
                          dict(type='mcod_plugin.BufferSyncHook'))
         if sys.stdout.isatty() and is_main_process():
