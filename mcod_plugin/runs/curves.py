@@ -12,7 +12,6 @@ __all__ = ['draw_run', 'draw_runs']
 # Width and height of a panel in inches.
 SIZE = 3.9, 2.5
 ACCURACY = 'top-1 accuracy in %'
-WEIGHT = 'weight of the distillation'
 
 
 def draw_run(record: Mapping[str, Any], path: str) -> bool:
@@ -54,8 +53,7 @@ def draw_run(record: Mapping[str, Any], path: str) -> bool:
         if distilled(record):
             plot_weights(panels[-1], kd_weights(record), COLORS[0],
                          _edges(record))
-            panels[-1].set(
-                title=WEIGHT, xlabel=f'{_unit(record)}s passed', ylim=(0, None))
+            _finish(panels[-1], record)
         legend_below(figure, looks)
         save_figure(figure, path)
     return True
@@ -100,11 +98,20 @@ def draw_runs(records: Mapping[str, Mapping[str, Any]], path: str) -> bool:
                 _edges(record),
                 baseline=None,
                 **looks[label])
-            panels[-1].set(
-                title=WEIGHT, xlabel=f'{unit}s passed', ylim=(0, None))
+        if schedules:
+            _finish(panels[-1], record)
         legend_below(figure, looks)
         save_figure(figure, path)
     return True
+
+
+def _finish(panel: Any, record: Mapping[str, Any]) -> None:
+    """What a panel of weights has besides them."""
+    panel.set(
+        title='weight of the distillation',
+        xlabel=f'{_unit(record)}s passed',
+        ylim=(0, None))
+    panel.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _unit(record: Mapping[str, Any]) -> str:
@@ -112,14 +119,17 @@ def _unit(record: Mapping[str, Any]) -> str:
 
 
 def _accuracy(record: Mapping[str, Any]) -> Dict[str, Dict[int, float]]:
-    """Top-1 accuracy by name and step. What was never a number is left
-    out."""
+    """Top-1 accuracy by name and step, as far as it is a number."""
     curves = record['curves']
-    return {
-        name: dict(zip(curves[_unit(record)], values))
+    found = {
+        name: {
+            step: value
+            for step, value in zip(curves[_unit(record)], values)
+            if not math.isnan(value)
+        }
         for name, values in top1(curves).items()
-        if not all(map(math.isnan, values))
     }
+    return {name: curve for name, curve in found.items() if curve}
 
 
 def _edges(record: Mapping[str, Any]) -> Sequence[int]:

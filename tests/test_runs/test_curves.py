@@ -60,6 +60,9 @@ def test_run(drawn):
         'weight of the distillation'
     ]
     assert lines(accuracy)[0] == [[2., 30.], [4., 35.]]
+    # It has diverged, so a point is left.
+    assert lines(accuracy)[1] == [[2., 20.]]
+    assert accuracy.lines[1].get_marker() == '.'
     assert lines(accuracy)[2] == [[2., 40.], [4., 50.]]
     assert lines(loss)[1] == [[1., 5.], [2., 4.], [3., 3.], [4., 2.]]
     # A branch has the same colour everywhere.
@@ -98,5 +101,6 @@ def test_runs(drawn):
     first, *_, weight = found.values()
     assert lines(first) == [[[2., 30.], [4., 35.]], [[4., 33.]]]
     assert len(weight.patches) == 1
+    assert weight.get_ylim()[1] > 1
     assert labels(figure) == ['kd', 'solo']
     assert not draw_runs(dict(x=dict(curves=dict(epoch=[]))), 'x.png')

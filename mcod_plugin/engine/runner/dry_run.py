@@ -78,9 +78,10 @@ def kinds_of_steps(runner: Runner,
     length = per_epoch if all(hook.by_epoch for hook in hooks) else 1
     kinds: Dict[FrozenSet[str], Tuple[int, int]] = {}
     for begin in range(0, runner.max_iters, length):
+        epoch = begin // per_epoch
         names = frozenset(
-            name for hook in hooks if hook.schedule.is_on(
-                begin // per_epoch if hook.by_epoch else begin)
+            name for hook in hooks
+            if hook.schedule.is_on(epoch if hook.by_epoch else begin)
             for name in hook.branches or model.kd_weights)
         first, number = kinds.get(names, (begin, 0))
         kinds[names] = first, number + min(length, runner.max_iters - begin)
@@ -97,8 +98,8 @@ def _report(runner: Runner) -> str:
                                              _times(runner, kinds, per_epoch)):
         what = 'distilled' if names else 'not distilled'
         if 0 < len(names) < len(trained):
-            what = f'{", ".join(name for name in trained if name in names)} ' \
-                'distilled'
+            which = [name for name in trained if name in names]
+            what = f'{", ".join(which)} distilled'
         rows.append((what, f'{100 * number / runner.max_iters:.3g} %',
                      f'{seconds:.3g} s', duration(per_epoch * seconds)))
         total += number * seconds
