@@ -59,10 +59,10 @@ class ProgressBarHook(Hook):
             if isinstance(handler, logging.StreamHandler)
             and not isinstance(handler, logging.FileHandler)
         ]
-        self._streams = [
-            handler.setStream(sys.stdout) for handler in self._handlers
-        ]
+        self._streams = [handler.stream for handler in self._handlers]
         for handler in self._handlers:
+            # What the bar has put in its place writes above it.
+            handler.setStream(sys.stdout)
             handler.addFilter(_is_no_step)
         # However the run ends: the bar has hidden the cursor.
         atexit.register(self._stop)
