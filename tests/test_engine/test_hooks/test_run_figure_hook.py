@@ -14,6 +14,9 @@ def backend():
     class KeepingBackend(BaseVisBackend):
         images = []
 
+        def _init_env(self):
+            """There is nothing to begin."""
+
         @property
         def experiment(self):
             return self
