@@ -9,10 +9,11 @@ import re
 import shlex
 import signal
 import sys
+import tempfile
 import warnings
 from contextlib import contextmanager
 from traceback import walk_stack
-from typing import Any, Callable, Iterator, NoReturn, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, NoReturn, Sequence, Tuple
 
 from mcod_plugin.config.read import LOADERS, merge_options, read_config
 from mcod_plugin.errors import ConfigError, TrainingError, nearest
@@ -22,8 +23,8 @@ from mcod_plugin.utils.process_end import (STOPPED, first_end,
                                            stop_code)
 
 __all__ = [
-    'ToolParser', 'add_config_arguments', 'add_study_arguments', 'load_config',
-    'orderly_end', 'run_config', 'train', 'user_errors'
+    'ToolParser', 'add_config_arguments', 'add_study_arguments', 'dry_run',
+    'load_config', 'orderly_end', 'run_config', 'train', 'user_errors'
 ]
 
 
@@ -301,7 +302,7 @@ def orderly_end(trains: bool = False) -> Iterator[None]:
 
 
 def train(runner: Any) -> None:
-    """Train.
+    """Train, and print what can be done next with what was trained.
 
     Args:
         runner (Runner): The runner.
@@ -316,6 +317,79 @@ def train(runner: Any) -> None:
         if end.outcome != STOPPED or (end.is_own and stop_code(error) is None):
             raise
         raise Stopped(end.code, _standing(runner)) from error
+    commands = _next_commands(runner)
+    # The runs of a study are told of by its report.
+    if (commands and os.environ.get('RANK', '0') == '0'
+            and 'MCOD_STUDY' not in os.environ):
+        print('\n'.join(['Next:', *commands]))
+
+
+def dry_run(cfg: Any) -> None:
+    """Do the first steps of a training, print what all of it will take, and
+    leave nothing behind.
+
+    Args:
+        cfg (Config): The config.
+
+    Raises:
+        ConfigError: If the training cannot begin, or would be resumed.
+    """
+    from mcod_plugin.engine.runner.dry_run import dry_run as first_steps
+    if cfg.get('resume'):
+        raise ConfigError('--dry-run does the first steps of a run, which '
+                          'one that is resumed has behind it; leave out '
+                          '--resume, or resume=True of the config')
+    _check_work_dir(cfg.work_dir)
+    # Its backends may write anywhere.
+    cfg.visualizer = None
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.work_dir = folder
+        report = run_config(cfg, first_steps)
+    if os.environ.get('RANK', '0') == '0':
+        print(report)
+
+
+def _next_commands(runner: Any) -> List[str]:
+    """What can be done with a run that has finished, as it is typed."""
+    checkpoints = [
+        path for hook in runner.hooks
+        if (path := getattr(hook, 'last_ckpt', None)) is not None
+    ]
+    config = osp.join(runner.work_dir, osp.basename(runner.cfg.filename or ''))
+    if not checkpoints or not osp.isfile(config):
+        return []
+    from mmpretrain.utils import get_ori_model
+    tools = osp.dirname(sys.argv[0])
+    trained = [_here(config), _here(checkpoints[-1])]
+    name = osp.basename(osp.normpath(runner.work_dir))
+    commands = []
+    if runner.cfg.get('test_dataloader') is not None:
+        commands.append(['test.py', *trained])
+    model = get_ori_model(runner.model)
+    if hasattr(model, 'branches'):
+        commands.append([
+            'export.py', *trained, '--branch', 'all', '--format', 'mmpretrain',
+            '--out',
+            osp.join('exported', name)
+        ])
+        if not getattr(model, 'multi_label', False):
+            commands.append([
+                'publish.py',
+                _here(runner.work_dir), '--out',
+                osp.join('model_cards', name)
+            ])
+    return [
+        shlex.join(['python', osp.join(tools, tool), *args])
+        for tool, *args in commands
+    ]
+
+
+def _here(path: str) -> str:
+    """A path as it is typed in the current folder."""
+    if '://' in path:
+        return path
+    relative = osp.relpath(path)
+    return path if relative.startswith(osp.pardir) else relative
 
 
 def _standing(runner: Any) -> str:

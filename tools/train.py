@@ -4,8 +4,9 @@
 
 Stopped at any moment, it goes on with --resume and ends as if it was not.
 """
-from mcod_plugin.cli import (ToolParser, add_config_arguments, load_config,
-                             orderly_end, run_config, train, user_errors)
+from mcod_plugin.cli import (ToolParser, add_config_arguments, dry_run,
+                             load_config, orderly_end, run_config, train,
+                             user_errors)
 from mcod_plugin.config.read import LOADERS
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.launchers import is_restarted
@@ -38,6 +39,11 @@ def parse_args():
         '--no-persistent-workers',
         action='store_true',
         help='start the workers of data loaders anew every epoch')
+    parser.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='do two steps, tell what an epoch takes in time and memory, and '
+        'write nothing')
     add_config_arguments(parser)
     return parser.parse_args()
 
@@ -47,7 +53,7 @@ def merge_args(cfg, args):
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    elif is_restarted():
+    elif is_restarted() and not args.dry_run:
         from mcod_plugin.utils.checkpoint import last_checkpoint
         if last_checkpoint(cfg.work_dir) is not None:
             cfg.resume, cfg.load_from = True, None
@@ -73,7 +79,10 @@ def main():
     with user_errors():
         cfg = load_config(args, NEEDS)
         merge_args(cfg, args)
-        run_config(cfg, train)
+        if args.dry_run:
+            dry_run(cfg)
+        else:
+            run_config(cfg, train)
 
 
 if __name__ == '__main__':

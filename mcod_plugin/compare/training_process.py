@@ -109,7 +109,8 @@ class TrainingProcess:
     def _environ(self) -> Dict[str, str]:
         """The environment: each of several processes has its share of the
         machine."""
-        environ = dict(os.environ)
+        # What to do next is told of the study, not of each run.
+        environ = dict(os.environ, MCOD_STUDY='1')
         if self._jobs == 1:
             return environ
         environ.setdefault('OMP_NUM_THREADS',

@@ -40,7 +40,7 @@ from .pages import PAGES, ROOT, blocks, recorded
 
 MAIN = 'configs/mcod_resnet_vgg_cifar100.py'
 TOOLS = ('train', 'test', 'export', 'publish', 'compare', 'compose',
-         'benchmark')
+         'benchmark', 'plot')
 # The arguments of other programs.
 FOREIGN = {
     '--no-deps', '--max-restarts', '--show-dir', '--mode', '--shape',

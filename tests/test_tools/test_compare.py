@@ -50,6 +50,14 @@ def compared(run_tool, tmp_path_factory):
     return SimpleNamespace(folder=folder, out=done.out, err=done.err)
 
 
+def test_no_next_commands_of_each_run(compared):
+    logs = [*compared.folder.rglob('train.log')]
+    assert len(logs) == 4
+    for log in logs:
+        assert 'Result after 2 epochs' in log.read_text()
+        assert 'Next:' not in log.read_text()
+
+
 def test_results(compared):
     results = load(compared.folder)
     assert sorted(results) == [

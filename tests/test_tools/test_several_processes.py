@@ -157,6 +157,22 @@ def whole(tmp_path_factory):
     return folder
 
 
+def test_dry_run(cohort):
+    """One of them tells what all of them do."""
+    before = {*cohort.rglob('*')}
+    (code, out, err), = end(
+        start([
+            'bash', ROOT / 'tools' / 'dist_train.sh', 'cohort.py', 2,
+            '--dry-run', '--work-dir', 'run'
+        ],
+              cohort,
+              PORT=port()))
+    assert code == 0, err
+    assert out.count('Dry run, 2 steps of each kind:') == 1
+    assert 'The 6 steps of the run take about' in out
+    assert {*cohort.rglob('*')} == before
+
+
 def test_record_of_two_processes(whole):
     record = json.loads((whole / 'run' / 'record.json').read_text())
     assert record['batch_size'] == 24 and record['iterations'] == 6

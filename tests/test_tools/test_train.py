@@ -1,7 +1,10 @@
+import contextlib
 import json
 import os
 import platform
+import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -32,20 +35,26 @@ def final_table(out):
     }
 
 
+def told(out, mode):
+    """The numbers by name of each line of the log, and of those below it, of
+    the branches."""
+    return [
+        dict(re.findall(r'(\S+): +(\S+)', text.partition(']  ')[2]))
+        for text in re.findall(rf'Epoch\({mode}\).*(?:\n    .*)*', out)
+    ]
+
+
 def validations(out):
     """Metrics of each validation in the log."""
     return [{
         key: float(value)
-        for key, value in re.findall(r'(\S+/\S+): ([\d.]+)', line)
-    } for line in out.splitlines() if 'Epoch(val)' in line]
+        for key, value in numbers.items() if '/' in key
+    } for numbers in told(out, 'val')]
 
 
 def losses(out):
     """Log lines of training as dicts."""
-    return [
-        dict(re.findall(r'(\S+): +(\S+)', line.partition(']  ')[2]))
-        for line in out.splitlines() if 'Epoch(train)' in line
-    ]
+    return told(out, 'train')
 
 
 def test_start(trained):
@@ -65,11 +74,24 @@ def test_log(trained):
         assert 'eta' in line and 'lr' in line
         assert float(line['resnet.loss_ce']) > 0
         assert float(line['vgg.loss_ce']) > 0
+    assert re.search(
+        r'kd_weight: 1.0000\n    resnet.loss_ce: [^:]*  resnet.loss_kd: .*\n'
+        r'    vgg.loss_ce: [^:]*  vgg.loss_kd: ', trained.out)
+    assert max(map(len, trained.out.splitlines())) <= 180
     # The second epoch lies in a gap.
     assert 'resnet.loss_kd' in lines[0] and 'vgg.loss_kd' in lines[0]
     parts = sum(
         float(value) for key, value in lines[0].items() if '.loss_' in key)
     assert float(lines[0]['loss']) == pytest.approx(parts, abs=3e-4)
+
+
+def test_what_is_in_the_log_file_only(trained):
+    log, = trained.work_dir.glob('*/*.log')
+    for text in ('Config:', 'System environment:', 'Exp name:',
+                 'Hooks will be executed in the following order:'):
+        assert text in log.read_text() and text not in trained.out
+    before, _, _ = trained.out.partition('Epoch(train)')
+    assert len(before.splitlines()) < 40
 
 
 def test_final_table(trained):
@@ -84,11 +106,31 @@ def test_final_table(trained):
     assert 'The branches disagree on ' in trained.out
 
 
+def next_commands(out):
+    """What a run has printed after its report, as it is typed."""
+    _, found, text = out.partition('\nNext:\n')
+    return [shlex.split(line) for line in text.splitlines()] if found else None
+
+
+def test_next_commands(trained, run_tool, tmp_path):
+    test, export, publish = next_commands(trained.out)
+    run = ['work_dirs/tiny/tiny.py', 'work_dirs/tiny/epoch_2.pth']
+    assert test == ['python', f'{ROOT}/tools/test.py', *run]
+    assert export[:4] == ['python', f'{ROOT}/tools/export.py', *run]
+    assert publish[1:3] == [f'{ROOT}/tools/publish.py', 'work_dirs/tiny']
+    # Its own log is not to be among those of the run.
+    done = run_tool(*test[1:], '--work-dir', tmp_path, cwd=trained.folder)
+    assert done.code == 0 and 'Result:' in done.out
+    done = run_tool(*export[1:], '--images', '8', cwd=trained.folder)
+    assert done.code == 0, done.err
+    assert (trained.folder / 'exported/tiny/vgg/mmpretrain').is_dir()
+
+
 def test_files(trained):
     table = final_table(trained.out)
     expected = {
         'epoch_1.pth', 'epoch_2.pth', 'tiny.py', 'last_checkpoint',
-        'record.json', 'progress.json'
+        'record.json', 'progress.json', 'curves.png'
     }
     expected |= {
         f'best_{name}_top1_epoch_{table[name][2]}.pth'
@@ -150,6 +192,54 @@ def begin(folder, *args):
         # Whatever the tests were started with.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.
                                          default_int_handler))
+
+
+def on_terminal(folder, *args):
+    """What a training prints on a terminal, and its exit code."""
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable,
+         str(ROOT / 'tools' / 'train.py'), *args],
+        cwd=folder,
+        env={
+            **ENVIRON, 'TERM': 'xterm',
+            'COLUMNS': '150'
+        },
+        stdout=its,
+        stderr=its)
+    os.close(its)
+    out = b''
+    # Linux raises as the other end is closed.
+    with contextlib.suppress(OSError):
+        while part := os.read(ours, 4096):
+            out += part
+    os.close(ours)
+    return process.wait(), out.decode()
+
+
+def test_progress_bar(tiny, trained):
+    """On a terminal, in place of the lines of steps."""
+    options = [
+        'tiny.py', '--cfg-options', 'train_cfg.max_epochs=20',
+        'train_cfg.val_interval=10', 'default_hooks.logger.interval=1'
+    ]
+    code, out = on_terminal(tiny, *options)
+    assert code == 0
+    found = re.findall(
+        r'epoch (\d+)/20 .*? (\d+) % (\d+) s left, loss [\d.]+', out)
+    assert found
+    for epoch, percent, _ in found:
+        assert abs(int(percent) - 5 * (int(epoch) - 0.5)) < 4
+    assert len(re.findall('ensemble/top1: ', out)) == 2
+    assert 'Epoch(train)' not in out and 'Next:' in out
+    # The cursor is there again.
+    assert out.rindex('\x1b[?25h') > out.rindex('\x1b[?25l')
+    log, = (tiny / 'work_dirs' / 'tiny').glob('*/*.log')
+    assert 'Epoch(train)' in log.read_text()
+    assert '\x1b' not in trained.out and ' left' not in trained.out
+    code, out = on_terminal(tiny, *options, 'default_hooks.progress_bar=None',
+                            'train_cfg.max_epochs=1')
+    assert code == 0 and 'Epoch(train)' in out and ' left' not in out
 
 
 def members(session):
@@ -303,7 +393,8 @@ def test_amp(run_tool, trained, tiny):
         'train_cfg.max_epochs=1',
         cwd=tiny)
     assert done.code == 0 and done.err == ''
-    assert re.search('(Autocast|Amp)OptimWrapper', done.out)
+    dumped = tiny / 'work_dirs' / 'tiny' / 'tiny.py'
+    assert re.search('(Autocast|Amp)OptimWrapper', dumped.read_text())
     (mixed, ), single = losses(done.out), losses(trained.out)[0]
     has = torch.cuda.is_available() or cpu_has_bfloat16()
     assert (mixed['loss'] != single['loss']) == has
@@ -370,6 +461,81 @@ train_cfg = dict(max_epochs=1)
     done = run_tool('train', 'alone.py', cwd=tiny)
     assert done.code == 0, done.err
     assert 'accuracy/top1' in done.out
+    # There is no branch to export.
+    command, = next_commands(done.out)
+    assert command[1:] == [
+        f'{ROOT}/tools/test.py', 'work_dirs/alone/alone.py',
+        'work_dirs/alone/epoch_1.pth'
+    ]
+
+
+def state_of(folder):
+    """All files and folders, and when they were changed."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
+
+
+def dry_rows(out):
+    """What is printed of each kind of step."""
+    text = out[out.rindex('Dry run, 2 steps of each kind:'):]
+    assert re.search(r'Peak memory [\w ]+: 0\.\d+ GiB', text)
+    return re.findall(r'│ (.*?) +│ +([\d.]+) % │ +([\d.e-]+) s │ +(\d+) s │',
+                      text)
+
+
+def test_dry_run(run_tool, trained):
+    """It tells what a run would, and leaves one before it alone."""
+    before = state_of(trained.folder)
+    done = run_tool('train', 'tiny.py', '--dry-run', cwd=trained.folder)
+    assert done.code == 0 and done.err == ''
+    assert state_of(trained.folder) == before
+    assert re.search(r'│ resnet +│ +CifarResNet +│', done.out)
+    assert 'Distillation schedule over 2 epochs:' in done.out
+    rows = dry_rows(done.out)
+    assert [row[:2] for row in rows] == [('distilled', '50'),
+                                         ('not distilled', '50')]
+    assert 'The 24 steps of the run' in done.out
+    assert 'Epoch(' not in done.out and 'Next:' not in done.out
+
+
+def test_dry_run_of_another_kind(run_tool, tiny):
+    """By iterations, whose record goes elsewhere."""
+    (tiny / 'iterations.py').write_text("""\
+_base_ = ['tiny.py']
+train_cfg = dict(
+    _delete_=True, type='IterBasedTrainLoop', max_iters=30, val_interval=10)
+param_scheduler = None
+custom_hooks = [
+    dict(type='mcod_plugin.DiscontinuousKDHook', on=1, gap=(2, 2),
+         weight=(1, 1), by_epoch=False),
+    dict(type='mcod_plugin.RunRecordHook', out='result.json')]
+""")
+    (tiny / 'result.json').write_text('{}')
+    before = state_of(tiny)
+    done = run_tool(
+        'train',
+        'iterations.py',
+        '--dry-run',
+        '--amp',
+        '--work-dir',
+        'runs/new',
+        cwd=tiny)
+    assert done.code == 0, done.err
+    assert state_of(tiny) == before
+    rows = dry_rows(done.out)
+    assert [row[:2] for row in rows] == [('distilled', '33.3'),
+                                         ('not distilled', '66.7')]
+
+
+def test_dry_run_of_a_method(run_tool, tiny):
+    done = run_tool(
+        'train', 'tiny.py', '--dry-run', '--method', 'solo', cwd=tiny)
+    assert done.code == 0, done.err
+    assert [row[:2] for row in dry_rows(done.out)] == [('not distilled',
+                                                        '100')]
+    done = run_tool('train', 'tiny.py', '--dry-run', '--resume', cwd=tiny)
+    assert done.code == 2
+    assert re.fullmatch('error: --dry-run .*--resume.*\n', done.err)
+    assert [path.name for path in tiny.iterdir()] == ['tiny.py']
 
 
 def test_divergence(run_tool, tiny):

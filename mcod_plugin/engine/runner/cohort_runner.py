@@ -1,6 +1,7 @@
 import os
 import os.path as osp
 import shutil
+import sys
 from contextlib import ExitStack, contextmanager
 from inspect import isclass
 from socket import gethostname
@@ -13,10 +14,11 @@ from mmengine.dist import (broadcast_object_list, get_world_size,
                            is_distributed, is_main_process, master_only)
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, RuntimeInfoHook
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModule, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.optim.scheduler.momentum_scheduler import MomentumSchedulerMixin
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, LogProcessor, Runner
 from mmpretrain.engine import SwitchRecipeHook
 from mmpretrain.models.tta import AverageClsScoreTTA
 from mmpretrain.utils import get_ori_model
@@ -51,6 +53,7 @@ from ..parallel import (BranchLayout, check_cohort, check_hooks,
                         check_settings, parallel_branches,
                         sample_by_data_rank)
 from .batch_sizes import check_batches, check_last_batch
+from .cohort_log_processor import CohortLogProcessor, quieten
 from .compile_settings import (compile_branches, compile_settings,
                                uses_cuda_graphs)
 from .processes import (check_wrapper, join_processes, share_batch_norm,
@@ -64,6 +67,10 @@ MOMENTUM_SCHEDULERS = tuple(
     if isclass(value) and issubclass(value, MomentumSchedulerMixin))
 # Settings of a data loader that PyTorch refuses without workers.
 WORKER_SETTINGS = ('prefetch_factor', 'timeout', 'multiprocessing_context')
+
+# The default hooks that MMEngine has itself. It takes None for no other.
+MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger',
+                  'param_scheduler', 'checkpoint')
 
 # What shows in a work directory that a training is at it.
 LOCK = 'training.lock'
@@ -88,6 +95,8 @@ class CohortRunner(ResumingRunner):
       the config in the work directory states it.
     - On a CPU, memory that a step has freed is kept for the next one, unless
       the config says ``env_cfg.keep_freed_memory=False``.
+    - The log has a line for each branch. What MMEngine tells of every run,
+      such as the config, is in the log file and not printed.
     - The optimizer is fused if it can be, and honours ``lr_mult``,
       ``decay_mult``, ``optimizer`` and ``clip_grad`` of the branches;
       ``compile`` compiles each branch of a cohort by itself.
@@ -254,9 +263,18 @@ class CohortRunner(ResumingRunner):
                 for hook in self.cfg.get('custom_hooks') or ()):
             hooks.setdefault('run_record',
                              dict(type='mcod_plugin.RunRecordHook'))
+        hooks.setdefault('run_figure',
+                         dict(type='mcod_plugin.RunFigureHook'))
         hooks.setdefault('buffer_sync',
                          dict(type='mcod_plugin.BufferSyncHook'))
-        super().register_default_hooks(hooks)
+        if sys.stdout.isatty() and is_main_process():
+            hooks.setdefault('progress_bar',
+                             dict(type='mcod_plugin.ProgressBarHook'))
+        super().register_default_hooks({
+            name: hook
+            for name, hook in hooks.items()
+            if hook is not None or name in MMENGINE_HOOKS
+        })
 
     def register_hooks(self, *args, **kwargs) -> None:
         """Register the hooks of ``default_hooks`` and ``custom_hooks``; see
@@ -305,6 +323,18 @@ class CohortRunner(ResumingRunner):
             raise ConfigError(
                 'custom_hooks: SwitchRecipeHook cannot switch the loss of a '
                 'cohort, each branch of which has a head of its own')
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        """Build the logger, which prints less than it writes."""
+        logger = super().build_logger(*args, **kwargs)
+        quieten(logger)
+        return logger
+
+    def build_log_processor(self, log_processor: Any) -> LogProcessor:
+        """Build what makes the lines of the log."""
+        if isinstance(log_processor, dict) and 'type' not in log_processor:
+            return CohortLogProcessor(**log_processor)
+        return super().build_log_processor(log_processor)
 
     def setup_env(self, env_cfg: dict) -> None:
         """Set up the process, and join the others of a distributed run.

@@ -1,0 +1,138 @@
+"""The course of a run as a picture, and those of several side by side."""
+import math
+from typing import Any, Dict, Mapping, Sequence
+
+from .figures import (BASELINE, COLORS, figure_style, legend_below, line_look,
+                      panels_of, plot_curve, plot_weights, save_figure)
+from .metrics import ENSEMBLE, top1
+from .record import distilled, kd_weights
+
+__all__ = ['draw_run', 'draw_runs']
+
+# Width and height of a panel in inches.
+SIZE = 3.9, 2.5
+ACCURACY = 'top-1 accuracy in %'
+
+
+def draw_run(record: Mapping[str, Any], path: str) -> bool:
+    """Draw accuracy and loss of each branch, and the schedule as it took
+    effect.
+
+    Args:
+        record (dict): The record of the run, or what of it is known so far;
+            see :class:`RunRecordHook`.
+        path (str): The PNG file.
+
+    Returns:
+        bool: Whether there was anything to draw.
+
+    Raises:
+        ConfigError: If Matplotlib is missing.
+    """
+    found = {
+        ACCURACY: _accuracy(record),
+        'cross entropy in training': {
+            name: dict(zip(record.get('until') or (), losses))
+            for name, losses in (record.get('train_loss') or {}).items()
+        }
+    }
+    found = {title: curves for title, curves in found.items() if curves}
+    if not found:
+        return False
+    names = dict.fromkeys(name for curves in found.values() for name in curves)
+    names.pop(ENSEMBLE, None)
+    looks = {name: line_look(index) for index, name in enumerate(names)}
+    if ENSEMBLE in found.get(ACCURACY, ()):
+        looks[ENSEMBLE] = dict(color=BASELINE, linestyle='-')
+    with figure_style():
+        figure, panels = panels_of(len(found) + distilled(record), *SIZE)
+        for panel, (title, curves) in zip(panels, found.items()):
+            for name, curve in curves.items():
+                plot_curve(panel, curve, looks[name])
+            panel.set(title=title, xlabel=_unit(record))
+        if distilled(record):
+            plot_weights(panels[-1], kd_weights(record), COLORS[0],
+                         _edges(record))
+            _finish(panels[-1], record)
+        legend_below(figure, looks)
+        save_figure(figure, path)
+    return True
+
+
+def draw_runs(records: Mapping[str, Mapping[str, Any]], path: str) -> bool:
+    """Draw the accuracy of each branch and of the ensemble in several runs,
+    and their schedules as they took effect.
+
+    Args:
+        records (dict[str, dict]): The records by the name of the run.
+        path (str): The PNG file.
+
+    Returns:
+        bool: Whether there was anything to draw.
+
+    Raises:
+        ConfigError: If Matplotlib is missing.
+    """
+    curves = {label: _accuracy(record) for label, record in records.items()}
+    names = dict.fromkeys(name for run in curves.values() for name in run)
+    if not names:
+        return False
+    if ENSEMBLE in names:
+        names[ENSEMBLE] = names.pop(ENSEMBLE)
+    looks = {label: line_look(index) for index, label in enumerate(records)}
+    schedules = {
+        label: record
+        for label, record in records.items() if distilled(record)
+    }
+    unit = _unit(next(iter(records.values())))
+    with figure_style():
+        figure, panels = panels_of(len(names) + bool(schedules), *SIZE)
+        for panel, name in zip(panels, names):
+            for label, run in curves.items():
+                if name in run:
+                    plot_curve(panel, run[name], looks[label])
+            panel.set(title=f'{name}, {ACCURACY}', xlabel=unit)
+        for label, record in schedules.items():
+            panels[-1].stairs(
+                kd_weights(record),
+                _edges(record),
+                baseline=None,
+                **looks[label])
+        if schedules:
+            _finish(panels[-1], record)
+        legend_below(figure, looks)
+        save_figure(figure, path)
+    return True
+
+
+def _finish(panel: Any, record: Mapping[str, Any]) -> None:
+    """What a panel of weights has besides them."""
+    panel.set(
+        title='weight of the distillation',
+        xlabel=f'{_unit(record)}s passed',
+        ylim=(0, None))
+    panel.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _unit(record: Mapping[str, Any]) -> str:
+    return 'iteration' if 'iteration' in record['curves'] else 'epoch'
+
+
+def _accuracy(record: Mapping[str, Any]) -> Dict[str, Dict[int, float]]:
+    """Top-1 accuracy by name and step, as far as it is a number."""
+    curves = record['curves']
+    found = {
+        name: {
+            step: value
+            for step, value in zip(curves[_unit(record)], values)
+            if not math.isnan(value)
+        }
+        for name, values in top1(curves).items()
+    }
+    return {name: curve for name, curve in found.items() if curve}
+
+
+def _edges(record: Mapping[str, Any]) -> Sequence[int]:
+    """How many steps were over as each weight began, and at the end."""
+    until = record.get('until')
+    return [0, *(until or range(1, len(kd_weights(record)) + 1))]
