@@ -133,7 +133,9 @@ def tiny_config(tmp_path):
                     type='mcod_plugin.BranchCheckpointHook', interval=1),
                 epoch_seed=dict(type='mcod_plugin.EpochSeedHook'),
                 label_check=dict(type='mcod_plugin.LabelCheckHook'),
-                report=dict(type='mcod_plugin.CohortReportHook')),
+                report=dict(type='mcod_plugin.CohortReportHook'),
+                # It takes longer than the run.
+                run_figure=None),
             custom_hooks=[
                 dict(
                     type='mcod_plugin.DiscontinuousKDHook',

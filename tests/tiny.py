@@ -22,6 +22,8 @@ train_dataloader = dict(
 val_dataloader = dict(batch_size=40, dataset=dict(size=32, indices=40))
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=2)
+# The picture takes longer than the run.
+default_hooks = dict(run_figure=None)
 # Too short for a weight that grows.
 custom_hooks = [
     dict(

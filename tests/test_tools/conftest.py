@@ -84,7 +84,9 @@ def tiny(tmp_path):
 def trained(run_tool, tmp_path_factory):
     """A tiny run of two epochs: its folder and what it printed."""
     folder = tmp_path_factory.mktemp('trained')
-    (folder / 'tiny.py').write_text(TINY)
+    # With its picture.
+    (folder / 'tiny.py').write_text(
+        TINY.replace('run_figure=None', ''))
     done = run_tool('train', 'tiny.py', cwd=folder, fresh=True)
     assert done.code == 0, done.err
     return SimpleNamespace(

@@ -6,6 +6,8 @@ from PIL import Image
 
 from mcod_plugin.engine.hooks import run_figure_hook
 
+DRAWN = {'default_hooks.run_figure': dict(type='mcod_plugin.RunFigureHook')}
+
 
 @pytest.fixture
 def backend():
@@ -34,6 +36,7 @@ def test_picture_at_each_validation(tiny_runner, tmp_path, backend,
     monkeypatch.setattr(run_figure_hook, 'REST', 0)
     runner = tiny_runner(
         epochs=2,
+        **DRAWN,
         visualizer=dict(
             type='Visualizer',
             vis_backends=[
@@ -59,14 +62,14 @@ def test_drawing_takes_little_time(tiny_runner, tmp_path, monkeypatch):
     monkeypatch.setattr(
         run_figure_hook, 'draw_run',
         lambda record, path: times.append(path) or draw(record, path))
-    tiny_runner(epochs=3).train()
+    tiny_runner(epochs=3, **DRAWN).train()
     # The first validation, and the end.
     assert len(times) == 2
 
 
 def test_without_matplotlib(tiny_runner, tmp_path, monkeypatch):
     monkeypatch.setattr(run_figure_hook, 'find_spec', lambda name: None)
-    tiny_runner(epochs=1).train()
+    tiny_runner(epochs=1, **DRAWN).train()
     assert not (tmp_path / 'run' / 'curves.png').exists()
     log, = (tmp_path / 'run').glob('*/*.log')
     assert log.read_text().count('since Matplotlib is missing') == 1
@@ -75,7 +78,7 @@ def test_without_matplotlib(tiny_runner, tmp_path, monkeypatch):
 def test_a_picture_ends_no_training(tiny_runner, tmp_path):
     """Its place is taken."""
     (tmp_path / 'run' / 'curves.png').mkdir(parents=True)
-    tiny_runner(epochs=2).train()
+    tiny_runner(epochs=2, **DRAWN).train()
     assert (tmp_path / 'run' / 'epoch_2.pth').is_file()
     log, = (tmp_path / 'run').glob('*/*.log')
     assert log.read_text().count('curves.png is not drawn any more') == 1
