@@ -2,6 +2,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 import time
 
 import pytest
@@ -190,8 +191,11 @@ def test_stop_as_a_child_ends(handlers, monkeypatch):
     both = {signal.SIGTERM, signal.SIGCHLD}
     with pytest.raises(SystemExit) as info:
         with orderly_end():
-            signal.pthread_sigmask(signal.SIG_BLOCK, both)
-            for number in both:
-                os.kill(os.getpid(), number)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, both)
+            try:
+                for number in both:
+                    # No other thread is to get it.
+                    signal.pthread_kill(threading.get_ident(), number)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert info.value.code == 143 and not reported

@@ -33,6 +33,8 @@ def explain_missing_data(dataset: dict) -> Iterator[None]:
     made = missing_folders(dataset.get('data_root') or '.')
     try:
         yield
+    except ConfigError:
+        raise
     except ValueError as error:
         # MMEngine joins the pieces of what there is, in whatever wrapper.
         empty = _find(dataset, _is_empty)

@@ -55,7 +55,8 @@ def read_config(path: str) -> Any:
     except Exception as error:
         # Whatever the file does when it is executed.
         reason = one_line(error) or type(error).__name__
-        if 'lazy_import' in reason or type(error) is RuntimeError:
+        if 'lazy_import' in reason or (type(error) is RuntimeError
+                                         and not error.args):
             # Within a file of that style, what is imported is not there yet.
             reason = (
                 'an import above _base_ makes MMEngine read it as a config of '

@@ -112,8 +112,7 @@ def hold(path: str) -> Iterator[None]:
             with suppress(OSError):
                 fcntl.flock(handle, fcntl.LOCK_EX)
             # It may have been taken for a dead one before it was locked.
-            if osp.lexists(path) and osp.samestat(
-                    os.fstat(handle), os.stat(path)):
+            if _is_at(path, handle):
                 yield
                 return
         finally:
@@ -167,18 +166,27 @@ def claim(path: str, owner: str) -> Iterator[Optional[str]]:
                     yield os.read(handle, 1000).decode(errors='replace')
                     return
             # Its owner may have removed it before it was locked.
-            if osp.lexists(path) and osp.samestat(
-                    os.fstat(handle), os.stat(path)):
+            if _is_at(path, handle):
                 os.ftruncate(handle, 0)
                 os.write(handle, owner.encode())
                 try:
                     yield None
                 finally:
-                    with suppress(OSError):
-                        os.remove(path)
+                    # It may have been removed, and be another's since.
+                    if _is_at(path, handle):
+                        with suppress(OSError):
+                            os.remove(path)
                 return
         finally:
             os.close(handle)
+
+
+def _is_at(path: str, handle: int) -> bool:
+    """Whether a file that is open is the one at a path."""
+    try:
+        return osp.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def remove_dead(path: str) -> None:

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple, Optional
 from mcod_plugin.errors import one_line
 
 __all__ = [
-    'FAILED', 'STOPPED', 'ProcessEnd', 'first_end', 'is_first_to_tell',
-    'leave_others', 'stop_code'
+    'FAILED', 'STOPPED', 'ProcessEnd', 'begin_run', 'first_end',
+    'is_first_to_tell', 'leave_others', 'stop_code'
 ]
 
 # How a run that has not finished has ended.
 STOPPED, FAILED = 'stopped', 'failed: '
+# Runs that this process has begun, of which all have begun as many.
+_runs = 0
 
 
 class ProcessEnd(NamedTuple):
@@ -54,6 +56,12 @@ def stop_code(error: Optional[BaseException]) -> Optional[int]:
     return None
 
 
+def begin_run() -> None:
+    """Begin another run: the end of one before it is not its own."""
+    global _runs
+    _runs += 1
+
+
 def first_end(error: BaseException, code: int = 1) -> ProcessEnd:
     """How the process of a run ended that did so first.
 
@@ -79,7 +87,8 @@ def first_end(error: BaseException, code: int = 1) -> ProcessEnd:
         return own
     try:
         first = ProcessEnd(
-            *json.loads(store.compare_set('ended', '', json.dumps(own))))
+            *json.loads(
+                store.compare_set(f'ended {_runs}', '', json.dumps(own))))
     except RuntimeError:
         # The process that keeps it is gone: the first one, or the launcher.
         return own if own.rank == 0 else ProcessEnd(

@@ -125,5 +125,10 @@ def test_other_errors_are_left_alone():
     with pytest.raises(KeyError):
         with explain_missing_data({}):
             raise KeyError('x')
+    # Not even where the data are none as well.
+    empty = dict(type='CustomDataset', data_root=str('nowhere'))
+    with pytest.raises(ConfigError, match='^mine$'):
+        with explain_missing_data(empty):
+            raise ConfigError('mine')
     with explain_missing_data({}):
         pass

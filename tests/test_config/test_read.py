@@ -78,3 +78,11 @@ def test_import_above_the_base(tmp_path, text):
     told = str(info.value)
     assert told.startswith(f'config {path}: an import above _base_ ')
     assert 'write _base_ first' in told and len(told) < 300 + len(str(path))
+
+
+def test_an_error_of_the_file(tmp_path):
+    path = tmp_path / 'top.py'
+    path.write_text("raise RuntimeError('out of memory on device 3')")
+    with pytest.raises(ConfigError) as info:
+        read_config(str(path))
+    assert str(info.value) == f'config {path}: out of memory on device 3'

@@ -105,6 +105,15 @@ def test_claim(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_claim_that_was_removed(tmp_path):
+    """By somebody who did not know better, and is another's now."""
+    path = tmp_path / 'lock'
+    with claim(str(path), 'me'):
+        path.unlink()
+        path.write_text('you')
+    assert path.read_text() == 'you'
+
+
 @pytest.mark.parametrize('out', ['', ' '])
 def test_out_without_a_name(tmp_path, monkeypatch, out):
     """It would stand for the folder that the user is in."""

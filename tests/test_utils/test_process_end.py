@@ -6,7 +6,7 @@ import torch.distributed as dist
 
 from mcod_plugin.errors import TrainingError
 from mcod_plugin.utils import process_end
-from mcod_plugin.utils.process_end import (ProcessEnd, first_end,
+from mcod_plugin.utils.process_end import (ProcessEnd, begin_run, first_end,
                                            is_first_to_tell, leave_others)
 
 
@@ -41,6 +41,12 @@ def test_the_first_counts(ends):
         assert end == ProcessEnd(1, 'failed: rank 1: no such shelf', 1)
         assert not end.is_own
     assert ends(1, LookupError('no such shelf')) == first
+
+
+def test_each_run_has_an_end_of_its_own(ends):
+    assert ends(0, LookupError('no such shelf')).outcome.endswith('shelf')
+    begin_run()
+    assert ends(0, LookupError('too high')).outcome == 'failed: too high'
 
 
 def test_a_reason_of_all_is_of_none(ends):

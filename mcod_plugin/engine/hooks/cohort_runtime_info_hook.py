@@ -10,6 +10,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
+from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.utils.mesh import branch_size, host_group
 from mcod_plugin.utils.plain import to_host
@@ -186,6 +187,11 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         """Leave out the branches that the checkpoint's run has left out."""
         names = diverged_branches(checkpoint)
         model = get_ori_model(runner.model)
+        if names and branch_size() > 1:
+            raise ConfigError(
+                f'parallel.branch={branch_size()} does not go with a '
+                f'checkpoint whose run has left out {", ".join(names)}, which '
+                'diverged; leave parallel out')
         if names and hasattr(model, 'leave_out'):
             model.leave_out(names)
 

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from mcod_plugin.errors import TrainingError
 from mcod_plugin.models.heads.ensemble_teacher import AVERAGES
 from mcod_plugin.models.utils.branch_peers import RemoteBranch
+from mcod_plugin.utils.mesh import branch_size
 
 # Where the message hub keeps the branches that are left out, so that they are
 # saved and resumed with the run: by name the ``epoch`` and ``iteration``, both
@@ -205,7 +206,8 @@ class DivergenceWatch:
         several = len(together) > 1 or why
         advice = ('lower the learning rate' +
                   ', and look for NaN in the images' * bool(several))
-        if not self._drops and len(self._branches) > len(together):
+        if not self._drops and branch_size() == 1 and len(
+                self._branches) > len(together):
             advice += (", or set on_divergence='drop' to go on without a "
                        'branch that diverges')
         text = '; '.join(filter(None, [

@@ -24,12 +24,13 @@ def own_part(checkpoint: Mapping[str, Any],
         are left without parameters, and what schedulers know of these.
     """
     own = dict(checkpoint)
-    if 'state_dict' in own:
-        own['state_dict'] = {
-            key: value
-            for key, value in own['state_dict'].items()
-            if _branch(key) not in away
-        }
+    if 'state_dict' not in own:
+        # Weights only.
+        return {key: own[key] for key in own if _branch(key) not in away}
+    own['state_dict'] = {
+        key: value
+        for key, value in own['state_dict'].items() if _branch(key) not in away
+    }
     saved = own.get('optimizer')
     if saved is None or any(
             len(group.get(NAMES, ())) != len(group['params'])
@@ -146,7 +147,9 @@ def merged(parts: Sequence[Dict[str, Any]],
 
 def _branch(key: str) -> str:
     """The branch that a key of a cohort's state dict is of, or nothing."""
-    top, _, rest = key.partition('.')
+    # MMEngine takes off what a wrapper has put before it.
+    top, _, rest = key[len('module.') * key.startswith('module.'):].partition(
+        '.')
     return rest.partition('.')[0] if top == 'branches' else ''
 
 
@@ -156,7 +159,7 @@ def _sorted(keys: Iterable[str], names: Sequence[str]) -> List[str]:
     keys = list(keys)
     first = next((place for place, key in enumerate(keys) if _branch(key)), 0)
     order = {name: place for place, name in enumerate(names)}
-    before = [key for key in keys[:first]]
+    before = keys[:first]
     own = [key for key in keys if _branch(key)]
     after = [key for key in keys[first:] if not _branch(key)]
     # Sorting keeps the order within a branch.

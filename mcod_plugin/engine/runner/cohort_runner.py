@@ -10,8 +10,8 @@ from typing import Any, Dict, Iterator, Optional, Union
 import mmengine.optim
 import torch.nn as nn
 from mmengine.device import get_device
-from mmengine.dist import (broadcast_object_list, is_distributed,
-                           is_main_process, master_only)
+from mmengine.dist import (broadcast_object_list, get_world_size,
+                           is_distributed, is_main_process, master_only)
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, RuntimeInfoHook
 from mmengine.logging import MMLogger
@@ -40,7 +40,7 @@ from mcod_plugin.utils.launchers import adopt_ranks
 from mcod_plugin.utils.machine import default_workers, keep_freed_memory
 from mcod_plugin.utils.mesh import (branch_size, data_group, data_size,
                                     join_mesh)
-from mcod_plugin.utils.process_end import first_end
+from mcod_plugin.utils.process_end import begin_run, first_end
 from ..graph import recorded_step
 from ..hooks.branch_checkpoint_hook import BranchCheckpointHook
 from ..hooks.cohort_runtime_info_hook import CohortRuntimeInfoHook
@@ -152,7 +152,7 @@ class CohortRunner(ResumingRunner):
             self.note_validation()
         if fn_name in CHECKED:
             self._check_metrics()
-            self._check_batches()
+            self._check_batches(fn_name == 'before_train')
         if fn_name == 'before_save_checkpoint' and self._collected is not None:
             kwargs['checkpoint'].update(self._collected)
         super().call_hook(fn_name, **kwargs)
@@ -212,16 +212,16 @@ class CohortRunner(ResumingRunner):
                     'weights; name those of a trained network by init_cfg='
                     "dict(type='Pretrained', checkpoint=...) or load_from.")
 
-    def _check_batches(self) -> None:
-        """Raise if a data loader gives none, or one in training that is too
-        small for batch norm."""
+    def _check_batches(self, begins: bool) -> None:
+        """Raise if a data loader gives none, or, where training begins, one
+        that is too small for batch norm."""
         for name in ('train', 'val', 'test'):
             # What is not going to be run is not built.
             loop = getattr(self, f'_{name}_loop')
             check_batches(f'{name}_dataloader',
                           getattr(loop, 'dataloader', None))
         cohort = get_ori_model(self.model)
-        if hasattr(cohort, 'branch_logits'):
+        if begins and hasattr(cohort, 'branch_logits'):
             check_last_batch(
                 getattr(self._train_loop, 'dataloader', None), cohort)
 
@@ -276,6 +276,18 @@ class CohortRunner(ResumingRunner):
             if hook is not None or name in MMENGINE_HOOKS
         })
 
+    def register_hooks(self, *args, **kwargs) -> None:
+        """Register the hooks of ``default_hooks`` and ``custom_hooks``; see
+        MMEngine.
+
+        Raises:
+            ConfigError: If processes share the branches and a hook takes it
+                that each has all of them.
+        """
+        super().register_hooks(*args, **kwargs)
+        if branch_size() > 1:
+            check_hooks(self.hooks, branch_size())
+
     def register_custom_hooks(self, hooks: list) -> None:
         """Register the hooks of ``custom_hooks``.
 
@@ -283,8 +295,6 @@ class CohortRunner(ResumingRunner):
             ConfigError: If one would change what a cohort does not have.
         """
         super().register_custom_hooks(hooks)
-        if branch_size() > 1:
-            check_hooks(self.hooks, branch_size())
         for hook in self.cfg.get('custom_hooks') or ():
             if is_part(hook, DiscontinuousKDHook) and hook.get(
                     'weight') is None:
@@ -579,9 +589,12 @@ class CohortRunner(ResumingRunner):
         return self.layout.own_part(checkpoint)
 
     def save_checkpoint(self,
-                        *args,
+                        out_dir: str,
+                        filename: str,
+                        file_client_args: Optional[dict] = None,
                         save_optimizer: bool = True,
                         save_param_scheduler: bool = True,
+                        *args,
                         **kwargs) -> None:
         """Save a checkpoint, which all processes call if they share the
         branches; see MMEngine."""
@@ -599,12 +612,12 @@ class CohortRunner(ResumingRunner):
                     for scheduler in self.param_schedulers
                 ]
             self._collected = self.layout.collect(part)
-        super().save_checkpoint(
-            *args,
-            save_optimizer=save_optimizer,
-            save_param_scheduler=save_param_scheduler,
-            **kwargs)
-        self._collected = None
+        try:
+            super().save_checkpoint(out_dir, filename, file_client_args,
+                                    save_optimizer, save_param_scheduler,
+                                    *args, **kwargs)
+        finally:
+            self._collected = None
 
     def _maybe_compile(self, target: str) -> None:
         """Compile a model that is no cohort."""
@@ -648,6 +661,7 @@ class CohortRunner(ResumingRunner):
         if branch_size() == 1 and parallel_branches(self.cfg) > 1:
             # There is one process.
             check_settings(self.cfg, parallel_branches(self.cfg))
+        begin_run()
         with self._sole_training():
             try:
                 return super().train()
@@ -679,7 +693,8 @@ class CohortRunner(ResumingRunner):
                 raise ConfigError(
                     f'work_dir {self.work_dir} is in use by another training, '
                     f'{others[0] or "which has just begun"}; wait for its '
-                    'end, or name another --work-dir')
+                    f'end, or name another --work-dir; if that process is '
+                    f'gone, remove {osp.join(self.work_dir, LOCK)}')
             yield
 
 
@@ -691,5 +706,11 @@ def _sharing(loop: BaseLoop) -> BaseLoop:
                 f'parallel.branch={branch_size()} needs an evaluator of type '
                 'mcod_plugin.CohortEvaluator; got '
                 f'{type(loop.evaluator).__name__}')
-        loop.evaluator.images = len(loop.dataloader.dataset)
+        images = len(loop.dataloader.dataset)
+        if images < get_world_size():
+            # Some would have nothing to gather.
+            raise ConfigError(
+                f'parallel.branch={branch_size()} needs an image for each of '
+                f'the {get_world_size()} processes; the data set has {images}')
+        loop.evaluator.images = images
     return loop

@@ -18,7 +18,8 @@ class RemoteBranch(nn.Module):
     has no parameters.
 
     Args:
-        facts (tuple): What is known of it; see :func:`branch_facts`.
+        facts (tuple): What is told of it: its network, and the numbers of
+            parameters and of FLOPs, None if they are not known.
     """
 
     def __init__(self, facts: tuple) -> None:

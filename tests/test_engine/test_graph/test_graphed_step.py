@@ -490,7 +490,7 @@ def test_images_by_branch():
     cohort = build(dict(net={}))
     # As if the preprocessor and the images of branches took them.
     cohort.data_preprocessor = Given()
-    cohort.branch_images.forward = dict
+    cohort.branch_images.forward = lambda images, names=None: dict(images)
     found = compare(cohort, data=data)
     inputs = next(iter(found.step._recorded.values())).batch.inputs
     assert inputs['resnet'] is inputs['net']

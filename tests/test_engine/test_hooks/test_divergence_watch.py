@@ -11,6 +11,8 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from torch import nn
 
+from mcod_plugin.engine.hooks import (cohort_runtime_info_hook,
+                                      divergence_watch)
 from mcod_plugin.engine.hooks.divergence_watch import broken_parts
 from mcod_plugin.errors import ConfigError, TrainingError
 from mcod_plugin.registry import RUNNERS
@@ -441,3 +443,22 @@ def train_share(folder):
             diverged=runner.message_hub.runtime_info.get('diverged'),
             state_dict=runner.model.module.state_dict())
     return results
+
+
+def test_branches_in_other_processes(tiny_runner, monkeypatch):
+    """None of them can be left out, so nobody is told to."""
+    assert "on_divergence='drop'" in refusal(
+        run(tiny_runner, Break('vit', 1), **QUIET))
+    monkeypatch.setattr(divergence_watch, 'branch_size', lambda: 2)
+    runner = run(tiny_runner, Break('vit', 1), **QUIET)
+    watch = divergence_watch.DivergenceWatch(runner)
+    with pytest.raises(TrainingError) as info:
+        watch._stop(
+            dict(vit=divergence_watch.Fault(1, 0, 1, 'it is nan', .1)))
+    assert 'on_divergence' not in str(info.value)
+    monkeypatch.setattr(cohort_runtime_info_hook, 'branch_size', lambda: 2)
+    checkpoint = dict(message_hub=dict(
+        runtime_info=dict(diverged=dict(vit=dict(epoch=1)))))
+    with pytest.raises(ConfigError, match='has left out vit, which diverged'):
+        cohort_runtime_info_hook.CohortRuntimeInfoHook(
+        ).after_load_checkpoint(runner, checkpoint)

@@ -106,3 +106,18 @@ def test_weights_alone_and_states_without_names():
         del group['param_names']
     # Whoever matches it by position tells that it does not fit.
     assert own_part(whole, ['a'])['optimizer'] is whole['optimizer']
+
+
+def test_part_of_weights_only():
+    """As files of others have them, and those of a wrapper."""
+    weights = {f'branches.{name}.weight': name for name in NAMES}
+    weights['teacher.weight'] = 'teacher'
+    own = {
+        key: value
+        for key, value in weights.items() if value in ('b', 'teacher')
+    }
+    assert own_part(weights, ['a', 'c']) == own
+    wrapped = {f'module.{key}': value for key, value in weights.items()}
+    assert own_part(dict(state_dict=wrapped), ['a', 'c']) == dict(
+        state_dict={f'module.{key}': value
+                    for key, value in own.items()})

@@ -373,7 +373,8 @@ def test_two_trainings_in_one_work_directory(tiny_runner, tmp_path):
             runner.train()
     assert str(info.value) == (
         f'work_dir {tmp_path}/run is in use by another training, somebody; '
-        'wait for its end, or name another --work-dir')
+        'wait for its end, or name another --work-dir; if that process is '
+        f'gone, remove {tmp_path}/run/training.lock')
     assert not runner.started
     runner.undo()
     assert {path: path.stat()
@@ -552,3 +553,14 @@ def test_shared_batch_norm_needs_a_gpu(monkeypatch):
         share_batch_norm(torch.nn.Sequential(), 'torch')
     with pytest.raises(ConfigError, match="sync_bn must be .*; got 'mmcv'"):
         share_batch_norm(torch.nn.Sequential(), 'mmcv')
+
+
+def test_checkpoint_of_a_hook(tiny_runner):
+    """MMEngine's arguments, by position as well."""
+    runner = tiny_runner(epochs=1)
+    runner.train()
+    runner.save_checkpoint(runner.work_dir, 'mine.pth', None, False, False)
+    found = torch.load(
+        Path(runner.work_dir, 'mine.pth'), weights_only=True)
+    assert 'state_dict' in found
+    assert 'optimizer' not in found and 'param_schedulers' not in found
