@@ -12,10 +12,10 @@ from .conftest import ROOT
 
 def metrics_of(out, phase):
     """Metrics of the last evaluation in a log."""
-    line = [line for line in out.splitlines() if f'Epoch({phase})' in line][-1]
+    text = out[out.rindex(f'Epoch({phase})'):]
     return {
         key: float(value)
-        for key, value in re.findall(r'(\S+/\S+): ([\d.]+)', line)
+        for key, value in re.findall(r'(\S+/\S+): ([\d.]+)', text)
     }
 
 
