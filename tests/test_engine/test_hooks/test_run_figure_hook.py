@@ -6,7 +6,10 @@ from PIL import Image
 
 from mcod_plugin.engine.hooks import run_figure_hook
 
-DRAWN = {'default_hooks.run_figure': dict(type='mcod_plugin.RunFigureHook')}
+DRAWN = {
+    'default_hooks.run_figure':
+    dict(type='mcod_plugin.RunFigureHook', _delete_=True)
+}
 
 
 @pytest.fixture
