@@ -666,16 +666,25 @@ class CohortRunner(ResumingRunner):
             try:
                 return super().train()
             except BaseException as error:
-                # Before others are surprised by it.
-                outcome = first_end(error).outcome
-                for hook in self.hooks:
-                    if isinstance(hook, RunRecordHook):
-                        hook.note_end(self, outcome)
+                try:
+                    self._note_end(error)
+                except SystemExit:
+                    # It was stopped in the midst of that, by a launcher that
+                    # has seen another process end. It is not stopped again.
+                    self._note_end(error)
+                    raise
                 raise
             finally:
                 if self._graphed is not None:
                     del self.model.train_step
                     self._graphed = None
+
+    def _note_end(self, error: BaseException) -> None:
+        # Before other processes are surprised by it.
+        outcome = first_end(error).outcome
+        for hook in self.hooks:
+            if isinstance(hook, RunRecordHook):
+                hook.note_end(self, outcome)
 
     @contextmanager
     def _sole_training(self) -> Iterator[None]:

@@ -639,3 +639,28 @@ def test_run_that_was_begun_without_it(make):
     for losses in record['train_loss'].values():
         assert list(map(math.isnan, losses)) == [True, True, False]
     assert record['curves']['epoch'] == [3]
+
+
+def test_stopped_as_it_notes_its_end(tiny_runner, monkeypatch):
+    """As a launcher does it that has seen another process end."""
+
+    class Crash(Hook):
+
+        def after_train_iter(self, runner, **kwargs):
+            raise LookupError('no such shelf')
+
+    runner = tiny_runner(epochs=1)
+    runner.register_hook(Crash())
+    write = run_record_hook.RunRecordHook._write
+    stops = [SystemExit(143)]
+
+    def stopped(hook, *args):
+        if hook._outcome.startswith('failed') and stops:
+            raise stops.pop()
+        write(hook, *args)
+
+    monkeypatch.setattr(run_record_hook.RunRecordHook, '_write', stopped)
+    with pytest.raises(SystemExit):
+        runner.train()
+    record = json.loads((Path(runner.work_dir) / 'record.json').read_text())
+    assert not stops and record['outcome'] == 'failed: no such shelf'
