@@ -133,9 +133,7 @@ def tiny_config(tmp_path):
                     type='mcod_plugin.BranchCheckpointHook', interval=1),
                 epoch_seed=dict(type='mcod_plugin.EpochSeedHook'),
                 label_check=dict(type='mcod_plugin.LabelCheckHook'),
-                report=dict(type='mcod_plugin.CohortReportHook'),
-                # It takes longer than the run.
-                run_figure=None),
+                report=dict(type='mcod_plugin.CohortReportHook')),
             custom_hooks=[
                 dict(
                     type='mcod_plugin.DiscontinuousKDHook',
@@ -160,6 +158,9 @@ def tiny_runner(tiny_config):
     """Builds the runner of a tiny config."""
 
     def make(*args, **kwargs):
-        return RUNNERS.build(tiny_config(*args, **kwargs))
+        cfg = tiny_config(*args, **kwargs)
+        # The picture takes longer than the run.
+        cfg.default_hooks.setdefault('run_figure', None)
+        return RUNNERS.build(cfg)
 
     return make

@@ -6,10 +6,7 @@ from PIL import Image
 
 from mcod_plugin.engine.hooks import run_figure_hook
 
-DRAWN = {
-    'default_hooks.run_figure':
-    dict(type='mcod_plugin.RunFigureHook', _delete_=True)
-}
+DRAWN = {'default_hooks.run_figure': dict(type='mcod_plugin.RunFigureHook')}
 
 
 @pytest.fixture

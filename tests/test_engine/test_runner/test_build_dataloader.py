@@ -120,10 +120,7 @@ def test_a_run_with_workers(tiny_runner):
 
 def test_under_the_runner_of_mmengine(tiny_config, tiny_runner):
     """The config says all that it needs to know."""
-    cfg = tiny_config('a', 1)
-    # MMEngine has no None for it.
-    del cfg.default_hooks['run_figure']
-    runner = Runner.from_cfg(cfg)
+    runner = Runner.from_cfg(tiny_config('a', 1))
     assert type(runner) is Runner
     runner.train()
     other = tiny_runner('b', 1)
