@@ -119,6 +119,8 @@ class CohortRunner(ResumingRunner):
     started = False
     _trains = False
     _log_dir = None
+    # Whether it is that of a run that has begun in the same second.
+    _shares_log_dir = False
     _graphed = None
     # Which branches live in this process, if not all of them do.
     layout: Optional[BranchLayout] = None
@@ -142,7 +144,7 @@ class CohortRunner(ResumingRunner):
         """
         if self.started:
             return
-        if self._log_dir is not None:
+        if self._log_dir is not None and not self._shares_log_dir:
             shutil.rmtree(self._log_dir, ignore_errors=True)
         remove_empty(self._made)
 
@@ -348,6 +350,8 @@ class CohortRunner(ResumingRunner):
             adopt_ranks(self.launcher)
             join_processes(env_cfg.get('dist_cfg') or {})
         super().setup_env(env_cfg)
+        log_dir = osp.join(self.work_dir, self.timestamp)
+        self._shares_log_dir = osp.isdir(log_dir) and bool(os.listdir(log_dir))
         branches = parallel_branches(self.cfg)
         if self.distributed and branches > 1:
             check_settings(self.cfg, branches)

@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from socket import gethostname
 
@@ -383,6 +384,20 @@ def test_two_trainings_in_one_work_directory(tiny_runner, tmp_path):
     runner = tiny_runner(epochs=2, resume=True)
     runner.train()
     assert runner.epoch == 2
+
+
+def test_run_of_the_same_second(tiny_runner, monkeypatch):
+    """What its log tells stays where it is."""
+    now = time.time()
+    monkeypatch.setattr(time, 'time', lambda: now)
+    runner = tiny_runner(epochs=1)
+    before = sorted(Path(runner.work_dir).rglob('*'))
+    other = tiny_runner(epochs=1)
+    assert other.log_dir == runner.log_dir
+    other.undo()
+    assert sorted(Path(runner.work_dir).rglob('*')) == before
+    runner.undo()
+    assert not Path(runner.work_dir).exists()
 
 
 def test_started(tiny_runner):
