@@ -4,7 +4,7 @@ timm teach each other, on a CPU, with nothing to download.
     python tools/train.py configs/mcod_quickstart.py
 
 Takes about a minute on two cores of an AMD EPYC, without a GPU (torch 2.14.1).
-Held-out top-1 accuracy with seed 0: resnet 97.78, vgg 98.33, ensemble 98.06 %.
+Held-out top-1 accuracy with seed 0: resnet 97.78, vgg 98.33, ensemble 98.61 %.
 """
 _base_ = ['_base_/datasets/digits.py', '_base_/default_runtime.py']
 

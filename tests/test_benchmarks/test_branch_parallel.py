@@ -1,5 +1,7 @@
+import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
@@ -7,6 +9,8 @@ import torch.distributed as dist
 from branch_parallel import held_and_sent, run
 
 from ..tiny import TINY
+
+DOCS = Path(__file__).parents[2] / 'docs'
 
 
 def can_be_alone():
@@ -48,3 +52,22 @@ def test_on_paper(size, branch, held, sent, bound):
     found = held_and_sent(
         dict(a=3, b=2, c=1), dict(a=3., b=2., c=1.), size, branch, 100, 16)
     assert found == pytest.approx((held, sent, bound))
+
+
+def test_what_the_page_tells_of_it():
+    measured = json.loads(
+        (DOCS / 'performance' / 'branch_parallel_cpu.json').read_text())
+    page = (DOCS / 'distributed.md').read_text()
+    for name, case in measured.items():
+        line, = [
+            line for line in page.splitlines()
+            if line.startswith(f'| {name}') and line.count('|') == 6
+        ]
+        cells = [cell.strip() for cell in line.strip('|').split('|')][1:]
+        held = case['held']
+        assert cells == [
+            f'{case["off"] / 1e6:.3f}', f'{case["on"] / 1e6:.3f}', ', '.join(
+                f'{(part["weights"] + part["states"]) / 1e6:.1f}'
+                for part in held),
+            ', '.join(f'{part["resident"] / 1e6:.0f}' for part in held)
+        ]
