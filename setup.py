@@ -11,7 +11,9 @@ exec((ROOT / 'mcod_plugin' / 'version.py').read_text(), version)
 quickstart = ['scikit-learn>=1.2']
 compare = ['matplotlib>=3.7', 'scipy']
 export = ['safetensors', 'onnx', 'onnxruntime']
-publish = ['huggingface_hub', 'matplotlib>=3.7', 'pyyaml', 'safetensors']
+publish = [
+    'huggingface_hub', 'jinja2', 'matplotlib>=3.7', 'pyyaml', 'safetensors'
+]
 
 
 class BuildWithConfigs(build_py):
@@ -42,6 +44,8 @@ setup(
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     packages=find_packages(include=('mcod_plugin', 'mcod_plugin.*')),
+    # The template of model cards.
+    package_data={'mcod_plugin.publish': ['*.md']},
     cmdclass=dict(build_py=BuildWithConfigs),
     python_requires='>=3.10',
     install_requires=[

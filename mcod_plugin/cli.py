@@ -7,6 +7,7 @@ import os
 import os.path as osp
 import re
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -379,9 +380,21 @@ def _next_commands(runner: Any) -> List[str]:
                 osp.join('model_cards', name)
             ])
     return [
-        shlex.join(['python', osp.join(tools, tool), *args])
+        shlex.join([_python(), osp.join(tools, tool), *args])
         for tool, *args in commands
     ]
+
+
+def _python() -> str:
+    """The interpreter as it is typed: that of an environment that is not
+    activated by its path."""
+    found = shutil.which('python')
+    own = sys.executable
+    # The pythons of environments are links to one that they share.
+    if found and own and osp.samefile(
+            osp.dirname(found), osp.dirname(own)) and osp.samefile(found, own):
+        return 'python'
+    return _here(own) if own else 'python'
 
 
 def _here(path: str) -> str:
@@ -417,7 +430,7 @@ def _standing(runner: Any) -> str:
 def _command(argv: Sequence[str]) -> str:
     """How to go on. Of several processes, only the launcher's user knows."""
     begin = '' if 'RANK' not in os.environ else 'by the same launcher '
-    return f'go on {begin}with: {shlex.join(["python", *argv])}'
+    return f'go on {begin}with: {shlex.join([_python(), *argv])}'
 
 
 @contextmanager

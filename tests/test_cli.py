@@ -199,3 +199,22 @@ def test_stop_as_a_child_ends(handlers, monkeypatch):
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert info.value.code == 143 and not reported
+
+
+def test_the_interpreter_as_it_is_typed(tmp_path, monkeypatch):
+    """Environments link to one interpreter, so a link of the same name in
+    another folder is another one."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ('.venv/bin', 'other'):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in ('python', 'python3'):
+            (tmp_path / folder / name).symlink_to(sys.executable)
+    own = tmp_path / '.venv' / 'bin'
+    monkeypatch.setattr(sys, 'executable', str(own / 'python3'))
+    for path, typed in ((own, 'python'), (tmp_path / 'other',
+                                          '.venv/bin/python3'),
+                        (tmp_path / 'none', '.venv/bin/python3')):
+        monkeypatch.setenv('PATH', str(path))
+        assert cli._python() == typed
+    monkeypatch.chdir(tmp_path / 'other')
+    assert cli._python() == str(own / 'python3')

@@ -37,6 +37,26 @@ def parse_args():
         metavar='USER/REPO',
         help='upload it to the Hugging Face hub when everything is written: '
         'the cohort to USER/REPO, each branch to USER/REPO-<branch>')
+    parser.add_argument(
+        '--data-name',
+        metavar='NAME',
+        help='the name of the data set on the cards (default: what is known '
+        'of it, else the type in the config)')
+    parser.add_argument(
+        '--data-terms',
+        metavar='TEXT',
+        help='where the data come from and what may be done with them')
+    parser.add_argument(
+        '--license',
+        metavar='NAME',
+        help='the licence of the weights as the Hugging Face hub names it, '
+        'such as cc-by-4.0 (default: apache-2.0, or "other" if the training '
+        'started from weights of another licence)')
+    parser.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='evaluate and check everything, tell what would be published, '
+        'and write and upload nothing')
     return parser.parse_args()
 
 
@@ -47,16 +67,22 @@ def main():
         from mmengine.logging import MMLogger
 
         from mcod_plugin.publish import (check_push, publish_cohort, push,
-                                         summary)
+                                         repositories, summary)
 
         # What timm's networks have to say while they are built.
         MMLogger.get_current_instance().setLevel(logging.WARNING)
         if args.push is not None:
             check_push(args.push)
         publication = publish_cohort(args.work_dir, args.out, args.solo,
-                                     args.checkpoint, args.push)
-        print(summary(publication, args.out))
-        if args.push is not None:
+                                     args.checkpoint, args.push,
+                                     args.data_name, args.data_terms,
+                                     args.license, args.dry_run)
+        print(summary(publication, args.out, args.dry_run))
+        if args.push is not None and args.dry_run:
+            names = [branch.name for branch in publication.branches]
+            for repo in repositories(args.push, names).values():
+                print(f'Would be uploaded to {repo}.')
+        elif args.push is not None:
             for repo in push(publication, args.out, args.push):
                 print(f'Uploaded to {repo}.')
 

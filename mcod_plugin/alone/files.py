@@ -16,8 +16,8 @@ from mcod_plugin.utils.plain import to_plain
 from .branch_model import BranchModel
 
 __all__ = [
-    'file_sizes', 'to_checkpoint', 'to_safetensors', 'write_mmpretrain',
-    'write_safetensors'
+    'file_sizes', 'timm_fault', 'to_checkpoint', 'to_safetensors',
+    'write_mmpretrain', 'write_safetensors', 'write_timm'
 ]
 
 # The libraries write into memory: of a full disk each tells in its own way,
@@ -100,6 +100,72 @@ def write_safetensors(model: BranchModel, folder: str) -> None:
     text = json.dumps(config, indent=2, ensure_ascii=False)
     Path(folder, 'config.json').write_text(text, 'utf-8')
     Path(folder, 'model.safetensors').write_bytes(to_safetensors(state_dict))
+
+
+def timm_fault(model: BranchModel) -> str:
+    """Why timm cannot open a branch.
+
+    Args:
+        model (BranchModel): The branch.
+
+    Returns:
+        str: The reason, empty if it can.
+    """
+    if model.timm is None:
+        return (f'no classifier of timm gives the logits of branch '
+                f'{model.name}')
+    if model.channel_order != 'RGB' and model.input_shape[0] == 3:
+        return (f'branch {model.name} sees BGR images, which timm does not '
+                'give')
+    return ''
+
+
+def write_timm(model: BranchModel, folder: str) -> None:
+    """Write ``config.json`` and ``model.safetensors``, in timm's layout for
+    the Hugging Face hub.
+
+    ``timm.create_model('local-dir:FOLDER', pretrained=True)`` is the branch,
+    and ``timm.data.resolve_model_data_config`` tells how its images are
+    prepared: RGB on a scale of 0 to 1.
+
+    Args:
+        model (BranchModel): The branch.
+        folder (str): Where to write them.
+
+    Raises:
+        ConfigError: If timm does not open it, see :func:`timm_fault`.
+    """
+    fault = timm_fault(model)
+    if fault:
+        other = ('safetensors and onnx take it' if model.is_plain else
+                 'mmpretrain, safetensors and onnx take it')
+        raise ConfigError(f'--format timm: {fault}; {other}')
+    architecture, model_args, network = model.timm
+    given = network.pretrained_cfg
+    config = dict(
+        architecture=architecture,
+        num_classes=model.num_classes,
+        num_features=network.num_features,
+        model_args=model_args,
+        pretrained_cfg=dict(
+            num_classes=model.num_classes,
+            input_size=list(model.input_shape),
+            fixed_input_size=bool(given.get('fixed_input_size')),
+            interpolation=model.interpolation,
+            crop_pct=model.crop_ratio,
+            crop_mode='center',
+            mean=[value / 255 for value in model.mean],
+            std=[value / 255 for value in model.std],
+            first_conv=given.get('first_conv'),
+            classifier=given.get('classifier'),
+            # The weights are timm's own, whatever the architecture's are.
+            custom_load=False))
+    if model.classes:
+        config['label_names'] = model.classes
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    Path(folder, 'config.json').write_text(text, 'utf-8')
+    Path(folder, 'model.safetensors').write_bytes(
+        to_safetensors(network.state_dict()))
 
 
 def to_checkpoint(state_dict: Mapping[str, Tensor], meta: dict) -> bytes:

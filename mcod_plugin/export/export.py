@@ -11,7 +11,7 @@ from mcod_plugin.alone.cohort import (branch_logits, class_names, load_cohort,
                                       origin)
 from mcod_plugin.alone.data import source_loader
 from mcod_plugin.alone.files import (file_sizes, write_mmpretrain,
-                                     write_safetensors)
+                                     write_safetensors, write_timm)
 from mcod_plugin.alone.images import Images, validation_images
 from mcod_plugin.alone.reopen import MMPRETRAIN_FORMATS, reopen
 from mcod_plugin.config.input_size import data_input_size, parse_input_size
@@ -23,7 +23,6 @@ from mcod_plugin.utils.files import new_folder, remove_empty
 from mcod_plugin.utils.machine import require_packages
 from mcod_plugin.utils.units import file_size
 from .onnx_format import write_onnx
-from .timm_format import write_timm
 
 __all__ = ['FORMATS', 'Export', 'Exports', 'export_branches', 'report']
 

@@ -1,23 +1,32 @@
-"""Model cards: Markdown with the front matter of the Hugging Face hub."""
+"""Model cards: ``card.md`` filled in, with the front matter of the Hugging
+Face hub."""
 import os.path as osp
-from typing import List
+from pathlib import Path
+from typing import Any, List, Optional
 
 from mcod_plugin.runs.tables import markdown
 from mcod_plugin.utils.units import file_size
-from .measure import RUNS, THREADS
-from .publication import Member, Publication
+from .measure import BINS, RUNS, THREADS
+from .metafile import PAPER
+from .publication import Hub, Member, Publication
 from .trained_run import TrainedRun
-from .training import known, listed, training_section
+from .training import known, listed, origin_text, training_steps
 
 __all__ = ['branch_card', 'cohort_card']
 
+TEMPLATE = Path(__file__).with_name('card.md')
 
-def branch_card(publication: Publication, member: Member) -> str:
+
+def branch_card(publication: Publication,
+                member: Member,
+                hub: Optional[Hub] = None) -> str:
     """The card of a branch.
 
     Args:
         publication (Publication): Its cohort.
         member (Member): The branch.
+        hub (Hub, optional): Where the members lie on the hub; links and code
+            lead there. Defaults to None: in the folder.
 
     Returns:
         str: The card.
@@ -35,19 +44,21 @@ def branch_card(publication: Publication, member: Member) -> str:
     if member.name in publication.run.frozen:
         trained = f'frozen in a cohort{beside}, trained'
     return _card(
-        publication, member,
+        publication, member, hub,
         f'{member.network} for {publication.data.name}, {trained} '
         f'{publication.run.method}; top-1 accuracy '
         f'{member.metrics["top1"]:.2f} %.\n'
         'It is an ordinary MMPretrain classifier that needs no other network; '
-        f'{place} in [its cohort]({_link(member, publication.ensemble)}).')
+        f'{place} in [its cohort]'
+        f'({_link(member, publication.ensemble, hub)}).')
 
 
-def cohort_card(publication: Publication) -> str:
+def cohort_card(publication: Publication, hub: Optional[Hub] = None) -> str:
     """The card of a cohort and its ensemble, which ranks the branches.
 
     Args:
         publication (Publication): The cohort.
+        hub (Hub, optional): See :func:`branch_card`. Defaults to None.
 
     Returns:
         str: The card.
@@ -65,41 +76,55 @@ def cohort_card(publication: Publication) -> str:
         rest = (f'ensemble of all has {member.metrics["top1"]:.2f} % and '
                 'costs as much as all')
     return _card(
-        publication, member,
+        publication, member, hub,
         f'A cohort of {number} network{"s" * (number > 1)} for '
         f'{publication.data.name} ({names}), trained '
         f'{publication.run.method}.\n'
-        f'{which} branch: [{best.name}]({_link(member, best)}) with '
+        f'{which} branch: [{best.name}]({_link(member, best, hub)}) with '
         f'{best.metrics["top1"]:.2f} % top-1, to be used alone; the {rest}.')
 
 
-def _card(publication: Publication, member: Member, summary: str) -> str:
+def _card(publication: Publication, member: Member, hub: Optional[Hub],
+          summary: str) -> str:
     from huggingface_hub import ModelCard
 
-    sections = [
-        f'# {member.model_name}', summary, '## Use',
-        _use(member), '## Results',
-        _results(publication, member), *_gain(publication, member),
-        '## Reproduce the number',
-        _reproduce(publication, member), '## Training',
-        training_section(publication), '## Data',
-        _data(publication), '## Limits',
-        _limits(publication, member), '## Files',
-        _files(member)
-    ]
-    if member.captions:
-        sections[-2:-2] = ['## Figures', _figures(member)]
-    text = '\n\n'.join(sections) + '\n'
-    content = f'---\n{_front_matter(publication, member)}\n---\n\n{text}'
+    solo = publication.solo
     # It parses the front matter and checks the results, as the hub does.
-    return ModelCard(content).content
+    return ModelCard.from_template(
+        _front_matter(publication, member),
+        template_path=str(TEMPLATE),
+        publication=publication,
+        member=member,
+        repo=hub and hub.repos[member.folder],
+        summary=summary,
+        results=_results(publication, member, hub),
+        bins=BINS,
+        runs=RUNS,
+        threads=THREADS,
+        gains=_gains(publication, member),
+        solo_checkpoint=solo and osp.basename(solo.checkpoint),
+        known=known,
+        needs=listed(_needs(member)),
+        training=training_steps(publication),
+        origin=origin_text(publication),
+        paper=PAPER,
+        starts=_starts(publication),
+        license_note=_license_note(publication),
+        limits=_limits(publication, member),
+        files=_files(member)).content
 
 
-def _front_matter(publication: Publication, member: Member) -> str:
-    """YAML that the Hugging Face hub reads."""
+def _front_matter(publication: Publication, member: Member) -> Any:
+    """What the Hugging Face hub reads."""
     from huggingface_hub import EvalResult, ModelCardData
 
     data = publication.data
+    values = {
+        f'Top {key[len("top"):]} Accuracy in %': ('accuracy', value)
+        for key, value in member.metrics.items()
+    }
+    values['Calibration Error in %'] = ('expected_calibration_error',
+                                        member.calibration_error)
     results = [
         EvalResult(
             task_type='image-classification',
@@ -108,20 +133,20 @@ def _front_matter(publication: Publication, member: Member) -> str:
             dataset_name=data.name,
             dataset_split=publication.split,
             dataset_args=publication.part or None,
-            metric_type='accuracy',
-            metric_name=f'Top {key[len("top"):]} Accuracy in %',
+            metric_type=kind,
+            metric_name=name,
             metric_value=round(value, 4))
-        for key, value in member.metrics.items()
+        for name, (kind, value) in values.items()
     ]
     return ModelCardData(
-        license='apache-2.0',
-        library_name='mmpretrain',
+        license=publication.license,
+        library_name='timm' if member.timm else 'mmpretrain',
         pipeline_tag='image-classification',
         tags=['mcod_plugin', *_techniques(publication.run), 'mmpretrain'],
         datasets=[data.hub] if data.listed else None,
         metrics=['accuracy'],
         model_name=member.model_name,
-        eval_results=results).to_yaml()
+        eval_results=results)
 
 
 def _techniques(run: TrainedRun) -> List[str]:
@@ -131,126 +156,69 @@ def _techniques(run: TrainedRun) -> List[str]:
     return ['distillation' if run.frozen_teachers else 'online-distillation']
 
 
-def _use(member: Member) -> str:
-    channels, height, width = member.input_shape
-    order = f'{member.channel_order}, ' if channels == 3 else ''
-    needs = ['mmpretrain', *member.own_packages]
-    if member.needs_plugin:
-        needs.insert(1, 'mcod_plugin')
-    return f"""\
-In the folder of this card, with {listed(needs)} installed:
-
-```python
-import torch
-from mmpretrain import get_model
-
-model = get_model('config.py')
-content = torch.load('{member.weights}', weights_only=True)
-model.load_state_dict(content['state_dict'])
-# Yours: {order}pixels from 0 to 255, (N, {channels}, {height}, {width}).
-images = torch.randint(256, (2, {channels}, {height}, {width}))
-inputs = model.data_preprocessor(dict(inputs=images))['inputs']
-with torch.no_grad():
-    scores = model(inputs).softmax(1)
-print(scores.argmax(1).tolist())
-```
-
-Normalisation is in the model. {_classes_note(member)}"""
+def _needs(member: Member) -> List[str]:
+    """The packages by which it is opened."""
+    plugin = ['mcod_plugin'] * member.needs_plugin
+    return ['mmpretrain', *plugin, *member.own_packages]
 
 
-def _classes_note(member: Member) -> str:
-    if member.folder:
-        return ('`config.json` has the names of the classes, and, with '
-                '`model.safetensors`, all that is needed without a pickle.')
-    return ('The branches are `model.branches`, each a classifier by '
-            'itself.')
-
-
-def _results(publication: Publication, member: Member) -> str:
+def _results(publication: Publication, member: Member,
+             hub: Optional[Hub]) -> str:
     keys = list(member.metrics)
     header = [
         '', 'model', 'network', *(f'top-{key[3:]} %' for key in keys),
-        'parameters', 'FLOPs', 'CPU latency', 'checkpoint'
+        'calibration error %', 'parameters', 'FLOPs', 'CPU latency',
+        'checkpoint'
     ]
     rows = []
     for index, other in enumerate(publication.members):
         name = other.name if other is member else (
-            f'[{other.name}]({_link(member, other)})')
+            f'[{other.name}]({_link(member, other, hub)})')
         rank = '' if other is publication.ensemble else str(index + 1)
         rows.append([
             rank, f'**{name}**' if other is member else name, other.network,
             *(f'{other.metrics[key]:.2f}'
-              for key in keys), f'{other.parameters:,}',
+              for key in keys), f'{other.calibration_error:.2f}',
+            f'{other.parameters:,}',
             'unknown' if other.flops is None else f'{other.flops:,}',
             f'{1000 * other.latency:.2f} ms',
             file_size(other.sizes[other.weights])
         ])
-    machine = publication.machine
-    differ = ''
-    if len(publication.branches) > 1:
-        differ = (' The branches disagree on '
-                  f'{100 * publication.disagreement:.1f} % of the images.')
-    return '\n'.join([
-        markdown(header, rows, left=3), '',
-        f'Evaluated from the published files on {publication.evaluated_on}, '
-        'in float32. FLOPs are multiply-adds of one '
-        'image. Latency is the '
-        f'median of {RUNS} runs with batch 1 on {THREADS} thread'
-        f'{"s" * (THREADS > 1)} of {publication.cpu}, PyTorch '
-        f'{machine["versions"]["torch"]}.{differ}'
-    ])
+    return markdown(header, rows, left=3)
 
 
-def _gain(publication: Publication, member: Member) -> List[str]:
+def _gains(publication: Publication, member: Member) -> str:
     """Gains over solo, if it was measured."""
     if publication.solo is None:
-        return []
+        return ''
     rows = [[
         other.name, f'{other.solo["top1"]:.2f}',
         f'{other.metrics["top1"]:.2f}',
         f'{other.metrics["top1"] - other.solo["top1"]:+.2f}'
     ] for other in publication.members
             if member in (other, publication.ensemble)]
-    return [
-        '## Gain over solo', '\n'.join([
-            markdown(['', 'solo top-1 %', 'cohort top-1 %', 'gain in points'],
-                     rows), '',
-            'Solo: the same networks by the same recipe, never distilled, '
-            'evaluated in the same way '
-            f'(`{osp.basename(publication.solo.checkpoint)}`). '
-            f'Seed of the cohort: {known(publication.run.seed)}, of solo: '
-            f'{known(publication.solo.seed)}. **One seed proves little**: '
-            'accuracy differs from seed to seed, too. `tools/compare.py` '
-            'trains both with several seeds.'
-        ])
-    ]
+    return markdown(['', 'solo top-1 %', 'cohort top-1 %', 'gain in points'],
+                    rows)
 
 
-def _reproduce(publication: Publication, member: Member) -> str:
-    place = publication.place
-    lines = '\n'.join(member.test_output)
-    return f"""\
-From the folder of the plugin's repository:
-
-```bash
-python tools/test.py {place}/{member.path('config.py')} \\
-    {place}/{member.path(member.weights)}
-```
-
-prints, among other things:
-
-```
-{lines}
-```"""
+def _starts(publication: Publication) -> str:
+    """The weights that the branches began with."""
+    rows = [[start.branch, start.weights, start.license or 'not known']
+            for start in publication.starts]
+    return rows and markdown(['branch', 'began with', 'its licence'],
+                             rows,
+                             left=3)
 
 
-def _data(publication: Publication) -> str:
-    return (f'{publication.data.name}: {publication.data.terms}\n\n'
-            'The weights and this card are under the licence of the code, '
-            'Apache-2.0; the terms of the data stay as they are.')
+def _license_note(publication: Publication) -> str:
+    if publication.license != 'other':
+        return f'These weights are published under `{publication.license}`.'
+    return ('The licence of these weights depends on those of the weights '
+            'that the training started from; look them up before you use '
+            'them.')
 
 
-def _limits(publication: Publication, member: Member) -> str:
+def _limits(publication: Publication, member: Member) -> List[str]:
     run = publication.run
     _, height, width = member.input_shape
     lines = [
@@ -277,23 +245,17 @@ def _limits(publication: Publication, member: Member) -> str:
     if publication.solo is None:
         lines.append('Not compared with solo training here: nothing is said '
                      'of a gain.')
-    return '\n'.join(f'- {line}' for line in lines)
-
-
-def _figures(member: Member) -> str:
-    return '\n\n'.join(f'![{caption}]({file})\n\n{caption}'
-                       for file, caption in member.captions.items())
+    return lines
 
 
 def _files(member: Member) -> str:
-    rows = [[f'`{name}`', file_size(size)]
-            for name, size in member.sizes.items()]
-    return (f'{markdown(["file", "size"], rows)}\n\n'
-            f'sha256 of `{member.weights}`: `{member.sha256}`. It is opened '
-            'by `torch.load(weights_only=True)`.')
+    return markdown(['file', 'size'], [[f'`{name}`', file_size(size)]
+                                       for name, size in member.sizes.items()])
 
 
-def _link(here: Member, there: Member) -> str:
+def _link(here: Member, there: Member, hub: Optional[Hub]) -> str:
     """From the card of one to that of the other."""
+    if hub is not None:
+        return f'{hub.endpoint}/{hub.repos[there.folder]}'
     up = '../' if here.folder else ''
     return up + there.path('README.md')

@@ -1,12 +1,13 @@
 """What is known of the data sets that cohorts are trained on."""
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any, Dict, Optional
 
 from mcod_plugin.config.data import innermost_dataset
 from mcod_plugin.config.parts import type_name
 from mcod_plugin.datasets import in_memory_dataset
 
-__all__ = ['DataFacts', 'data_facts', 'data_part', 'data_split']
+__all__ = ['DataFacts', 'data_facts', 'data_part', 'data_split', 'named_data']
 
 # Settings by which a part of a data set is selected.
 PART_KEYS = ('indices', 'ann_file')
@@ -29,6 +30,8 @@ class DataFacts:
     terms: str
 
 
+UNKNOWN_TERMS = ('Its terms are not known to the tool that wrote this card; '
+                 'ask whoever provides the data.')
 _CIFAR = ('A. Krizhevsky, *Learning Multiple Layers of Features from Tiny '
           'Images*, 2009, https://www.cs.toronto.edu/~kriz/cifar.html. Its '
           'page asks to cite that report and names no licence; the images '
@@ -62,10 +65,27 @@ def data_facts(loader: Any) -> DataFacts:
     kind = type_name(dataset, 'source') or type_name(dataset) or 'unknown'
     if kind in KNOWN:
         return KNOWN[kind]
-    return DataFacts(
-        kind, kind.lower(), False,
-        'Its terms are not known to the tool that wrote this card; ask '
-        'whoever provides the data.')
+    return DataFacts(kind, kind.lower(), False, UNKNOWN_TERMS)
+
+
+def named_data(facts: DataFacts, name: Optional[str],
+               terms: Optional[str]) -> DataFacts:
+    """The facts of a data set, as far as whoever publishes tells others.
+
+    Args:
+        facts (DataFacts): What is known of it.
+        name (str, optional): Its name.
+        terms (str, optional): Where it comes from and what may be done with
+            it.
+
+    Returns:
+        DataFacts: The facts. What has a name of its own is none that the hub
+        has.
+    """
+    if name and name != facts.name:
+        hub = re.sub(r'[^\w.-]+', '-', name.lower()).strip('-')
+        facts = DataFacts(name, hub, False, UNKNOWN_TERMS)
+    return replace(facts, terms=terms) if terms else facts
 
 
 def data_split(loader: Any) -> Optional[str]:

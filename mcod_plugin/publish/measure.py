@@ -10,11 +10,16 @@ import torch.nn as nn
 from mcod_plugin.alone.images import batches
 from mcod_plugin.evaluation.branch_metrics import topk_hits
 
-__all__ = ['RUNS', 'THREADS', 'accuracy', 'cohort_logits', 'median_latency']
+__all__ = [
+    'BINS', 'RUNS', 'THREADS', 'accuracy', 'calibration_error',
+    'cohort_logits', 'median_latency'
+]
 
 # How latencies are measured.
 RUNS = 30
 THREADS = 1
+# In which confidences are compared with accuracies, as by Guo et al.
+BINS = 15
 
 
 @torch.no_grad()
@@ -59,6 +64,29 @@ def accuracy(logits: np.ndarray, labels: np.ndarray,
     _, hits = topk_hits(scores, torch.from_numpy(labels), topk)
     means = 100 * hits[:, 0].double().mean(0)
     return {f'top{k}': float(mean) for k, mean in zip(topk, means)}
+
+
+def calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Expected calibration error in percent (Guo et al., *On Calibration of
+    Modern Neural Networks*, ICML 2017): by how much the confidence of the
+    predictions differs from their accuracy, in ``BINS`` bins of equal width,
+    weighted by the number of images in each.
+
+    Args:
+        logits (np.ndarray): Logits ``(N, num_classes)``.
+        labels (np.ndarray): The true classes ``(N, )``.
+
+    Returns:
+        float: The error.
+    """
+    scores = torch.from_numpy(logits).double().softmax(-1)
+    confidence, predicted = scores.max(-1)
+    hits = predicted == torch.from_numpy(labels)
+    bins = (confidence * BINS).ceil().long() - 1
+    # Of each bin the sum of accuracy minus confidence.
+    gaps = torch.zeros(BINS, dtype=torch.float64)
+    gaps.index_add_(0, bins, hits.double() - confidence)
+    return 100 * float(gaps.abs().sum()) / len(labels)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import yaml
 
 from .publication import Member, Publication
 
-__all__ = ['metafile']
+__all__ = ['PAPER', 'metafile']
 
 PAPER = dict(
     URL='https://doi.org/10.3390/e21040357',

@@ -3,10 +3,26 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Tuple
 
 from mcod_plugin.runs.tables import render
+from mcod_plugin.utils.units import file_size
 from .data_facts import DataFacts
+from .licenses import Start, start_weights
 from .trained_run import TrainedRun
 
-__all__ = ['Member', 'Publication', 'summary']
+__all__ = ['Hub', 'Member', 'Publication', 'summary']
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Where a publication lies on the Hugging Face hub.
+
+    Attributes:
+        endpoint (str): The address of the hub.
+        repos (dict[str, str]): By folder of the publication its repository,
+            ``USER/REPO``; under an empty name that of the cohort.
+    """
+
+    endpoint: str
+    repos: Dict[str, str]
 
 
 @dataclass
@@ -26,10 +42,12 @@ class Member:
         latency (float): Median seconds for one image on the CPU.
         input_shape (tuple[int, int, int]): Channels, height and width.
         channel_order (str): The order of the channels that the data give.
+        timm (bool): Whether timm opens its folder.
         needs_plugin (bool): Whether this plugin must be installed to use it.
         own_packages (list[str]): Packages of the user's own that must be.
         metrics (dict[str, float]): ``top1`` and ``top5`` in percent, of the
             written file.
+        calibration_error (float): See :func:`calibration_error`.
         solo (dict[str, float]): The same of the solo baseline, if any.
         test_output (list[str]): Lines that its test prints.
         captions (dict[str, str]): Captions of its figures by file.
@@ -47,9 +65,11 @@ class Member:
     latency: float
     input_shape: Tuple[int, int, int]
     channel_order: str
+    timm: bool
     needs_plugin: bool
     own_packages: List[str]
     metrics: Dict[str, float]
+    calibration_error: float
     solo: Dict[str, float] = field(default_factory=dict)
     test_output: List[str] = field(default_factory=list)
     captions: Dict[str, str] = field(default_factory=dict)
@@ -78,6 +98,7 @@ class Publication:
         branches (list[Member]): The branches, the best first.
         ensemble (Member): The ensemble.
         data (DataFacts): The data set.
+        license (str): The licence of what is published, as the hub names it.
         split (str, optional): The split of it that was evaluated on.
         part (dict): Settings that select a part of that, if any.
         images (int): Number of images that were evaluated on.
@@ -95,6 +116,7 @@ class Publication:
     branches: List[Member]
     ensemble: Member
     data: DataFacts
+    license: str
     split: Optional[str]
     part: Dict[str, Any]
     images: int
@@ -113,33 +135,47 @@ class Publication:
                 f'({", ".join(words)})')
 
     @property
+    def starts(self) -> List[Start]:
+        """The weights that branches began with."""
+        return start_weights(self.run)
+
+    @property
     def members(self) -> List[Member]:
         """All of them, the ensemble last."""
         return [*self.branches, self.ensemble]
 
 
-def summary(publication: Publication, out: str) -> str:
+def summary(publication: Publication, out: str, dry_run: bool = False) -> str:
     """What was published: a table of the branches, ranked, and where their
     cards lie.
 
     Args:
         publication (Publication): What was published.
         out (str): The folder.
+        dry_run (bool): Whether nothing was written. Defaults to False.
 
     Returns:
         str: The lines.
     """
-    header = ['', 'top-1 %', 'parameters', 'ms', 'card']
+    header = ['', 'top-1 %', 'parameters', 'ms', 'card', 'size of all files']
     rows = [[
         member.name, f'{member.metrics["top1"]:.2f}', f'{member.parameters:,}',
         f'{1000 * member.latency:.2f}',
-        member.path('README.md')
+        member.path('README.md'),
+        file_size(sum(member.sizes.values()))
     ] for member in publication.members]
     if publication.solo is not None:
         header.insert(2, 'over solo')
         for row, member in zip(rows, publication.members):
             gain = member.metrics['top1'] - member.solo['top1']
             row.insert(2, f'{gain:+.2f}')
-    return (f'{render(header, rows)}\n'
-            f'Evaluated on {publication.evaluated_on}.\n'
-            f'Published in {out}.')
+    lines = [
+        render(header, rows), f'Evaluated on {publication.evaluated_on}.',
+        f'Data: {publication.data.name}. Licence: {publication.license}.'
+    ]
+    if publication.license == 'other':
+        lines.append('It started from weights of another licence, or of one '
+                     'that is not known: name yours with --license.')
+    lines.append(f'Dry run: nothing was written to {out}.'
+                 if dry_run else f'Published in {out}.')
+    return '\n'.join(lines)

@@ -13,8 +13,9 @@ from mmpretrain.evaluation import ConfusionMatrix
 from mcod_plugin.alone.branch_model import BranchModel, branch_model
 from mcod_plugin.alone.cohort import class_names, load_cohort, origin
 from mcod_plugin.alone.data import source_loader
-from mcod_plugin.alone.files import (file_sizes, write_mmpretrain,
-                                     write_safetensors)
+from mcod_plugin.alone.files import (file_sizes, timm_fault,
+                                     write_mmpretrain, write_safetensors,
+                                     write_timm)
 from mcod_plugin.alone.images import Images, validation_images
 from mcod_plugin.alone.reopen import reopen
 from mcod_plugin.config.parts import is_part
@@ -33,9 +34,12 @@ from mcod_plugin.utils.files import new_folder, write_text
 from mcod_plugin.utils.machine import (cpu_name, describe_machine,
                                        require_packages)
 from .card import branch_card, cohort_card
-from .data_facts import data_facts, data_part, data_split
+from .data_facts import (DataFacts, data_facts, data_part, data_split,
+                         named_data)
 from .figures import draw_branch, draw_cohort
-from .measure import accuracy, cohort_logits, median_latency
+from .licenses import published_license, start_weights
+from .measure import (accuracy, calibration_error, cohort_logits,
+                      median_latency)
 from .metafile import metafile
 from .publication import Member, Publication
 from .push import repositories
@@ -45,18 +49,21 @@ from .weights import publish_name, published_config, write_cohort
 
 __all__ = ['publish_cohort']
 
-PACKAGES = ('huggingface_hub', 'matplotlib', 'safetensors', 'yaml')
+PACKAGES = ('huggingface_hub', 'jinja2', 'matplotlib', 'safetensors', 'yaml')
 # What the hub takes for the name of a repository.
 NAME = re.compile(r'[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?')
 TOPK = (1, 5)
-WRITERS = dict(mmpretrain=write_mmpretrain, safetensors=write_safetensors)
 
 
 def publish_cohort(work_dir: str,
                    out: str,
                    solo: Optional[str] = None,
                    checkpoint: Optional[str] = None,
-                   repo: Optional[str] = None) -> Publication:
+                   repo: Optional[str] = None,
+                   data_name: Optional[str] = None,
+                   data_terms: Optional[str] = None,
+                   license: Optional[str] = None,
+                   dry_run: bool = False) -> Publication:
     """Write weights, configs, figures, model cards and a metafile of a
     trained cohort.
 
@@ -76,6 +83,15 @@ def publish_cohort(work_dir: str,
         repo (str, optional): The repository that it is to be uploaded to, see
             :func:`push`; its name, and those of the branches', are checked
             before there is work to lose.
+        data_name (str, optional): The name of the data set. Defaults to what
+            is known of it, see :func:`data_facts`.
+        data_terms (str, optional): Where it comes from, and what may be done
+            with it. Defaults to what is known of that.
+        license (str, optional): The licence of the weights, as the hub names
+            it. Defaults to that of the code, if no weights of another licence
+            were started from, see :func:`published_license`.
+        dry_run (bool): Whether all of it is done but nothing stays on disk.
+            Defaults to False.
 
     Returns:
         Publication: What was published.
@@ -109,7 +125,9 @@ def publish_cohort(work_dir: str,
     if solo is not None:
         baseline = read_run('--solo', solo)
         check_solo(run, baseline)
-    with new_folder(out) as folder:
+    facts = named_data(data_facts(source_loader(run.cfg)), data_name,
+                       data_terms)
+    with new_folder(out, discard=dry_run) as folder:
         try:
             images = validation_images(run.cfg, sys.maxsize)
         except ConfigError as error:
@@ -119,7 +137,8 @@ def publish_cohort(work_dir: str,
             raise ConfigError(
                 f'WORK_DIR {work_dir} cannot be published: a card tells top-1 '
                 f'accuracy, and {images.source} have not one label each')
-        return Publisher(name, out, folder, run, baseline, images).publish()
+        return Publisher(name, out, folder, run, baseline, images, facts,
+                         license).publish()
 
 
 class Publisher:
@@ -132,16 +151,21 @@ class Publisher:
         run (TrainedRun): The run.
         solo (TrainedRun, optional): The run of the solo baseline.
         images (Images): The validation images.
+        data (DataFacts): What is known of the data set.
+        license (str, optional): The licence of what is published.
     """
 
     def __init__(self, name: str, out: str, folder: str, run: TrainedRun,
-                 solo: Optional[TrainedRun], images: Images) -> None:
+                 solo: Optional[TrainedRun], images: Images, data: DataFacts,
+                 license: Optional[str]) -> None:
         self.name = name
         self.out = out
         self.folder = folder
         self.run = run
         self.solo = solo
         self.images = images
+        self.data = data
+        self.license = license
         self.machine = describe_machine()
         self.origin = origin(run.cfg, run.checkpoint, run.content)
 
@@ -170,7 +194,9 @@ class Publisher:
             solo=self.solo,
             branches=branches,
             ensemble=self._ensemble(branches),
-            data=data_facts(loader),
+            data=self.data,
+            license=self.license
+            or published_license(start_weights(self.run)),
             split=data_split(loader),
             part=data_part(loader),
             images=len(self.images.labels),
@@ -259,9 +285,15 @@ class Publisher:
             models[name] = model
             folder = osp.join(self.folder, name)
             os.mkdir(folder)
-            for format, write in WRITERS.items():
-                write(model, folder)
-                places[name, format] = folder
+            write_mmpretrain(model, folder)
+            places[name, 'mmpretrain'] = folder
+            # The hub has one file of weights for both.
+            if timm_fault(model):
+                write_safetensors(model, folder)
+                places[name, 'safetensors'] = folder
+            else:
+                write_timm(model, folder)
+                places[name, 'timm'] = folder
         found = reopen(self.cohort, models, places, self.images.pixels,
                        self.logits, self.folder)
         # The numbers are those of the checkpoint.
@@ -293,6 +325,7 @@ class Publisher:
             flops=count_flops(model.classifier, (1, *model.input_shape)),
             input_shape=model.input_shape,
             channel_order=model.data_order,
+            timm=not timm_fault(model),
             needs_plugin=model.needs_plugin,
             own_packages=model.own_packages)
         member.test_output = [f'accuracy/top1: {member.metrics["top1"]:.4f}']
@@ -311,6 +344,7 @@ class Publisher:
             flops=None if None in flops else sum(flops),
             input_shape=self.images.pixels.shape[1:],
             channel_order=branches[0].channel_order,
+            timm=False,
             needs_plugin=True,
             own_packages=branches[0].own_packages,
             test_output=self._test_output())
@@ -327,6 +361,7 @@ class Publisher:
             parameters=sum(value.numel() for value in model.parameters()),
             latency=median_latency(model, (1, *facts['input_shape'])),
             metrics=self._accuracy(logits),
+            calibration_error=calibration_error(logits, self.images.labels),
             solo=self.solo_metrics.get(name, {}),
             **facts)
 

@@ -4,12 +4,13 @@ from typing import Dict, Iterable, List
 
 from mcod_plugin.errors import ConfigError, one_line
 from mcod_plugin.utils.machine import require_packages
-from .publication import Member, Publication
+from .card import branch_card, cohort_card
+from .publication import Hub, Publication
 
 __all__ = ['check_push', 'push', 'repositories']
 
-# The card goes with other links; the metafile is of all folders at once,
-# which the repositories do not have beside each other.
+# The card goes with other links and code; the metafile is of all folders at
+# once, which the repositories do not have beside each other.
 LOCAL = ('README.md', 'metafile.yml')
 
 
@@ -70,7 +71,7 @@ def push(publication: Publication, out: str, repo: str) -> List[str]:
     repository of its own, ``USER/REPO-<branch>``.
 
     So the hub shows each card with its results, and counts each model's
-    downloads. The links between the cards are those of the hub, and the
+    downloads. Links and code of the cards are those of the hub, and the
     metafile, which is of all branches at once, is left out. The hub checks
     each card before anything is uploaded.
 
@@ -91,10 +92,12 @@ def push(publication: Publication, out: str, repo: str) -> List[str]:
     api = HfApi()
     done: List[str] = []
     try:
+        hub = Hub(api.endpoint, repos)
         cards = {
-            member.folder: _card(member, repos, out, api.endpoint)
-            for member in publication.members
+            branch.folder: branch_card(publication, branch, hub)
+            for branch in publication.branches
         }
+        cards[''] = cohort_card(publication, hub)
         for card in cards.values():
             ModelCard(card).validate()
         for member in publication.members:
@@ -118,16 +121,3 @@ def push(publication: Publication, out: str, repo: str) -> List[str]:
         raise ConfigError(f'--push {repo}: {one_line(error)}{so_far}; all of '
                           f'it lies in {out}') from error
     return done
-
-
-def _card(member: Member, repos: Dict[str, str], out: str,
-          endpoint: str) -> str:
-    """The card of a member with links between repositories."""
-    with open(
-            osp.join(out, member.path('README.md')), encoding='utf-8') as file:
-        text = file.read()
-    up = '../' if member.folder else ''
-    for folder, repo in repos.items():
-        path = f'{folder}/README.md' if folder else 'README.md'
-        text = text.replace(f']({up}{path})', f']({endpoint}/{repo})')
-    return text

@@ -1,6 +1,6 @@
 """How a cohort was trained, in words."""
 import os.path as osp
-from typing import Any, Dict, Iterator, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from mmcv.transforms import LoadImageFromFile
 from mmpretrain.datasets import PackInputs
@@ -14,11 +14,7 @@ from .data_facts import data_facts, data_part, data_split
 from .publication import Publication
 from .trained_run import TrainedRun
 
-__all__ = ['known', 'listed', 'training_section']
-
-PAPER = ('*Multistructure-Based Collaborative Online Distillation* (Gao et '
-         'al., Entropy 2019, 21(4):357, '
-         '[doi:10.3390/e21040357](https://doi.org/10.3390/e21040357))')
+__all__ = ['known', 'listed', 'origin_text', 'training_steps']
 
 # By how much a branch is trained more or less than the others.
 FACTORS = ('lr_mult', 'decay_mult', 'loss_weight')
@@ -26,14 +22,14 @@ FACTORS = ('lr_mult', 'decay_mult', 'loss_weight')
 OWN = ('optimizer', 'clip_grad')
 
 
-def training_section(publication: Publication) -> str:
-    """The section of a card on training.
+def training_steps(publication: Publication) -> List[str]:
+    """How a cohort was trained.
 
     Args:
         publication (Publication): The cohort.
 
     Returns:
-        str: Markdown.
+        list[str]: Items of a list in Markdown.
     """
     run, record = publication.run, publication.run.record
     model = run.cfg.model
@@ -63,31 +59,33 @@ def training_section(publication: Publication) -> str:
         lines.append(f'changed when the run was resumed: {changes}')
     if 'ema_state_dict' in run.content:
         lines.append('weights: averages over the run, of EMAHook')
-    anew = 'trains such a cohort anew'
     if run.pretrained:
         rest = len(run.pretrained) < len(run.branches)
         lines.append(f'start: {listed(run.pretrained)} from weights that were '
                      f'there before{", all else from random ones" * rest}; '
                      'config.py leaves them out')
-        anew += ', once config.py names weights to start from'
     if record.get('seconds'):
         lines.append(f'time: {duration(record["seconds"])} on '
                      f'{record.get("device")}')
     lines.append(f'commit of mcod_plugin: {_commit(record)}')
     lines.append(f'versions: {_versions(run)}')
-    steps = '\n'.join(f'- {line}' for line in lines)
-    idea = f'The idea is that of {PAPER}.\n\n' if run.is_mcod else ''
-    return f"""\
-{idea}{steps}
+    return lines
 
-```bash
-python tools/train.py {publication.place}/config.py
-```
 
-{anew}. This one was trained by {_origin(run)}; published are the weights of \
-its `{osp.basename(run.checkpoint)}`, by mcod_plugin \
-{publication.machine["versions"]["mcod_plugin"]}, commit \
-{_commit(publication.machine)}."""
+def origin_text(publication: Publication) -> str:
+    """Which run a cohort is of, and what published it.
+
+    Args:
+        publication (Publication): The cohort.
+
+    Returns:
+        str: A sentence.
+    """
+    run, machine = publication.run, publication.machine
+    return (f'This one was trained by {_origin(run)}; published are the '
+            f'weights of its `{osp.basename(run.checkpoint)}`, by mcod_plugin '
+            f'{machine["versions"]["mcod_plugin"]}, commit '
+            f'{_commit(machine)}.')
 
 
 def listed(names: Sequence[str]) -> str:

@@ -306,7 +306,7 @@ def remove_empty(folders: List[str]) -> None:
 
 
 @contextmanager
-def new_folder(out: str) -> Iterator[str]:
+def new_folder(out: str, discard: bool = False) -> Iterator[str]:
     """A folder to write into, which takes its place at the end of the block,
     or is gone if that fails. What killed processes have left of the same
     folder is removed.
@@ -314,6 +314,8 @@ def new_folder(out: str) -> Iterator[str]:
     Args:
         out (str): Its place, as ``--out`` names it; nothing, or an empty
             folder, or a link to one.
+        discard (bool): Whether it is to be gone at the end anyhow. Defaults
+            to False.
 
     Yields:
         str: The folder, beside its place.
@@ -343,6 +345,8 @@ def new_folder(out: str) -> Iterator[str]:
         folder = tempfile.mkdtemp('.part', name, parent)
         with hold(folder):
             yield folder
+            if discard:
+                return
             # Not what temporary folders get, but what any other does.
             mask = os.umask(0)
             os.umask(mask)

@@ -9,7 +9,7 @@ from mcod_plugin.alone.branch_model import BranchModel
 from mcod_plugin.alone.classifier_config import stand_alone
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.export.onnx_format import write_onnx
-from mcod_plugin.export.timm_format import write_timm
+from mcod_plugin.alone.files import write_timm
 from mcod_plugin.models.utils.build_branch import build_branch
 
 MEAN, STD = (10., 100., 200.), (50., 60., 70.)

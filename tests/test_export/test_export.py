@@ -18,7 +18,7 @@ from mcod_plugin.config.read import read_config
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.export import export as export_module, export_branches, report
 from mcod_plugin.export.export import _top1
-from mcod_plugin.export.timm_format import write_timm
+from mcod_plugin.alone.files import write_timm
 from mcod_plugin.registry import DATASETS, MODELS
 
 TIMM = ('timm_cnn', 'timm_stages', 'swin', 'vit', 'vit2', 'timm_classifier')

@@ -51,6 +51,8 @@ def test_wheel(tmp_path):
     home = library / 'mcod_plugin' / '.mim'
     for folder in ('configs', 'tools'):
         assert relative(home / folder) == relative(ROOT / folder)
+    template = Path('mcod_plugin', 'publish', 'card.md')
+    assert (library / template).read_bytes() == (ROOT / template).read_bytes()
 
     def run(*args):
         return subprocess.run([sys.executable, *args],

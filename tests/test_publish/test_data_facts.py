@@ -1,7 +1,8 @@
 import pytest
 import yaml
 
-from mcod_plugin.publish.data_facts import data_facts, data_part, data_split
+from mcod_plugin.publish.data_facts import (data_facts, data_part, data_split,
+                                            named_data)
 
 
 @pytest.mark.parametrize('dataset, name, split', [
@@ -32,6 +33,18 @@ def test_unknown_data():
     facts = data_facts(dict(dataset=dict(type='mine.Flowers')))
     assert facts.name == 'Flowers' and not facts.listed
     assert 'not known' in facts.terms
+
+
+def test_names_given():
+    facts = data_facts(dict(dataset=dict(type='CIFAR100')))
+    assert named_data(facts, None, None) == facts
+    # It is the one that the hub has.
+    told = named_data(facts, 'CIFAR-100', 'Ask Alex.')
+    assert told.listed and told.terms == 'Ask Alex.'
+    own = named_data(facts, 'My Flowers (2026)', None)
+    assert (own.name, own.hub, own.listed) == ('My Flowers (2026)',
+                                               'my-flowers-2026', False)
+    assert 'not known' in own.terms
 
 
 def test_a_part_of_the_data():

@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn as nn
 
-from mcod_plugin.publish.measure import RUNS, THREADS, accuracy, median_latency
+from mcod_plugin.publish.measure import (BINS, RUNS, THREADS, accuracy,
+                                         calibration_error, median_latency)
 
 
 def test_accuracy_against_sorting():
@@ -19,6 +20,28 @@ def test_accuracy_against_sorting():
         100 * np.mean([label in row[:k] for label, row in zip(labels, order)])
         for k in (1, 3)
     })
+
+
+def test_calibration_error_against_its_definition():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=3, size=(500, 6))
+    labels = rng.integers(0, 6, 500)
+    scores = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    confidence, hits = scores.max(1), scores.argmax(1) == labels
+    wanted = 0
+    for index in range(BINS):
+        inside = (confidence > index / BINS) & (
+            confidence <= (index + 1) / BINS)
+        if inside.any():
+            gap = hits[inside].mean() - confidence[inside].mean()
+            wanted += inside.mean() * abs(gap)
+    assert calibration_error(logits, labels) == pytest.approx(100 * wanted)
+
+
+def test_calibration_error_of_the_certain():
+    """Confidences of 1, of which a quarter are right."""
+    logits = np.array([[1000., 0.]] * 4)
+    assert calibration_error(logits, np.array([0, 1, 1, 1])) == 75
 
 
 class Clock(nn.Module):

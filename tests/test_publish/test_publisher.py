@@ -26,6 +26,7 @@ from mcod_plugin.datasets import Digits
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.publish import publish_cohort
 from mcod_plugin.publish.card import branch_card, cohort_card
+from mcod_plugin.publish.publication import Hub
 from mcod_plugin.publish.trained_run import read_run
 from mcod_plugin.publish.weights import published_config
 from mcod_plugin.utils.machine import describe_machine
@@ -122,26 +123,55 @@ def test_accuracy_is_that_of_the_file(published, name):
     assert f' {parameters:,} |' in row
 
 
+def image_of(folder, index=3):
+    """An image of the data, as a file in a folder, and its pixels."""
+    pixels = Digits(split='test', pipeline=[])[index]['img']
+    Image.fromarray(pixels).save(folder / 'image.png')
+    return torch.from_numpy(pixels.transpose(2, 0, 1))[None]
+
+
+def run_code(code, folder):
+    """The class and the score that code prints. In a pipe they follow the
+    inferencer's progress bar, which ends with the time."""
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code],
+                          cwd=folder,
+                          capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r'(?:0:00:\d\d)?(\S+) ([\d.]+)\n$', done.stdout)
+    return found[1], float(found[2])
+
+
 @pytest.mark.parametrize('name', NAMES)
-def test_code_on_the_card_runs(published, name):
+def test_code_on_the_card_runs(published, name, tmp_path):
     card = card_of(published, name)
     code = fenced(card, 'python')
     needs = 'mmpretrain and mcod_plugin installed' in card
     assert needs == (name != 'resnet')
     if not needs:
         code = WITHOUT_PLUGIN + code
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code],
-                          cwd=folder_of(published, name),
-                          capture_output=True,
-                          text=True)
-    assert done.returncode == 0, done.stderr
-    predicted = re.search(r'^\[(\d), (\d)\]$', done.stdout, re.MULTILINE)
-    assert predicted, done.stdout
+    folder = tmp_path / name
+    shutil.copytree(folder_of(published, name), folder)
+    pixels = image_of(folder)
+    member = published.members[name]
+    model = get_model(
+        str(folder / 'config.py'), pretrained=str(folder / member.weights))
+    if name == 'vgg':
+        # The image is a file, which is resized as files are.
+        size = member.input_shape[1:]
+        image = Image.open(folder / 'image.png').resize(size)
+        pixels = torch.from_numpy(np.array(image).transpose(2, 0, 1))[None]
+    inputs = model.data_preprocessor(dict(inputs=pixels))['inputs']
+    with torch.no_grad():
+        score, index = model(inputs).softmax(1)[0].max(0)
+    found = run_code(code, folder)
+    assert found == (str(int(index)), pytest.approx(float(score), abs=1e-5))
 
 
 def test_code_on_the_card_executes_no_pickle(published, tmp_path):
     folder = tmp_path / 'resnet'
     shutil.copytree(folder_of(published, 'resnet'), folder)
+    image_of(folder)
     executed = tmp_path / 'executed'
     (folder / published.members['resnet'].weights).write_bytes(
         pickle.dumps(dict(state_dict=Payload(executed))))
@@ -211,10 +241,13 @@ def test_front_matter(published):
         assert data.model_name == f'tiny_{name}'
         assert data.pipeline_tag == 'image-classification'
         assert data.datasets is None  # The hub does not have the digits.
-        top1, top5 = data.eval_results
+        top1, top5, calibration = data.eval_results
         assert (top1.dataset_type, top1.dataset_split) == ('digits', 'test')
         assert top1.metric_value == round(member.metrics['top1'], 4)
         assert top5.metric_value == round(member.metrics['top5'], 4)
+        assert calibration.metric_value == round(member.calibration_error, 4)
+        assert (data.license, data.library_name) == ('apache-2.0',
+                                                     'mmpretrain')
 
 
 def test_cards_link_each_other(published):
@@ -347,6 +380,7 @@ def test_a_frozen_teacher_is_told(runs, published):
         ]
         assert 'start: vgg from weights that were there before' in card
         assert 'anew, once config.py names weights to start from.' in card
+        assert re.search(r'\| vgg +\| vgg\.pth +\| not known +\|', card)
 
 
 def test_a_cohort_of_one_network(tmp_path):
@@ -370,6 +404,65 @@ def test_a_cohort_of_one_network(tmp_path):
         assert ModelCard(card).data.tags == ['mcod_plugin', 'mmpretrain']
         table, _ = card.split('## Reproduce the number')
         assert 'disagree' not in table
+
+
+def test_a_branch_of_timm(tmp_path):
+    """timm opens its folder, and the code for that gives what MMPretrain
+    gives."""
+    work_dir = train(
+        tmp_path, **{
+            'model.branches':
+            dict(
+                _delete_=True,
+                vit=dict(
+                    backbone=dict(
+                        type='TIMMBackbone',
+                        model_name='test_vit',
+                        img_size=16,
+                        patch_size=4),
+                    head=dict(type='LinearClsHead', num_classes=10))),
+            'train_cfg.max_epochs':
+            1
+        })
+    publication = publish_cohort(str(work_dir), str(tmp_path / 'cards'))
+    folder = tmp_path / 'cards' / 'vit'
+    card = (folder / 'README.md').read_text()
+    assert publication.branches[0].timm and not publication.ensemble.timm
+    assert ModelCard(card).data.library_name == 'timm'
+    image_of(folder)
+    code = re.findall('```python\n(.*?)```', card, re.DOTALL)
+    assert len(code) == 2 and 'import timm' in code[1]
+    ours, timms = [run_code(WITHOUT_PLUGIN + text, folder) for text in code]
+    assert ours[0] == timms[0]
+    assert ours[1] == pytest.approx(timms[1], abs=1e-5)
+
+
+def test_cards_of_the_hub(published):
+    """Links and code lead there; all else is as in the folder."""
+    repos = {'': 'me/tiny', 'resnet': 'me/tiny-resnet', 'vgg': 'me/tiny-vgg'}
+    hub = Hub('https://hub.example', repos)
+    for name in NAMES:
+        member, here = published.members[name], card_of(published, name)
+        there = branch_card(published.publication, member, hub) if (
+            member.folder) else cohort_card(published.publication, hub)
+        repo = repos[member.folder]
+        assert f"folder = snapshot_download('{repo}')" in there
+        assert 'README.md)' not in there
+        for folder, other in repos.items():
+            if folder != member.folder:
+                assert f'](https://hub.example/{other})' in there
+        changed = {*there.splitlines()} - {*here.splitlines()}
+        # The two links stand in the introduction and the table.
+        assert len(changed) <= 9, changed
+
+
+def test_images_of_one_channel(published):
+    member = published.members['resnet']
+    publication = replace(
+        published.publication,
+        branches=[replace(member, input_shape=(1, 16, 16))])
+    code = fenced(branch_card(publication, publication.branches[0]), 'python')
+    assert "convert('L')" in code and '[..., None])[0]' in code
 
 
 def test_training_is_told(published, runs):

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from mcod_plugin.publish.trained_run import read_run
-from mcod_plugin.publish.training import training_section
+from mcod_plugin.publish.training import training_steps
 
 MIXUP = dict(type='Mixup', alpha=0.8)
 CUTMIX = dict(type='CutMix', alpha=1.0)
@@ -20,7 +20,8 @@ def section(runs, published):
             run.content.pop('run_record', None)
             run.record = record
         run.cfg.merge_from_dict(changes)
-        return training_section(replace(published.publication, run=run))
+        steps = training_steps(replace(published.publication, run=run))
+        return ''.join(f'- {step}\n' for step in steps)
 
     return make
 

@@ -14,6 +14,9 @@ ROOT = tiny.ROOT
 # small as these are fastest with one thread.
 ENVIRON = {
     **os.environ, 'OMP_NUM_THREADS': '1',
+    # As in an environment that is activated.
+    'PATH': os.pathsep.join(
+        [os.path.dirname(sys.executable), os.environ['PATH']]),
     **{
         f'{scheme}_proxy': 'http://127.0.0.1:9'
         for scheme in ('http', 'https', 'HTTP', 'HTTPS')

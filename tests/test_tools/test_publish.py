@@ -1,7 +1,11 @@
 """Publishing from the command line."""
 import importlib.util
 import os
+import pickle
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +135,62 @@ def test_packages_of_the_users_own(other):
 @pytest.mark.parametrize('card', ['README.md', 'vgg/README.md'])
 def test_the_number_is_reproduced_with_other_metrics(other, run_tool, card):
     check_number(other, run_tool, card, env=other.env, fresh=True)
+
+
+def test_the_code_reads_image_files(other, run_tool):
+    """And gives what the test of the same card gives."""
+    card = (other.cards / 'vgg' / 'README.md').read_text()
+    code = re.search('```python\n(.*?)```', card, re.DOTALL)[1]
+    assert "classify('image.png')" in code
+    shutil.copy(other.cwd / 'images' / '0' / '0.png',
+                other.cards / 'vgg' / 'image.png')
+    env = {**os.environ, **other.env}
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code],
+                          cwd=other.cards / 'vgg',
+                          env=env,
+                          capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    score = float(done.stdout.split()[-1])
+    config = next((other.cards / 'vgg').glob('*.pth'))
+    tested = run_tool(
+        'test',
+        'cards/vgg/config.py',
+        config,
+        '--out',
+        'found.pkl',
+        cwd=other.cwd,
+        env=other.env,
+        fresh=True)
+    assert tested.code == 0, tested.err
+    first = pickle.loads((other.cwd / 'found.pkl').read_bytes())[0]
+    assert score == pytest.approx(float(first['pred_score'].max()), abs=1e-5)
+
+
+def test_dry_run(run_tool, trained, tmp_path):
+    """It tells what would be done, and does none of it."""
+    with hub_module.running_hub() as hub:
+        done = run_tool(
+            'publish',
+            trained.work_dir,
+            '--out',
+            'cards/tiny',
+            '--push',
+            'user/tiny',
+            '--data-name',
+            'Ciphers of the bank',
+            '--license',
+            'cc-by-4.0',
+            '--dry-run',
+            cwd=tmp_path,
+            env=hub.env,
+            fresh=True)
+    assert done.code == 0, done.err
+    assert 'Dry run: nothing was written to cards/tiny.' in done.out
+    assert 'Data: Ciphers of the bank. Licence: cc-by-4.0.' in done.out
+    for repo in ('user/tiny', 'user/tiny-resnet', 'user/tiny-vgg'):
+        assert f'Would be uploaded to {repo}.' in done.out
+    assert os.listdir(tmp_path) == [] and hub.repos == {}
 
 
 def test_pushed(done):

@@ -75,6 +75,21 @@ methods = dict(
     dkd='dkd',
     dist='dist',
     features='features',
+    # the same once the branches know something, as a trained teacher does
+    dkd_late=dict(
+        method='dkd',
+        settings={
+            'custom_hooks.0.begin': 0.3,
+            'custom_hooks.0.weight': (0.0, 1.0),
+            'custom_hooks.0.ramp': 0.5
+        }),
+    dist_late=dict(
+        method='dist',
+        settings={
+            'custom_hooks.0.begin': 0.3,
+            'custom_hooks.0.weight': (0.0, 1.0),
+            'custom_hooks.0.ramp': 0.5
+        }),
     views=dict(
         method='always_on',
         settings={'train_dataloader.dataset.views': True}),
