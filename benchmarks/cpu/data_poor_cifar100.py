@@ -37,4 +37,3 @@ methods = dict(
         }))
 seeds = [0, 1, 2]
 results = '../../docs/results/data_poor_cifar100'
-report = '../../docs/results.md'

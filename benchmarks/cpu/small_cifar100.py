@@ -21,4 +21,3 @@ methods = dict(
     min_logit_t4_w05='min_logit_t4_w05')
 seeds = [0, 1, 2]
 results = '../../docs/results/small_cifar100'
-report = '../../docs/results.md'

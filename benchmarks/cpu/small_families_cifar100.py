@@ -29,4 +29,3 @@ methods = dict(
     solo='solo', always_on='always_on', mcod_constant='mcod_constant')
 seeds = [0]
 results = '../../docs/results/small_families_cifar100'
-report = '../../docs/results.md'

@@ -4,9 +4,9 @@
     L_i = CE_i + 0.5 4^2 KL(softmax(z / 4) || softmax(z_i / 4)),
     z = mean_j z_j
 
-In docs/results.md this was trained as KDCL, which it is not: to the labels it
-gives twice the weight that public code of KDCL does, see kdcl_mean. The
-target z is detached.
+In docs/first_studies.md this was trained as KDCL, which it is not: to the
+labels it gives twice the weight that public code of KDCL does, see kdcl_mean.
+The target z is detached.
 """
 model = dict(
     teacher=dict(

@@ -4,8 +4,8 @@ class y, in every epoch, at temperature 4 and weight 0.5.
     L_i = CE_i + 0.5 4^2 KL(softmax(z / 4) || softmax(z_i / 4)),
     z_c = min_j (z_jc - z_jy)
 
-In docs/results.md this was trained as KDCL-MinLogit; its weights are nobody's,
-see kdcl_min_logit. The target z is detached.
+In docs/first_studies.md this was trained as KDCL-MinLogit; its weights are
+nobody's, see kdcl_min_logit. The target z is detached.
 """
 model = dict(
     teacher=dict(

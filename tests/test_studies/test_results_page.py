@@ -1,4 +1,4 @@
-"""The numbers of docs/results.md, beyond the tables that a tool writes.
+"""The numbers of docs/results.md and docs/first_studies.md.
 
 Of each item of a list all numbers are held, in their order.
 """
@@ -45,11 +45,10 @@ def gain(method, *names):
     ], 0)
 
 
-def section(title):
+def section(title, page='results'):
     """The items of a section."""
-    page = (ROOT / 'docs' / 'results.md').read_text()
-    prose = page.partition(f'## {title}')[2].partition('<!-- study')[0]
-    return items(prose.partition('\n## ')[0])
+    text = (ROOT / 'docs' / f'{page}.md').read_text()
+    return items(text.partition(f'## {title}')[2].partition('\n## ')[0])
 
 
 def ends(values):
@@ -67,12 +66,12 @@ def shown(pattern, values):
 
 @pytest.fixture(scope='module')
 def text():
-    return section('Where networks overfit')
+    return section('Where networks overfit', 'first_studies')
 
 
 @pytest.fixture(scope='module')
 def small():
-    return section('Small networks')
+    return section('Small networks', 'first_studies')
 
 
 def means(*methods):
@@ -181,7 +180,7 @@ def test_small_networks(small):
     # as the report's table has it, by all methods of the study
     assert re.search(
         r'\| `mcod_constant` +\| +\+0.81 \[0\.\d+, \d\.\d+\] \| +\+1.80 \[1\.',
-        (ROOT / 'docs' / 'results.md').read_text())
+        (ROOT / 'docs/results/small_cifar100/report.md').read_text())
 
 
 def test_methods_for_small_networks(small):
@@ -246,7 +245,7 @@ def test_small_networks_are_calibrated(small):
 
 
 def test_families():
-    prose = section('The four families')
+    prose = section('The four families', 'first_studies')
     found, above, half = {}, {}, {}
     for method in ('solo', 'always_on', 'mcod_constant'):
         [record] = records(method, 'small_families_cifar100', seeds=1)
@@ -358,7 +357,7 @@ def test_cost_of_the_slow_start():
         ])
     slow, always, first, *fifths = gains.values()
     # of 100 classes; with seed 0
-    assert numbers(section('Choosing the defaults')[6]) == [
+    assert numbers(section('Choosing the defaults', 'first_studies')[6]) == [
         '100', '0', *shown('.1f', [slow, always, first, *fifths])
     ]
     assert shown('.1f', [first - slow, first]) == numbers(
