@@ -50,8 +50,11 @@ def parse_args():
         '--license',
         metavar='NAME',
         help='the licence of the weights as the Hugging Face hub names it, '
-        'such as cc-by-4.0 (default: apache-2.0, or "other" if the training '
-        'started from weights of another licence)')
+        'such as cc-by-4.0 (default: the cards say that none is stated)')
+    parser.add_argument(
+        '--private',
+        action='store_true',
+        help='make the repositories of --push private')
     parser.add_argument(
         '--dry-run',
         action='store_true',
@@ -67,24 +70,22 @@ def main():
         from mmengine.logging import MMLogger
 
         from mcod_plugin.publish import (check_push, publish_cohort, push,
-                                         repositories, summary)
+                                         summary)
 
         # What timm's networks have to say while they are built.
         MMLogger.get_current_instance().setLevel(logging.WARNING)
         if args.push is not None:
-            check_push(args.push)
+            check_push(args.push, args.license)
         publication = publish_cohort(args.work_dir, args.out, args.solo,
                                      args.checkpoint, args.push,
                                      args.data_name, args.data_terms,
                                      args.license, args.dry_run)
         print(summary(publication, args.out, args.dry_run))
-        if args.push is not None and args.dry_run:
-            names = [branch.name for branch in publication.branches]
-            for repo in repositories(args.push, names).values():
-                print(f'Would be uploaded to {repo}.')
-        elif args.push is not None:
-            for repo in push(publication, args.out, args.push):
-                print(f'Uploaded to {repo}.')
+        if args.push is not None:
+            done = 'Would be uploaded' if args.dry_run else 'Uploaded'
+            for repo in push(publication, args.out, args.push, args.private,
+                             args.dry_run):
+                print(f'{done} to {repo}.')
 
 
 if __name__ == '__main__':

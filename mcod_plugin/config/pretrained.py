@@ -63,8 +63,10 @@ def checkpoints(cfg: Any) -> Iterator[str]:
             continue
         if is_part(part, PretrainedInit):
             yield str(part.get('checkpoint'))
-        pretrained = part.get('pretrained')
-        if pretrained:
+        path, pretrained = part.get('checkpoint_path'), part.get('pretrained')
+        if path:
+            yield str(path)
+        elif pretrained:
             # Of timm it is a switch, not a path.
             yield str(
                 part.get('model_name') if pretrained is True else pretrained)

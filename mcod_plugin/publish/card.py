@@ -4,17 +4,21 @@ import os.path as osp
 from pathlib import Path
 from typing import Any, List, Optional
 
+from mcod_plugin.runs.metrics import ENSEMBLE
 from mcod_plugin.runs.tables import markdown
 from mcod_plugin.utils.units import file_size
+from .licenses import UNKNOWN
 from .measure import BINS, RUNS, THREADS
 from .metafile import PAPER
 from .publication import Hub, Member, Publication
 from .trained_run import TrainedRun
-from .training import known, listed, origin_text, training_steps
+from .training import escape, known, listed, origin_text, training_steps
 
 __all__ = ['branch_card', 'cohort_card']
 
 TEMPLATE = Path(__file__).with_name('card.md')
+# Pillow's names of ways to resize, by timm's.
+RESAMPLING = dict(bicubic='BICUBIC', nearest='NEAREST')
 
 
 def branch_card(publication: Publication,
@@ -40,14 +44,14 @@ def branch_card(publication: Publication,
         place = (f'number {publication.branches.index(member) + 1} of the '
                  f'{len(publication.branches)}')
     beside = f' with {listed(peers)}' if peers else ''
-    trained = 'trained' + beside
-    if member.name in publication.run.frozen:
-        trained = f'frozen in a cohort{beside}, trained'
+    run = publication.run
+    how = f'trained{beside} {run.method}'
+    if member.name in run.frozen:
+        how = f'which taught {listed(peers)} and was not trained itself'
     return _card(
         publication, member, hub,
-        f'{member.network} for {publication.data.name}, {trained} '
-        f'{publication.run.method}; top-1 accuracy '
-        f'{member.metrics["top1"]:.2f} %.\n'
+        f'{member.network} for {escape(publication.data.name)}, {how}; top-1 '
+        f'accuracy {member.metrics["top1"]:.2f} %.\n'
         'It is an ordinary MMPretrain classifier that needs no other network; '
         f'{place} in [its cohort]'
         f'({_link(member, publication.ensemble, hub)}).')
@@ -69,16 +73,18 @@ def cohort_card(publication: Publication, hub: Optional[Hub] = None) -> str:
     member = publication.ensemble
     names = listed([branch.name for branch in publication.branches])
     number = len(publication.branches)
-    best = publication.branches[0]
+    frozen = publication.run.frozen
+    best = next((branch for branch in publication.branches
+                 if branch.name not in frozen), publication.branches[0])
     which, rest = 'Only', 'ensemble is no other'
     if number > 1:
-        which = 'Best'
+        which = 'Best trained' if frozen else 'Best'
         rest = (f'ensemble of all has {member.metrics["top1"]:.2f} % and '
                 'costs as much as all')
     return _card(
         publication, member, hub,
         f'A cohort of {number} network{"s" * (number > 1)} for '
-        f'{publication.data.name} ({names}), trained '
+        f'{escape(publication.data.name)} ({names}), trained '
         f'{publication.run.method}.\n'
         f'{which} branch: [{best.name}]({_link(member, best, hub)}) with '
         f'{best.metrics["top1"]:.2f} % top-1, to be used alone; the {rest}.')
@@ -89,6 +95,10 @@ def _card(publication: Publication, member: Member, hub: Optional[Hub],
     from huggingface_hub import ModelCard
 
     solo = publication.solo
+    place = publication.place
+    if hub is not None:
+        # What the hub's command makes of it.
+        place = osp.basename(hub.repos[''])
     # It parses the front matter and checks the results, as the hub does.
     return ModelCard.from_template(
         _front_matter(publication, member),
@@ -104,12 +114,19 @@ def _card(publication: Publication, member: Member, hub: Optional[Hub],
         gains=_gains(publication, member),
         solo_checkpoint=solo and osp.basename(solo.checkpoint),
         known=known,
-        needs=listed(_needs(member)),
+        needs=listed(_needs(member, hub)),
+        cohort_repo=hub and hub.repos[''],
+        place=place,
+        # A branch has a repository of its own.
+        own_place=osp.basename(hub.repos[member.folder])
+        if hub else f'{place}/{member.folder}'.rstrip('/'),
+        resampling=RESAMPLING.get(member.interpolation, 'BILINEAR'),
         training=training_steps(publication),
         origin=origin_text(publication),
         paper=PAPER,
         starts=_starts(publication),
-        license_note=_license_note(publication),
+        license_note=_license_note(member),
+        escape=escape,
         limits=_limits(publication, member),
         files=_files(member)).content
 
@@ -139,7 +156,11 @@ def _front_matter(publication: Publication, member: Member) -> Any:
         for name, (kind, value) in values.items()
     ]
     return ModelCardData(
-        license=publication.license,
+        license=member.license,
+        base_model=[
+            start.hub for start in publication.starts
+            if start.hub and member.name in (start.branch, ENSEMBLE)
+        ] or None,
         library_name='timm' if member.timm else 'mmpretrain',
         pipeline_tag='image-classification',
         tags=['mcod_plugin', *_techniques(publication.run), 'mmpretrain'],
@@ -156,10 +177,13 @@ def _techniques(run: TrainedRun) -> List[str]:
     return ['distillation' if run.frozen_teachers else 'online-distillation']
 
 
-def _needs(member: Member) -> List[str]:
+def _needs(member: Member, hub: Optional[Hub]) -> List[str]:
     """The packages by which it is opened."""
-    plugin = ['mcod_plugin'] * member.needs_plugin
-    return ['mmpretrain', *plugin, *member.own_packages]
+    return [
+        *['huggingface_hub'] * (hub is not None), 'mmpretrain',
+        *['timm'] * member.needs_timm, *['mcod_plugin'] * member.needs_plugin,
+        *member.own_packages
+    ]
 
 
 def _results(publication: Publication, member: Member,
@@ -203,19 +227,20 @@ def _gains(publication: Publication, member: Member) -> str:
 
 def _starts(publication: Publication) -> str:
     """The weights that the branches began with."""
-    rows = [[start.branch, start.weights, start.license or 'not known']
-            for start in publication.starts]
+    rows = [[
+        start.branch,
+        escape(start.weights), start.license or 'not known'
+    ] for start in publication.starts]
     return rows and markdown(['branch', 'began with', 'its licence'],
                              rows,
                              left=3)
 
 
-def _license_note(publication: Publication) -> str:
-    if publication.license != 'other':
-        return f'These weights are published under `{publication.license}`.'
-    return ('The licence of these weights depends on those of the weights '
-            'that the training started from; look them up before you use '
-            'them.')
+def _license_note(member: Member) -> str:
+    if member.license == UNKNOWN:
+        return ('No licence is stated for these weights; ask whoever has '
+                'published them.')
+    return f'These weights are published under `{member.license}`.'
 
 
 def _limits(publication: Publication, member: Member) -> List[str]:
@@ -223,7 +248,8 @@ def _limits(publication: Publication, member: Member) -> List[str]:
     _, height, width = member.input_shape
     lines = [
         f'One run, of seed {known(run.seed)}. Another seed gives another '
-        'number.', f'For the classes of {publication.data.name} in images of '
+        'number.', 'For the classes of '
+        f'{escape(publication.data.name)} in images of '
         f'{width}x{height} pixels. Robustness to other images and fairness '
         'were not measured.',
         'The accuracy is on the data on which the run was validated.'

@@ -9,6 +9,8 @@ from mcod_plugin.datasets import in_memory_dataset
 
 __all__ = ['DataFacts', 'data_facts', 'data_part', 'data_split', 'named_data']
 
+# Of a list of settings, such as indices.
+MOST_VALUES = 20
 # Settings by which a part of a data set is selected.
 PART_KEYS = ('indices', 'ann_file')
 
@@ -22,12 +24,15 @@ class DataFacts:
         hub (str): Its name on the Hugging Face hub, or one like those.
         listed (bool): Whether the hub has it.
         terms (str): Where it comes from and what may be done with it.
+        classes (int, optional): How many classes all of it has. Defaults to
+            None, which is not known.
     """
 
     name: str
     hub: str
     listed: bool
     terms: str
+    classes: Optional[int] = None
 
 
 UNKNOWN_TERMS = ('Its terms are not known to the tool that wrote this card; '
@@ -43,7 +48,7 @@ KNOWN = dict(
     ImageNet=DataFacts(
         'ImageNet-1k', 'ILSVRC/imagenet-1k', True,
         'https://www.image-net.org. Its terms of access allow '
-        'non-commercial research and education only.'),
+        'non-commercial research and education only.', 1000),
     Digits=DataFacts(
         'scikit-learn digits', 'digits', False,
         'E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten '
@@ -51,11 +56,13 @@ KNOWN = dict(
         'with scikit-learn. The archive states CC BY 4.0.'))
 
 
-def data_facts(loader: Any) -> DataFacts:
+def data_facts(loader: Any, classes: Optional[int] = None) -> DataFacts:
     """What is known of the data set of a data loader.
 
     Args:
         loader (dict): The loader's config.
+        classes (int, optional): How many classes it has. What is read as
+            ImageNet may be another data set in its layout. Defaults to None.
 
     Returns:
         DataFacts: The facts; of a data set that is not known here its type,
@@ -63,8 +70,10 @@ def data_facts(loader: Any) -> DataFacts:
     """
     dataset = innermost_dataset(loader)
     kind = type_name(dataset, 'source') or type_name(dataset) or 'unknown'
-    if kind in KNOWN:
-        return KNOWN[kind]
+    known = KNOWN.get(kind)
+    if known and (None in (classes, known.classes)
+                  or classes == known.classes):
+        return known
     return DataFacts(kind, kind.lower(), False, UNKNOWN_TERMS)
 
 
@@ -79,12 +88,14 @@ def named_data(facts: DataFacts, name: Optional[str],
             it.
 
     Returns:
-        DataFacts: The facts. What has a name of its own is none that the hub
-        has.
+        DataFacts: The facts. A name that is none of those known is none that
+        the hub has.
     """
     if name and name != facts.name:
         hub = re.sub(r'[^\w.-]+', '-', name.lower()).strip('-')
-        facts = DataFacts(name, hub, False, UNKNOWN_TERMS)
+        facts = next(
+            (known for known in KNOWN.values() if known.name == name),
+            DataFacts(name, hub or 'data', False, UNKNOWN_TERMS))
     return replace(facts, terms=terms) if terms else facts
 
 
@@ -116,8 +127,16 @@ def data_part(loader: Any) -> Dict[str, Any]:
         # MMPretrain's data sets give their classes other names by one.
         keys += in_memory_dataset.PART_KEYS
     found = {key: dataset.get(key) for key in keys}
-    # The front matter of a card is YAML, which has no tuples.
     return {
-        key: list(value) if isinstance(value, tuple) else value
+        key: _short(value)
         for key, value in found.items() if value is not None
     }
+
+
+def _short(value: Any) -> Any:
+    """A setting as the front matter of a card can have it, in YAML, which has
+    no tuples and is no place for thousands of numbers."""
+    if isinstance(value, (list, tuple)):
+        many = len(value) > MOST_VALUES
+        return f'{len(value)} of them' if many else list(value)
+    return value

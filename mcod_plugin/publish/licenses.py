@@ -1,14 +1,21 @@
-"""Under which licence a cohort may be published."""
+"""The weights that a cohort began with, and under which licence it is
+published."""
 import os.path as osp
-from typing import List, NamedTuple, Optional
+from typing import Any, Iterator, List, NamedTuple, Optional
+from urllib.parse import urlsplit
 
+from mmpretrain.models import TIMMBackbone, TimmClassifier
+
+from mcod_plugin.config.parts import is_part, walk
 from mcod_plugin.config.pretrained import checkpoints
 from .trained_run import TrainedRun
 
-__all__ = ['OWN', 'Start', 'published_license', 'start_weights']
+__all__ = ['UNKNOWN', 'Start', 'member_license', 'start_weights']
 
-# What is trained from scratch has the licence of the code.
-OWN = 'apache-2.0'
+# As the Hugging Face hub has it.
+UNKNOWN = 'unknown'
+# Settings by which a network of timm has other weights than those of its name.
+OTHER_WEIGHTS = ('checkpoint_path', 'pretrained_cfg', 'pretrained_cfg_overlay')
 
 
 class Start(NamedTuple):
@@ -18,11 +25,13 @@ class Start(NamedTuple):
         branch (str): The branch.
         weights (str): What they are.
         license (str, optional): Their licence, if it is known.
+        hub (str, optional): Their repository on the Hugging Face hub.
     """
 
     branch: str
     weights: str
-    license: Optional[str]
+    license: Optional[str] = None
+    hub: Optional[str] = None
 
 
 def start_weights(run: TrainedRun) -> List[Start]:
@@ -32,41 +41,82 @@ def start_weights(run: TrainedRun) -> List[Start]:
         run (TrainedRun): The run.
 
     Returns:
-        list[Start]: One for each source of each branch. Of files on this
-        machine the name alone.
+        list[Start]: For each branch all sources, since one may leave out
+        what another has. Of files on this machine the name alone.
     """
-    model = run.cfg.model
-    cohort = dict(init_cfg=model.get('init_cfg'))
-    loaded = [run.cfg.get('load_from') or 'a checkpoint']
-    return [
-        _start(name, source) for name in run.pretrained
-        for source in (list(checkpoints(run.branches[name]))
-                       or list(checkpoints(cohort)) or loaded)
-    ]
+    cohort = dict(init_cfg=run.cfg.model.get('init_cfg'))
+    shared = [_public(source) for source in checkpoints(cohort)]
+    # What the run was started from, however often it was resumed.
+    hub = run.content.get('message_hub') or {}
+    loaded = hub.get('runtime_info', {}).get('load_from')
+    if loaded is None and not run.cfg.get('resume'):
+        loaded = run.cfg.get('load_from')
+    if loaded:
+        shared.append(_public(loaded))
+    found = []
+    for name in run.pretrained:
+        own = list(_of_branch(name, run.branches[name]))
+        own += [Start(name, weights) for weights in shared]
+        found += own or [Start(name, 'a checkpoint')]
+    return found
 
 
-def published_license(starts: List[Start]) -> str:
-    """The licence that what is published has if nobody names another.
+def member_license(given: Optional[str], starts: List[Start],
+                   frozen: bool) -> str:
+    """The licence of what is published of a branch.
 
     Args:
+        given (str, optional): What whoever publishes has named.
         starts (list[Start]): The weights that it began with.
+        frozen (bool): Whether it still has those, since it only taught.
 
     Returns:
-        str: That of the code, if all of them have it, or there are none; else
-        ``'other'``, since theirs may bind what was made of them.
+        str: The given one; of a branch that others have trained theirs.
+        ``'unknown'`` if nobody has told it.
     """
-    return OWN if {start.license for start in starts} <= {OWN} else 'other'
+    if frozen and starts:
+        found = {start.license for start in starts}
+        return found.pop() or UNKNOWN if len(found) == 1 else UNKNOWN
+    return given or UNKNOWN
 
 
-def _start(name: str, source: str) -> Start:
-    source = source.removeprefix('hf-hub:').removeprefix('hf_hub:')
-    network = source.removeprefix('timm/')
+def _of_branch(name: str, cfg: Any) -> Iterator[Start]:
+    """What the config of a branch asks for."""
+    of_timm = []
+    for _, part in walk(cfg):
+        if (is_part(part, (TIMMBackbone, TimmClassifier))
+                and part.get('pretrained') is True
+                and not any(part.get(key) for key in OTHER_WEIGHTS)):
+            of_timm.append(part['model_name'])
+    for source in checkpoints(cfg):
+        if source in of_timm:
+            yield _of_timm(name, source)
+        else:
+            yield Start(name, _public(source))
+
+
+def _of_timm(name: str, network: str) -> Start:
+    """Of timm's own name of a network, or the name of a repository."""
+    import timm
+    scheme, _, place = network.rpartition(':')
+    if scheme and not place.startswith('timm/'):
+        return Start(name, place, hub=place if 'hub' in scheme else None)
+    network = place.removeprefix('timm/')
     try:
-        import timm
-        license = timm.get_pretrained_cfg(network).license
-    except Exception:
-        # It is no name of timm's.
-        weights = source if '://' in source else osp.basename(source)
-        return Start(name, weights, None)
+        settings = timm.get_pretrained_cfg(network)
+    except RuntimeError:
+        # This version does not know the tag.
+        settings = None
+    license = settings and settings.license
+    if settings and settings.tag and '.' not in network:
+        network = f'{network}.{settings.tag}'
     return Start(name, f'timm/{network}',
-                 None if license == 'unknown' else license)
+                 None if license == UNKNOWN else license, f'timm/{network}')
+
+
+def _public(source: str) -> str:
+    """An address or a path without what is of its user only."""
+    if '://' not in source:
+        return osp.basename(source)
+    parts = urlsplit(source)
+    return f'{parts.scheme}://{parts.hostname}{parts.path}'

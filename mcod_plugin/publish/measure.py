@@ -9,6 +9,7 @@ import torch.nn as nn
 
 from mcod_plugin.alone.images import batches
 from mcod_plugin.evaluation.branch_metrics import topk_hits
+from mcod_plugin.evaluation.calibration import expected_calibration_error
 
 __all__ = [
     'BINS', 'RUNS', 'THREADS', 'accuracy', 'calibration_error',
@@ -18,7 +19,7 @@ __all__ = [
 # How latencies are measured.
 RUNS = 30
 THREADS = 1
-# In which confidences are compared with accuracies, as by Guo et al.
+# Of the calibration error, as by Guo et al.
 BINS = 15
 
 
@@ -67,26 +68,18 @@ def accuracy(logits: np.ndarray, labels: np.ndarray,
 
 
 def calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Expected calibration error in percent (Guo et al., *On Calibration of
-    Modern Neural Networks*, ICML 2017): by how much the confidence of the
-    predictions differs from their accuracy, in ``BINS`` bins of equal width,
-    weighted by the number of images in each.
+    """Expected calibration error in percent, by ``BINS`` bins.
 
     Args:
         logits (np.ndarray): Logits ``(N, num_classes)``.
         labels (np.ndarray): The true classes ``(N, )``.
 
     Returns:
-        float: The error.
+        float: The error, as :class:`BranchMetrics` has it.
     """
-    scores = torch.from_numpy(logits).double().softmax(-1)
-    confidence, predicted = scores.max(-1)
-    hits = predicted == torch.from_numpy(labels)
-    bins = (confidence * BINS).ceil().long() - 1
-    # Of each bin the sum of accuracy minus confidence.
-    gaps = torch.zeros(BINS, dtype=torch.float64)
-    gaps.index_add_(0, bins, hits.double() - confidence)
-    return 100 * float(gaps.abs().sum()) / len(labels)
+    confidence, predicted = torch.from_numpy(logits).softmax(-1).max(-1)
+    return 100 * expected_calibration_error(confidence.numpy(),
+                                            predicted.numpy() == labels, BINS)
 
 
 @torch.no_grad()

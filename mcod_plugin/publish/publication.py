@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from mcod_plugin.runs.tables import render
 from mcod_plugin.utils.units import file_size
 from .data_facts import DataFacts
-from .licenses import Start, start_weights
+from .licenses import UNKNOWN, Start, start_weights
 from .trained_run import TrainedRun
 
 __all__ = ['Hub', 'Member', 'Publication', 'summary']
@@ -42,7 +42,12 @@ class Member:
         latency (float): Median seconds for one image on the CPU.
         input_shape (tuple[int, int, int]): Channels, height and width.
         channel_order (str): The order of the channels that the data give.
+        by_path (bool): Whether MMPretrain's inferencer takes the path of an
+            image, since its data are files.
+        interpolation (str): How images are resized, as timm calls it.
         timm (bool): Whether timm opens its folder.
+        license (str): Its licence, as the hub names it.
+        needs_timm (bool): Whether timm must be installed to use it.
         needs_plugin (bool): Whether this plugin must be installed to use it.
         own_packages (list[str]): Packages of the user's own that must be.
         metrics (dict[str, float]): ``top1`` and ``top5`` in percent, of the
@@ -65,7 +70,11 @@ class Member:
     latency: float
     input_shape: Tuple[int, int, int]
     channel_order: str
+    by_path: bool
+    interpolation: str
     timm: bool
+    license: str
+    needs_timm: bool
     needs_plugin: bool
     own_packages: List[str]
     metrics: Dict[str, float]
@@ -98,7 +107,6 @@ class Publication:
         branches (list[Member]): The branches, the best first.
         ensemble (Member): The ensemble.
         data (DataFacts): The data set.
-        license (str): The licence of what is published, as the hub names it.
         split (str, optional): The split of it that was evaluated on.
         part (dict): Settings that select a part of that, if any.
         images (int): Number of images that were evaluated on.
@@ -116,7 +124,6 @@ class Publication:
     branches: List[Member]
     ensemble: Member
     data: DataFacts
-    license: str
     split: Optional[str]
     part: Dict[str, Any]
     images: int
@@ -171,11 +178,12 @@ def summary(publication: Publication, out: str, dry_run: bool = False) -> str:
             row.insert(2, f'{gain:+.2f}')
     lines = [
         render(header, rows), f'Evaluated on {publication.evaluated_on}.',
-        f'Data: {publication.data.name}. Licence: {publication.license}.'
+        f'Data: {publication.data.name}. Licence: '
+        f'{publication.ensemble.license}.'
     ]
-    if publication.license == 'other':
-        lines.append('It started from weights of another licence, or of one '
-                     'that is not known: name yours with --license.')
+    if publication.ensemble.license == UNKNOWN:
+        lines.append('Name a licence with --license, so that others know '
+                     'whether they may use the weights.')
     lines.append(f'Dry run: nothing was written to {out}.'
                  if dry_run else f'Published in {out}.')
     return '\n'.join(lines)

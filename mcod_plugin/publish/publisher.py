@@ -12,12 +12,13 @@ from mmpretrain.evaluation import ConfusionMatrix
 
 from mcod_plugin.alone.branch_model import BranchModel, branch_model
 from mcod_plugin.alone.cohort import class_names, load_cohort, origin
-from mcod_plugin.alone.data import source_loader
+from mcod_plugin.alone.data import interpolation, source_loader
 from mcod_plugin.alone.files import (file_sizes, timm_fault,
                                      write_mmpretrain, write_safetensors,
                                      write_timm)
 from mcod_plugin.alone.images import Images, validation_images
 from mcod_plugin.alone.reopen import reopen
+from mcod_plugin.config.data import channel_order, pipeline_of
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.config.read import read_config
 from mcod_plugin.datasets.in_memory_dataset import is_in_memory
@@ -34,10 +35,9 @@ from mcod_plugin.utils.files import new_folder, write_text
 from mcod_plugin.utils.machine import (cpu_name, describe_machine,
                                        require_packages)
 from .card import branch_card, cohort_card
-from .data_facts import (DataFacts, data_facts, data_part, data_split,
-                         named_data)
+from .data_facts import data_facts, data_part, data_split, named_data
 from .figures import draw_branch, draw_cohort
-from .licenses import published_license, start_weights
+from .licenses import Start, member_license, start_weights
 from .measure import (accuracy, calibration_error, cohort_logits,
                       median_latency)
 from .metafile import metafile
@@ -88,8 +88,8 @@ def publish_cohort(work_dir: str,
         data_terms (str, optional): Where it comes from, and what may be done
             with it. Defaults to what is known of that.
         license (str, optional): The licence of the weights, as the hub names
-            it. Defaults to that of the code, if no weights of another licence
-            were started from, see :func:`published_license`.
+            it. Defaults to none: the cards say so. A branch that only taught
+            has that of the weights that it has.
         dry_run (bool): Whether all of it is done but nothing stays on disk.
             Defaults to False.
 
@@ -125,8 +125,6 @@ def publish_cohort(work_dir: str,
     if solo is not None:
         baseline = read_run('--solo', solo)
         check_solo(run, baseline)
-    facts = named_data(data_facts(source_loader(run.cfg)), data_name,
-                       data_terms)
     with new_folder(out, discard=dry_run) as folder:
         try:
             images = validation_images(run.cfg, sys.maxsize)
@@ -137,8 +135,8 @@ def publish_cohort(work_dir: str,
             raise ConfigError(
                 f'WORK_DIR {work_dir} cannot be published: a card tells top-1 '
                 f'accuracy, and {images.source} have not one label each')
-        return Publisher(name, out, folder, run, baseline, images, facts,
-                         license).publish()
+        return Publisher(name, out, folder, run, baseline, images, data_name,
+                         data_terms, license).publish()
 
 
 class Publisher:
@@ -151,12 +149,14 @@ class Publisher:
         run (TrainedRun): The run.
         solo (TrainedRun, optional): The run of the solo baseline.
         images (Images): The validation images.
-        data (DataFacts): What is known of the data set.
-        license (str, optional): The licence of what is published.
+        data_name (str, optional): The name of the data set.
+        data_terms (str, optional): Where it comes from.
+        license (str, optional): The licence of the weights.
     """
 
     def __init__(self, name: str, out: str, folder: str, run: TrainedRun,
-                 solo: Optional[TrainedRun], images: Images, data: DataFacts,
+                 solo: Optional[TrainedRun], images: Images,
+                 data_name: Optional[str], data_terms: Optional[str],
                  license: Optional[str]) -> None:
         self.name = name
         self.out = out
@@ -164,7 +164,8 @@ class Publisher:
         self.run = run
         self.solo = solo
         self.images = images
-        self.data = data
+        self.data_name = data_name
+        self.data_terms = data_terms
         self.license = license
         self.machine = describe_machine()
         self.origin = origin(run.cfg, run.checkpoint, run.content)
@@ -194,9 +195,9 @@ class Publisher:
             solo=self.solo,
             branches=branches,
             ensemble=self._ensemble(branches),
-            data=self.data,
-            license=self.license
-            or published_license(start_weights(self.run)),
+            data=named_data(
+                data_facts(loader, self.cohort.num_classes), self.data_name,
+                self.data_terms),
             split=data_split(loader),
             part=data_part(loader),
             images=len(self.images.labels),
@@ -325,7 +326,12 @@ class Publisher:
             flops=count_flops(model.classifier, (1, *model.input_shape)),
             input_shape=model.input_shape,
             channel_order=model.data_order,
+            by_path=self._by_path(model.input_shape),
+            interpolation=model.interpolation,
             timm=not timm_fault(model),
+            license=member_license(self.license, self._starts(model.name),
+                                   model.name in self.run.frozen),
+            needs_timm=model.timm is not None,
             needs_plugin=model.needs_plugin,
             own_packages=model.own_packages)
         member.test_output = [f'accuracy/top1: {member.metrics["top1"]:.4f}']
@@ -333,6 +339,8 @@ class Publisher:
 
     def _ensemble(self, branches: List[Member]) -> Member:
         flops = [member.flops for member in branches]
+        licenses = {member.license for member in branches}
+        shape = self.images.pixels.shape[1:]
         return self._member(
             ENSEMBLE,
             self.cohort,
@@ -342,9 +350,14 @@ class Publisher:
             network=f'all {len(branches)} branches'
             if len(branches) > 1 else 'the only branch',
             flops=None if None in flops else sum(flops),
-            input_shape=self.images.pixels.shape[1:],
+            input_shape=shape,
             channel_order=branches[0].channel_order,
+            by_path=self._by_path(shape),
+            interpolation=interpolation(
+                pipeline_of(source_loader(self.run.cfg))),
             timm=False,
+            license=licenses.pop() if len(licenses) == 1 else 'other',
+            needs_timm=any(member.needs_timm for member in branches),
             needs_plugin=True,
             own_packages=branches[0].own_packages,
             test_output=self._test_output())
@@ -364,6 +377,19 @@ class Publisher:
             calibration_error=calibration_error(logits, self.images.labels),
             solo=self.solo_metrics.get(name, {}),
             **facts)
+
+    def _starts(self, name: str) -> List[Start]:
+        return [
+            start for start in start_weights(self.run) if start.branch == name
+        ]
+
+    def _by_path(self, shape: Tuple[int, int, int]) -> bool:
+        """Whether MMPretrain's inferencer takes the path of an image: it has
+        the pipeline of the config, unless another data set wraps it, and
+        reads colours."""
+        dataset = source_loader(self.run.cfg)['dataset']
+        order = channel_order(dataset.get('pipeline') or [])
+        return order == 'BGR' and shape[0] == 3
 
     def _test_output(self) -> List[str]:
         """The table that the cohort's test prints."""

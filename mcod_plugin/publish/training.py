@@ -1,20 +1,22 @@
 """How a cohort was trained, in words."""
 import os.path as osp
+import re
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from mmcv.transforms import LoadImageFromFile
 from mmpretrain.datasets import PackInputs
 
+from mcod_plugin.alone.data import source_loader
 from mcod_plugin.config.data import (innermost_dataset, pipeline_of,
                                      view_pipelines)
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.runs.record import dose_text
 from mcod_plugin.utils.units import duration
-from .data_facts import data_facts, data_part, data_split
+from .data_facts import DataFacts, data_facts, data_part, data_split
 from .publication import Publication
 from .trained_run import TrainedRun
 
-__all__ = ['known', 'listed', 'origin_text', 'training_steps']
+__all__ = ['escape', 'known', 'listed', 'origin_text', 'training_steps']
 
 # By how much a branch is trained more or less than the others.
 FACTORS = ('lr_mult', 'decay_mult', 'loss_weight')
@@ -38,7 +40,7 @@ def training_steps(publication: Publication) -> List[str]:
     lines = [
         f'{run.unit}s: {known(run.done)} of {run.planned}, in batches of '
         f'{batch}',
-        f'data: {_data_settings(run.cfg.train_dataloader)}; augmentation: '
+        f'data: {_data_settings(run.cfg, publication.data)}; augmentation: '
         f'{_transforms(run.cfg.train_dataloader)}',
         f'optimizer: {_call(run.cfg.optim_wrapper.get("optimizer"))}, by '
         f'{_optim_wrapper(run.cfg.optim_wrapper)}',
@@ -93,6 +95,11 @@ def listed(names: Sequence[str]) -> str:
     return ' and '.join([*filter(None, [', '.join(names[:-1])]), names[-1]])
 
 
+def escape(text: str) -> str:
+    """Text that Markdown leaves as it is."""
+    return re.sub(r'([\\`*<|$~])', r'\\\1', text)
+
+
 def known(value: Any) -> str:
     """A value, or that there is none."""
     return 'not recorded' if value is None else str(value)
@@ -107,11 +114,15 @@ def _origin(run: TrainedRun) -> str:
     return f'a config named `{osp.basename(run.cfg.filename)}`{method}'
 
 
-def _data_settings(loader: Any) -> str:
-    part = data_part(loader)
-    words = [data_facts(loader).name, *filter(None, [data_split(loader)])]
-    words += [f'{key}={value!r}' for key, value in part.items()]
-    return ', '.join(words)
+def _data_settings(cfg: Any, data: DataFacts) -> str:
+    """The training data; what is known of the tested ones holds for those of
+    the same kind."""
+    loader = cfg.train_dataloader
+    own, tested = data_facts(loader), data_facts(source_loader(cfg))
+    words = [data.name if own == tested else own.name]
+    words += filter(None, [data_split(loader)])
+    words += [f'{key}={value!r}' for key, value in data_part(loader).items()]
+    return escape(', '.join(words))
 
 
 def _transforms(loader: Any) -> str:

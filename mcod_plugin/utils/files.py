@@ -314,8 +314,8 @@ def new_folder(out: str, discard: bool = False) -> Iterator[str]:
     Args:
         out (str): Its place, as ``--out`` names it; nothing, or an empty
             folder, or a link to one.
-        discard (bool): Whether it is to be gone at the end anyhow. Defaults
-            to False.
+        discard (bool): Whether it is to be gone at the end anyhow, so that
+            its place need not be free. Defaults to False.
 
     Yields:
         str: The folder, beside its place.
@@ -329,7 +329,7 @@ def new_folder(out: str, discard: bool = False) -> Iterator[str]:
     if osp.ismount(out):
         raise ConfigError(f'--out {out} is a mount point, which cannot be '
                           'replaced; name a new folder in it')
-    if osp.isdir(out) and os.listdir(out):
+    if osp.isdir(out) and os.listdir(out) and not discard:
         raise ConfigError(f'--out {out} is not empty; name a new folder')
     if osp.lexists(out) and not osp.isdir(out):
         raise ConfigError(f'--out {out} is no folder')

@@ -14,12 +14,14 @@ class Hub(ThreadingHTTPServer):
     Attributes:
         repos (dict[str, dict[str, bytes]]): Files by repository.
         checked (list[str]): The cards that were handed in to be checked.
+        private (set[str]): Repositories that were made private.
         refuses (str): A repository that it does not take; none by default.
     """
 
     def __init__(self):
         super().__init__(('127.0.0.1', 0), Handler)
         self.repos, self.checked, self.refuses = {}, [], ''
+        self.private = set()
 
     @property
     def address(self):
@@ -45,13 +47,23 @@ class Handler(BaseHTTPRequestHandler):
                 return self.answer(dict(name='user', type='user', orgs=[]))
             return self.answer(
                 dict(error='Invalid username or password.'), 401)
+        repo, found, _ = self.path.removeprefix('/api/models/').partition(
+            '/tree/main')
+        if found and repo in self.server.repos:
+            return self.answer([
+                dict(type='file', path=name, oid='0', size=len(content))
+                for name, content in self.server.repos[repo].items()
+            ])
         self.answer(dict(error='not found'), 404)
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
         hub, path = self.server, self.path
         if path == '/api/validate-yaml':
-            hub.checked.append(json.loads(body)['content'])
+            content = json.loads(body)['content']
+            if 'license: nonsense' in content:
+                return self.answer(dict(error='no such license'), 400)
+            hub.checked.append(content)
             return self.answer({})
         if path == '/api/repos/create':
             request = json.loads(body)
@@ -59,6 +71,10 @@ class Handler(BaseHTTPRequestHandler):
             if name == hub.refuses:
                 return self.answer(dict(error='You have no rights here'), 403)
             hub.repos.setdefault(name, {})
+            # Told by different versions of its library.
+            if request.get('private') or request.get(
+                    'visibility') == 'private':
+                hub.private.add(name)
             return self.answer(dict(url=f'{hub.address}/{name}', name=name))
         repo, _, action = path.removeprefix('/api/models/').rpartition('/')
         repo, _, action = repo.rpartition('/')
@@ -73,6 +89,8 @@ class Handler(BaseHTTPRequestHandler):
         if action == 'commit':
             for line in body.splitlines():
                 entry = json.loads(line)
+                if entry['key'] == 'deletedFile':
+                    del hub.repos[repo][entry['value']['path']]
                 if entry['key'] == 'file':
                     value = entry['value']
                     hub.repos[repo][value['path']] = base64.b64decode(

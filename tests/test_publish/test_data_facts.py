@@ -47,6 +47,26 @@ def test_names_given():
     assert 'not known' in own.terms
 
 
+def test_another_data_set_in_the_layout_of_imagenet():
+    loader = dict(dataset=dict(type='ImageNet', data_root='imagenette'))
+    assert data_facts(loader).listed and data_facts(loader, 1000).listed
+    facts = data_facts(loader, 10)
+    assert (facts.name, facts.listed) == ('ImageNet', False)
+
+
+def test_known_by_its_name():
+    facts = data_facts(dict(dataset=dict(type='CustomDataset')))
+    assert named_data(facts, 'CIFAR-10', None).hub == 'uoft-cs/cifar10'
+    assert named_data(facts, '!!!', None).hub == 'data'
+
+
+def test_many_indices_are_counted():
+    for many in (list(range(21)), tuple(range(5000))):
+        dataset = dict(type='CIFAR10', indices=many)
+        assert data_part(dict(dataset=dataset)) == dict(
+            indices=f'{len(many)} of them')
+
+
 def test_a_part_of_the_data():
     loader = dict(
         dataset=dict(

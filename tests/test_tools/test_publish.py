@@ -191,6 +191,8 @@ def test_dry_run(run_tool, trained, tmp_path):
     for repo in ('user/tiny', 'user/tiny-resnet', 'user/tiny-vgg'):
         assert f'Would be uploaded to {repo}.' in done.out
     assert os.listdir(tmp_path) == [] and hub.repos == {}
+    # All cards were checked, and the licence before there was any.
+    assert len(hub.checked) == 4
 
 
 def test_pushed(done):
@@ -213,6 +215,49 @@ def test_pushed(done):
         others = {*hub.repos} - {repo}
         for other in others:
             assert f']({hub.env["HF_ENDPOINT"]}/{other})' in card
+
+
+def test_pushed_again(done, run_tool, trained):
+    """Weights of before do not stay beside the new ones."""
+    with hub_module.running_hub() as hub:
+        hub.repos['user/tiny-vgg'] = {'tiny_vgg_old.pth': b'', 'notes.md': b''}
+        again = run_tool(
+            'publish',
+            trained.work_dir,
+            '--out',
+            'again',
+            '--push',
+            'user/tiny',
+            '--private',
+            cwd=done.cwd,
+            env=hub.env,
+            fresh=True)
+    shutil.rmtree(done.cwd / 'again')
+    assert again.code == 0, again.err
+    weights = [name for name in hub.repos['user/tiny-vgg'] if 'pth' in name]
+    assert len(weights) == 1 and weights != ['tiny_vgg_old.pth']
+    assert 'notes.md' in hub.repos['user/tiny-vgg']
+    assert hub.private == {'user/tiny', 'user/tiny-resnet', 'user/tiny-vgg'}
+
+
+def test_a_licence_that_the_hub_does_not_know(run_tool, trained, tmp_path):
+    """It is told before there is work to lose."""
+    with hub_module.running_hub() as hub:
+        done = run_tool(
+            'publish',
+            trained.work_dir,
+            '--out',
+            'cards',
+            '--push',
+            'user/tiny',
+            '--license',
+            'nonsense',
+            cwd=tmp_path,
+            env=hub.env,
+            fresh=True)
+    assert done.code == 2 and done.out == ''
+    assert done.err.startswith('error: --license nonsense: the hub does not')
+    assert done.err.count('\n') == 1 and os.listdir(tmp_path) == []
 
 
 def test_the_hub_refuses(run_tool, trained, tmp_path):
