@@ -24,8 +24,9 @@ from mcod_plugin.utils.process_end import (STOPPED, first_end,
                                            stop_code)
 
 __all__ = [
-    'ToolParser', 'add_config_arguments', 'add_study_arguments', 'dry_run',
-    'load_config', 'orderly_end', 'run_config', 'train', 'user_errors'
+    'ToolParser', 'add_config_arguments', 'add_study_arguments', 'busy',
+    'dry_run', 'load_config', 'orderly_end', 'run_config', 'train',
+    'user_errors'
 ]
 
 
@@ -300,6 +301,18 @@ def orderly_end(trains: bool = False) -> Iterator[None]:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         sys.exit(found)
+
+
+@contextmanager
+def busy(text: str) -> Iterator[None]:
+    """Show on a terminal that the block is still at it.
+
+    Args:
+        text (str): What it does.
+    """
+    from rich.console import Console
+    with Console(stderr=True).status(text):
+        yield
 
 
 def train(runner: Any) -> None:

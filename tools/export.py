@@ -18,8 +18,8 @@ kept that are, and the report tells why the others are not.
 """
 import logging
 
-from mcod_plugin.cli import (ToolParser, add_config_arguments, load_config,
-                             orderly_end, user_errors)
+from mcod_plugin.cli import (ToolParser, add_config_arguments, busy,
+                             load_config, orderly_end, user_errors)
 from mcod_plugin.errors import ConfigError, check_integer
 
 FORMATS = ('mmpretrain', 'timm', 'safetensors', 'onnx')
@@ -42,7 +42,10 @@ def parse_args():
         choices=FORMATS,
         help='the formats to export them in')
     parser.add_argument(
-        '--out', required=True, help='the folder to write to, new or empty')
+        '--out',
+        required=True,
+        help='the folder to write to; an export lies in '
+        'OUT/<branch>/<format>, which must not be there')
     parser.add_argument(
         '--images',
         type=int,
@@ -73,10 +76,12 @@ def main():
 
         # What timm's networks have to say while they are built.
         MMLogger.get_current_instance().setLevel(logging.WARNING)
-        exports = export_branches(cfg, args.checkpoint, args.branch,
-                                  args.format, args.out, args.images,
-                                  args.verify_accuracy)
+        with busy('Exporting, and opening the exports again'):
+            exports = export_branches(cfg, args.checkpoint, args.branch,
+                                      args.format, args.out, args.images,
+                                      args.verify_accuracy)
         print(report(exports))
+        print(f'Exported to {args.out}/<branch>/<format>.')
 
 
 if __name__ == '__main__':

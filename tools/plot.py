@@ -1,9 +1,10 @@
-"""Draw the accuracies and schedules of some runs side by side.
+"""Put the accuracies and schedules of some runs side by side.
 
     python tools/plot.py work_dirs/my_cohort work_dirs/my_cohort_solo
 
 The picture has a panel for each branch and one for the ensemble, each with a
-curve for each run. Runs that are still training can be drawn as well.
+curve for each run; a table tells where they end. Runs that are still training
+can be drawn as well.
 """
 import os.path as osp
 
@@ -53,14 +54,17 @@ def main():
     args = parse_args()
     with user_errors():
         from mcod_plugin.runs.curves import draw_runs
+        from mcod_plugin.runs.tables import last_accuracies
         from mcod_plugin.utils.files import check_out
         if not args.out.endswith('.png'):
             raise ConfigError(f'--out must end in .png; got {args.out}')
         check_out('--out', args.out)
-        if not draw_runs(read_records(args.work_dirs), args.out):
+        records = read_records(args.work_dirs)
+        if not draw_runs(records, args.out):
             raise ConfigError('none of the runs has measured a top-1 accuracy '
                               'yet')
-        print(f'{args.out} has the curves of {len(args.work_dirs)} runs.')
+        print(last_accuracies(records))
+        print(f'The curves are in {args.out}.')
 
 
 if __name__ == '__main__':

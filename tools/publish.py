@@ -12,7 +12,7 @@ it works out, nothing is left on disk.
 """
 import logging
 
-from mcod_plugin.cli import ToolParser, orderly_end, user_errors
+from mcod_plugin.cli import ToolParser, busy, orderly_end, user_errors
 
 
 def parse_args():
@@ -76,10 +76,11 @@ def main():
         MMLogger.get_current_instance().setLevel(logging.WARNING)
         if args.push is not None:
             check_push(args.push, args.license)
-        publication = publish_cohort(args.work_dir, args.out, args.solo,
-                                     args.checkpoint, args.push,
-                                     args.data_name, args.data_terms,
-                                     args.license, args.dry_run)
+        with busy('Writing the files, and evaluating them'):
+            publication = publish_cohort(args.work_dir, args.out, args.solo,
+                                         args.checkpoint, args.push,
+                                         args.data_name, args.data_terms,
+                                         args.license, args.dry_run)
         print(summary(publication, args.out, args.dry_run))
         if args.push is not None:
             done = 'Would be uploaded' if args.dry_run else 'Uploaded'

@@ -9,7 +9,8 @@ Distillation is discontinuous, and grows from every other epoch to all, but has
 its full weight from the first epoch on. Those of docs/first_studies.md were
 trained by it. The idea is that of Gao et al., Multistructure-Based
 Collaborative Online Distillation, Entropy 2019, 21(4):357,
-https://doi.org/10.3390/e21040357; formula and settings are this plugin's. The target z is detached.
+https://doi.org/10.3390/e21040357; formula and settings are this plugin's. The
+target z is detached.
 """
 model = dict(
     teacher=dict(

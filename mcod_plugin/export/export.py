@@ -105,8 +105,8 @@ def export_branches(cfg: Any,
         checkpoint (str): A checkpoint of it.
         branches (Sequence[str]): Names of branches, or ``'all'``.
         formats (Sequence[str]): Some of :data:`FORMATS`.
-        out (str): The folder to write to, new or empty. An export lies in
-            ``<out>/<branch>/<format>``.
+        out (str): The folder to write to. An export lies in
+            ``<out>/<branch>/<format>``, which must not be there.
         limit (int): The most validation images. Defaults to 10000.
         verify_accuracy (bool): Whether validation images must be there.
             Defaults to False.
@@ -123,7 +123,8 @@ def export_branches(cfg: Any,
         require_packages(f'--format {format}', PACKAGES.get(format, ()),
                          'export')
     names = _branch_names(cfg, branches)
-    with new_folder(out) as folder:
+    parts = [f'{name}/{format}' for name in names for format in formats]
+    with new_folder(out, parts=parts) as folder:
         content = read_checkpoint(checkpoint)
         for name, when in diverged_branches(content).items():
             if name in names:

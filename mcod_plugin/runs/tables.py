@@ -2,14 +2,17 @@
 import io
 import math
 from numbers import Real
-from typing import Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from rich.console import Console
 from rich.table import Table
 
 from .metrics import DISAGREEMENT, ENSEMBLE, top1
 
-__all__ = ['WIDTH', 'accuracy_table', 'markdown', 'metrics_table', 'render']
+__all__ = [
+    'WIDTH', 'accuracy_table', 'last_accuracies', 'markdown', 'metrics_table',
+    'render'
+]
 
 # Characters of a line that a terminal and a log have room for.
 WIDTH = 120
@@ -129,6 +132,40 @@ def metrics_table(metrics: Mapping[str, float]) -> str:
     return render(['', *columns],
                   [[name, *(row.get(key, '') for key in columns)]
                    for name, row in cells.items()])
+
+
+def last_accuracies(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """The last top-1 accuracies of some runs side by side, for a terminal.
+
+    Args:
+        records (Mapping[str, dict]): The records of the runs by name, see
+            :class:`RunRecordHook`.
+
+    Returns:
+        str: A table with a row for each run, and a column for each branch
+        that one of them has; the ensemble comes last.
+    """
+    found = {run: top1(record['curves']) for run, record in records.items()}
+    # The ensemble comes last whatever the branches are.
+    order = top1({
+        f'{name}/top1': None
+        for curves in found.values() for name in curves
+    })
+    rows = []
+    for run, curves in found.items():
+        record = records[run]
+        unit = record.get('unit', 'epoch')
+        steps = record['curves'].get(unit) or ['']
+        rows.append([
+            run, f'{unit} {steps[-1]}',
+            *(_last(curves.get(name)) for name in order)
+        ])
+    return render(['top-1 %', 'after', *order], rows)
+
+
+def _last(curve: Optional[Sequence[float]]) -> str:
+    last = curve[-1] if curve else None
+    return '' if last is None else _percent(last)
 
 
 def _percent(value: float) -> str:

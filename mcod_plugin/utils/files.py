@@ -14,7 +14,7 @@ import tempfile
 import uuid
 from contextlib import contextmanager, suppress
 from glob import escape, glob
-from typing import Iterator, List, Optional
+from typing import Iterator, List, Optional, Sequence
 
 from mcod_plugin.errors import ConfigError
 
@@ -294,6 +294,15 @@ def missing_folders(path: str) -> List[str]:
     return missing
 
 
+def _move(folder: str, out: str, parts: Sequence[str]) -> None:
+    """Move those parts of a folder that it has."""
+    for part in parts:
+        source, place = osp.join(folder, part), osp.join(out, part)
+        if osp.isdir(source):
+            os.makedirs(osp.dirname(place), exist_ok=True)
+            os.replace(source, place)
+
+
 def remove_empty(folders: List[str]) -> None:
     """Remove those of some folders that are empty.
 
@@ -306,7 +315,9 @@ def remove_empty(folders: List[str]) -> None:
 
 
 @contextmanager
-def new_folder(out: str, discard: bool = False) -> Iterator[str]:
+def new_folder(out: str,
+               discard: bool = False,
+               parts: Optional[Sequence[str]] = None) -> Iterator[str]:
     """A folder to write into, which takes its place at the end of the block,
     or is gone if that fails. What killed processes have left of the same
     folder is removed.
@@ -316,6 +327,9 @@ def new_folder(out: str, discard: bool = False) -> Iterator[str]:
             folder, or a link to one.
         discard (bool): Whether it is to be gone at the end anyhow, so that
             its place need not be free. Defaults to False.
+        parts (Sequence[str], optional): The folders in it that are written,
+            such as ``vgg/onnx``; what else is there stays. Defaults to None:
+            it must be new or empty.
 
     Yields:
         str: The folder, beside its place.
@@ -329,7 +343,12 @@ def new_folder(out: str, discard: bool = False) -> Iterator[str]:
     if osp.ismount(out):
         raise ConfigError(f'--out {out} is a mount point, which cannot be '
                           'replaced; name a new folder in it')
-    if osp.isdir(out) and os.listdir(out) and not discard:
+    for part in parts or ():
+        if osp.lexists(osp.join(out, part)) and not discard:
+            raise ConfigError(f'--out {out}: there is a {part} already; '
+                              'remove it, or name another folder')
+    used = osp.isdir(out) and os.listdir(out)
+    if used and parts is None and not discard:
         raise ConfigError(f'--out {out} is not empty; name a new folder')
     if osp.lexists(out) and not osp.isdir(out):
         raise ConfigError(f'--out {out} is no folder')
@@ -355,8 +374,11 @@ def new_folder(out: str, discard: bool = False) -> Iterator[str]:
                 for file in files:
                     sync(osp.join(place, file))
                 sync(place)
-            os.replace(folder, out)
-        sync(parent)
+            if used:
+                _move(folder, out, parts)
+            else:
+                os.replace(folder, out)
+        sync(out if used else parent)
     except OSError as error:
         raise ConfigError(f'--out {out} cannot be written: '
                           f'{error.strerror or error}') from error

@@ -458,9 +458,29 @@ def test_no_checkpoint(refused):
 def test_folder_that_is_not_empty(refused, tmp_path):
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'mine').write_text('')
-    assert 'is not empty' in refused()
+    (tmp_path / 'out' / 'cnn' / 'safetensors').mkdir(parents=True)
+    assert 'there is a cnn/safetensors already' in refused(
+        ['cnn'], ['onnx', 'safetensors'])
     assert 'is no folder' in refused(out='out/mine')
     assert 'cannot be written' in refused(out='out/mine/below')
+
+
+def test_folder_of_other_exports(run, tmp_path):
+    """They stay, and new ones come beside them."""
+    out = tmp_path / 'out'
+    for formats in (['safetensors'], ['mmpretrain']):
+        export_branches(
+            read_config(run.config),
+            run.checkpoint, ['cnn'],
+            formats,
+            str(out),
+            limit=2)
+    assert {path.name for path in tmp_path.iterdir()} == {'out'}
+    assert sorted(path.name for path in (out / 'cnn').iterdir()) == [
+        'mmpretrain', 'safetensors'
+    ]
+    assert (out / 'cnn/safetensors/model.safetensors').is_file()
+    assert (out / 'cnn/mmpretrain/config.py').is_file()
 
 
 @pytest.mark.parametrize('branch, format', [('cnn', 'mmpretrain'),

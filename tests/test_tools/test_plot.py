@@ -1,5 +1,6 @@
 """Pictures of some runs."""
 import json
+import re
 import shutil
 
 from PIL import Image
@@ -10,7 +11,12 @@ def test_two_runs(run_tool, trained, tmp_path):
     done = run_tool(
         'plot', trained.work_dir, 'other', '--out', 'both.png', cwd=tmp_path)
     assert done.code == 0 and done.err == ''
-    assert done.out == 'both.png has the curves of 2 runs.\n'
+    assert done.out.endswith('The curves are in both.png.\n')
+    last = json.loads((trained.work_dir / 'record.json').read_text())['last']
+    numbers = r' │ +'.join(f'{last[f"{name}/top1"]:.2f}'
+                           for name in ('resnet', 'vgg', 'ensemble'))
+    for name in (trained.work_dir.name, 'other'):
+        assert re.search(rf'│ {name} +│ +epoch 2 │ +{numbers} │', done.out)
     # Two branches, the ensemble, and the schedule.
     both = Image.open(tmp_path / 'both.png')
     assert both.width > both.height > 300

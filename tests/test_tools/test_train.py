@@ -194,8 +194,9 @@ def begin(folder, *args):
                                          default_int_handler))
 
 
-def on_terminal(folder, *args):
-    """What a training prints on a terminal, and its exit code."""
+def on_terminal(folder, *args, stop_at=None):
+    """What a training prints on a terminal, and its exit code. It is stopped
+    by Ctrl-C when it has printed a text."""
     ours, its = pty.openpty()
     process = subprocess.Popen(
         [sys.executable,
@@ -213,6 +214,9 @@ def on_terminal(folder, *args):
     with contextlib.suppress(OSError):
         while part := os.read(ours, 4096):
             out += part
+            if stop_at and stop_at in out.decode(errors='ignore'):
+                process.send_signal(signal.SIGINT)
+                stop_at = None
     os.close(ours)
     return process.wait(), out.decode()
 
@@ -240,6 +244,32 @@ def test_progress_bar(tiny, trained):
     code, out = on_terminal(tiny, *options, 'default_hooks.progress_bar=None',
                             'train_cfg.max_epochs=1')
     assert code == 0 and 'Epoch(train)' in out and ' left' not in out
+
+
+def test_stopped_on_a_terminal(tiny):
+    """The bar is gone, and nothing breaks the line with the command, which is
+    longer than the terminal is wide."""
+    options = ['train_cfg.max_epochs=200', 'default_hooks.logger.interval=1']
+    code, out = on_terminal(
+        tiny, 'tiny.py', '--cfg-options', *options, stop_at=' left')
+    assert code == 130
+    last = out.rpartition('\x1b[?25h')[2]
+    found = re.search(r'stopped by SIGINT after [^\r\n]*', last)
+    assert len(found[0]) > 150 and ' left' not in last
+    command = found[0].partition('go on with: ')[2]
+    assert shlex.split(command)[2:6] == ['tiny.py', '--cfg-options', *options]
+
+
+def test_another_run_in_the_same_folder(run_tool, tiny):
+    """It is told, since the files of both would be mixed."""
+    told = 'holds another run, up to epoch_1.pth'
+    args = ['train', 'tiny.py', '--cfg-options', 'train_cfg.max_epochs=1']
+    for again, words in ((False, 0), (True, 1)):
+        done = run_tool(*args, cwd=tiny)
+        assert done.code == 0 and done.out.count(told) == words, again
+    args[-1] = 'train_cfg.max_epochs=2'
+    done = run_tool(*args, '--resume', cwd=tiny)
+    assert done.code == 0 and told not in done.out
 
 
 def members(session):

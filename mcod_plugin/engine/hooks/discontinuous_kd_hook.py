@@ -130,7 +130,9 @@ class DiscontinuousKDHook(Hook):
                 map(self.schedule.is_on, range(total))):
             runner.logger.warning(
                 'The distillation schedule has no step that is on: the run is '
-                'too short for its gaps and its growing weight.')
+                'too short for its gaps and its growing weight. Train longer, '
+                'or set custom_hooks.N.weight=1,1 and custom_hooks.N.gap=0,0 '
+                'of the hook.')
         runner.logger.info(
             'Distillation schedule over %d %s:\nbranches: %s\n%s', total, unit,
             ', '.join(names), self.schedule)

@@ -1,4 +1,3 @@
-import atexit
 import logging
 import re
 import sys
@@ -64,8 +63,6 @@ class ProgressBarHook(Hook):
             # What the bar has put in its place writes above it.
             handler.setStream(sys.stdout)
             handler.addFilter(_is_no_step)
-        # However the run ends: the bar has hidden the cursor.
-        atexit.register(self._stop)
 
     def after_train_iter(self,
                          runner: Runner,
@@ -93,7 +90,7 @@ class ProgressBarHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Take the bar away."""
-        self._stop()
+        self.stop()
 
     def _is_due(self) -> bool:
         return time.monotonic() - self._shown >= PERIOD
@@ -116,7 +113,10 @@ class ProgressBarHook(Hook):
             note=', '.join(notes),
             refresh=True)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Take the bar away, which has hidden the cursor and stands in the
+        way of what is printed. :class:`CohortRunner` does so however a run
+        ends."""
         if self._bar is None:
             return
         for handler, stream in zip(self._handlers, self._streams):
@@ -124,7 +124,6 @@ class ProgressBarHook(Hook):
             handler.removeFilter(_is_no_step)
         self._bar.stop()
         self._bar = None
-        atexit.unregister(self._stop)
 
 
 def _is_no_step(record: logging.LogRecord) -> bool:

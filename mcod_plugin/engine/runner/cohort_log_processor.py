@@ -10,6 +10,8 @@ REPEATED = re.compile(
     r'Config:\n|\n-+\nSystem environment:|Hooks will be executed in|'
     r'paramwise_options -- |\S+ is skipped since its requires_grad|'
     r'Exp name: |Distributed training is not used|'
+    r'Checkpoints will be saved to |Saving checkpoint at |'
+    r'The (previous )?best checkpoint |backbone out_|'
     r'"(FileClient|HardDiskBackend)" ')
 
 
@@ -70,8 +72,8 @@ def quieten(logger: logging.Logger) -> None:
 
     Args:
         logger (logging.Logger): That of a run. What its handlers print leaves
-            out the config, the environment, the list of hooks and the options
-            of each parameter.
+            out the config, the environment, the list of hooks, the options of
+            each parameter and the checkpoints that are written.
     """
     for handler in logger.handlers:
         if not isinstance(handler, logging.FileHandler):

@@ -37,6 +37,7 @@ from mcod_plugin.registry import MODELS, RUNNERS
 from mcod_plugin.utils.files import (claim, missing_folders, remove_empty,
                                      write_text)
 from mcod_plugin.utils.launchers import adopt_ranks
+from mcod_plugin.utils.checkpoint import last_checkpoint
 from mcod_plugin.utils.machine import default_workers, keep_freed_memory
 from mcod_plugin.utils.mesh import (branch_size, data_group, data_size,
                                     join_mesh)
@@ -46,6 +47,7 @@ from ..hooks.branch_checkpoint_hook import BranchCheckpointHook
 from ..hooks.cohort_runtime_info_hook import CohortRuntimeInfoHook
 from ..hooks.discontinuous_kd_hook import (DiscontinuousKDHook,
                                            whole_schedule)
+from ..hooks.progress_bar_hook import ProgressBarHook
 from ..hooks.run_record_hook import RunRecordHook
 from ..optim_wrapper import (has_bfloat16, name_parameters,
                              prepare_optim_wrapper)
@@ -679,6 +681,9 @@ class CohortRunner(ResumingRunner):
                     raise
                 raise
             finally:
+                for hook in self.hooks:
+                    if isinstance(hook, ProgressBarHook):
+                        hook.stop()
                 if self._graphed is not None:
                     del self.model.train_step
                     self._graphed = None
@@ -708,6 +713,13 @@ class CohortRunner(ResumingRunner):
                     f'{others[0] or "which has just begun"}; wait for its '
                     f'end, or name another --work-dir; if that process is '
                     f'gone, remove {osp.join(self.work_dir, LOCK)}')
+            earlier = last_checkpoint(self.work_dir)
+            if earlier and not self._resume:
+                self.logger.warning(
+                    f'{self.work_dir} holds another run, up to {earlier}. '
+                    'This one begins anew and takes the place of its files, '
+                    'as far as they have the same names; --resume would go on '
+                    'with it, and --work-dir would keep both.')
             yield
 
 

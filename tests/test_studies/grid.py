@@ -1,0 +1,142 @@
+"""The tables of docs/results.md over several studies, from their runs."""
+import json
+from pathlib import Path
+
+import numpy as np
+
+from mcod_plugin.compare.statistics import TwoWay
+
+RESULTS = Path(__file__).parents[2] / 'docs' / 'results'
+
+# From few classes and few steps to many and to larger networks.
+CELLS = {
+    '10 classes, few steps': 'balance_10_few',
+    '10 classes, few images': 'balance_10_poor',
+    '20 classes, few steps': 'balance_20_few',
+    '100 classes, few steps': 'balance_100_few',
+    '100 classes, few images': 'balance_100_poor',
+    '100 classes, few images, larger networks': 'tuning_cifar100',
+}
+# What they are called in the balance studies and in that of the defaults.
+SCHEDULES = {
+    'constant weight, gaps shrink (`mcod_constant`)':
+    ('mcod_constant', 'gap1_w1'),
+    'weight and gaps reach their end at a half':
+    ('mcod_ramp_half', 'gap1_w0_1_half'),
+    'weight and gaps reach their end at a fifth':
+    ('mcod_ramp_fifth', 'gap1_w0_1_fifth'),
+    'no gaps, weight reaches 1 at a half': ('on_ramp_half', 'on_w0_1_half'),
+    'no gaps, weight reaches 1 at a fifth': ('on_ramp_fifth', 'on_w0_1_fifth'),
+}
+# Of the study of 100 classes with few images.
+OTHERS = {
+    'views of their own, always on': 'views',
+    'averaged teacher, always on': 'averaged',
+    'standardised logits, always on': 'standardized',
+    'hidden features (FitNet-like)': 'features',
+    'DKD': 'dkd',
+    'DKD from 30 % of the run on': 'dkd_late',
+    'DIST': 'dist',
+    'DIST from 30 % of the run on': 'dist_late',
+}
+BRANCHES = 'branches'
+
+
+def records(study, method=None):
+    """Those of a study, or of one of its methods, by method and seed."""
+    found = {}
+    for path in sorted((RESULTS / study).glob('*_seed*.json')):
+        name, seed = path.stem.rsplit('_seed', 1)
+        if method in (None, name):
+            found.setdefault(name, {})[int(seed)] = json.loads(
+                path.read_text())
+    return found
+
+
+def top1(record, what):
+    """Of the mean of the branches, or of the ensemble."""
+    names = record['branches'] if what == BRANCHES else [what]
+    return np.mean([record['last'][f'{name}/top1'] for name in names])
+
+
+def gains(study, what):
+    """Over solo: by method the difference and the number of seeds."""
+    values = {
+        method: {seed: top1(record, what)
+                 for seed, record in runs.items()}
+        for method, runs in records(study).items()
+    }
+    model = TwoWay(values)
+    return {
+        method: (model.difference(method, 'solo'), len(runs))
+        for method, runs in values.items() if method != 'solo'
+    }
+
+
+def cell(gain, bold=False):
+    """A gain with its interval if there are several seeds."""
+    difference, seeds = gain
+    mark = '**' if bold else ''
+    text = f'{mark}{difference.value:+.2f}{mark}'
+    interval = difference.interval() if seeds > 1 else None
+    if interval:
+        text += ' [{:.2f}, {:.2f}]'.format(*interval)
+    return f'{text} ({seeds})'
+
+
+def grid(what, default):
+    """A row for each schedule, a cell for each study."""
+    found = {study: gains(study, what) for study in CELLS.values()}
+    for title, names in SCHEDULES.items():
+        cells = []
+        for study in CELLS.values():
+            name = names[study == 'tuning_cifar100']
+            gain = found[study].get(name)
+            bold = names[0] == default
+            cells.append('' if gain is None else cell(gain, bold))
+        yield [title, *cells]
+
+
+def others():
+    """A row for each other method with its gains, seed 0."""
+    runs = records('balance_100_poor')
+    solo = runs['solo'][0]['last']
+    for title, method in {
+            'always on, weight reaches 1 at a fifth': 'on_ramp_fifth',
+            **OTHERS
+    }.items():
+        if method in runs:
+            run = runs[method][0]
+            keys = [f'{name}/top1' for name in ('resnet', 'vgg', 'ensemble')]
+            yield [
+                title, f'{np.mean(run["kd_weight"]):.2f}',
+                *(f'{run["last"][key] - solo[key]:+.2f}' for key in keys)
+            ]
+
+
+def pulls(method):
+    """A row for each study: the ``kd_ratio`` of both networks, in the first
+    and in the last third of what distils, seed 0."""
+    for title, study in CELLS.items():
+        runs = records(study, method)
+        if not runs or 'kd_ratio' not in runs[method][0]:
+            continue
+        ends = []
+        for course in runs[method][0]['kd_ratio'].values():
+            on = [ratio for ratio in course if ratio > 0]
+            third = -(-len(on) // 3)
+            ends.append((np.mean(on[:third]), np.mean(on[-third:])))
+        yield [title, *(f'{value:.2f}' for value in np.mean(ends, 0))]
+
+
+def markdown(header, rows):
+    lines = [header, ['---'] * len(header), *rows]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+if __name__ == '__main__':
+    header = ['gain over training alone', *CELLS]
+    for what in (BRANCHES, 'ensemble'):
+        print(markdown(header, grid(what, 'on_ramp_fifth')), '\n')
+    print(markdown(['', 'dose', 'ResNet-8', 'VGG-11', 'ensemble'], others()))
+    print(markdown(['', 'first third', 'last third'], pulls('on_ramp_fifth')))
