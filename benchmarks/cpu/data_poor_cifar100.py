@@ -19,6 +19,8 @@ methods = dict(
     ramp='ramp',
     on_off='on_off',
     mcod_constant='mcod_constant',
+    # the default, whose weight grows from nothing
+    mcod='mcod',
     dml='dml',
     mean_t4_w05='mean_t4_w05',
     min_logit_t4_w05='min_logit_t4_w05',
