@@ -22,6 +22,7 @@ EXPECTED = dict(
     solo=('EnsembleTeacher', dict(fusion='mean'), 3, (0, 0), (0, 0)),
     always_on=('EnsembleTeacher', dict(fusion='mean'), 3, (0, 0), (1, 1)),
     ramp=('EnsembleTeacher', dict(fusion='mean'), 3, (0, 0), (.5, 1.5)),
+    slow_start=('EnsembleTeacher', dict(fusion='mean'), 3, (0, 0), (0, 1)),
     on_off=('EnsembleTeacher', dict(fusion='mean'), 3, (1, 1), (1, 1)),
     mcod=('EnsembleTeacher', dict(fusion='mean'), 3, (1, 0), (0, 1)),
     mcod_constant=('EnsembleTeacher', dict(fusion='mean'), 3, (1, 0), (1, 1)),
@@ -39,7 +40,7 @@ EXPECTED = dict(
                       (.5, .5)),
     one=('GatedTeacher', dict(norm=True), 3, (0, 0), (.006738, 1)),
     dkd=('EnsembleTeacher', dict(fusion='mean'), 4, (0, 0), (.05, 1)),
-    dist=('EnsembleTeacher', dict(fusion='mean'), 1, (0, 0), (1, 1)),
+    dist=('EnsembleTeacher', dict(fusion='mean'), 1, (0, 0), (0, 1)),
     features=('EnsembleTeacher', dict(fusion='mean'), None, (0, 0), (1, 1)),
     standardized=('EnsembleTeacher', dict(fusion='mean'), 2, (0, 0), (1, 1)),
     averaged=('EnsembleTeacher', dict(fusion='mean',
@@ -51,6 +52,8 @@ EXPECTED = dict(
 SCHEDULES = dict(
     one=dict(curve='exp', ramp=.2667),
     dkd=dict(ramp=.0792),
+    dist=dict(begin=.3, ramp=.5),
+    slow_start=dict(ramp=.2),
     **dict.fromkeys(('mcod', 'prob_mean', 'confidence', 'leave_one_out'),
                     dict(ramp=.5)))
 LOSSES = dict(

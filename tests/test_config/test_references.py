@@ -197,6 +197,7 @@ FORMULAS = dict(
     prob_mean=follow(lambda logits: mean(list(map(softmax, logits))).log(),
                      3.),
     ramp=follow(mean, 3.),
+    slow_start=follow(mean, 3.),
     solo=lambda step: sum(map(ce, step.logits)),
     standardized=follow(
         mean,

@@ -61,7 +61,7 @@ def distil(run):
 
 
 MCOD_STYLE = ('mcod', 'mcod_constant', 'prob_mean', 'confidence', 'ramp',
-              'on_off')
+              'on_off', 'slow_start')
 
 
 @pytest.mark.parametrize('file', sorted(os.listdir(METHODS)))

@@ -36,8 +36,8 @@ OTHERS = {
     'hidden features (FitNet-like)': 'features',
     'DKD': 'dkd',
     'DKD from 30 % of the run on': 'dkd_late',
-    'DIST': 'dist',
-    'DIST from 30 % of the run on': 'dist_late',
+    'DIST from the first epoch on': 'dist_at_once',
+    'DIST (its method begins at 30 % of the run)': 'dist',
 }
 BRANCHES = 'branches'
 

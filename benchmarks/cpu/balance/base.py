@@ -75,7 +75,7 @@ methods = dict(
     dkd='dkd',
     dist='dist',
     features='features',
-    # the same once the branches know something, as a trained teacher does
+    # once the branches know something, as a trained teacher does, or not
     dkd_late=dict(
         method='dkd',
         settings={
@@ -83,12 +83,12 @@ methods = dict(
             'custom_hooks.0.weight': (0.0, 1.0),
             'custom_hooks.0.ramp': 0.5
         }),
-    dist_late=dict(
+    dist_at_once=dict(
         method='dist',
         settings={
-            'custom_hooks.0.begin': 0.3,
-            'custom_hooks.0.weight': (0.0, 1.0),
-            'custom_hooks.0.ramp': 0.5
+            'custom_hooks.0.begin': 0,
+            'custom_hooks.0.weight': (1.0, 1.0),
+            'custom_hooks.0.ramp': None
         }),
     views=dict(
         method='always_on',
