@@ -407,11 +407,10 @@ def _here(path: str) -> str:
 
 def _standing(runner: Any) -> str:
     """Where a run that was stopped stands, and how to go on."""
-    from mcod_plugin.engine.hooks.cohort_report_hook import progress
+    from mcod_plugin.utils.units import progress
     if not getattr(runner, 'started', True):
         return f'before the first epoch; {_command(sys.argv)}'
-    unit, done = progress(runner)
-    total = runner.max_iters if unit == 'iteration' else runner.max_epochs
+    unit, done, total = progress(runner)
     place = f'after {done} of {total} {unit}s'
     for hook in runner.hooks:
         last = getattr(hook, 'last_ckpt', None)

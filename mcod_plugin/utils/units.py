@@ -1,6 +1,9 @@
-"""Quantities to read."""
+"""Quantities to read, and what a run counts in."""
+from typing import Tuple
 
-__all__ = ['duration', 'file_size']
+from mmengine.runner import IterBasedTrainLoop, Runner
+
+__all__ = ['duration', 'file_size', 'progress']
 
 
 def duration(seconds: float) -> str:
@@ -34,3 +37,18 @@ def file_size(number: int) -> str:
     if number < 1 << 20:
         return f'{number / 1024:.1f} KiB'
     return f'{number / (1 << 20):.2f} MiB'
+
+
+def progress(runner: Runner) -> Tuple[str, int, int]:
+    """How far training is.
+
+    Args:
+        runner (Runner): The runner.
+
+    Returns:
+        tuple[str, int, int]: What training counts in, ``'epoch'`` or
+        ``'iteration'``, how many of those are over, and of how many.
+    """
+    if isinstance(runner.train_loop, IterBasedTrainLoop):
+        return 'iteration', runner.iter, runner.max_iters
+    return 'epoch', runner.epoch, runner.max_epochs

@@ -3,7 +3,7 @@ from typing import Dict, Optional, Sequence, Tuple
 import torch
 from mmengine.analysis import FlopAnalyzer
 from mmengine.hooks import Hook
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.models.utils.branch_peers import RemoteBranch
@@ -11,6 +11,7 @@ from mcod_plugin.registry import HOOKS
 from mcod_plugin.runs.metrics import best_top1, top1
 from mcod_plugin.runs.record import dose_text
 from mcod_plugin.runs.tables import accuracy_table, metrics_table, render
+from mcod_plugin.utils.units import progress
 from .discontinuous_kd_hook import DiscontinuousKDHook
 from .run_record_hook import RunRecordHook
 
@@ -77,7 +78,7 @@ class CohortReportHook(Hook):
         if record is None:
             return
         if top1(record['last']):
-            unit, now = progress(runner)
+            unit, now, _ = progress(runner)
             runner.logger.info(
                 'Result after %d %ss:\n%s', now, unit,
                 accuracy_table(record['last'], best_top1(record['curves']),
@@ -94,21 +95,6 @@ class CohortReportHook(Hook):
         if metrics:
             table = accuracy_table if top1(metrics) else metrics_table
             runner.logger.info('Result:\n%s', table(metrics))
-
-
-def progress(runner: Runner) -> Tuple[str, int]:
-    """How far training is.
-
-    Args:
-        runner (Runner): The runner.
-
-    Returns:
-        tuple[str, int]: What training counts in, ``'epoch'`` or
-        ``'iteration'``, and the number of those that are over.
-    """
-    if isinstance(runner.train_loop, IterBasedTrainLoop):
-        return 'iteration', runner.iter
-    return 'epoch', runner.epoch
 
 
 def branch_table(model: torch.nn.Module) -> str:

@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 from mmengine.dist import all_gather_object, get_world_size
 from mmengine.optim import AmpOptimWrapper
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -14,6 +14,7 @@ from mcod_plugin.errors import TrainingError
 from mcod_plugin.models.heads.ensemble_teacher import AVERAGES
 from mcod_plugin.models.utils.branch_peers import RemoteBranch
 from mcod_plugin.utils.mesh import branch_size
+from mcod_plugin.utils.units import progress
 
 # Where the message hub keeps the branches that are left out, so that they are
 # saved and resumed with the run: by name the ``epoch`` and ``iteration``, both
@@ -221,10 +222,9 @@ class DivergenceWatch:
 
     def _when(self, fault: Fault) -> str:
         # To MMEngine a run in iterations is one epoch.
-        epoch = '' if isinstance(
-            self._runner.train_loop,
-            IterBasedTrainLoop) else f'epoch {fault.epoch}, '
-        return f'{epoch}iteration {fault.iteration}'
+        by_epoch = progress(self._runner)[0] == 'epoch'
+        return (f'epoch {fault.epoch}, ' * by_epoch +
+                f'iteration {fault.iteration}')
 
 
 def diverged_branches(checkpoint: dict) -> Dict[str, dict]:

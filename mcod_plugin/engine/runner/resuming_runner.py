@@ -1,6 +1,6 @@
 import os
 import os.path as osp
-from typing import Callable, Optional, Tuple, Union
+from typing import Callable, Optional, Union
 
 import torch.nn as nn
 from mmengine.dist import all_gather_object, is_main_process, master_only
@@ -18,8 +18,8 @@ from mcod_plugin.utils.checkpoint import (DamagedCheckpoint, last_checkpoint,
                                           state_dict_mismatches)
 from mcod_plugin.utils.files import new_file, sweep
 from mcod_plugin.utils.mesh import branch_size, host_group
+from mcod_plugin.utils.units import progress
 from ..hooks.branch_checkpoint_hook import ENDED, checkpoint_folder
-from ..hooks.cohort_report_hook import progress
 from ..hooks.run_record_hook import RunRecordHook
 from ..optim_wrapper import (all_kinds, arrange_parameters, changed_options,
                              match_memory_formats, match_parameters,
@@ -28,9 +28,6 @@ from ..optim_wrapper import (all_kinds, arrange_parameters, changed_options,
 # Where the message hub keeps after how many epochs or iterations the last
 # validation was. MMEngine would log a key that begins with val as a metric.
 VALIDATED = 'last_validation'
-
-# How many of its units a run has, as the runner and ``train_cfg`` call it.
-TOTALS = dict(epoch='max_epochs', iteration='max_iters')
 
 
 class ResumingRunner(Runner):
@@ -111,17 +108,11 @@ class ResumingRunner(Runner):
         self.logger.warning(f'Nothing to resume from in {folder}: it holds no '
                             'checkpoint. The run starts anew.')
 
-    def _progress(self) -> Tuple[str, int, int]:
-        """What training counts in, how many of them are done, and of how
-        many."""
-        unit, done = progress(self)
-        return unit, done, getattr(self, TOTALS[unit])
-
     def run_missed_validation(self) -> None:
         """Do the validation that is due if the run was cut off before its end,
         since the checkpoint is saved before."""
         loop = self.train_loop
-        unit, done, total = self._progress()
+        unit, done, total = progress(self)
         if (self.val_loop is None or done == 0
                 or not isinstance(loop,
                                   (EpochBasedTrainLoop, IterBasedTrainLoop))
@@ -249,7 +240,7 @@ class ResumingRunner(Runner):
     def note_validation(self) -> None:
         """Have the checkpoints that are saved from now on tell that the
         validation is done."""
-        self.message_hub.update_info(VALIDATED, self._progress()[1])
+        self.message_hub.update_info(VALIDATED, progress(self)[1])
 
     def note_training(self) -> None:
         """Have checkpoints tell by what the run is trained."""
@@ -312,8 +303,8 @@ class ResumingRunner(Runner):
             self.logger.warning(f'The run of {filename} was trained in {used} '
                                 f'so far and goes on in {own}.')
         info = self.message_hub.runtime_info
-        unit, done, total = self._progress()
-        setting = TOTALS[unit]
+        unit, done, total = progress(self)
+        setting = 'max_epochs' if unit == 'epoch' else 'max_iters'
         ended = info.pop(ENDED, False) and not any(
             isinstance(hook, RunRecordHook) and hook.is_missing()
             for hook in self.hooks)
