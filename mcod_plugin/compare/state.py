@@ -1,20 +1,18 @@
 """How far the runs of a study have come."""
 import json
-import os
 import os.path as osp
-import re
-from typing import Dict, Optional, Sequence
+from typing import Optional, Sequence
 
 from mcod_plugin.engine.optim_wrapper import precision
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.runs.tables import render
-from mcod_plugin.utils.checkpoint import read_checkpoint
+from mcod_plugin.utils.checkpoint import numbered_checkpoints, read_checkpoint
 from .plan import Run
 from .results import divergence
 
 __all__ = [
-    'ENDED', 'check_precision', 'checkpoints', 'failure', 'hash_file',
-    'latest_checkpoint', 'overview', 'state'
+    'ENDED', 'check_precision', 'failure', 'hash_file', 'latest_checkpoint',
+    'overview', 'state'
 ]
 
 # The states of a run that will not be trained again.
@@ -158,25 +156,6 @@ def hash_file(run: Run) -> str:
     return osp.join(run.work_dir, 'config_hash')
 
 
-def checkpoints(run: Run) -> Dict[int, str]:
-    """The checkpoints of a run.
-
-    Args:
-        run (Run): The run.
-
-    Returns:
-        dict[int, str]: Their paths by the number of finished epochs or
-        iterations.
-    """
-    found = {}
-    if osp.isdir(run.work_dir):
-        for name in os.listdir(run.work_dir):
-            match = re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', name)
-            if match:
-                found[int(match.group(1))] = osp.join(run.work_dir, name)
-    return found
-
-
 def latest_checkpoint(run: Run) -> Optional[str]:
     """The checkpoint to go on from.
 
@@ -186,5 +165,5 @@ def latest_checkpoint(run: Run) -> Optional[str]:
     Returns:
         str | None: Its path, None if there is none.
     """
-    found = checkpoints(run)
+    found = numbered_checkpoints(run.work_dir)
     return found[max(found)] if found else None

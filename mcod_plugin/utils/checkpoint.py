@@ -16,8 +16,9 @@ from torch import Tensor
 from mcod_plugin.errors import ConfigError, one_line
 
 __all__ = [
-    'DamagedCheckpoint', 'last_checkpoint', 'read_checkpoint',
-    'resumable_checkpoints', 'state_dict_mismatches'
+    'DamagedCheckpoint', 'last_checkpoint', 'numbered_checkpoints',
+    'read_checkpoint', 'resumable_checkpoints', 'shape_of',
+    'state_dict_mismatches'
 ]
 
 
@@ -131,6 +132,24 @@ def last_checkpoint(work_dir: str) -> Optional[str]:
         return None
 
 
+def numbered_checkpoints(
+        folder: str,
+        pattern: str = r'(?:epoch|iter)_(\d+)\.pth') -> Dict[int, str]:
+    """The checkpoints in a folder, which need not exist.
+
+    Args:
+        folder (str): The folder.
+        pattern (str): What their names match, with the number of finished
+            epochs or iterations as a group. Defaults to MMEngine's names.
+
+    Returns:
+        dict[int, str]: Their paths by that number.
+    """
+    names = os.listdir(folder) if osp.isdir(folder) else ()
+    matches = filter(None, (re.fullmatch(pattern, name) for name in names))
+    return {int(match[1]): osp.join(folder, match[0]) for match in matches}
+
+
 def resumable_checkpoints(folder: str, last: Optional[str],
                           template: str) -> List[str]:
     """The checkpoints that a run can go on from.
@@ -147,19 +166,18 @@ def resumable_checkpoints(folder: str, last: Optional[str],
         have been saved after it.
     """
     before, after = re.split(r'\{[^}]*\}', template, maxsplit=1)
-    pattern = re.compile(rf'{re.escape(before)}(\d+){re.escape(after)}')
-    numbers = {}
-    for name in os.listdir(folder) if osp.isdir(folder) else ():
-        match = pattern.fullmatch(name)
-        if match:
-            numbers[name] = int(match.group(1))
-    match = pattern.fullmatch(last or '')
-    most = int(match.group(1)) if match else float('inf')
-    names = sorted(
-        numbers, key=lambda name: (numbers[name] > most, -numbers[name]))
-    if last is not None and osp.isfile(osp.join(folder, last)):
-        names = [last, *(name for name in names if name != last)]
-    return [osp.join(folder, name) for name in names]
+    pattern = rf'{re.escape(before)}(\d+){re.escape(after)}'
+    found = numbered_checkpoints(folder, pattern)
+    match = re.fullmatch(pattern, last or '')
+    most = int(match[1]) if match else float('inf')
+    paths = [
+        found[number] for number in sorted(
+            found, key=lambda number: (number > most, -number))
+    ]
+    first = osp.join(folder, last or '')
+    if osp.isfile(first):
+        paths = [first, *(path for path in paths if path != first)]
+    return paths
 
 
 def state_dict_mismatches(wanted: Mapping[str, Any], given: Mapping[str,
@@ -174,8 +192,8 @@ def state_dict_mismatches(wanted: Mapping[str, Any], given: Mapping[str,
         list[str]: Phrases such as ``'lacks head (2 keys such as
         head.fc.weight)'``; none if it fits.
     """
-    wanted = {key: _shape(value) for key, value in wanted.items()}
-    given = {key: _shape(value) for key, value in given.items()}
+    wanted = {key: shape_of(value) for key, value in wanted.items()}
+    given = {key: shape_of(value) for key, value in given.items()}
     faults = []
     for what, keys in (('lacks', wanted.keys() - given.keys()),
                        ('adds', given.keys() - wanted.keys())):
@@ -189,7 +207,8 @@ def state_dict_mismatches(wanted: Mapping[str, Any], given: Mapping[str,
     return faults
 
 
-def _shape(value: Any) -> Any:
+def shape_of(value: Any) -> Any:
+    """The shape of a tensor as a tuple; of anything else its type's name."""
     return tuple(value.shape) if isinstance(value,
                                             Tensor) else type(value).__name__
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mcod_plugin.errors import ConfigError, one_line
+from mcod_plugin.utils.checkpoint import shape_of
 
 __all__ = [
     'batch_size', 'check_ensemble', 'check_targets', 'starved_norms', 'told',
@@ -135,9 +136,9 @@ def check_ensemble(teacher: nn.Module, fused: Any,
         fused (Tensor): What its ``ensemble`` gives.
         shape (tuple[int]): The shape ``(N, C)`` of the logits.
     """
-    if _shape(fused) != tuple(shape):
+    if shape_of(fused) != tuple(shape):
         raise ConfigError(f'{_name(teacher)}: ensemble must give logits (N, '
-                          f'C), {tuple(shape)}; got {_shape(fused)}')
+                          f'C), {tuple(shape)}; got {shape_of(fused)}')
 
 
 def check_targets(teacher: nn.Module, targets: Any,
@@ -159,7 +160,7 @@ def check_targets(teacher: nn.Module, targets: Any,
             f'{name} must give targets of the branches {", ".join(logits)}; '
             f'got one of {", ".join(unknown)}')
     for key, target in targets.items():
-        shape, got = tuple(logits[key].shape), _shape(target)
+        shape, got = tuple(logits[key].shape), shape_of(target)
         if teacher.per_peer:
             good = len(got) == 3 and got[1:] == shape
             wanted = f'(P, N, C), (P, {shape[0]}, {shape[1]})'
@@ -174,8 +175,3 @@ def check_targets(teacher: nn.Module, targets: Any,
 
 def _name(teacher: nn.Module) -> str:
     return f'model.teacher.type {type(teacher).__name__}'
-
-
-def _shape(value: Any) -> Any:
-    return tuple(value.shape) if isinstance(value,
-                                            Tensor) else type(value).__name__
