@@ -9,7 +9,7 @@ from mmpretrain.evaluation import Accuracy
 from mmpretrain.models import ClsDataPreprocessor
 
 from mcod_plugin.config.data import view_pipelines
-from mcod_plugin.config.parts import is_part, walk
+from mcod_plugin.config.parts import is_part, metric_configs, walk
 from mcod_plugin.config.plain import plain
 from mcod_plugin.datasets import InMemoryDataset
 from mcod_plugin.datasets.in_memory_dataset import (OWN_KEYS, is_in_memory,
@@ -229,8 +229,7 @@ def evaluator(given: Any, num_classes: int, multi_label: bool = False) -> Any:
         labels the average precision. Others stay as they are, those that ours
         evaluates by branch included.
     """
-    metrics = plain('test_evaluator', given or [])
-    metrics = metrics if isinstance(metrics, list) else [metrics]
+    metrics = metric_configs(plain('test_evaluator', given or []))
     ours = [metric for metric in metrics if needs_plugin(metric)]
     kept = [metric for metric in metrics if metric not in ours]
     for metric in ours:

@@ -17,7 +17,8 @@ from mmengine.utils import import_modules_from_strings
 from mcod_plugin.config.explain import explain
 from mcod_plugin.config.methods import apply_method
 from mcod_plugin.config.model_config import model_config
-from mcod_plugin.config.parts import counts_epochs, is_part
+from mcod_plugin.config.parts import (counts_epochs, is_part,
+                                      metric_configs)
 from mcod_plugin.config.read import merge_options, merge_settings, read_config
 from mcod_plugin.engine.hooks import DiscontinuousKDHook
 from mcod_plugin.engine.hooks.discontinuous_kd_hook import whole_schedule
@@ -190,11 +191,7 @@ def _config(study: Study, method: Method, options: Sequence[str]) -> Config:
 
 def _check_evaluator(evaluator: Any) -> None:
     """Raise unless a validation gives the accuracies that are compared."""
-    if isinstance(evaluator, dict):
-        evaluator = evaluator.get('metrics', evaluator)
-    if isinstance(evaluator, dict):
-        evaluator = [evaluator]
-    for metric in evaluator:
+    for metric in metric_configs(evaluator):
         if is_part(metric, BranchMetrics):
             topk = metric.get('topk')
             topk = 1 if topk is None else topk

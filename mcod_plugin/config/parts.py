@@ -1,6 +1,6 @@
 """The parts of a config, each of which says by ``type`` what it builds."""
 from functools import lru_cache
-from typing import Any, Iterator, Mapping, Optional, Set, Tuple, Union
+from typing import Any, Iterator, List, Mapping, Optional, Set, Tuple, Union
 
 import mmengine.registry
 from mmengine.config import Config
@@ -8,7 +8,7 @@ from mmengine.registry import Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from mmengine.utils import get_object_from_string
 
-__all__ = ['counts_epochs', 'is_part', 'type_name', 'walk']
+__all__ = ['counts_epochs', 'is_part', 'metric_configs', 'type_name', 'walk']
 
 # MMEngine's registries, whose children are those of projects.
 ROOTS = [
@@ -106,6 +106,23 @@ def counts_epochs(train_cfg: Mapping) -> Optional[bool]:
         if is_part(train_cfg, loop):
             return answer
     return None
+
+
+def metric_configs(evaluator: Any) -> List[dict]:
+    """The metrics of an evaluator.
+
+    Args:
+        evaluator (dict | Sequence[dict] | None): Its config: one metric,
+            several, or an evaluator that holds them as ``metrics``.
+
+    Returns:
+        list[dict]: Their configs.
+    """
+    if isinstance(evaluator, Mapping):
+        evaluator = evaluator.get('metrics', evaluator)
+    if isinstance(evaluator, Mapping):
+        return [evaluator]
+    return list(evaluator or ())
 
 
 def walk(cfg: Any, path: str = '') -> Iterator[Tuple[str, Any]]:

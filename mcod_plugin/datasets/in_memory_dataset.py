@@ -19,8 +19,8 @@ from torch.utils.data import Dataset
 
 from mcod_plugin.config.explain import arguments
 from mcod_plugin.config.parts import is_part, walk
-from mcod_plugin.errors import (ConfigError, check_choice, check_number,
-                                one_line)
+from mcod_plugin.errors import (ConfigError, check_choice, check_names,
+                                check_number, one_line)
 from mcod_plugin.registry import DATASETS
 from mcod_plugin.structures import BatchDataSample
 from mcod_plugin.utils.machine import GIB, free_memory
@@ -453,11 +453,8 @@ def _view_names(views: Any, test_mode: bool) -> Tuple[str, ...]:
             'list them')
     if views is False:
         return ()
-    if not isinstance(views, (list, tuple)) or not views or not all(
-            isinstance(name, str) for name in views) or len(
-                set(views)) < len(views):
-        raise ConfigError('views of InMemoryDataset must be True, False or a '
-                          f'list of the names of all branches; got {views!r}')
+    check_names('views of InMemoryDataset', views,
+                'be True, False or a list of the names of all branches')
     if test_mode:
         raise ConfigError('views of InMemoryDataset are for training, and it '
                           'has test_mode=True')

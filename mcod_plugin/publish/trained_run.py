@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from glob import escape, glob
 from typing import Any, Dict, List, Optional, Tuple
 
-from mcod_plugin.config.parts import is_part, type_name
+from mcod_plugin.config.parts import is_part, metric_configs, type_name
 from mcod_plugin.config.pretrained import is_pretrained
 from mcod_plugin.config.read import read_config
 from mcod_plugin.engine.hooks import DiscontinuousKDHook
@@ -89,11 +89,7 @@ class TrainedRun:
     @property
     def test_metrics(self) -> List[Dict[str, Any]]:
         """Configs of the metrics by which it is tested."""
-        found = self.cfg.get('test_evaluator') or []
-        if isinstance(found, dict):
-            # One metric, or an evaluator that holds them.
-            found = found.get('metrics', found)
-        return [found] if isinstance(found, dict) else list(found)
+        return metric_configs(self.cfg.get('test_evaluator'))
 
     @property
     def branches(self) -> Dict[str, Any]:

@@ -6,7 +6,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.datasets.repeated_batches import batches_per_pass
-from mcod_plugin.errors import ConfigError, nearest
+from mcod_plugin.errors import ConfigError, check_names, nearest
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.schedule import DiscontinuousSchedule
 
@@ -196,9 +196,5 @@ def _parse_names(branches: Any) -> Optional[List[str]]:
     if branches is None:
         return None
     names = [branches] if isinstance(branches, str) else branches
-    if (not isinstance(names, (tuple, list)) or not names
-            or not all(isinstance(name, str) for name in names)
-            or len(set(names)) < len(names)):
-        raise ConfigError('DiscontinuousKDHook.branches must name at least '
-                          f'one branch, and none twice; got {branches!r}')
+    check_names('DiscontinuousKDHook.branches', names)
     return list(names)

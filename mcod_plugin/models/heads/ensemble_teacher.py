@@ -1,10 +1,11 @@
 import math
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Dict, List, Mapping, Optional, Sequence, Union
 
 import torch
 from torch import Tensor, nn
 
-from mcod_plugin.errors import ConfigError, check_choice, check_number, nearest
+from mcod_plugin.errors import (ConfigError, check_choice, check_names,
+                                check_number, nearest)
 from mcod_plugin.registry import MODELS
 from ..utils.branch_averages import BranchAverages
 from .base_teacher import BaseTeacher
@@ -113,9 +114,8 @@ class EnsembleTeacher(BaseTeacher):
         self.leave_one_out = leave_one_out
         if isinstance(members, str):
             members = [members]
-        if members is not None and not _are_names(members):
-            raise ConfigError('model.teacher.members must name at least one '
-                              f'branch, and none twice; got {members!r}')
+        if members is not None:
+            check_names('model.teacher.members', members)
         self.members = None if members is None else list(members)
         if ema is not None:
             check_number('model.teacher.ema', ema, minimum=0)
@@ -321,9 +321,3 @@ def _flags(logits: Dict[str, Tensor],
            alive: Optional[Dict[str, Tensor]]) -> Optional[List[Tensor]]:
     """Which of some branches are not left out."""
     return None if alive is None else [alive[name] for name in logits]
-
-
-def _are_names(value: Any) -> bool:
-    return (isinstance(value, (tuple, list)) and len(value) > 0
-            and all(isinstance(name, str) for name in value)
-            and len(set(value)) == len(value))
