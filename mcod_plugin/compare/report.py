@@ -424,8 +424,8 @@ class Report:
             rivals, key=lambda method: sign * fmean(rivals[method].values()))
         model = TwoWay(rivals)
         if all(
-                model.difference(best, other).excludes() for other in rivals
-                if other != best):
+                model.difference(best, other).excludes_zero()
+                for other in rivals if other != best):
             column[best] = f'**{column[best]}**'
         return column
 

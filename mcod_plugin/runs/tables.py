@@ -15,23 +15,12 @@ __all__ = ['WIDTH', 'accuracy_table', 'markdown', 'metrics_table', 'render']
 WIDTH = 120
 
 
-def render(header: Sequence[str],
-           rows: Sequence[Sequence[str]],
-           left: int = 1) -> str:
-    """A table for a terminal or a log.
-
-    Args:
-        header (Sequence[str]): Names of the columns.
-        rows (Sequence[Sequence[str]]): The cells.
-        left (int): How many columns, from the first on, are flush left; the
-            others are flush right. Defaults to 1.
-
-    Returns:
-        str: Its lines.
-    """
+def render(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for a terminal or a log, its first column flush left, the
+    others flush right."""
     table = Table()
     for index, name in enumerate(header):
-        table.add_column(name, justify='left' if index < left else 'right')
+        table.add_column(name, justify='right' if index else 'left')
     for row in rows:
         table.add_row(*row)
     # Cells are text, even where they look like Rich's own markup.

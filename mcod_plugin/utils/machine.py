@@ -20,7 +20,7 @@ from mcod_plugin.version import __version__
 __all__ = [
     'GIB', 'cpu_flags', 'cpu_has_bfloat16', 'cpu_name', 'default_workers',
     'describe_machine', 'free_memory', 'keep_freed_memory', 'peak_memory',
-    'process_memory', 'require_packages', 'return_freed_memory', 'usable_cores'
+    'process_memory', 'require_packages', 'usable_cores'
 ]
 
 LIBRARIES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmpretrain')
@@ -223,12 +223,6 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_MMAP_THRESHOLD, LARGE) or libc.mallopt(
             M_MMAP_THRESHOLD, LARGEST_ALLOWED)
         libc.mallopt(M_TRIM_THRESHOLD, LARGE)
-
-
-def return_freed_memory() -> None:
-    """Return what is free to the system now."""
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def default_workers() -> int:

@@ -16,7 +16,8 @@ from mcod_plugin.alone.optimizer import optim_wrapper_alone
 from mcod_plugin.compare.plan import _check_evaluator
 from mcod_plugin.config.input_size import pipeline_input_size
 from mcod_plugin.config.methods import apply_method
-from mcod_plugin.config.parts import is_part, type_name, walk
+from mcod_plugin.config.parts import (is_part, metric_configs, type_name,
+                                      walk)
 from mcod_plugin.config.pretrained import (checkpoints, is_pretrained,
                                            without_pretrained)
 from mcod_plugin.config.read import read_config
@@ -253,6 +254,17 @@ def test_metrics(kind):
     metric = dict(type=kind, topk=(1, 5))
     assert evaluator(metric, 10) == dict(type='Accuracy', topk=(1, 5))
     _check_evaluator(metric)
+
+
+@pytest.mark.parametrize('given', [
+    dict(type='A', topk=1), [dict(type='A', topk=1)],
+    (dict(type='A', topk=1), ),
+    dict(type='Evaluator', metrics=dict(type='A', topk=1)),
+    ConfigDict(metrics=[dict(type='A', topk=1)])
+])
+def test_metrics_of_an_evaluator(given):
+    assert metric_configs(given) == [dict(type='A', topk=1)]
+    assert metric_configs(None) == []
 
 
 @spelled(AutocastOptimWrapper, 'mcod_plugin.AutocastOptimWrapper')
