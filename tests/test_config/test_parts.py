@@ -12,7 +12,6 @@ from mmengine.registry import HOOKS, Registry
 from mmpretrain.datasets import PackInputs, RandomCrop
 
 from mcod_plugin.alone.data import evaluator, loader_alone
-from mcod_plugin.alone.optimizer import optim_wrapper_alone
 from mcod_plugin.compare.plan import _check_evaluator
 from mcod_plugin.config.input_size import pipeline_input_size
 from mcod_plugin.config.methods import apply_method
@@ -39,6 +38,7 @@ from mcod_plugin.publish.trained_run import TrainedRun
 from mcod_plugin.publish.weights import published_config
 from speed import cases
 from speed.branch_runner import branch_loader
+from speed.optimizer_alone import optim_wrapper_alone
 
 PRIVATE = '/home/me/w.pth'
 
