@@ -168,18 +168,13 @@ class Courses:
         """Go on from what a checkpoint has kept.
 
         Args:
-            state (Mapping[str, Any]): What :meth:`state` gave. That of an
-                older version lacks some entries.
+            state (Mapping[str, Any]): What :meth:`state` gave.
         """
         for name in (*LISTS, *BY_NAME):
-            setattr(self, name, state.get(name, getattr(self, name)))
-        parts = len(self.kd_weight)
-        self.until = self.until or [*range(1, 1 + parts)]
-        self.kd_on = [math.nan] * (parts - len(self.kd_on)) + self.kd_on
-        part = state.get('part')
-        if part is not None:
-            self.steps = part['steps']
-            self._weights, self._ratios = part['weights'], part['ratios']
+            setattr(self, name, state[name])
+        part = state['part']
+        self.steps = part['steps']
+        self._weights, self._ratios = part['weights'], part['ratios']
 
 
 def _on_host(values: Mapping[str, Iterable[Any]]) -> Dict[str, Sequence[Any]]:
