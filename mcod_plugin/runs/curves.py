@@ -7,11 +7,54 @@ from .figures import (BASELINE, COLORS, figure_style, legend_below, line_look,
 from .metrics import ENSEMBLE, top1
 from .record import distilled, kd_weights
 
-__all__ = ['draw_run', 'draw_runs']
+__all__ = [
+    'SIZE', 'courses_of', 'draw_run', 'draw_runs', 'plot_courses',
+    'plot_schedule'
+]
 
 # Width and height of a panel in inches.
 SIZE = 3.9, 2.5
 ACCURACY = 'top-1 accuracy in %'
+
+# Values by epoch or iteration, by the name of the line and the panel's title.
+Panels = Dict[str, Dict[str, Dict[int, float]]]
+
+
+def courses_of(record: Mapping[str, Any]) -> Panels:
+    """Accuracy and loss of each branch and of the ensemble in a run, as far
+    as they are known."""
+    until = record.get('until') or ()
+    found = {
+        ACCURACY: _accuracy(record),
+        'cross entropy in training': {
+            name: dict(zip(until, losses))
+            for name, losses in (record.get('train_loss') or {}).items()
+        }
+    }
+    return {title: curves for title, curves in found.items() if curves}
+
+
+def plot_courses(axes: Sequence[Any], panels: Panels,
+                 looks: Mapping[str, Mapping[str, Any]], unit: str) -> None:
+    """Draw a panel after the other.
+
+    Args:
+        axes (Sequence[matplotlib.axes.Axes]): Where to draw.
+        panels (dict): See :func:`courses_of`.
+        looks (Mapping[str, Mapping[str, Any]]): By name see
+            :func:`plot_curve`.
+        unit (str): ``'epoch'`` or ``'iteration'``.
+    """
+    for axis, (title, curves) in zip(axes, panels.items()):
+        for name, curve in curves.items():
+            plot_curve(axis, curve, looks[name])
+        axis.set(title=title, xlabel=unit)
+
+
+def plot_schedule(axis: Any, record: Mapping[str, Any]) -> None:
+    """Draw the weights of the distillation as they took effect in a run."""
+    plot_weights(axis, kd_weights(record), COLORS[0], _edges(record))
+    _finish(axis, record)
 
 
 def draw_run(record: Mapping[str, Any], path: str) -> bool:
@@ -29,14 +72,7 @@ def draw_run(record: Mapping[str, Any], path: str) -> bool:
     Raises:
         ConfigError: If Matplotlib is missing.
     """
-    found = {
-        ACCURACY: _accuracy(record),
-        'cross entropy in training': {
-            name: dict(zip(record.get('until') or (), losses))
-            for name, losses in (record.get('train_loss') or {}).items()
-        }
-    }
-    found = {title: curves for title, curves in found.items() if curves}
+    found = courses_of(record)
     if not found:
         return False
     names = dict.fromkeys(name for curves in found.values() for name in curves)
@@ -46,14 +82,9 @@ def draw_run(record: Mapping[str, Any], path: str) -> bool:
         looks[ENSEMBLE] = dict(color=BASELINE, linestyle='-')
     with figure_style():
         figure, panels = panels_of(len(found) + distilled(record), *SIZE)
-        for panel, (title, curves) in zip(panels, found.items()):
-            for name, curve in curves.items():
-                plot_curve(panel, curve, looks[name])
-            panel.set(title=title, xlabel=_unit(record))
+        plot_courses(panels, found, looks, _unit(record))
         if distilled(record):
-            plot_weights(panels[-1], kd_weights(record), COLORS[0],
-                         _edges(record))
-            _finish(panels[-1], record)
+            plot_schedule(panels[-1], record)
         legend_below(figure, looks)
         save_figure(figure, path)
     return True
@@ -87,11 +118,14 @@ def draw_runs(records: Mapping[str, Mapping[str, Any]], path: str) -> bool:
     unit = _unit(next(iter(records.values())))
     with figure_style():
         figure, panels = panels_of(len(names) + bool(schedules), *SIZE)
-        for panel, name in zip(panels, names):
-            for label, run in curves.items():
-                if name in run:
-                    plot_curve(panel, run[name], looks[label])
-            panel.set(title=f'{name}, {ACCURACY}', xlabel=unit)
+        plot_courses(
+            panels, {
+                f'{name}, {ACCURACY}': {
+                    label: run[name]
+                    for label, run in curves.items() if name in run
+                }
+                for name in names
+            }, looks, unit)
         for label, record in schedules.items():
             panels[-1].stairs(
                 kd_weights(record),

@@ -167,14 +167,14 @@ def pure_python(tmp_path):
 
 
 def run_of(cfg):
-    return TrainedRun('', Config(cfg), '', {}, {}, [])
+    return TrainedRun('', Config(cfg), '', {}, {})
 
 
 def test_no_private_path_is_published(pure_python):
     text = published_config(pure_python, None).pretty_text
     assert 'CifarResNet' in text and '/home/me' not in text
     # The card tells which branches had learnt before.
-    assert TrainedRun('', pure_python, '', {}, {}, []).pretrained == ['a']
+    assert TrainedRun('', pure_python, '', {}, {}).pretrained == ['a']
 
 
 @IN_MEMORY
