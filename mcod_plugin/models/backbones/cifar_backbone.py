@@ -18,21 +18,9 @@ INIT_CFG = [
 
 def resolve_out_indices(setting: str, out_indices: Union[int, Sequence[int]],
                         num_stages: int) -> Tuple[int, ...]:
-    """Turn ``out_indices`` into non-negative stage numbers in rising order.
-
-    Args:
-        setting (str): The setting, as the user types it.
-        out_indices (int | Sequence[int]): What was given. Negative numbers
-            count from the last stage.
-        num_stages (int): The number of stages.
-
-    Returns:
-        tuple[int]: The stages whose output is returned.
-
-    Raises:
-        ConfigError: If there is no such stage, none is given, or one is
-            given twice.
-    """
+    """The stages that ``out_indices`` names, from 0 on and in rising order;
+    negative numbers count from the last one. Raise unless they are stages, at
+    least one, and none twice."""
     allowed = range(-num_stages, num_stages)
     indices = (
         list(out_indices)

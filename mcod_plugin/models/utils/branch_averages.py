@@ -75,13 +75,9 @@ class BranchAverages:
             _copy_values(average.buffers(), branch.buffers())
 
     def after_step(self, optimizer: Optimizer) -> None:
-        """Take a step of an optimizer into account.
-
-        Args:
-            optimizer (Optimizer): The optimizer. If it has no parameter of a
-                branch, or none of them has a gradient, the average of this
-                stays as it is.
-        """
+        """Take a step of an optimizer into account. If it has no parameter of
+        a branch, or none of them has a gradient, the average of this stays as
+        it is."""
         held = {
             id(parameter)
             for group in optimizer.param_groups

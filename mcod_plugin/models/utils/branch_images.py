@@ -17,15 +17,8 @@ Inputs = Union[Tensor, Mapping[str, Tensor]]
 
 
 def resize(images: Tensor, size: Tuple[int, int]) -> Tensor:
-    """Bring images to a size, bilinearly and with antialiasing.
-
-    Args:
-        images (Tensor): Images ``(N, C, H, W)``.
-        size (tuple[int, int]): Height and width in pixels.
-
-    Returns:
-        Tensor: Images ``(N, C, *size)``; the given ones if they have it.
-    """
+    """Bring images ``(N, C, H, W)`` to a height and width, bilinearly and with
+    antialiasing; those that have it stay as they are."""
     if tuple(images.shape[2:]) == tuple(size):
         return images
     return F.interpolate(
@@ -101,14 +94,7 @@ class BranchImages(nn.Module):
 
 
 def check_shared(inputs: Inputs) -> None:
-    """Raise unless all branches get the same images.
-
-    Args:
-        inputs (Tensor | dict[str, Tensor]): The images.
-
-    Raises:
-        ConfigError: If they have views of their own.
-    """
+    """Raise unless all branches get the same images."""
     if isinstance(inputs, Mapping):
         raise ConfigError('inputs by branch are for the losses of a training; '
                           'a prediction takes one tensor of images (N, C, H, '

@@ -213,12 +213,5 @@ def freeze(branch: nn.Module) -> None:
 
 
 def is_frozen(branch: nn.Module) -> bool:
-    """Whether none of a branch's parameters is trained.
-
-    Args:
-        branch (nn.Module): The classifier.
-
-    Returns:
-        bool: Whether it is so.
-    """
+    """Whether none of a branch's parameters is trained."""
     return not any(value.requires_grad for value in branch.parameters())

@@ -11,16 +11,9 @@ __all__ = ['guess_input_size', 'network_input_size']
 
 
 def network_input_size(branch: Any) -> Optional[Union[int, Sequence[int]]]:
-    """The size of the images that a network itself is made for.
-
-    Args:
-        branch (dict | nn.Module): A classifier or its config.
-
-    Returns:
-        int | Sequence[int] | None: The size as an ``input_size``: ``img_size``
-        of the network, else that of a network of timm's which takes no other.
-        None if it does not tell.
-    """
+    """The size of the images that a classifier's network itself is made for,
+    as an ``input_size``: its ``img_size``, else that of a network of timm's
+    which takes no other. None if it does not tell."""
     if isinstance(branch, Mapping):
         network = branch.get('backbone', branch)
         if isinstance(network, Mapping):

@@ -151,15 +151,7 @@ class LabelRule:
 
 def check_mixing(branches: Mapping[str, nn.Module],
                  preprocessor: nn.Module) -> None:
-    """Raise if images are mixed whose label a head has to know.
-
-    Args:
-        branches (Mapping[str, nn.Module]): The branches by name.
-        preprocessor (nn.Module): The cohort's preprocessor.
-
-    Raises:
-        ConfigError: If it is so.
-    """
+    """Raise if images are mixed whose label a head has to know."""
     augments = getattr(preprocessor, 'batch_augments', None)
     if augments is not None:
         check_augments('model.train_cfg.augments', branches, augments)
@@ -167,16 +159,8 @@ def check_mixing(branches: Mapping[str, nn.Module],
 
 def check_augments(setting: str, branches: Mapping[str, nn.Module],
                    augments: Any) -> None:
-    """Raise if batch augmentations mix images whose label a head has to know.
-
-    Args:
-        setting (str): What asks for them.
-        branches (Mapping[str, nn.Module]): The branches by name.
-        augments (RandomBatchAugment): The augmentations.
-
-    Raises:
-        ConfigError: If it is so.
-    """
+    """Raise if batch augmentations mix images whose label a head has to
+    know."""
     for name, branch in branches.items():
         if has_margin(branch):
             kinds = ', '.join(
