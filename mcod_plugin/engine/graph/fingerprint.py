@@ -84,14 +84,8 @@ def _plain(module: nn.Module) -> Iterator[Tuple[str, Any]]:
 
 
 def group_settings(optimizer: Optimizer) -> tuple:
-    """The settings of an optimizer's groups, apart from learning rates.
-
-    Args:
-        optimizer (Optimizer): The optimizer.
-
-    Returns:
-        tuple: Of each group, pairs of name and value.
-    """
+    """Of each of an optimizer's groups the pairs of setting and value, apart
+    from learning rates."""
     return tuple(
         tuple((key, repr(value)) for key, value in group.items()
               if key not in NO_SETTINGS) for group in optimizer.param_groups)

@@ -87,14 +87,7 @@ class StepBatch:
                             for name, value in self.tensors.items()))
 
     def copy_to(self, device: torch.device) -> 'StepBatch':
-        """A copy in memory of its own.
-
-        Args:
-            device (torch.device): Where it is to be.
-
-        Returns:
-            StepBatch: The copy.
-        """
+        """A copy on a device, in memory of its own."""
         made: Dict[int, Tensor] = {}
 
         def copy(value: Tensor) -> Tensor:

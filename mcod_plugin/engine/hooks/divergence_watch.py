@@ -86,13 +86,9 @@ class DivergenceWatch:
         return getattr(self._model, 'branches', {})
 
     def check_losses(self, losses: Iterable[Reading]) -> None:
-        """Note which losses are not finite.
-
-        Args:
-            losses (Iterable[tuple]): Of each its key, such as
-                ``train/vgg.loss_ce``, the number, the iteration from 1, and
-                the learning rates as ``OptimWrapper.get_lr()`` gives them.
-        """
+        """Note which losses are not finite. Of each are given its key, such as
+        ``train/vgg.loss_ce``, the number, the iteration from 1, and the
+        learning rates as ``OptimWrapper.get_lr()`` gives them."""
         for key, number, iteration, rates in losses:
             if math.isfinite(number):
                 continue
@@ -103,11 +99,8 @@ class DivergenceWatch:
                        2 if not name or loss == 'loss_kd' else 0)
 
     def check_weights(self, iteration: int) -> None:
-        """Note which weights are not finite, unless it was done.
-
-        Args:
-            iteration (int): How many iterations are over.
-        """
+        """Note which weights are not finite after so many iterations, unless
+        it was done."""
         if self._looked == iteration:
             return
         self._looked = iteration
@@ -116,14 +109,9 @@ class DivergenceWatch:
                        iteration, self._runner.optim_wrapper.get_lr(), 1)
 
     def handle_faults(self, iteration: int) -> None:
-        """Do what is to be done. All ranks call it in the same places.
-
-        Args:
-            iteration (int): How many iterations are over.
-
-        Raises:
-            TrainingError: If the run cannot go on.
-        """
+        """Do what is to be done after so many iterations, and raise a
+        TrainingError if the run cannot go on. All ranks call it in the same
+        places."""
         if self._drops:
             # Those without a loss, such as a frozen teacher.
             for name, alive in zip(self._branches, self._model.alive.tolist()):
@@ -142,12 +130,8 @@ class DivergenceWatch:
             self._act(faults)
 
     def raise_if_faulty(self) -> None:
-        """Raise if something is noted that is still to be settled, so that no
-        checkpoint is written.
-
-        Raises:
-            TrainingError: If the run does not go on without it.
-        """
+        """Raise if something is noted without which the run would not go on
+        and which is still to be settled, so that no checkpoint is written."""
         if self._faults and not self._drops:
             self._stop(self._faults)
 
@@ -241,15 +225,9 @@ def diverged_branches(checkpoint: dict) -> Dict[str, dict]:
 
 
 def broken_parts(model: nn.Module) -> List[str]:
-    """Parts of a model with weights, or running statistics of a norm, that
-    are not finite. Other buffers are left alone: a mask may be infinite.
-
-    Args:
-        model (nn.Module): The model, a cohort or any other.
-
-    Returns:
-        list[str]: Names of branches, and of the model's other children.
-    """
+    """The branches, and other children of a model, with weights, or running
+    statistics of a norm, that are not finite. Other buffers are left alone: a
+    mask may be infinite."""
     parts: Dict[str, List[torch.Tensor]] = {}
 
     def add(name: str, tensor: torch.Tensor) -> None:

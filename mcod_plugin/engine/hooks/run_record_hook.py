@@ -425,26 +425,15 @@ class RunRecordHook(Hook):
 
 
 def write_record(path: str, record: Dict[str, Any]) -> None:
-    """Write a record, a line for each of its keys.
-
-    Args:
-        path (str): The file.
-        record (dict[str, Any]): The record.
-    """
+    """Write a record, a line for each of its keys."""
     lines = ',\n'.join(f'{json.dumps(key)}: {json.dumps(value)}'
                        for key, value in record.items())
     write_text(path, f'{{\n{lines}\n}}\n')
 
 
 def changes_table(changes: List[Dict[str, Any]]) -> str:
-    """The settings in which a resumed run differs from its checkpoint.
-
-    Args:
-        changes (list[dict]): See :func:`config_changes`.
-
-    Returns:
-        str: A table.
-    """
+    """A table of the settings in which a resumed run differs from its
+    checkpoint, see :func:`config_changes`."""
     rows = [[
         change['setting'],
         *(json.dumps(change[when]) if when in change else '-'

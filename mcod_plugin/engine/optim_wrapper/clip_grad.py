@@ -18,18 +18,10 @@ KINDS = dict(
 
 
 def check_clip_grad(setting: str, cfg: Any) -> None:
-    """Raise unless gradients can be clipped as a config says.
-
-    Args:
-        setting (str): The setting, as the user types it.
-        cfg (dict): Its value: ``type``, which is ``'norm'`` unless it says
-            ``'value'``, and the arguments of
-            :func:`torch.nn.utils.clip_grad_norm_` or
-            :func:`torch.nn.utils.clip_grad_value_`.
-
-    Raises:
-        ConfigError: If they cannot.
-    """
+    """Raise unless gradients can be clipped as a config says: by its ``type``,
+    which is ``'norm'`` unless it says ``'value'``, and the arguments of
+    :func:`torch.nn.utils.clip_grad_norm_` or
+    :func:`torch.nn.utils.clip_grad_value_`."""
     if not isinstance(cfg, dict):
         raise ConfigError(f'{setting} must be a dict such as '
                           f'dict(max_norm=1.0); got {cfg!r}')

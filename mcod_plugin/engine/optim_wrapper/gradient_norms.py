@@ -50,11 +50,7 @@ class GradientNorms:
 
     @classmethod
     def defer(cls, optim_wrapper: Any) -> None:
-        """Have an optimizer wrapper hand its norms over, if it clips.
-
-        Args:
-            optim_wrapper (OptimWrapper | Any): The wrapper.
-        """
+        """Have an optimizer wrapper hand its norms over, if it clips."""
         if (isinstance(optim_wrapper, OptimWrapper)
                 and (optim_wrapper.clip_grad_kwargs
                      or isinstance(optim_wrapper.optimizer, BranchOptimizer))

@@ -59,16 +59,9 @@ def dry_run(runner: Runner) -> str:
 
 def kinds_of_steps(runner: Runner,
                    per_epoch: int) -> Dict[FrozenSet[str], Tuple[int, int]]:
-    """The steps of a run by the branches that they distil.
-
-    Args:
-        runner (Runner): The runner, whose schedules know the run's length.
-        per_epoch (int): Iterations of an epoch.
-
-    Returns:
-        dict[frozenset[str], tuple[int, int]]: By the names of the branches
-        the first of these iterations, 0-based, and their number.
-    """
+    """The steps of a run by the branches that they distil: by their names the
+    first of these iterations, 0-based, and their number. The runner's
+    schedules know the run's length."""
     model = get_ori_model(runner.model)
     hooks = [
         hook for hook in runner.hooks if isinstance(hook, DiscontinuousKDHook)

@@ -48,12 +48,8 @@ class ResumingRunner(Runner):
     _resumes = _resumes_schedulers = False
 
     def load_or_resume(self) -> None:
-        """Load or resume, as the config asks for.
-
-        Raises:
-            ConfigError: If none of the checkpoints to resume from is intact,
-                or not all processes find the same one.
-        """
+        """Load or resume, as the config asks for. One of the checkpoints to
+        resume from must be intact, and all processes find the same one."""
         if self._resume and self._load_from is None and not self._has_loaded:
             self._resume_latest()
         else:
@@ -135,23 +131,9 @@ class ResumingRunner(Runner):
                         map_location: Union[str, Callable] = 'cpu',
                         strict: bool = True,
                         revise_keys: list = [(r'^module.', '')]) -> dict:
-        """Load a checkpoint's weights into the model.
-
-        Args:
-            filename (str): A local path or an ``http(s)`` address.
-            map_location (str | Callable): See :func:`torch.load`.
-                Defaults to ``'cpu'``.
-            strict (bool): Whether all keys must match. A cohort insists on
-                it in any case. Defaults to True.
-            revise_keys (list): Pairs of pattern and replacement for the keys.
-                Defaults to dropping the prefix ``module.``.
-
-        Returns:
-            dict: The checkpoint.
-
-        Raises:
-            ConfigError: If it cannot be opened or does not fit.
-        """
+        """Load a checkpoint's weights into the model, see
+        :meth:`Runner.load_checkpoint`. It is opened as data, and a cohort
+        insists that all keys match, ``strict`` or not."""
         checkpoint = read_checkpoint(filename, map_location)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(
