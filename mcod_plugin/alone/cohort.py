@@ -29,23 +29,13 @@ __all__ = [
 
 
 def build_cohort(cfg: Any, only: Optional[str] = None) -> nn.Module:
-    """Build a cohort, or one of its branches in a cohort of its own.
+    """Build a cohort, or ``only`` one of its branches in a cohort of its own.
+    That has the settings and sees the images that it has in the cohort, and is
+    trained even if it is frozen there.
 
     Neither the weights to start from are loaded, nor the network that they
     would come by. The branches have the order of values in memory that they
     have when they stand alone.
-
-    Args:
-        cfg (Config): The cohort's config.
-        only (str, optional): The one branch to build. It has the settings and
-            sees the images that it has in the cohort, and is trained even if
-            it is frozen there. Defaults to None, which builds all.
-
-    Returns:
-        nn.Module: The cohort.
-
-    Raises:
-        ConfigError: If it cannot be built.
     """
     model = model_config(cfg)
     branches = model['branches']

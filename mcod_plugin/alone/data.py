@@ -115,18 +115,8 @@ def loader_alone(loader: dict,
                  size: Optional[Tuple[int, int]] = None,
                  channels: int = 3,
                  exact: bool = False) -> dict:
-    """The config of a data loader for the test of a branch.
-
-    Args:
-        loader (dict): The cohort's.
-        size (tuple[int, int], optional): See :func:`dataset_alone`, as for
-            the next two. Defaults to None.
-        channels (int): Defaults to 3.
-        exact (bool): Defaults to False.
-
-    Returns:
-        dict: The config, of plain values.
-    """
+    """The config of a data loader for the test of a branch, of plain values;
+    see :func:`dataset_alone`."""
     loader = plain('test_dataloader', loader)
     dataset = dataset_alone(loader['dataset'], size, channels, exact)
     # A part that stays in memory comes in whole batches.

@@ -103,14 +103,7 @@ def write_safetensors(model: BranchModel, folder: str) -> None:
 
 
 def timm_fault(model: BranchModel) -> str:
-    """Why timm cannot open a branch.
-
-    Args:
-        model (BranchModel): The branch.
-
-    Returns:
-        str: The reason, empty if it can.
-    """
+    """Why timm cannot open a branch; empty if it can."""
     if model.timm is None:
         return (f'no classifier of timm gives the logits of branch '
                 f'{model.name}')
@@ -169,15 +162,9 @@ def write_timm(model: BranchModel, folder: str) -> None:
 
 
 def to_checkpoint(state_dict: Mapping[str, Tensor], meta: dict) -> bytes:
-    """Weights as a checkpoint that ``torch.load(weights_only=True)`` opens.
-
-    Args:
-        state_dict (Mapping[str, Tensor]): The weights.
-        meta (dict): What the checkpoint tells of itself.
-
-    Returns:
-        bytes: The file, with ``state_dict`` and ``meta``.
-    """
+    """Weights, and what the checkpoint tells of itself, as a file that
+    ``torch.load(weights_only=True)`` opens: with ``state_dict`` and
+    ``meta``."""
     # A copy without the gaps that other memory formats leave. The versions of
     # the parts, which some of them look for, stay with it.
     weights = OrderedDict(
@@ -190,14 +177,7 @@ def to_checkpoint(state_dict: Mapping[str, Tensor], meta: dict) -> bytes:
 
 
 def to_safetensors(state_dict: Mapping[str, Tensor]) -> bytes:
-    """Weights as a safetensors file.
-
-    Args:
-        state_dict (Mapping[str, Tensor]): The weights.
-
-    Returns:
-        bytes: The file.
-    """
+    """Weights as a safetensors file."""
     from safetensors.torch import save
 
     # It takes no tensors that share memory or have gaps.

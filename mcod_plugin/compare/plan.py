@@ -131,17 +131,9 @@ def choose(runs: Sequence[Run], patterns: Sequence[str]) -> List[Run]:
 
 
 def shard(runs: Sequence[Run], index: int, number: int) -> List[Run]:
-    """The share of one of several processes that divide a study.
-
-    Args:
-        runs (Sequence[Run]): The runs.
-        index (int): Which share, from 1.
-        number (int): How many shares there are.
-
-    Returns:
-        list[Run]: Every ``number``-th run. One that needs the checkpoint of
-        another is in the same share.
-    """
+    """The share, from 1, of one of several processes that divide a study:
+    every ``number``-th run. One that needs the checkpoint of another is in the
+    same share."""
     homes = {run.name: position for position, run in enumerate(runs)}
     for run in runs:
         for name in run.needs:

@@ -197,16 +197,8 @@ def steps(run: Record, number: int) -> List[int]:
 
 
 def of_other_configs(results: Results, hashes: Mapping[str, str]) -> List[str]:
-    """The runs that were made by another config than they are to have.
-
-    Args:
-        results (dict[str, list[dict]]): The runs by method.
-        hashes (Mapping[str, str]): The hash of the config that each run is
-            to have, by name.
-
-    Returns:
-        list[str]: Their names.
-    """
+    """The names of the runs that were made by another config than they are to
+    have, by the hashes of those."""
     return [
         _name(run) for run in all_runs(results)
         if run.get('config_hash') != hashes.get(_name(run))

@@ -44,17 +44,8 @@ def state(run: Run) -> str:
 
 
 def overview(runs: Sequence[Run]) -> str:
-    """How far each run of a study has come.
-
-    Args:
-        runs (Sequence[Run]): The runs.
-
-    Returns:
-        str: A table with a row for each method and a column for each seed.
-
-    Raises:
-        ConfigError: If a run has a result by another config.
-    """
+    """How far each run of a study has come, see :func:`state`: a table with a
+    row for each method and a column for each seed."""
     states = {(run.method, run.seed): state(run) for run in runs}
     methods = dict.fromkeys(run.method for run in runs)
     seeds = sorted({run.seed for run in runs})
@@ -103,17 +94,9 @@ def _check_hash(run: Run, place: str, given: Optional[str]) -> None:
 
 
 def check_precision(runs: Sequence[Run]) -> None:
-    """Raise if the runs of a study would not all be in one precision each,
-    because another machine has begun it.
-
-    Args:
-        runs (Sequence[Run]): The runs, those that are done or begun and
-            those that are still to be trained here.
-
-    Raises:
-        ConfigError: If one was trained in another precision than this machine
-            would train it in.
-    """
+    """Raise if the runs of a study, those that are done or begun and those
+    that are still to be trained here, would not all be in one precision each,
+    because another machine has begun it."""
     for run in runs:
         used = _used_precision(run)
         own = precision(run.cfg.get('optim_wrapper') or {})
@@ -145,14 +128,7 @@ def _used_precision(run: Run) -> Optional[str]:
 
 
 def hash_file(run: Run) -> str:
-    """Where a work directory says of which config it is.
-
-    Args:
-        run (Run): The run.
-
-    Returns:
-        str: The path.
-    """
+    """Where a work directory says of which config it is."""
     return osp.join(run.work_dir, 'config_hash')
 
 

@@ -36,14 +36,8 @@ class Estimate:
 
 
 def estimate(values: Iterable[float]) -> Optional[Estimate]:
-    """Mean and spread of some values.
-
-    Args:
-        values (Iterable[float]): The values, such as one for each seed.
-
-    Returns:
-        Estimate | None: The estimate. None if there is no value.
-    """
+    """Mean and spread of some values, such as one for each seed; None if there
+    is no value."""
     values = list(values)
     n = len(values)
     if not n:
@@ -73,15 +67,8 @@ class Contrast:
     freedom: int
 
     def interval(self) -> Optional[Tuple[float, float]]:
-        """The 95 % confidence interval by Student's t.
-
-        Returns:
-            tuple[float, float] | None: Lower and upper end. None without a
-            standard error.
-
-        Raises:
-            ConfigError: If SciPy is missing.
-        """
+        """Lower and upper end of the 95 % confidence interval by Student's t;
+        None without a standard error."""
         if self.error is None:
             return None
         half = self.error * float(_scipy_stats().t.ppf(
@@ -96,26 +83,15 @@ class Contrast:
 
     def p_value(self) -> Optional[float]:
         """How likely a value at least as far from 0 would be if the methods
-        were the same: the two-sided t-test.
-
-        Returns:
-            float | None: The probability. None without a standard error.
-        """
+        were the same: the two-sided t-test. None without a standard error."""
         if self.error is None:
             return None
         return 2 * self._tail(abs(self.value))
 
     def p_level(self, margin: float) -> Optional[float]:
         """How likely such a value would be if the methods differed by the
-        margin or more: two one-sided t-tests (Schuirmann, 1987).
-
-        Args:
-            margin (float): The margin, above 0.
-
-        Returns:
-            float | None: The greater of the two probabilities. None without
-            a standard error.
-        """
+        margin, above 0, or more: the greater probability of two one-sided
+        t-tests (Schuirmann, 1987). None without a standard error."""
         if self.error is None:
             return None
         return max(
@@ -172,12 +148,8 @@ class TwoWay:
             self.sd = math.sqrt(float(rest @ rest) / self.freedom)
 
     def difference(self, method: str, other: str) -> Optional[Contrast]:
-        """By how much a method is greater than another one.
-
-        Returns:
-            Contrast | None: None if the values cannot tell it, as of a method
-            that has none.
-        """
+        """By how much a method is greater than another one; None if the values
+        cannot tell it, as of a method that has none."""
         if not {method, other} <= self._columns.keys():
             return None
         row = np.zeros(len(self._columns))
@@ -192,15 +164,8 @@ class TwoWay:
 
 
 def holm(p_values: Sequence[float]) -> List[float]:
-    """Probabilities of several tests, adjusted so that the chance of a wrong
-    discovery among all of them is kept (Holm, 1979).
-
-    Args:
-        p_values (Sequence[float]): The probability of each test.
-
-    Returns:
-        list[float]: The adjusted ones, in the same order.
-    """
+    """Probabilities of several tests, in their order, adjusted so that the
+    chance of a wrong discovery among all of them is kept (Holm, 1979)."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted, least = [0.] * len(p_values), 0.
     for rank, index in enumerate(order):
@@ -210,17 +175,10 @@ def holm(p_values: Sequence[float]) -> List[float]:
 
 
 def seeds_needed(sd: float, methods: int, difference: float) -> Optional[int]:
-    """With how many seeds a difference of two methods would be seen by a
-    two-sided t-test in four of five studies.
-
-    Args:
-        sd (float): The standard deviation of the noise, see :class:`TwoWay`.
-        methods (int): How many methods have all these seeds, at least 2.
-        difference (float): The true difference.
-
-    Returns:
-        int | None: The least number; None if it is beyond ``MOST_SEEDS``.
-    """
+    """The least number of seeds with which a true difference of two among
+    several methods, all of which have these seeds, would be seen by a
+    two-sided t-test in four of five studies. ``sd`` is that of the noise, see
+    :class:`TwoWay`. None if it is beyond ``MOST_SEEDS``."""
     stats = _scipy_stats()
 
     def is_seen(seeds: int) -> bool:

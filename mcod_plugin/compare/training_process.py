@@ -167,11 +167,8 @@ class TrainingProcess:
 
 
 def is_taken(run: Run) -> bool:
-    """Whether another process, on this machine or another one, is at a run.
-
-    Args:
-        run (Run): The run; none that this process is at.
-    """
+    """Whether another process, on this machine or another one, is at a run
+    that this process is not at."""
     try:
         with open(_lock_file(run), 'a') as lock:
             return not try_lock(lock.fileno())

@@ -34,17 +34,9 @@ HOOKS = dict(
 
 
 def cohort_text(sources: Sequence[Source], recipe: Source, out: str) -> str:
-    """Write the config of a cohort that inherits others.
-
-    Args:
-        sources (Sequence[Source]): The branches' configs.
-        recipe (Source): The one whose data, schedule and runtime are
-            inherited.
-        out (str): The file that it is for; paths are relative to its folder.
-
-    Returns:
-        str: The text.
-    """
+    """Write the config of a cohort that inherits those of its branches. Data,
+    schedule and runtime are those of the recipe, and paths are relative to the
+    folder of ``out``, the file that it is for."""
     from yapf.yapflib.yapf_api import FormatCode
     parts = [
         _docstring(sources, recipe, out),

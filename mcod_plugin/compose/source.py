@@ -143,15 +143,8 @@ class Source:
         return self.of_optimizer('weight_decay') or 0.
 
     def of_optimizer(self, key: str) -> Optional[float]:
-        """A number among the settings of the optimizer.
-
-        Args:
-            key (str): The setting.
-
-        Returns:
-            float | None: What it says, else its default; None if it has no
-            such setting.
-        """
+        """A number among the settings of the optimizer: what it says, else its
+        default; None if it has no such setting."""
         kind = self.optimizer.get('type')
         if isinstance(kind, str):
             with OPTIMIZERS.switch_scope_and_registry(None) as registry:

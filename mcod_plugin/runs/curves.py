@@ -36,15 +36,9 @@ def courses_of(record: Mapping[str, Any]) -> Panels:
 
 def plot_courses(axes: Sequence[Any], panels: Panels,
                  looks: Mapping[str, Mapping[str, Any]], unit: str) -> None:
-    """Draw a panel after the other.
-
-    Args:
-        axes (Sequence[matplotlib.axes.Axes]): Where to draw.
-        panels (dict): See :func:`courses_of`.
-        looks (Mapping[str, Mapping[str, Any]]): By name see
-            :func:`plot_curve`.
-        unit (str): ``'epoch'`` or ``'iteration'``.
-    """
+    """Draw a panel after the other into Matplotlib's axes, each line as
+    :func:`plot_curve` does by its look. The unit is ``'epoch'`` or
+    ``'iteration'``."""
     for axis, (title, curves) in zip(axes, panels.items()):
         for name, curve in curves.items():
             plot_curve(axis, curve, looks[name])
@@ -59,19 +53,8 @@ def plot_schedule(axis: Any, record: Mapping[str, Any]) -> None:
 
 def draw_run(record: Mapping[str, Any], path: str) -> bool:
     """Draw accuracy and loss of each branch, and the schedule as it took
-    effect.
-
-    Args:
-        record (dict): The record of the run, or what of it is known so far;
-            see :class:`RunRecordHook`.
-        path (str): The PNG file.
-
-    Returns:
-        bool: Whether there was anything to draw.
-
-    Raises:
-        ConfigError: If Matplotlib is missing.
-    """
+    effect, from the record of a run or what of it is known so far, into a PNG
+    file. Returned is whether there was anything to draw."""
     found = courses_of(record)
     if not found:
         return False
@@ -92,18 +75,8 @@ def draw_run(record: Mapping[str, Any], path: str) -> bool:
 
 def draw_runs(records: Mapping[str, Mapping[str, Any]], path: str) -> bool:
     """Draw the accuracy of each branch and of the ensemble in several runs,
-    and their schedules as they took effect.
-
-    Args:
-        records (dict[str, dict]): The records by the name of the run.
-        path (str): The PNG file.
-
-    Returns:
-        bool: Whether there was anything to draw.
-
-    Raises:
-        ConfigError: If Matplotlib is missing.
-    """
+    and their schedules as they took effect, from their records by name, into a
+    PNG file. Returned is whether there was anything to draw."""
     curves = {label: _accuracy(record) for label, record in records.items()}
     names = dict.fromkeys(name for run in curves.values() for name in run)
     if not names:

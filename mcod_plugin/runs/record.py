@@ -15,18 +15,8 @@ RECORD = 'record.json'
 
 
 def read_record(path: str) -> Dict[str, Any]:
-    """Read a record.
-
-    Args:
-        path (str): The file.
-
-    Returns:
-        dict[str, Any]: Its content, see :class:`RunRecordHook`.
-
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is no JSON object.
-    """
+    """Read a record, see :class:`RunRecordHook`. Raise an OSError if it cannot
+    be read and a ValueError if it is no JSON object."""
     with open(path, encoding='utf-8') as file:
         record = json.load(file)
     if not isinstance(record, dict):
@@ -36,15 +26,8 @@ def read_record(path: str) -> Dict[str, Any]:
 
 
 def find_record(work_dir: str) -> Dict[str, Any]:
-    """The record of a work directory.
-
-    Args:
-        work_dir (str): The folder.
-
-    Returns:
-        dict[str, Any]: Its content; empty if there is none that can be read,
-        as of a run of MMPretrain's own.
-    """
+    """The record of a work directory; empty if there is none that can be read,
+    as of a run of MMPretrain's own."""
     try:
         return read_record(osp.join(work_dir, RECORD))
     except (OSError, ValueError):
@@ -80,16 +63,9 @@ def distilled(record: Mapping[str, Any]) -> bool:
 
 
 def dose(record: Mapping[str, Any]) -> Optional[Tuple[float, float]]:
-    """How much the branches were distilled over the whole run.
-
-    Args:
-        record (dict): The record.
-
-    Returns:
-        tuple[float, float] | None: The share of the steps in which any branch
-        was, and the mean weight over all steps. Parts of the run that were
-        not recorded do not count; None if none was.
-    """
+    """The share of the steps of a run in which any branch was distilled, and
+    the mean weight over all steps. Parts of the run that were not recorded do
+    not count; None if none was."""
     weights = kd_weights(record)
     until = record.get('until') or range(1, len(weights) + 1)
     on = record.get('kd_on') or [float(weight > 0) for weight in weights]
@@ -128,14 +104,8 @@ def dose_text(record: Mapping[str, Any]) -> str:
 
 
 def mean_of(values: Sequence[float]) -> float:
-    """A mean that is exact where all values are the same.
-
-    Args:
-        values (Sequence[float]): At least one.
-
-    Returns:
-        float: The mean.
-    """
+    """A mean that is exact where all values, of which there is at least one,
+    are the same."""
     if min(values) == max(values):
         return values[0]
     return math.fsum(values) / len(values)

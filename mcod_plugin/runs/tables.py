@@ -98,15 +98,9 @@ def accuracy_table(last: Mapping[str, float],
 
 
 def metrics_table(metrics: Mapping[str, float]) -> str:
-    """What was measured of each branch and of the ensemble, for a terminal.
-
-    Args:
-        metrics (Mapping[str, float]): Metrics such as ``<branch>/mAP``. What
-            is no number is left out.
-
-    Returns:
-        str: A table with a row for each branch, the ensemble last.
-    """
+    """What was measured of each branch and of the ensemble, from metrics such
+    as ``<branch>/mAP``, for a terminal: a row for each branch, the ensemble
+    last. What is no number is left out."""
     cells: Dict[str, Dict[str, str]] = {}
     for key, value in metrics.items():
         name, _, metric = key.rpartition('/')

@@ -139,17 +139,10 @@ def arrange_parameters(optim_wrapper: OptimWrapper, saved: dict,
 
 
 def changed_options(saved: dict, found: Match) -> List[str]:
-    """What a saved state says of its parameters unlike their optimizer.
-
-    Args:
-        saved (dict): The state.
-        found (list[list[tuple]]): What :func:`match_parameters` has found.
-
-    Returns:
-        list[str]: Phrases such as ``'lr 0.05 instead of 0.1 (10 parameters
-        such as branches.vgg.head.fc.bias)'``. A learning rate is that before
-        any schedule.
-    """
+    """What a saved state says of its parameters, see :func:`match_parameters`,
+    unlike their optimizer: phrases such as ``'lr 0.05 instead of 0.1 (10
+    parameters such as branches.vgg.head.fc.bias)'``. A learning rate is that
+    before any schedule."""
     changes: Dict[tuple, List[str]] = {}
     for group, entries in zip(saved['param_groups'], found):
         for name, _, own in entries:
