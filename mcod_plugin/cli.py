@@ -47,12 +47,8 @@ class ToolParser(argparse.ArgumentParser):
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of all tools that run a config, named as
-    MMPretrain names them.
-
-    Args:
-        parser (ArgumentParser): The parser to add them to.
-    """
+    """Add the arguments of all tools that run a config, named as MMPretrain
+    names them."""
     parser.add_argument(
         '--method',
         metavar='NAME|FILE',
@@ -88,11 +84,7 @@ def _share(text: str) -> Tuple[int, int]:
 
 
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of all tools that train the runs of a study.
-
-    Args:
-        parser (ArgumentParser): The parser to add them to.
-    """
+    """Add the arguments of all tools that train the runs of a study."""
     parser.add_argument('study', help='path of the study')
     parser.add_argument(
         '--work-dir',
@@ -128,21 +120,10 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
-    """Read the config and merge the arguments that all tools share.
-
-    Args:
-        args (Namespace): Parsed arguments: ``config``, ``work_dir`` and those
-            of :func:`add_config_arguments`.
-        needs (Sequence[str]): The settings that the config must hold.
-
-    Returns:
-        Config: The config, with ``work_dir`` from the command line, else from
-        the file, else named after it and the method.
-
-    Raises:
-        ConfigError: If the file is missing or cannot be read, lacks a
-            setting, or an option names none.
-    """
+    """Read the config, which must hold what the tool ``needs``, and merge the
+    arguments that all tools share, see :func:`add_config_arguments`.
+    ``work_dir`` is from the command line, else from the file, else named after
+    it and the method."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     adopt_ranks(args.launcher)
     cfg = read_config(args.config)
@@ -176,21 +157,12 @@ def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
 
 
 def run_config(cfg: Any, action: Callable[[Any], Any]) -> Any:
-    """Build the runner of a config and do something with it.
+    """Build the runner of a config and have an action take it, whose result is
+    returned.
 
     What goes wrong before the first epoch has begun is a mistake in a setting
     or a file: a :class:`ConfigError` tells it, and the work directory is left
     as it was. Later on, an error is raised as it is.
-
-    Args:
-        cfg (Config): The config.
-        action (Callable): Takes the runner.
-
-    Returns:
-        Any: What the action returns.
-
-    Raises:
-        ConfigError: If the run cannot begin.
     """
     from mcod_plugin.config.explain import explain
     from mcod_plugin.config.parts import type_name
@@ -245,12 +217,9 @@ class Stopped(SystemExit):
 def orderly_end(trains: bool = False) -> Iterator[None]:
     """Let the block clean up and end the process if it is stopped, by SIGTERM
     or by Ctrl-C: there is no traceback, nothing half-written stays, and no
-    process of its own. The exit code is 128 and the signal's number.
-
-    Args:
-        trains (bool): Whether one line on stderr tells where the run stands,
-            and how to go on. Defaults to False.
-    """
+    process of its own. The exit code is 128 and the signal's number. If it
+    ``trains``, one line on stderr tells where the run stands, and how to go
+    on."""
     owner, code = os.getpid(), 0
 
     def stop(number: int, frame: Any) -> None:

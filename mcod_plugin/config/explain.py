@@ -58,16 +58,8 @@ def explain(cfg: Any, error: Exception) -> ConfigError:
 
 
 def unknown_type(setting: str, name: str, registry: Registry) -> ConfigError:
-    """The error of a ``type`` that no registry knows.
-
-    Args:
-        setting (str): The setting, as the user types it.
-        name (str): What was given.
-        registry (Registry): Where it was looked for.
-
-    Returns:
-        ConfigError: The error, which tells the nearest names.
-    """
+    """The error of a ``type`` that a registry does not know, with the nearest
+    names."""
     known = nearest(name, _registered(registry))
     return ConfigError(f'{setting} {name!r} is no registered {registry.name}; '
                        f'{known or "no name is like it"}')

@@ -48,15 +48,8 @@ def parse_input_size(setting: str, value: Any) -> Tuple[int, int]:
 
 def pipeline_input_size(
         pipeline: Sequence[Mapping]) -> Optional[Union[int, Sequence[int]]]:
-    """The size of the images that leave a data pipeline.
-
-    Args:
-        pipeline (Sequence[dict]): Configs of its transforms.
-
-    Returns:
-        int | Sequence[int] | None: The size as an ``input_size``; None if no
-        transform fixes it, or views of branches differ in it.
-    """
+    """The size of the images that leave a data pipeline, as an ``input_size``;
+    None if no transform fixes it, or views of branches differ in it."""
     views = list(map(pipeline_input_size, view_pipelines(pipeline).values()))
     if views:
         return views[0] if all(size == views[0] for size in views) else None

@@ -148,17 +148,9 @@ def merge_options(cfg: Any, options: Sequence[str]) -> None:
 
 
 def merge_settings(cfg: Any, settings: Dict[str, Any], source: str) -> None:
-    """Merge settings into a config.
-
-    Args:
-        cfg (Config): The config, which is changed.
-        settings (dict[str, Any]): The values by dotted key.
-        source (str): Where the settings were given, for error messages.
-
-    Raises:
-        ConfigError: If a key leads nowhere. A top-level name that the config
-            does not know is a slip, not a new setting.
-    """
+    """Merge values by dotted key into a config. Raise, with the ``source`` of
+    the settings, if a key leads nowhere: a top-level name that the config does
+    not know is a slip, not a new setting."""
     for key, value in settings.items():
         top = key.partition('.')[0]
         if top not in cfg and top not in RUNNER_KEYS:

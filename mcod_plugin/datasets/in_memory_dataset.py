@@ -489,15 +489,9 @@ def is_in_memory(cfg: Any) -> bool:
 def borders(
         padding: Optional[Union[int, Sequence[int]]]
 ) -> Tuple[int, int, int, int]:
-    """The widths that a ``padding`` of ``RandomCrop`` stands for.
-
-    Args:
-        padding (int | Sequence[int], optional): One width in pixels, left and
-            right and then top and bottom, or all four.
-
-    Returns:
-        tuple[int, int, int, int]: Left, top, right and bottom.
-    """
+    """The widths left, top, right and bottom that a ``padding`` of
+    ``RandomCrop`` stands for: one width in pixels, left and right and then top
+    and bottom, or all four."""
     if padding is None:
         return 0, 0, 0, 0
     if isinstance(padding, int):
@@ -508,18 +502,9 @@ def borders(
 def split_pipeline(
     transforms: Sequence
 ) -> Tuple[List, Optional[RandomCrop], Optional[RandomFlip]]:
-    """Tell what a pipeline does once, and what it does at random.
-
-    Args:
-        transforms (Sequence[BaseTransform]): The pipeline.
-
-    Returns:
-        tuple: The transforms that give the same image every time, the
-        ``RandomCrop`` and the ``RandomFlip``; None for what it has not.
-
-    Raises:
-        ConfigError: If it holds something else, or in another order.
-    """
+    """The transforms of a pipeline that give the same image every time, its
+    ``RandomCrop`` and its ``RandomFlip``; None for what it has not. Raise if
+    it holds something else, or in another order."""
     rest = list(transforms)
     fixed = []
     while rest and type(rest[0]) in FIXED_TRANSFORMS:

@@ -21,19 +21,9 @@ MOST_COLUMNS = 18
 
 def draw_cohort(run: TrainedRun, names: Sequence[str], matrix: np.ndarray,
                 classes: Sequence[str], folder: str) -> Dict[str, str]:
-    """Draw the figures of a cohort.
-
-    Args:
-        run (TrainedRun): Its run.
-        names (Sequence[str]): The branches.
-        matrix (np.ndarray): Confusion matrix ``(C, C)`` of the ensemble.
-        classes (Sequence[str]): Names of the C classes.
-        folder (str): Where to put them.
-
-    Returns:
-        dict[str, str]: Captions by file. What the record does not have is
-        left out.
-    """
+    """Draw the figures of a cohort into a folder, with the confusion matrix
+    ``(C, C)`` of the ensemble, and return captions by file. What the record
+    does not have is left out."""
     lines = {
         name: (run, name, line_look(index))
         for index, name in enumerate(names)
@@ -57,19 +47,8 @@ def draw_cohort(run: TrainedRun, names: Sequence[str], matrix: np.ndarray,
 def draw_branch(run: TrainedRun, solo: Optional[TrainedRun], name: str,
                 matrix: np.ndarray, classes: Sequence[str],
                 folder: str) -> Dict[str, str]:
-    """Draw the figures of a branch.
-
-    Args:
-        run (TrainedRun): The run of its cohort.
-        solo (TrainedRun, optional): That of the solo baseline.
-        name (str): The branch.
-        matrix (np.ndarray): Its confusion matrix ``(C, C)``.
-        classes (Sequence[str]): Names of the C classes.
-        folder (str): Where to put them.
-
-    Returns:
-        dict[str, str]: Captions by file.
-    """
+    """Draw the figures of a branch, beside those of the solo baseline, and its
+    confusion matrix ``(C, C)``; see :func:`draw_cohort`."""
     lines = {name: (run, name, line_look(0))}
     if solo is not None:
         lines[f'{name}, solo'] = (solo, name,
@@ -171,16 +150,9 @@ def _confusion(matrix: np.ndarray, classes: Sequence[str]) -> Any:
 
 
 def worst_classes(matrix: np.ndarray, number: int) -> np.ndarray:
-    """The classes that are recognised least often.
-
-    Args:
-        matrix (np.ndarray): A confusion matrix ``(C, C)``.
-        number (int): The most classes to name.
-
-    Returns:
-        np.ndarray: The classes, the worst first; of equals the lower class
-        first. Classes without images are left out.
-    """
+    """The classes that are recognised least often by a confusion matrix ``(C,
+    C)``, at most ``number``, the worst first; of equals the lower class first.
+    Classes without images are left out."""
     images = matrix.sum(1)
     share = np.diag(matrix) / np.maximum(images, 1)
     order = np.argsort(share, kind='stable')

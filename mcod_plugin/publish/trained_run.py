@@ -213,20 +213,10 @@ class TrainedRun:
 def read_run(setting: str,
              work_dir: str,
              checkpoint: Optional[str] = None) -> TrainedRun:
-    """Read what a run has left.
-
-    Args:
-        setting (str): The argument that names the folder, for messages.
-        work_dir (str): The folder, into which ``tools/train.py`` has written.
-        checkpoint (str, optional): The checkpoint. Defaults to the last one.
-
-    Returns:
-        TrainedRun: The run.
-
-    Raises:
-        ConfigError: If it is no such folder, or of no cohort, or neither it
-            nor the checkpoint holds the record of the run.
-    """
+    """Read what a run has left in a folder, by its last checkpoint or another
+    one. Raise, with the ``setting`` that names the folder, if it is no such
+    folder, or of no cohort, or neither it nor the checkpoint holds the record
+    of the run."""
     if not osp.isdir(work_dir):
         raise ConfigError(f'{setting} {work_dir}: there is no such folder')
     # A runner without a config, such as those of MMPretrain's tools that draw

@@ -116,15 +116,9 @@ def _check_sums(path: str) -> None:
 
 
 def last_checkpoint(work_dir: str) -> Optional[str]:
-    """The name of the checkpoint that was saved last.
-
-    Args:
-        work_dir (str): The work directory of a run. It may have been moved
-            since, so that only the name counts of the path that it holds.
-
-    Returns:
-        str | None: The name; None if there is no record of one.
-    """
+    """The name of the checkpoint that was saved last by a run, None if there
+    is no record of one. The work directory may have been moved since, so that
+    only the name counts of the path that it holds."""
     try:
         with open(osp.join(work_dir, 'last_checkpoint')) as file:
             return osp.basename(file.read().strip()) or None
@@ -135,16 +129,9 @@ def last_checkpoint(work_dir: str) -> Optional[str]:
 def numbered_checkpoints(
         folder: str,
         pattern: str = r'(?:epoch|iter)_(\d+)\.pth') -> Dict[int, str]:
-    """The checkpoints in a folder, which need not exist.
-
-    Args:
-        folder (str): The folder.
-        pattern (str): What their names match, with the number of finished
-            epochs or iterations as a group. Defaults to MMEngine's names.
-
-    Returns:
-        dict[int, str]: Their paths by that number.
-    """
+    """The paths of the checkpoints in a folder, which need not exist, by the
+    number of finished epochs or iterations. That is a group of the pattern of
+    their names, by default MMEngine's."""
     names = os.listdir(folder) if osp.isdir(folder) else ()
     matches = filter(None, (re.fullmatch(pattern, name) for name in names))
     return {int(match[1]): osp.join(folder, match[0]) for match in matches}
@@ -152,19 +139,11 @@ def numbered_checkpoints(
 
 def resumable_checkpoints(folder: str, last: Optional[str],
                           template: str) -> List[str]:
-    """The checkpoints that a run can go on from.
-
-    Args:
-        folder (str): Where they are.
-        last (str, optional): The name of the one that was saved last.
-        template (str): How their names are made of the number of epochs or
-            iterations, such as ``'epoch_{}.pth'``.
-
-    Returns:
-        list[str]: Their paths, in the order in which to try them: the last
-        one, if it is there, those before it from the newest on, and what may
-        have been saved after it.
-    """
+    """The paths of the checkpoints in a folder that a run can go on from, in
+    the order in which to try them: the one of the name ``last``, which was
+    saved last, if it is there, those before it from the newest on, and what
+    may have been saved after it. The template of their names is such as
+    ``'epoch_{}.pth'``."""
     before, after = re.split(r'\{[^}]*\}', template, maxsplit=1)
     pattern = rf'{re.escape(before)}(\d+){re.escape(after)}'
     found = numbered_checkpoints(folder, pattern)
@@ -182,16 +161,9 @@ def resumable_checkpoints(folder: str, last: Optional[str],
 
 def state_dict_mismatches(wanted: Mapping[str, Any], given: Mapping[str,
                                                            Any]) -> List[str]:
-    """Tell how a state dict differs from another in keys and shapes.
-
-    Args:
-        wanted (Mapping[str, Tensor]): The state dict of the module.
-        given (Mapping[str, Tensor]): The state dict to load.
-
-    Returns:
-        list[str]: Phrases such as ``'lacks head (2 keys such as
-        head.fc.weight)'``; none if it fits.
-    """
+    """How a state dict differs from that of a module in keys and shapes, in
+    phrases such as ``'lacks head (2 keys such as head.fc.weight)'``; none if
+    it fits."""
     wanted = {key: shape_of(value) for key, value in wanted.items()}
     given = {key: shape_of(value) for key, value in given.items()}
     faults = []

@@ -73,12 +73,8 @@ def _mpi_address() -> str:
 
 
 def is_restarted() -> bool:
-    """Whether a launcher has started the process again, after one of a run
-    was lost.
-
-    Returns:
-        bool: What ``torchrun --max-restarts`` and SLURM's requeueing tell.
-    """
+    """Whether a launcher has started the process again, after one of a run was
+    lost, as ``torchrun --max-restarts`` and SLURM's requeueing tell."""
     return any(
         int(os.environ.get(name) or 0) > 0
         for name in ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT'))

@@ -71,11 +71,8 @@ def describe_machine() -> Dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor, whatever other devices there are.
-
-    Returns:
-        str: Its name, or its architecture where the system does not tell.
-    """
+    """The name of the processor, whatever other devices there are, or its
+    architecture where the system does not tell."""
     try:
         with open('/proc/cpuinfo') as file:
             for line in file:
@@ -87,12 +84,8 @@ def cpu_name() -> str:
 
 
 def cpu_flags() -> Set[str]:
-    """What the processor can do.
-
-    Returns:
-        set[str]: Its sets of instructions, as PyTorch calls them or, where it
-        does not tell, Linux; empty if neither does.
-    """
+    """The processor's sets of instructions, as PyTorch calls them or, where it
+    does not tell, Linux; empty if neither does."""
     capabilities = getattr(torch.cpu, 'get_capabilities', None)
     if capabilities is not None:
         return {name for name, has in capabilities().items() if has is True}
@@ -109,14 +102,11 @@ def cpu_flags() -> Set[str]:
 
 def cpu_has_bfloat16() -> bool:
     """Whether the processor computes in bfloat16 by itself, so that it is
-    faster than float32.
+    faster than float32: oneDNN takes bfloat16 here, which heeds
+    ``ONEDNN_MAX_CPU_ISA``, and the processor has instructions for it.
 
     Where it does not, PyTorch's own loops or the emulation of oneDNN, which
     also serves with AVX-512 alone, take several times as long as float32.
-
-    Returns:
-        bool: True if oneDNN takes bfloat16 here, which heeds
-        ``ONEDNN_MAX_CPU_ISA``, and the processor has instructions for it.
     """
     takes = getattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported', None)
     limit = os.environ.get('ONEDNN_MAX_CPU_ISA',
@@ -162,14 +152,7 @@ def _git(*args: str) -> Optional[str]:
 
 
 def free_memory(device: torch.device) -> int:
-    """The memory that may still be taken.
-
-    Args:
-        device (torch.device): The CPU or a GPU.
-
-    Returns:
-        int: Its size in bytes.
-    """
+    """The memory of the CPU or a GPU that may still be taken, in bytes."""
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -194,15 +177,9 @@ def peak_memory() -> int:
 
 
 def process_memory(name: str) -> int:
-    """A number from the kernel's account of this process.
-
-    Args:
-        name (str): ``'VmRSS'``, what is resident now, or ``'VmHWM'``, the
-            most that was; see ``proc_pid_status(5)``.
-
-    Returns:
-        int: Its size in bytes, 0 if the kernel keeps no such account.
-    """
+    """A number in bytes from the kernel's account of this process, 0 if it
+    keeps none: ``'VmRSS'``, what is resident now, or ``'VmHWM'``, the most
+    that was; see ``proc_pid_status(5)``."""
     try:
         with open('/proc/self/status') as file:
             table = dict(line.split(':', 1) for line in file)
@@ -226,13 +203,10 @@ def keep_freed_memory() -> None:
 
 
 def default_workers() -> int:
-    """The number of workers for a data loader whose config names none.
-
-    Returns:
-        int: With an accelerator, one for each core that this process may
-        count on, 8 at the most. Without one 0: the networks need the cores
-        themselves, and workers would take them away.
-    """
+    """The number of workers for a data loader whose config names none. With an
+    accelerator it is one for each core that this process may count on, 8 at
+    the most. Without one it is 0: the networks need the cores themselves, and
+    workers would take them away."""
     if get_device() == 'cpu':
         return 0
     processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
@@ -240,12 +214,9 @@ def default_workers() -> int:
 
 
 def usable_cores() -> int:
-    """The number of cores that this process may use.
-
-    Returns:
-        int: Those that it is bound to, as by SLURM, and no more than the time
-        that its control group grants, as in a container; at least 1.
-    """
+    """The number of cores that this process may use: those that it is bound
+    to, as by SLURM, and no more than the time that its control group grants,
+    as in a container; at least 1."""
     if hasattr(os, 'sched_getaffinity'):
         cores = len(os.sched_getaffinity(0))
     else:
