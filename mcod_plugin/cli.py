@@ -272,14 +272,8 @@ def orderly_end(trains: bool = False) -> Iterator[None]:
 
 
 def train(runner: Any) -> None:
-    """Train, and print what can be done next with what was trained.
-
-    Args:
-        runner (Runner): The runner.
-
-    Raises:
-        Stopped: If it is stopped, see :func:`orderly_end`.
-    """
+    """Train, and print what can be done next with what was trained. It may be
+    stopped, see :func:`orderly_end`."""
     try:
         runner.train()
     except BaseException as error:
@@ -295,15 +289,8 @@ def train(runner: Any) -> None:
 
 
 def dry_run(cfg: Any) -> None:
-    """Do the first steps of a training, print what all of it will take, and
-    leave nothing behind.
-
-    Args:
-        cfg (Config): The config.
-
-    Raises:
-        ConfigError: If the training cannot begin, or would be resumed.
-    """
+    """Do the first steps of a training, which must not be resumed, print what
+    all of it will take, and leave nothing behind."""
     from mcod_plugin.engine.runner.dry_run import dry_run as first_steps
     if cfg.get('resume'):
         raise ConfigError('--dry-run does the first steps of a run, which '

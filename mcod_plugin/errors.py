@@ -51,14 +51,7 @@ def nearest(name: str, choices: Iterable[str], limit: int = 3) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """An error's message without line breaks.
-
-    Args:
-        error (Exception): The error.
-
-    Returns:
-        str: The message.
-    """
+    """An error's message without line breaks."""
     # The text of a KeyError is the representation of its argument.
     is_key = isinstance(error, KeyError) and error.args
     return ' '.join(str(error.args[0] if is_key else error).split())

@@ -54,14 +54,8 @@ def _neck(neck: nn.Module) -> dict:
 
 
 def needs_plugin(cfg: Any) -> bool:
-    """Whether a config asks for parts of this plugin.
-
-    Args:
-        cfg (Any): A plain config.
-
-    Returns:
-        bool: Whether a ``type`` or a collate function is this plugin's.
-    """
+    """Whether a ``type`` or a collate function of a plain config is this
+    plugin's."""
     return any(
         isinstance(value, str) and value.startswith(f'{PLUGIN}.')
         for _, value in walk(cfg))

@@ -108,18 +108,8 @@ def plan(study: Study,
 
 
 def choose(runs: Sequence[Run], patterns: Sequence[str]) -> List[Run]:
-    """Some of a study's runs.
-
-    Args:
-        runs (Sequence[Run]): The runs.
-        patterns (Sequence[str]): Patterns of names, such as ``mcod_*``.
-
-    Returns:
-        list[Run]: Those that a pattern matches; all if there is none.
-
-    Raises:
-        ConfigError: If a pattern matches no run.
-    """
+    """Those of a study's runs whose names some patterns match, such as
+    ``mcod_*``; all without a pattern. Raise if one matches no run."""
     for pattern in patterns:
         if not any(fnmatchcase(run.name, pattern) for run in runs):
             raise ConfigError(f'--only {pattern} matches no run; there are '

@@ -463,21 +463,9 @@ def write_report(study: Study, runs: Sequence[Run]) -> str:
 
 
 def insert(text: str, name: str, block: str) -> str:
-    """Put a report in its place in a Markdown file.
-
-    Args:
-        text (str): The file's text. It has ``<!-- study: NAME -->`` and
-            ``<!-- /study: NAME -->``; what stands between them is replaced.
-        name (str): The name of the study.
-        block (str): The report.
-
-    Returns:
-        str: The new text.
-
-    Raises:
-        ConfigError: If one of the two is missing, stands there twice, or the
-            first comes after the second.
-    """
+    """The text of a Markdown file with the report of a study in its place,
+    between ``<!-- study: NAME -->`` and ``<!-- /study: NAME -->``, of which
+    there must be one each, in this order."""
     begin, end = f'<!-- study: {name} -->', f'<!-- /study: {name} -->'
     for marker in (begin, end):
         count = text.count(marker)

@@ -20,19 +20,10 @@ ENDED = ('done', 'failed')
 
 
 def state(run: Run) -> str:
-    """How far a run has come.
-
-    Args:
-        run (Run): The run.
-
-    Returns:
-        str: ``'done'``, ``'failed'`` if it has diverged, ``'begun'`` if it
-        will go on from a checkpoint, or ``'to do'``.
-
-    Raises:
-        ConfigError: If there is a result or a work directory of the same name
-            by another config.
-    """
+    """How far a run has come: ``'done'``, ``'failed'`` if it has diverged,
+    ``'begun'`` if it will go on from a checkpoint, or ``'to do'``. Raise if
+    there is a result or a work directory of the same name by another
+    config."""
     if osp.isfile(run.result):
         result = _read(run)
         _check_hash(run, run.result, result.get('config_hash'))
@@ -55,14 +46,8 @@ def overview(runs: Sequence[Run]) -> str:
 
 
 def failure(run: Run) -> Optional[str]:
-    """Why a run that has ended does not count.
-
-    Args:
-        run (Run): The run.
-
-    Returns:
-        str | None: A line for the user; None if it counts.
-    """
+    """Why a run that has ended does not count, as a line for the user; None if
+    it counts."""
     reason = _divergence(run, _read(run))
     return reason and (f'{run.name} has failed: {reason}; move away its '
                        f'result {run.result} to have it trained again')
@@ -133,13 +118,6 @@ def hash_file(run: Run) -> str:
 
 
 def latest_checkpoint(run: Run) -> Optional[str]:
-    """The checkpoint to go on from.
-
-    Args:
-        run (Run): The run.
-
-    Returns:
-        str | None: Its path, None if there is none.
-    """
+    """The path of the checkpoint to go on from; None if there is none."""
     found = numbered_checkpoints(run.work_dir)
     return found[max(found)] if found else None

@@ -223,15 +223,8 @@ class Source:
 
 
 def call_text(part: dict, without: Sequence[str] = ()) -> str:
-    """A config as a call in one line.
-
-    Args:
-        part (dict): The config.
-        without (Sequence[str]): Settings to leave out.
-
-    Returns:
-        str: Such as ``'SGD(momentum=0.9)'``; empty for an empty config.
-    """
+    """A config as a call in one line, without some settings, such as
+    ``'SGD(momentum=0.9)'``; empty for an empty config."""
     settings = ', '.join(f'{key}={_plain(value)}'
                          for key, value in part.items()
                          if key not in ('type', '_scope_', *without))

@@ -31,18 +31,8 @@ LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def read_config(path: str) -> Any:
-    """Read a config.
-
-    Args:
-        path (str): The file.
-
-    Returns:
-        Config: The config. What it imports is no setting of it, and a path of
-        ``pathlib`` is a text.
-
-    Raises:
-        ConfigError: If it is missing or cannot be read.
-    """
+    """Read a config. What it imports is no setting of it, and a path of
+    ``pathlib`` is a text."""
     if not osp.isfile(path):
         raise ConfigError(f'config {path}: there is no such file')
     from mmengine.config import Config
@@ -122,28 +112,15 @@ def _bases(tree: ast.Module) -> Iterator[str]:
 
 
 def imported_modules(cfg: Any) -> Sequence[str]:
-    """The modules that a config imports.
-
-    Args:
-        cfg (Config): The config.
-
-    Returns:
-        list[str]: Those of ``custom_imports``, which may name a single one.
-    """
+    """The modules that a config imports by ``custom_imports``, which may name
+    a single one."""
     found = (cfg.get('custom_imports') or {}).get('imports') or []
     return [found] if isinstance(found, str) else found
 
 
 def merge_options(cfg: Any, options: Sequence[str]) -> None:
-    """Merge ``--cfg-options`` into a config.
-
-    Args:
-        cfg (Config): The config, which is changed.
-        options (Sequence[str]): Texts ``KEY=VALUE``.
-
-    Raises:
-        ConfigError: If one is no such text, or its key leads nowhere.
-    """
+    """Merge ``--cfg-options``, texts ``KEY=VALUE`` whose keys lead somewhere,
+    into a config."""
     merge_settings(cfg, _parse_options(options), '--cfg-options')
 
 

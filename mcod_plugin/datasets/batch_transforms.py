@@ -59,17 +59,8 @@ def random_windows(number: int, image_size: Tuple[int, int],
 
 
 def flip(images: Tensor, chosen: Tensor, dims: Sequence[int]) -> Tensor:
-    """Mirror some images of a batch, in place.
-
-    Args:
-        images (Tensor): Images ``(B, h, w, C)``.
-        chosen (Tensor): Which of them.
-        dims (Sequence[int]): The axes to mirror: 1 is upside down, 2 is left
-            to right.
-
-    Returns:
-        Tensor: The images.
-    """
+    """Mirror the chosen ones of images ``(B, h, w, C)``, in place, along some
+    axes: 1 is upside down, 2 is left to right."""
     mirrored = images.index_select(0, chosen).flip(dims)
     if images.device.type == 'cpu':
         # Again faster, since an image is copied in one piece.

@@ -462,27 +462,15 @@ def _view_names(views: Any, test_mode: bool) -> Tuple[str, ...]:
 
 
 def takes_part(cfg: dict) -> bool:
-    """Whether labels or images are others than those of the source.
-
-    Args:
-        cfg (dict): The settings of an ``InMemoryDataset``.
-
-    Returns:
-        bool: Whether ``label``, ``classes`` or ``per_class`` asks for it.
-    """
+    """Whether labels or images of an ``InMemoryDataset`` are others than those
+    of its source, by its ``label``, ``classes`` or ``per_class``."""
     return cfg.get('label', 'fine') != 'fine' or any(
         cfg.get(key) is not None for key in ('classes', 'per_class'))
 
 
 def is_in_memory(cfg: Any) -> bool:
-    """Whether images of a data set are kept in memory.
-
-    Args:
-        cfg (dict | Any): The config of the data set or of its loader.
-
-    Returns:
-        bool: Whether it, or one that it wraps, is an ``InMemoryDataset``.
-    """
+    """Whether a data set, or one that it wraps, is an ``InMemoryDataset``, by
+    its config or that of its loader."""
     return any(is_part(part, InMemoryDataset) for _, part in walk(cfg))
 
 

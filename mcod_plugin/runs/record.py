@@ -36,29 +36,15 @@ def find_record(work_dir: str) -> Dict[str, Any]:
 
 def kd_weights(record: Mapping[str, Any],
                name: Optional[str] = None) -> List[float]:
-    """The weights of the distillation that took effect.
-
-    Args:
-        record (dict): The record.
-        name (str, optional): A branch. Defaults to the greatest of all.
-
-    Returns:
-        list[float]: Of each epoch, or of each part of a run that counts in
-        iterations.
-    """
+    """The weights of the distillation that took effect, of a branch or the
+    greatest of all: of each epoch, or of each part of a run that counts in
+    iterations."""
     own = None if name is None else record.get(f'{name}.kd_weight')
     return list(own or record.get('kd_weight') or ())
 
 
 def distilled(record: Mapping[str, Any]) -> bool:
-    """Whether any branch was ever distilled.
-
-    Args:
-        record (dict): The record.
-
-    Returns:
-        bool: Whether a weight above 0 took effect.
-    """
+    """Whether any branch was ever distilled, at a weight above 0."""
     return any(weight > 0 for weight in kd_weights(record))
 
 
@@ -83,14 +69,8 @@ def dose(record: Mapping[str, Any]) -> Optional[Tuple[float, float]]:
 
 
 def dose_text(record: Mapping[str, Any]) -> str:
-    """How much the branches were distilled, in words.
-
-    Args:
-        record (dict): The record.
-
-    Returns:
-        str: As ``'distilled in 75 % of the steps, mean weight 1.5'``.
-    """
+    """How much the branches were distilled, as ``'distilled in 75 % of the
+    steps, mean weight 1.5'``."""
     found = dose(record)
     if found is None:
         return 'not recorded'
@@ -112,14 +92,7 @@ def mean_of(values: Sequence[float]) -> float:
 
 
 def numbers(metrics: Mapping[str, Any]) -> Dict[str, float]:
-    """Those metrics that are numbers.
-
-    Args:
-        metrics (dict[str, Any]): Metrics by name.
-
-    Returns:
-        dict[str, float]: The numbers, as Python's own.
-    """
+    """Those metrics that are numbers, as Python's own."""
     return {
         key: float(value)
         for key, value in metrics.items() if isinstance(value, Real)

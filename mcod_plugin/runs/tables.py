@@ -33,17 +33,9 @@ def render(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def markdown(header: Sequence[str],
              rows: Sequence[Sequence[str]],
              left: int = 1) -> str:
-    """A table in Markdown that can also be read as it is.
-
-    Args:
-        header (Sequence[str]): Names of the columns.
-        rows (Sequence[Sequence[str]]): The cells, themselves in Markdown.
-        left (int): How many columns, from the first on, are flush left; the
-            others are flush right. Defaults to 1.
-
-    Returns:
-        str: Its lines.
-    """
+    """A table in Markdown, whose cells are in it as well, that can also be
+    read as it is. So many columns, from the first on, are flush left; the
+    others are flush right."""
     flush = [
         str.ljust if index < left else str.rjust
         for index in range(len(header))
@@ -60,19 +52,10 @@ def markdown(header: Sequence[str],
 def accuracy_table(last: Mapping[str, float],
                    best: Optional[Dict[str, Tuple[float, int]]] = None,
                    unit: str = 'epoch') -> str:
-    """Accuracy of each branch and of the ensemble, for a terminal.
-
-    Args:
-        last (Mapping[str, float]): Metrics of the last evaluation; NaN of a
-            branch that has diverged.
-        best (dict[str, tuple[float, int]], optional): Best top-1 accuracy and
-            its epoch by name, see :func:`~mcod_plugin.runs.metrics.best_top1`.
-        unit (str): What is counted instead of epochs. Defaults to
-            ``'epoch'``.
-
-    Returns:
-        str: A table in percent.
-    """
+    """Accuracy of each branch and of the ensemble in percent, for a terminal:
+    by the metrics of the last evaluation, NaN of a branch that has diverged,
+    and by :func:`~mcod_plugin.runs.metrics.best_top1`. The unit is what is
+    counted instead of epochs."""
     rows = []
     accuracies = top1(last)
     for name, accuracy in accuracies.items():

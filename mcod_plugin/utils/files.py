@@ -208,17 +208,10 @@ def _open(path: str, flags: int = 0) -> int:
 
 
 def check_out(setting: str, path: str) -> None:
-    """Raise unless a file can be written, before there is work to lose.
-
-    Args:
-        setting (str): The argument, as the user types it.
-        path (str): The file.
-
-    Raises:
-        ConfigError: If it has no name, its folder does not exist or takes no
-            file, or it is a folder itself or a file that must not be written
-            to.
-    """
+    """Raise unless the file that an argument names can be written, before
+    there is work to lose: it must have a name, lie in a folder that exists and
+    takes files, and be neither a folder itself nor a file that must not be
+    written to."""
     _check_named(setting, path)
     folder = osp.dirname(osp.abspath(path))
     if not osp.isdir(folder):

@@ -50,13 +50,9 @@ MAX_WORKERS = 8
 
 
 def describe_machine() -> Dict[str, Any]:
-    """What numbers depend on besides settings.
-
-    Returns:
-        dict[str, Any]: ``device``, ``versions`` by library, ``commit`` of
-        this code and whether it is ``dirty`` (both None if no repository
-        tracks it), and the ``date``.
-    """
+    """What numbers depend on besides settings: ``device``, ``versions`` by
+    library, ``commit`` of this code and whether it is ``dirty`` (both None if
+    no repository tracks it), and the ``date``."""
     commit, dirty = _code()
     return dict(
         device=_device(),
@@ -165,12 +161,9 @@ def free_memory(device: torch.device) -> int:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held.
-
-    Returns:
-        int: Its size in bytes: on a GPU what PyTorch has allocated there,
-        otherwise resident memory, 0 if the system does not tell.
-    """
+    """The most memory that this process has held, in bytes: on a GPU what
+    PyTorch has allocated there, otherwise resident memory, 0 if the system
+    does not tell."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return process_memory('VmHWM')
@@ -232,16 +225,8 @@ def usable_cores() -> int:
 
 def require_packages(setting: str, packages: Iterable[str],
                      extra: str) -> None:
-    """Raise unless packages are installed.
-
-    Args:
-        setting (str): What needs them, for the message.
-        packages (Iterable[str]): Their names, as they are imported.
-        extra (str): The extra of this plugin that they come with.
-
-    Raises:
-        ConfigError: If one is missing.
-    """
+    """Raise unless packages, by the names of their imports, are installed, and
+    tell what needs them and the extra of this plugin that they come with."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f'{setting} needs the package {package}, which '

@@ -313,14 +313,10 @@ def is_saved(runner: Runner) -> bool:
 
 
 def extend(history: HistoryBuffer, numbers: Sequence[float]) -> None:
-    """Append numbers to a history.
+    """Append numbers to a history, each of which counts once.
 
     Its own method copies all that is there for each of them, which costs more
     and more as a run goes on.
-
-    Args:
-        history (HistoryBuffer): The history.
-        numbers (Sequence[float]): The numbers, each of which counts once.
     """
     if numbers:
         logs, counts = history.data

@@ -12,16 +12,10 @@ from mcod_plugin.schedule import DiscontinuousSchedule
 
 
 def whole_schedule(cfg: Mapping[str, Any]) -> Dict[str, Any]:
-    """Weight and ramp as :class:`DiscontinuousKDHook` takes them.
-
-    Args:
-        cfg (Mapping[str, Any]): Its arguments, in which both may be missing.
-
-    Returns:
-        dict[str, Any]: ``weight`` and ``ramp``. A weight that is left out
-        grows from nothing in half of the run, since networks that are not
-        trained yet hold each other back.
-    """
+    """``weight`` and ``ramp`` as :class:`DiscontinuousKDHook` takes them, from
+    its arguments, in which both may be missing. A weight that is left out
+    grows from nothing in half of the run, since networks that are not trained
+    yet hold each other back."""
     weight, ramp = cfg.get('weight'), cfg.get('ramp')
     if weight is None:
         weight, ramp = (0.0, 1.0), 0.5 if ramp is None else ramp

@@ -212,14 +212,8 @@ class DivergenceWatch:
 
 
 def diverged_branches(checkpoint: dict) -> Dict[str, dict]:
-    """The branches that a run has left out.
-
-    Args:
-        checkpoint (dict): A checkpoint of it.
-
-    Returns:
-        dict[str, dict]: By name ``epoch``, ``iteration`` and ``lr``.
-    """
+    """The branches that a run has left out, by a checkpoint of it: by name
+    ``epoch``, ``iteration`` and ``lr``."""
     hub = checkpoint.get('message_hub') or {}
     return hub.get('runtime_info', {}).get(DIVERGED, {})
 

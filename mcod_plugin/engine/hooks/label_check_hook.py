@@ -107,17 +107,8 @@ class LabelCheckHook(Hook):
 
 def check_names(setting: str, names: LabelNames, wanted: LabelNames,
                 owner: str) -> None:
-    """Raise unless labels have the same names.
-
-    Args:
-        setting (str): The setting of the data, for the message.
-        names (LabelNames): Their names.
-        wanted (LabelNames): What they should be.
-        owner (str): What has those.
-
-    Raises:
-        ConfigError: If they differ. The message tells by which.
-    """
+    """Raise unless labels have the names that their owner has, and tell by
+    which they differ."""
     for kind in LabelNames._fields:
         given, other = getattr(names, kind), getattr(wanted, kind)
         faults = name_mismatches(given, other)

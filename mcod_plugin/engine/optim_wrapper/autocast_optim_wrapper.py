@@ -136,15 +136,9 @@ def use_amp(cfg: Any) -> None:
 
 
 def precision(optim_wrapper: Any) -> str:
-    """What a network computes in while it is trained on this machine.
-
-    Args:
-        optim_wrapper (OptimWrapper | dict): What updates it, or the config
-            of that.
-
-    Returns:
-        str: ``'float32'``, ``'bfloat16'`` or ``'float16'``.
-    """
+    """What a network computes in while it is trained on this machine by an
+    optimizer wrapper, or the config of one: ``'float32'``, ``'bfloat16'`` or
+    ``'float16'``."""
     if isinstance(optim_wrapper, Mapping):
         ours = is_part(optim_wrapper, AutocastOptimWrapper)
         scaled = is_part(optim_wrapper, AmpOptimWrapper)

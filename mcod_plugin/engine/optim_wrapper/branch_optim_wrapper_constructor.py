@@ -225,14 +225,8 @@ def named_factors(paramwise_cfg: Any) -> List[tuple]:
 
 
 def own_settings(model: nn.Module) -> Dict[str, Any]:
-    """Branches with an optimizer or limits of their gradients of their own.
-
-    Args:
-        model (nn.Module): A cohort; any other model has none.
-
-    Returns:
-        dict[str, BranchSettings]: The settings of each such branch.
-    """
+    """The settings of those branches of a cohort that have an optimizer or
+    limits of their gradients of their own; any other model has none."""
     return {
         name: settings
         for name, settings in getattr(model, 'branch_settings', {}).items()

@@ -37,16 +37,12 @@ OPTIONS = ('lr', 'weight_decay')
 
 
 def name_parameters(optimizer: Optimizer, model: nn.Module) -> None:
-    """Write the names of an optimizer's parameters into its groups, whence
-    its ``state_dict()`` has them.
+    """Write the names of an optimizer's parameters, by the model out of any
+    wrapper, into its groups, whence its ``state_dict()`` has them. An
+    optimizer with parameters that are not the model's is left as it is.
 
     They are PyTorch's ``param_names``, as of an optimizer that was made of
     ``named_parameters()``.
-
-    Args:
-        optimizer (Optimizer): The optimizer. One with parameters that are not
-            the model's is left as it is.
-        model (nn.Module): The model, out of any wrapper.
     """
     names = {value: name for name, value in model.named_parameters()}
     groups = optimizer.param_groups

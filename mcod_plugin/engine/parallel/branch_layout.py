@@ -65,14 +65,7 @@ class BranchLayout:
             self._away = {}
 
     def own_part(self, checkpoint: Mapping[str, Any]) -> Dict[str, Any]:
-        """What a checkpoint holds for this process.
-
-        Args:
-            checkpoint (Mapping[str, Any]): A checkpoint of the cohort.
-
-        Returns:
-            dict[str, Any]: It without the branches of others.
-        """
+        """A checkpoint of the cohort without the branches of others."""
         own = self._model.peers.own
         return own_part(
             checkpoint,

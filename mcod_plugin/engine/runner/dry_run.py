@@ -26,19 +26,13 @@ NOT_CALLED = (CheckpointHook, LoggerHook, ProgressBarHook, RunRecordHook)
 
 
 def dry_run(runner: Runner) -> str:
-    """Do some steps of a run as it would do them: of each kind, with and
-    without distillation, at the first place that the schedule has for it.
+    """Do some steps of a run that has not begun as it would do them: of each
+    kind, with and without distillation, at the first place that the schedule
+    has for it. Its work directory is one to throw away. Told is what an epoch
+    and the run will take.
 
-    Args:
-        runner (Runner): The runner of a run that has not begun. Its work
-            directory is one to throw away.
-
-    Returns:
-        str: What an epoch and the run will take.
-
-    Raises:
-        ConfigError: If the training loop is none of MMEngine's, or the GPU
-            has not enough memory.
+    Raise if the training loop is none of MMEngine's, or the GPU has not enough
+    memory.
     """
     loop = runner.train_loop
     if not isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):

@@ -154,14 +154,8 @@ class ResumingRunner(Runner):
         return checkpoint
 
     def own_part(self, checkpoint: dict) -> dict:
-        """What a checkpoint holds for this process.
-
-        Args:
-            checkpoint (dict): A checkpoint of the whole model.
-
-        Returns:
-            dict: All of it, unless a subclass has parts in other processes.
-        """
+        """What a checkpoint of the whole model holds for this process: all of
+        it, unless a subclass has parts in other processes."""
         return checkpoint
 
     def _check_state(self, model: nn.Module, checkpoint: dict) -> None:
@@ -243,20 +237,10 @@ class ResumingRunner(Runner):
                resume_param_scheduler: bool = True,
                *args,
                **kwargs) -> None:
-        """Go on with the run of a checkpoint, or do what is left of its end.
-
-        Args:
-            filename (str): The checkpoint.
-            resume_optimizer (bool): Whether to restore the optimizer's state,
-                by the names of the parameters. Defaults to True.
-            resume_param_scheduler (bool): Whether to restore the states of
-                schedulers. Defaults to True.
-            *args, **kwargs: See :meth:`mmengine.runner.Runner.resume`.
-
-        Raises:
-            ConfigError: If the checkpoint holds weights only or does not fit,
-                or its run has ended.
-        """
+        """Go on with the run of a checkpoint, or do what is left of its end,
+        see :meth:`mmengine.runner.Runner.resume`. The optimizer's state is
+        restored by the names of the parameters. Raise if the checkpoint holds
+        weights only or does not fit, or its run has ended."""
         # They are looked at before anything is loaded.
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if self.param_schedulers is not None:

@@ -83,17 +83,8 @@ class CifarBackbone(BaseBackbone):
         return f'{name} of {type(self).__name__}'
 
     def build_norm(self, channels: int) -> nn.Module:
-        """Build a norm layer, or say what is wrong with its config.
-
-        Args:
-            channels (int): The number of channels to normalize.
-
-        Returns:
-            nn.Module: The norm layer.
-
-        Raises:
-            ConfigError: If ``norm_cfg`` cannot be used.
-        """
+        """Build a norm layer of so many channels, or say what is wrong with
+        ``norm_cfg``."""
         try:
             return build_norm_layer(self.norm_cfg, channels)[1]
         except (AssertionError, KeyError, TypeError, ValueError) as error:
@@ -103,15 +94,8 @@ class CifarBackbone(BaseBackbone):
                 f'got {self.norm_cfg!r}') from error
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Compute the feature maps.
-
-        Args:
-            x (Tensor): Images of shape ``(N, in_channels, H, W)``.
-
-        Returns:
-            tuple[Tensor]: The maps of the stages of ``out_indices``, each of
-            shape ``(N, C, H', W')``, in rising order.
-        """
+        """The maps ``(N, C, H', W')`` of the stages of ``out_indices``, in
+        rising order, from images ``(N, in_channels, H, W)``."""
         x = self.stem(x)
         outs = []
         for i, stage in enumerate(self.stages):
@@ -121,13 +105,6 @@ class CifarBackbone(BaseBackbone):
         return tuple(outs)
 
     def train(self, mode: bool = True) -> 'CifarBackbone':
-        """Set the mode and return the module, as ``nn.Module`` does.
-
-        Args:
-            mode (bool): Whether to train or to evaluate. Defaults to True.
-
-        Returns:
-            CifarBackbone: The module itself.
-        """
+        """Set the mode and return the module, as ``nn.Module`` does."""
         super().train(mode)
         return self

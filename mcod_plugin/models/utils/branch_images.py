@@ -60,22 +60,10 @@ class BranchImages(nn.Module):
     def forward(self,
                 inputs: Inputs,
                 names: Optional[Collection[str]] = None) -> Dict[str, Tensor]:
-        """The images by branch.
-
-        Args:
-            inputs (Tensor | dict[str, Tensor]): Images ``(N, C, H, W)``, as
-                the cohort's preprocessor gives them, or a view of them for
-                each branch.
-            names (Collection[str], optional): The branches that need them.
-                Defaults to all.
-
-        Returns:
-            dict[str, Tensor]: Images ``(N, C, h, w)`` by branch.
-
-        Raises:
-            ConfigError: If there are views, but not of all branches, or not
-                of as many images.
-        """
+        """The images ``(N, C, h, w)`` of the branches that need them, by
+        default all: from images ``(N, C, H, W)``, as the cohort's preprocessor
+        gives them, or a view of them for each branch. There must be views of
+        all branches, and of as many images."""
         views = isinstance(inputs, Mapping)
         if views:
             _check_views(inputs, list(self.memory_formats))

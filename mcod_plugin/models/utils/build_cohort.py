@@ -19,15 +19,8 @@ MOST_LETTERS = 64
 
 
 def check_names(branches: Any) -> None:
-    """Raise unless the branches have names that can be used as attributes, in
-    checkpoint keys, log keys and file names.
-
-    Args:
-        branches (dict[str, dict | nn.Module]): The branches by name.
-
-    Raises:
-        ConfigError: If there is none, or a name cannot be used.
-    """
+    """Raise unless there are branches, with names that can be used as
+    attributes, in checkpoint keys, log keys and file names."""
     if not isinstance(branches, dict) or not branches:
         raise ConfigError('model.branches must be a dict that names at least '
                           f'one classifier; got {branches!r}')

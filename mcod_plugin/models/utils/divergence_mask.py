@@ -55,12 +55,7 @@ class DivergenceMask(nn.Module):
                     parameter.register_hook(partial(self._own_gradient, index))
 
     def leave_out(self, names: Iterable[str]) -> None:
-        """Leave out some branches.
-
-        Args:
-            names (Iterable[str]): Their names; what is no branch is passed
-                over.
-        """
+        """Leave out some branches; names of none are passed over."""
         names = set(names)
         for index, name in enumerate(self.names):
             if name in names:
@@ -163,14 +158,7 @@ class DivergenceMask(nn.Module):
         return torch.where(learning & finite, distances, 0.)
 
     def mark(self, values: Dict[str, Tensor]) -> Dict[str, Tensor]:
-        """Losses for the log, which are NaN for a branch that is left out.
-
-        Args:
-            values (dict[str, Tensor]): What is logged, by name.
-
-        Returns:
-            dict[str, Tensor]: The same with NaN.
-        """
+        """What is logged by name, with NaN for a branch that is left out."""
         alive = self.flags() or {}
         return {
             key: torch.where(alive[name], value.detach(), math.nan)

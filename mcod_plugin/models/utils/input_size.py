@@ -51,18 +51,10 @@ def _fixed_size(cfg: Any) -> Optional[Sequence[int]]:
 
 
 def guess_input_size(branches: Mapping[str, Any]) -> Union[int, Sequence[int]]:
-    """The size to assume when neither the model nor the data tell it.
-
-    Args:
-        branches (dict[str, dict | nn.Module]): The branches by name, or their
-            configs.
-
-    Returns:
-        int | Sequence[int]: The size as an ``input_size``: what the first of
-        the networks says that are made for one size, unless its branch has an
-        ``input_size`` of its own; else 32 if a CIFAR-sized network is among
-        them, else 224.
-    """
+    """The size, as an ``input_size``, to assume when neither the model nor the
+    data tell it: what the first of the networks says that are made for one
+    size, unless its branch has an ``input_size`` of its own; else 32 if a
+    CIFAR-sized network is among them, else 224."""
     for branch in branches.values():
         if not isinstance(branch, Mapping) or 'input_size' not in branch:
             size = network_input_size(branch)

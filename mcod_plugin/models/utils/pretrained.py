@@ -31,22 +31,13 @@ def keep_weights(setting: str, module: nn.Module) -> None:
 
 
 def take_pretrained(model: nn.Module) -> Dict[str, dict]:
-    """Take the checkpoints out of every ``init_cfg`` within a model.
+    """Take the checkpoints out of every ``init_cfg`` within a cohort or a
+    classifier: the parts of type ``'Pretrained'``, for
+    :func:`load_pretrained`, by the module's name, the innermost first. That of
+    the model itself is ``''``. An ``override`` must not name a checkpoint.
 
     MMEngine would execute what a file holds besides weights, and would only
     log that they do not fit.
-
-    Args:
-        model (nn.Module): A cohort or a classifier, whose ``init_cfg`` are
-            changed.
-
-    Returns:
-        dict[str, dict]: The parts of type ``'Pretrained'``, for
-        :func:`load_pretrained`, by the module's name, the innermost first.
-        That of the model itself is ``''``.
-
-    Raises:
-        ConfigError: If an ``override`` names a checkpoint.
     """
     found = {}
     for name, module in reversed(list(model.named_modules())):

@@ -98,14 +98,7 @@ def starved_norms(cohort: nn.Module) -> List[str]:
 
 @contextmanager
 def told(setting: str) -> Iterator[None]:
-    """Turn what a part raises into one line.
-
-    Args:
-        setting (str): The setting that the part comes from.
-
-    Raises:
-        ConfigError: If it raises anything.
-    """
+    """Turn what the part of a setting raises into one line."""
     try:
         yield
     except ConfigError:

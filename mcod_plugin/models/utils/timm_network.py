@@ -25,14 +25,9 @@ WRAPPER_KEYS = ('type', '_scope_', 'model_name', 'features_only',
 
 
 def model_name(settings: Mapping[str, Any]) -> str:
-    """timm's own name of a network, without where it is found.
-
-    Args:
-        settings (dict): Config of a ``TIMMBackbone`` or ``TimmClassifier``.
-
-    Returns:
-        str: The name, with the tag of its weights if there is one.
-    """
+    """timm's own name of the network of a ``TIMMBackbone`` or
+    ``TimmClassifier``, with the tag of its weights if there is one, and
+    without where it is found."""
     name = str(settings.get('model_name'))
     return name.rpartition(':')[2].rpartition('/')[2]
 
