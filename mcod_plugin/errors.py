@@ -100,10 +100,10 @@ def check_integer(setting: str, value: Any, minimum: int = 1) -> None:
                           f'{minimum}; got {value!r}')
 
 
-def check_names(setting: str,
-                value: Any,
-                allowed: str = 'name at least one branch, and none twice'
-                ) -> None:
+def check_names(
+        setting: str,
+        value: Any,
+        allowed: str = 'name at least one branch, and none twice') -> None:
     """Raise unless ``value`` is a list of names, not empty and none twice.
 
     Args:

@@ -6,8 +6,7 @@ from typing import Dict, List, Optional, Sequence
 
 from .plan import Run
 from .progress import StudyProgress
-from .state import (ENDED, check_precision, failure, latest_checkpoint,
-                    state)
+from .state import ENDED, check_precision, failure, latest_checkpoint, state
 from .training_process import TrainingProcess, is_taken
 
 __all__ = ['execute']

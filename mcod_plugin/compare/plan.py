@@ -17,8 +17,7 @@ from mmengine.utils import import_modules_from_strings
 from mcod_plugin.config.explain import explain
 from mcod_plugin.config.methods import apply_method
 from mcod_plugin.config.model_config import model_config
-from mcod_plugin.config.parts import (counts_epochs, is_part,
-                                      metric_configs)
+from mcod_plugin.config.parts import counts_epochs, is_part, metric_configs
 from mcod_plugin.config.read import merge_options, merge_settings, read_config
 from mcod_plugin.engine.hooks import DiscontinuousKDHook
 from mcod_plugin.engine.hooks.discontinuous_kd_hook import whole_schedule

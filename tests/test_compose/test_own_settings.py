@@ -1,4 +1,5 @@
 from fractions import Fraction
+
 import pytest
 
 from mcod_plugin.compose.own_settings import (KEPT_BY, left_out, own_settings,

@@ -15,8 +15,7 @@ from mcod_plugin.alone.data import evaluator, loader_alone
 from mcod_plugin.compare.plan import _check_evaluator
 from mcod_plugin.config.input_size import pipeline_input_size
 from mcod_plugin.config.methods import apply_method
-from mcod_plugin.config.parts import (is_part, metric_configs, type_name,
-                                      walk)
+from mcod_plugin.config.parts import is_part, metric_configs, type_name, walk
 from mcod_plugin.config.pretrained import (checkpoints, is_pretrained,
                                            without_pretrained)
 from mcod_plugin.config.read import read_config
