@@ -34,13 +34,11 @@ def find_record(work_dir: str) -> Dict[str, Any]:
         return {}
 
 
-def kd_weights(record: Mapping[str, Any],
-               name: Optional[str] = None) -> List[float]:
-    """The weights of the distillation that took effect, of a branch or the
-    greatest of all: of each epoch, or of each part of a run that counts in
+def kd_weights(record: Mapping[str, Any]) -> List[float]:
+    """The weights of the distillation that took effect, the greatest of all
+    branches: of each epoch, or of each part of a run that counts in
     iterations."""
-    own = None if name is None else record.get(f'{name}.kd_weight')
-    return list(own or record.get('kd_weight') or ())
+    return list(record.get('kd_weight') or ())
 
 
 def distilled(record: Mapping[str, Any]) -> bool:
