@@ -48,12 +48,8 @@ class ToolParser(argparse.ArgumentParser):
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of all tools that run a config, named as
-    MMPretrain names them.
-
-    Args:
-        parser (ArgumentParser): The parser to add them to.
-    """
+    """Add the arguments of all tools that run a config, named as MMPretrain
+    names them."""
     parser.add_argument(
         '--method',
         metavar='NAME|FILE',
@@ -89,11 +85,7 @@ def _share(text: str) -> Tuple[int, int]:
 
 
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of all tools that train the runs of a study.
-
-    Args:
-        parser (ArgumentParser): The parser to add them to.
-    """
+    """Add the arguments of all tools that train the runs of a study."""
     parser.add_argument('study', help='path of the study')
     parser.add_argument(
         '--work-dir',
@@ -129,21 +121,10 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
-    """Read the config and merge the arguments that all tools share.
-
-    Args:
-        args (Namespace): Parsed arguments: ``config``, ``work_dir`` and those
-            of :func:`add_config_arguments`.
-        needs (Sequence[str]): The settings that the config must hold.
-
-    Returns:
-        Config: The config, with ``work_dir`` from the command line, else from
-        the file, else named after it and the method.
-
-    Raises:
-        ConfigError: If the file is missing or cannot be read, lacks a
-            setting, or an option names none.
-    """
+    """Read the config, which must hold what the tool ``needs``, and merge the
+    arguments that all tools share, see :func:`add_config_arguments`.
+    ``work_dir`` is from the command line, else from the file, else named after
+    it and the method."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     adopt_ranks(args.launcher)
     cfg = read_config(args.config)
@@ -177,21 +158,12 @@ def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
 
 
 def run_config(cfg: Any, action: Callable[[Any], Any]) -> Any:
-    """Build the runner of a config and do something with it.
+    """Build the runner of a config and have an action take it, whose result is
+    returned.
 
     What goes wrong before the first epoch has begun is a mistake in a setting
     or a file: a :class:`ConfigError` tells it, and the work directory is left
     as it was. Later on, an error is raised as it is.
-
-    Args:
-        cfg (Config): The config.
-        action (Callable): Takes the runner.
-
-    Returns:
-        Any: What the action returns.
-
-    Raises:
-        ConfigError: If the run cannot begin.
     """
     from mcod_plugin.config.explain import explain
     from mcod_plugin.config.parts import type_name
@@ -246,12 +218,9 @@ class Stopped(SystemExit):
 def orderly_end(trains: bool = False) -> Iterator[None]:
     """Let the block clean up and end the process if it is stopped, by SIGTERM
     or by Ctrl-C: there is no traceback, nothing half-written stays, and no
-    process of its own. The exit code is 128 and the signal's number.
-
-    Args:
-        trains (bool): Whether one line on stderr tells where the run stands,
-            and how to go on. Defaults to False.
-    """
+    process of its own. The exit code is 128 and the signal's number. If it
+    ``trains``, one line on stderr tells where the run stands, and how to go
+    on."""
     owner, code = os.getpid(), 0
 
     def stop(number: int, frame: Any) -> None:
@@ -316,14 +285,8 @@ def busy(text: str) -> Iterator[None]:
 
 
 def train(runner: Any) -> None:
-    """Train, and print what can be done next with what was trained.
-
-    Args:
-        runner (Runner): The runner.
-
-    Raises:
-        Stopped: If it is stopped, see :func:`orderly_end`.
-    """
+    """Train, and print what can be done next with what was trained. It may be
+    stopped, see :func:`orderly_end`."""
     try:
         runner.train()
     except BaseException as error:
@@ -339,15 +302,8 @@ def train(runner: Any) -> None:
 
 
 def dry_run(cfg: Any) -> None:
-    """Do the first steps of a training, print what all of it will take, and
-    leave nothing behind.
-
-    Args:
-        cfg (Config): The config.
-
-    Raises:
-        ConfigError: If the training cannot begin, or would be resumed.
-    """
+    """Do the first steps of a training, which must not be resumed, print what
+    all of it will take, and leave nothing behind."""
     from mcod_plugin.engine.runner.dry_run import dry_run as first_steps
     if cfg.get('resume'):
         raise ConfigError('--dry-run does the first steps of a run, which '
@@ -420,11 +376,10 @@ def _here(path: str) -> str:
 
 def _standing(runner: Any) -> str:
     """Where a run that was stopped stands, and how to go on."""
-    from mcod_plugin.engine.hooks.cohort_report_hook import progress
+    from mcod_plugin.utils.units import progress
     if not getattr(runner, 'started', True):
         return f'before the first epoch; {_command(sys.argv)}'
-    unit, done = progress(runner)
-    total = runner.max_iters if unit == 'iteration' else runner.max_epochs
+    unit, done, total = progress(runner)
     place = f'after {done} of {total} {unit}s'
     for hook in runner.hooks:
         last = getattr(hook, 'last_ckpt', None)

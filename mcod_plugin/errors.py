@@ -6,7 +6,7 @@ from typing import Any, Iterable
 
 __all__ = [
     'ConfigError', 'TrainingError', 'nearest', 'one_line', 'check_choice',
-    'check_integer', 'check_number'
+    'check_integer', 'check_names', 'check_number'
 ]
 
 
@@ -51,14 +51,7 @@ def nearest(name: str, choices: Iterable[str], limit: int = 3) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """An error's message without line breaks.
-
-    Args:
-        error (Exception): The error.
-
-    Returns:
-        str: The message.
-    """
+    """An error's message without line breaks."""
     # The text of a KeyError is the representation of its argument.
     is_key = isinstance(error, KeyError) and error.args
     return ' '.join(str(error.args[0] if is_key else error).split())
@@ -105,6 +98,26 @@ def check_integer(setting: str, value: Any, minimum: int = 1) -> None:
             or value < minimum):
         raise ConfigError(f'{setting} must be an integer of at least '
                           f'{minimum}; got {value!r}')
+
+
+def check_names(
+        setting: str,
+        value: Any,
+        allowed: str = 'name at least one branch, and none twice') -> None:
+    """Raise unless ``value`` is a list of names, not empty and none twice.
+
+    Args:
+        setting (str): The setting, as the user types it.
+        value (Any): What was given.
+        allowed (str): What the setting must do. Defaults to naming branches.
+
+    Raises:
+        ConfigError: If ``value`` is no such list.
+    """
+    if (not isinstance(value, (tuple, list)) or not value
+            or not all(isinstance(name, str) for name in value)
+            or len(set(value)) < len(value)):
+        raise ConfigError(f'{setting} must {allowed}; got {value!r}')
 
 
 def check_number(setting: str,

@@ -238,15 +238,6 @@ class DiscontinuousSchedule:
         """Whether the branches are distilled at step ``t``."""
         return self.weight(t) > 0
 
-    @property
-    def is_constant(self) -> bool:
-        """Whether the weight is the same at all times of any run, in
-        whatever its steps are."""
-        first, last = self.weights
-        whole_run = self.begin == 0 and self.end is None
-        always_on = whole_run and self.gap == (0, 0)
-        return first == last and (always_on or first == 0)
-
     def table(self) -> List[Tuple[int, float]]:
         """List[Tuple[int, float]]: Each step of ``[begin, end)`` with its
         weight."""

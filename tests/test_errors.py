@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mcod_plugin.errors import (ConfigError, check_choice, check_integer,
-                                check_number, nearest)
+                                check_names, check_number, nearest)
 
 
 def test_config_error_is_a_value_error():
@@ -167,3 +167,12 @@ def test_check_number_exclusive_minimum():
             ConfigError,
             match=r'^x must be a finite number greater than 0\.5; got 0\.5$'):
         check_number('x', 0.5, minimum=0.5, exclusive=True)
+
+
+@pytest.mark.parametrize('value', [(), [], ['a', 'a'], ['a', 1], 'a', None])
+def test_check_names(value):
+    with pytest.raises(ConfigError) as info:
+        check_names('x', value)
+    assert str(info.value) == ('x must name at least one branch, and none '
+                               f'twice; got {value!r}')
+    assert check_names('x', ['b', 'a']) is check_names('x', ('a', )) is None

@@ -480,19 +480,3 @@ def test_weight_does_not_search_all_phases(kwargs, monkeypatch):
     for t in range(99_000, 99_100):
         schedule.weight(t)
     assert len(calls) <= 100
-
-
-@no_deadline
-@given(
-    st.integers(1, 3), st.tuples(st.integers(0, 2), st.integers(0, 2)),
-    st.tuples(st.integers(0, 2), st.integers(0, 2)),
-    st.sampled_from(sorted(CURVES)), st.integers(0, 1),
-    st.sampled_from([None, 5]), st.sampled_from([None, 2]))
-def test_is_constant(on, gap, weight, curve, begin, end, ramp):
-    schedule = DiscontinuousSchedule(on, gap, weight, curve, begin, end, ramp)
-    seen = {
-        schedule.resolve(total).weight(t)
-        for total in (10, 40)
-        for t in range(total)
-    }
-    assert schedule.is_constant == (len(seen) == 1)

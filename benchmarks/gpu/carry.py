@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from typing import IO, Any, Dict, Iterator, List, Sequence, Tuple
 
 from mcod_plugin.compare.plan import Run
-from mcod_plugin.compare.state import (ENDED, checkpoints, hash_file,
-                                       latest_checkpoint, state)
+from mcod_plugin.compare.state import (ENDED, hash_file, latest_checkpoint,
+                                       state)
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.utils.files import new_file, write_text
 
@@ -230,9 +230,9 @@ def _needed(runs: Sequence[Run]) -> Dict[str, str]:
         if latest_checkpoint(run) is not None:
             needed[run.name] = latest_checkpoint(run)
         for name in run.needs:
-            found = checkpoints(by_name[name])
-            if state(by_name[name]) == 'done' and found:
-                needed[name] = found[max(found)]
+            found = latest_checkpoint(by_name[name])
+            if state(by_name[name]) == 'done' and found is not None:
+                needed[name] = found
     return needed
 
 

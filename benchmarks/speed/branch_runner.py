@@ -10,7 +10,6 @@ from mmpretrain.registry import DATASETS as MMPRETRAIN_DATASETS
 
 from mcod_plugin.alone.cohort import build_cohort
 from mcod_plugin.alone.data import dataset_alone, evaluator, preprocessor
-from mcod_plugin.alone.optimizer import optim_wrapper_alone
 from mcod_plugin.config.branch_from import read_source
 from mcod_plugin.config.model_config import preprocessor_config
 from mcod_plugin.config.parts import is_part, walk
@@ -18,6 +17,7 @@ from mcod_plugin.datasets import InMemoryDataset
 from mcod_plugin.datasets.in_memory_dataset import OWN_KEYS, PART_KEYS
 from mcod_plugin.datasets.split import check_per_class, select_images
 from mcod_plugin.registry import DATASETS, MODELS
+from .optimizer_alone import optim_wrapper_alone
 
 __all__ = ['FOREVER', 'branch_loader', 'branch_runner']
 

@@ -15,7 +15,6 @@ from mmengine.utils import import_modules_from_strings
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mcod_plugin.alone.optimizer import optim_wrapper_alone
 from mcod_plugin.config.explain import explain
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.engine.hooks import DiscontinuousKDHook
@@ -24,6 +23,7 @@ from mcod_plugin.engine.runner.view_settings import name_views
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import RUNNERS
 from .branch_runner import FOREVER, branch_runner
+from .optimizer_alone import optim_wrapper_alone
 from .step_timer import StepTimer
 
 __all__ = ['GROWTH', 'growth_cases', 'speed_cases']

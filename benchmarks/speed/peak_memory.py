@@ -1,11 +1,13 @@
+import ctypes
 import gc
+from contextlib import suppress
 from typing import Optional
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mcod_plugin.utils.machine import process_memory, return_freed_memory
+from mcod_plugin.utils.machine import process_memory
 
 
 class PeakMemory:
@@ -30,7 +32,8 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
             return
         # What is free would be taken for used.
-        return_freed_memory()
+        with suppress(AttributeError, OSError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
         try:
             with open('/proc/self/clear_refs', 'w') as file:
                 file.write('5')

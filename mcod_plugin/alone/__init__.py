@@ -1,4 +1,4 @@
-"""A branch as it stands alone: its model, its data and its optimizer.
+"""A branch as it stands alone: its model and its data.
 
 What takes branches out of a cohort, puts them together or compares them with
 their cohort asks here.

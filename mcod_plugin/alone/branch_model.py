@@ -136,22 +136,9 @@ class BranchModel:
 def branch_model(cfg: Any, cohort: nn.Module, name: str, images: Images,
                  classes: Optional[List[str]],
                  origin: Dict[str, Any]) -> BranchModel:
-    """A branch as it stands alone.
-
-    Args:
-        cfg (Config): The cohort's config.
-        cohort (nn.Module): The cohort.
-        name (str): The branch.
-        images (Images): Images as the data set gives them.
-        classes (list[str], optional): Names of the classes.
-        origin (dict): Where it comes from.
-
-    Returns:
-        BranchModel: All that there is to know of it.
-
-    Raises:
-        ConfigError: If its config holds more than plain values.
-    """
+    """All that there is to know of a branch as it stands alone, whose config
+    must be of plain values: with images as the data set gives them, the names
+    of the classes, if they are known, and where it comes from."""
     classifier = cohort.branches[name]
     settings = cohort.branch_settings[name]
     own = BranchSettings.of_cohort(cohort.input_size, cohort.data_preprocessor,

@@ -16,21 +16,10 @@ PLUGIN = 'mcod_plugin'
 
 
 def stand_alone(setting: str, cfg: dict, classifier: nn.Module) -> dict:
-    """Complete a branch's config with what the cohort has worked out.
-
-    Args:
-        setting (str): The branch's setting, for error messages.
-        cfg (dict): The config of the classifier, without the settings that
-            only a cohort knows.
-        classifier (nn.Module): What was built from it.
-
-    Returns:
-        dict: A config of plain values, with the neck, ``in_channels`` and
-        ``num_classes`` of the head. Weights to start from are left out.
-
-    Raises:
-        ConfigError: If it holds something that a config file cannot.
-    """
+    """Complete the config of a branch's classifier, of plain values that a
+    config file can hold, with what the cohort has worked out: the neck, and
+    ``in_channels`` and ``num_classes`` of the head. Weights to start from are
+    left out."""
     cfg = without_pretrained(plain(setting, cfg))
     if cfg.get('_scope_') == 'mmpretrain':
         # It is the default scope of the config that this becomes part of.
@@ -65,14 +54,8 @@ def _neck(neck: nn.Module) -> dict:
 
 
 def needs_plugin(cfg: Any) -> bool:
-    """Whether a config asks for parts of this plugin.
-
-    Args:
-        cfg (Any): A plain config.
-
-    Returns:
-        bool: Whether a ``type`` or a collate function is this plugin's.
-    """
+    """Whether a ``type`` or a collate function of a plain config is this
+    plugin's."""
     return any(
         isinstance(value, str) and value.startswith(f'{PLUGIN}.')
         for _, value in walk(cfg))

@@ -29,23 +29,13 @@ __all__ = [
 
 
 def build_cohort(cfg: Any, only: Optional[str] = None) -> nn.Module:
-    """Build a cohort, or one of its branches in a cohort of its own.
+    """Build a cohort, or ``only`` one of its branches in a cohort of its own.
+    That has the settings and sees the images that it has in the cohort, and is
+    trained even if it is frozen there.
 
     Neither the weights to start from are loaded, nor the network that they
     would come by. The branches have the order of values in memory that they
     have when they stand alone.
-
-    Args:
-        cfg (Config): The cohort's config.
-        only (str, optional): The one branch to build. It has the settings and
-            sees the images that it has in the cohort, and is trained even if
-            it is frozen there. Defaults to None, which builds all.
-
-    Returns:
-        nn.Module: The cohort.
-
-    Raises:
-        ConfigError: If it cannot be built.
     """
     model = model_config(cfg)
     branches = model['branches']
@@ -77,23 +67,13 @@ def _averages_teach(model: dict) -> bool:
 
 
 def load_cohort(cfg: Any, filename: str, checkpoint: dict) -> nn.Module:
-    """Build a cohort and load its weights, all of them.
+    """Build a cohort, in eval mode on the CPU, and load all its weights from
+    the checkpoint that was read from a file, which must be of it.
 
     Where MMEngine's ``EMAHook`` has averaged weights, a checkpoint holds the
-    averages as ``state_dict`` and the raw weights as ``ema_state_dict``; so
-    it is the averages that are loaded. Averages that have taught in a cohort
+    averages as ``state_dict`` and the raw weights as ``ema_state_dict``; so it
+    is the averages that are loaded. Averages that have taught in a cohort
     (``model.teacher.ema``) are left out: they have done their work.
-
-    Args:
-        cfg (Config): The cohort's config.
-        filename (str): The checkpoint's path, for error messages.
-        checkpoint (dict): Its content.
-
-    Returns:
-        nn.Module: The cohort, in eval mode on the CPU.
-
-    Raises:
-        ConfigError: If it cannot be built, or the checkpoint is not of it.
     """
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
     cohort = build_cohort(cfg)
@@ -112,22 +92,10 @@ def load_cohort(cfg: Any, filename: str, checkpoint: dict) -> nn.Module:
 
 def class_names(content: dict, images: Images,
                 num_classes: int) -> Optional[List[str]]:
-    """The names of the classes.
-
-    Args:
-        content (dict): What the checkpoint holds.
-        images (Images): Images of the data set.
-        num_classes (int): Number of classes of the branches.
-
-    Returns:
-        list[str] | None: The names that the training has noted, else those of
-        the data set; None if neither has any.
-
-    Raises:
-        ConfigError: If they differ, or are not as many as the classes.
-            Labels are their numbers, so what the images say of the accuracy
-            would be wrong.
-    """
+    """The names of the classes that the training has noted in its checkpoint,
+    else those of the data set; None if neither has any. Raise if they differ,
+    or are not as many as the classes: labels are their numbers, so what the
+    images say of the accuracy would be wrong."""
     trained = trained_names(content)
     faults = name_mismatches(images.classes, trained)
     if faults:
@@ -144,18 +112,9 @@ def class_names(content: dict, images: Images,
 
 
 def origin(cfg: Any, checkpoint: str, content: dict) -> Dict[str, Any]:
-    """Where a branch comes from.
-
-    Args:
-        cfg (Config): The config of its cohort.
-        checkpoint (str): Path of the checkpoint.
-        content (dict): What the checkpoint holds.
-
-    Returns:
-        dict[str, Any]: Names of both files, ``versions`` of the libraries
-        that take it out, and ``epoch``, ``iter`` and ``seed`` of the training
-        as far as they are known.
-    """
+    """Where a branch comes from: names of the files of config and checkpoint,
+    ``versions`` of the libraries that take it out, and ``epoch``, ``iter`` and
+    ``seed`` of the training as far as the checkpoint tells them."""
     meta = content.get('meta') or {}
     found = dict(
         config=osp.basename(cfg.filename or ''),
@@ -169,18 +128,11 @@ def origin(cfg: Any, checkpoint: str, content: dict) -> Dict[str, Any]:
 
 def branch_pixels(cohort: nn.Module, name: str,
                   pixels: np.ndarray) -> np.ndarray:
-    """The pixels of the images that a branch sees.
+    """The pixels ``(N, C, h, w)`` that a branch sees of images ``(N, C, H,
+    W)`` of the data set; float32 if they were resized.
 
     Resizing and normalising may change places, since a resized pixel is a
     weighted mean.
-
-    Args:
-        cohort (nn.Module): The cohort.
-        name (str): The branch.
-        pixels (np.ndarray): Images ``(N, C, H, W)`` of the data set.
-
-    Returns:
-        np.ndarray: Images ``(N, C, h, w)``; float32 if they were resized.
     """
     settings = cohort.branch_settings[name]
     if not settings.resized or pixels.shape[2:] == settings.input_size:
@@ -196,16 +148,8 @@ def branch_pixels(cohort: nn.Module, name: str,
 @torch.no_grad()
 def branch_logits(cohort: nn.Module, names: Sequence[str],
                   pixels: np.ndarray) -> Dict[str, np.ndarray]:
-    """Logits of branches, as they are in their cohort.
-
-    Args:
-        cohort (nn.Module): The cohort.
-        names (Sequence[str]): The branches.
-        pixels (np.ndarray): Images ``(N, C, H, W)`` of the data set.
-
-    Returns:
-        dict[str, np.ndarray]: Logits ``(N, num_classes)`` by branch.
-    """
+    """Logits ``(N, num_classes)`` of branches for images ``(N, C, H, W)`` of
+    the data set, as they are in their cohort."""
     found = {name: [] for name in names}
     for begin, end in batches(len(pixels)):
         inputs = torch.from_numpy(pixels[begin:end])

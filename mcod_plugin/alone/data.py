@@ -9,7 +9,7 @@ from mmpretrain.evaluation import Accuracy
 from mmpretrain.models import ClsDataPreprocessor
 
 from mcod_plugin.config.data import view_pipelines
-from mcod_plugin.config.parts import is_part, walk
+from mcod_plugin.config.parts import is_part, metric_configs, walk
 from mcod_plugin.config.plain import plain
 from mcod_plugin.datasets import InMemoryDataset
 from mcod_plugin.datasets.in_memory_dataset import (OWN_KEYS, is_in_memory,
@@ -28,17 +28,8 @@ TRAINING_KEYS = {'batch_augments', 'to_onehot'}
 
 
 def source_loader(cfg: Any) -> dict:
-    """The data loader whose preprocessing a branch gets.
-
-    Args:
-        cfg (Config): The cohort's config.
-
-    Returns:
-        dict: ``test_dataloader``, or ``val_dataloader`` if there is none.
-
-    Raises:
-        ConfigError: If the config has neither.
-    """
+    """The data loader whose preprocessing a branch gets: ``test_dataloader``,
+    or ``val_dataloader`` if there is none. Raise if there is neither."""
     for name in ('test_dataloader', 'val_dataloader'):
         if isinstance(cfg.get(name), dict):
             return cfg[name]
@@ -115,18 +106,8 @@ def loader_alone(loader: dict,
                  size: Optional[Tuple[int, int]] = None,
                  channels: int = 3,
                  exact: bool = False) -> dict:
-    """The config of a data loader for the test of a branch.
-
-    Args:
-        loader (dict): The cohort's.
-        size (tuple[int, int], optional): See :func:`dataset_alone`, as for
-            the next two. Defaults to None.
-        channels (int): Defaults to 3.
-        exact (bool): Defaults to False.
-
-    Returns:
-        dict: The config, of plain values.
-    """
+    """The config of a data loader for the test of a branch, of plain values;
+    see :func:`dataset_alone`."""
     loader = plain('test_dataloader', loader)
     dataset = dataset_alone(loader['dataset'], size, channels, exact)
     # A part that stays in memory comes in whole batches.
@@ -143,14 +124,8 @@ def loader_alone(loader: dict,
 
 
 def crop_ratio(pipeline: List[dict]) -> float:
-    """The share of an image's side that a pipeline keeps.
-
-    Args:
-        pipeline (list[dict]): Configs of its transforms.
-
-    Returns:
-        float: From 0 to 1; 1 unless it resizes and then cuts the middle out.
-    """
+    """The share of an image's side, from 0 to 1, that a pipeline keeps; 1
+    unless it resizes and then cuts the middle out."""
     ratio, edge = 1., None
     for transform in pipeline:
         if is_part(transform, ResizeEdge):
@@ -163,16 +138,9 @@ def crop_ratio(pipeline: List[dict]) -> float:
 
 
 def interpolation(pipeline: List[dict]) -> str:
-    """How a pipeline resizes images.
-
-    Args:
-        pipeline (list[dict]): Configs of its transforms.
-
-    Returns:
-        str: The name of the way, as timm and Pillow call it: that of the last
-        transform which resizes; ``'bilinear'``, the transforms' own default,
-        if none does.
-    """
+    """How the last transform of a pipeline that resizes images does so, as
+    timm and Pillow call it; ``'bilinear'``, the transforms' own default, if
+    none does."""
     found = 'bilinear'
     for transform in pipeline:
         if is_part(transform, (Resize, ResizeEdge)):
@@ -186,20 +154,10 @@ def preprocessor(given: dict,
                  std: Any,
                  num_classes: int,
                  training: bool = False) -> dict:
-    """MMPretrain's preprocessor in the place of the cohort's.
-
-    Args:
-        given (dict): The config of the cohort's.
-        mean (Sequence[float] | None): Mean of each channel of the branch.
-        std (Sequence[float] | None): Standard deviation of each channel.
-        num_classes (int): Number of classes.
-        training (bool): Whether the branch is to be trained, so that batch
-            augmentations stay. Defaults to False.
-
-    Returns:
-        dict: The config. A preprocessor that is neither ours nor MMPretrain's
-        stays as it is.
-    """
+    """The config of MMPretrain's preprocessor in the place of the cohort's,
+    with the mean and the standard deviation of each channel of the branch. If
+    the branch is to be trained, batch augmentations stay. A preprocessor that
+    is neither ours nor MMPretrain's stays as it is."""
     given = plain('data_preprocessor', given)
     if given.get('type') is None or is_part(
             given, (ClsDataPreprocessor, BatchDataPreprocessor)):
@@ -216,21 +174,10 @@ def preprocessor(given: dict,
 
 
 def evaluator(given: Any, num_classes: int, multi_label: bool = False) -> Any:
-    """MMPretrain's metrics in the place of the cohort's.
-
-    Args:
-        given (dict | list[dict] | None): The cohort's evaluator.
-        num_classes (int): Number of classes.
-        multi_label (bool): Whether the images have several labels.
-            Defaults to False.
-
-    Returns:
-        dict | list[dict]: Accuracy for ours, top-1 in any case; of several
-        labels the average precision. Others stay as they are, those that ours
-        evaluates by branch included.
-    """
-    metrics = plain('test_evaluator', given or [])
-    metrics = metrics if isinstance(metrics, list) else [metrics]
+    """MMPretrain's metrics in the place of the cohort's: accuracy for ours,
+    top-1 in any case; of several labels the average precision. Others stay as
+    they are, those that ours evaluates by branch included."""
+    metrics = metric_configs(plain('test_evaluator', given or []))
     ours = [metric for metric in metrics if needs_plugin(metric)]
     kept = [metric for metric in metrics if metric not in ours]
     for metric in ours:

@@ -30,18 +30,12 @@ FILES_NOTE = """\
 
 
 def write_mmpretrain(model: BranchModel, folder: str) -> None:
-    """Write ``config.py`` and ``model.pth``.
+    """Write ``config.py`` and ``model.pth`` of a branch into a folder. A plain
+    network has none.
 
     The config holds the classifier with its preprocessor, and the data and
     metrics of a test. The checkpoint holds ``state_dict`` and ``meta`` with
     ``dataset_meta``, and is opened by ``torch.load(weights_only=True)``.
-
-    Args:
-        model (BranchModel): The branch.
-        folder (str): Where to write them.
-
-    Raises:
-        ConfigError: If it is a plain network.
     """
     if model.is_plain:
         raise ConfigError(
@@ -68,17 +62,14 @@ def write_mmpretrain(model: BranchModel, folder: str) -> None:
 
 
 def write_safetensors(model: BranchModel, folder: str) -> None:
-    """Write ``model.safetensors`` and ``config.json``.
+    """Write ``model.safetensors`` and ``config.json`` of a branch into a
+    folder.
 
-    The weights are those of MMPretrain's classifier. The JSON holds its
-    config ``model`` with the preprocessor, ``preprocessing`` in words for
-    whoever does without MMPretrain, ``classes``, ``metrics`` and ``origin``.
-    A plain network has no preprocessor, and takes images that are prepared as
+    The weights are those of MMPretrain's classifier. The JSON holds its config
+    ``model`` with the preprocessor, ``preprocessing`` in words for whoever
+    does without MMPretrain, ``classes``, ``metrics`` and ``origin``. A plain
+    network has no preprocessor, and takes images that are prepared as
     ``preprocessing`` says.
-
-    Args:
-        model (BranchModel): The branch.
-        folder (str): Where to write them.
     """
     classifier, state_dict = model.mmpretrain
     if not model.is_plain:
@@ -103,14 +94,7 @@ def write_safetensors(model: BranchModel, folder: str) -> None:
 
 
 def timm_fault(model: BranchModel) -> str:
-    """Why timm cannot open a branch.
-
-    Args:
-        model (BranchModel): The branch.
-
-    Returns:
-        str: The reason, empty if it can.
-    """
+    """Why timm cannot open a branch; empty if it can."""
     if model.timm is None:
         return (f'no classifier of timm gives the logits of branch '
                 f'{model.name}')
@@ -121,19 +105,13 @@ def timm_fault(model: BranchModel) -> str:
 
 
 def write_timm(model: BranchModel, folder: str) -> None:
-    """Write ``config.json`` and ``model.safetensors``, in timm's layout for
-    the Hugging Face hub.
+    """Write ``config.json`` and ``model.safetensors`` of a branch that timm
+    opens, see :func:`timm_fault`, into a folder, in timm's layout for the
+    Hugging Face hub.
 
     ``timm.create_model('local-dir:FOLDER', pretrained=True)`` is the branch,
     and ``timm.data.resolve_model_data_config`` tells how its images are
     prepared: RGB on a scale of 0 to 1.
-
-    Args:
-        model (BranchModel): The branch.
-        folder (str): Where to write them.
-
-    Raises:
-        ConfigError: If timm does not open it, see :func:`timm_fault`.
     """
     fault = timm_fault(model)
     if fault:
@@ -169,15 +147,9 @@ def write_timm(model: BranchModel, folder: str) -> None:
 
 
 def to_checkpoint(state_dict: Mapping[str, Tensor], meta: dict) -> bytes:
-    """Weights as a checkpoint that ``torch.load(weights_only=True)`` opens.
-
-    Args:
-        state_dict (Mapping[str, Tensor]): The weights.
-        meta (dict): What the checkpoint tells of itself.
-
-    Returns:
-        bytes: The file, with ``state_dict`` and ``meta``.
-    """
+    """Weights, and what the checkpoint tells of itself, as a file that
+    ``torch.load(weights_only=True)`` opens: with ``state_dict`` and
+    ``meta``."""
     # A copy without the gaps that other memory formats leave. The versions of
     # the parts, which some of them look for, stay with it.
     weights = OrderedDict(
@@ -190,14 +162,7 @@ def to_checkpoint(state_dict: Mapping[str, Tensor], meta: dict) -> bytes:
 
 
 def to_safetensors(state_dict: Mapping[str, Tensor]) -> bytes:
-    """Weights as a safetensors file.
-
-    Args:
-        state_dict (Mapping[str, Tensor]): The weights.
-
-    Returns:
-        bytes: The file.
-    """
+    """Weights as a safetensors file."""
     from safetensors.torch import save
 
     # It takes no tensors that share memory or have gaps.
@@ -209,14 +174,8 @@ def to_safetensors(state_dict: Mapping[str, Tensor]) -> bytes:
 
 
 def file_sizes(folder: str) -> Dict[str, int]:
-    """The files of a folder.
-
-    Args:
-        folder (str): The folder; folders in it do not count.
-
-    Returns:
-        dict[str, int]: Size in bytes of each file, sorted by name.
-    """
+    """Size in bytes of each file in a folder, sorted by name; folders in it do
+    not count."""
     return {
         file: osp.getsize(osp.join(folder, file))
         for file in sorted(os.listdir(folder))

@@ -15,31 +15,17 @@ import torch
 
 
 def rgb(images: np.ndarray, order: str) -> torch.Tensor:
-    """Images ``(N, C, H, W)`` as floats, in RGB.
-
-    Args:
-        images (np.ndarray): The images.
-        order (str): The order of their channels.
-
-    Returns:
-        Tensor: The floats.
-    """
+    """Images ``(N, C, H, W)``, whose channels are in an order such as
+    ``'bgr'``, as floats in RGB."""
     if order == 'BGR' and images.shape[1] == 3:
         images = images[:, ::-1]
     return torch.from_numpy(images.astype(np.float32))
 
 
 def build_mmpretrain(config: dict, state_dict: dict):
-    """MMPretrain's classifier, which prepares images itself.
-
-    Args:
-        config (dict): The model's config.
-        state_dict (dict): Its weights, all of them.
-
-    Returns:
-        Callable: From images ``(N, C, H, W)``, as the data set gives them,
-        and the order of their channels to logits.
-    """
+    """MMPretrain's classifier with all its weights, which prepares images
+    itself: a function from images ``(N, C, H, W)``, as the data set gives
+    them, and the order of their channels to logits."""
     from mmengine.registry import init_default_scope
     from mmpretrain.registry import MODELS
     init_default_scope('mmpretrain')
@@ -55,16 +41,8 @@ def build_mmpretrain(config: dict, state_dict: dict):
 
 
 def build_plain(config: dict, preprocessing: dict, state_dict: dict):
-    """A plain network, whose images are prepared for it.
-
-    Args:
-        config (dict): Its config.
-        preprocessing (dict): How they are prepared.
-        state_dict (dict): Its weights, all of them.
-
-    Returns:
-        Callable: See :func:`build_mmpretrain`.
-    """
+    """A plain network with all its weights, whose images are prepared for it;
+    see :func:`build_mmpretrain`."""
     from mmengine.registry import init_default_scope
     from mmpretrain.registry import MODELS
     init_default_scope('mmpretrain')

@@ -34,19 +34,9 @@ class Images(NamedTuple):
 
 
 def validation_images(cfg: Any, limit: int) -> Images:
-    """Images of the validation data, evenly spread. Nothing is downloaded.
-
-    Args:
-        cfg (Config): The cohort's config. If it has no ``val_dataloader``,
-            they are those of ``test_dataloader``.
-        limit (int): The most images to take.
-
-    Returns:
-        Images: The images.
-
-    Raises:
-        ConfigError: If the data cannot be had, or differ in size.
-    """
+    """Some images of one size, at most ``limit``, of the validation data, or
+    of the test data if there are none, evenly spread. Nothing is
+    downloaded."""
     key = 'val_dataloader'
     if cfg.get(key) is None:
         key = 'test_dataloader'
@@ -95,14 +85,7 @@ def _forbid_download(cfg: Any) -> None:
 
 
 def batches(number: int) -> List[Tuple[int, int]]:
-    """Begin and end of each batch.
-
-    Args:
-        number (int): Number of images.
-
-    Returns:
-        list[tuple[int, int]]: The first batch is one image, so that sizes
-        differ.
-    """
+    """Begin and end of each batch of a number of images. The first batch is
+    one image, so that sizes differ."""
     begins = [0, *range(1, number, BATCH_SIZE)]
     return list(zip(begins, [*begins[1:], number]))

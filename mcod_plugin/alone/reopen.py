@@ -147,20 +147,9 @@ def _logits(job: dict, last_words: str) -> np.ndarray:
 
 def check_logits(name: str, format: str, found: np.ndarray,
                  wanted: np.ndarray) -> float:
-    """Raise unless an export gives the logits of its branch.
-
-    Args:
-        name (str): The branch.
-        format (str): The format.
-        found (np.ndarray): Logits ``(N, num_classes)`` of the export.
-        wanted (np.ndarray): Those of the branch in its cohort.
-
-    Returns:
-        float: The largest difference.
-
-    Raises:
-        ConfigError: If they differ by more than rounding, or are no numbers.
-    """
+    """The largest difference between the logits ``(N, num_classes)`` of an
+    export in some format and those of its branch in its cohort. Raise if it is
+    more than rounding, or no number."""
     text = f'the export of {name} as {format} was withdrawn'
     if found.shape != wanted.shape:
         raise ConfigError(f'{text}: its logits are {found.shape} instead of '

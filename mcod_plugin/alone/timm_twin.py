@@ -33,21 +33,13 @@ class TimmTwin(NamedTuple):
 
 def timm_twin(cfg: dict, classifier: nn.Module, num_classes: int,
               shape: Tuple[int, ...]) -> Optional[TimmTwin]:
-    """Find the network of timm that gives the same logits as a branch.
+    """Find the network of timm that gives the same logits as a branch, which
+    is in eval mode; None if there is none.
 
-    A ``TimmClassifier`` is one. A ``TIMMBackbone`` with a linear head
-    is one if timm pools and classifies its features as the branch does, which
-    is found out by comparing logits.
-
-    Args:
-        cfg (dict): The config of the branch as it stands alone.
-        classifier (nn.Module): The branch, in eval mode.
-        num_classes (int): Number of classes.
-        shape (tuple[int]): Shape ``(N, C, H, W)`` of the images to compare
-            them on.
-
-    Returns:
-        TimmTwin | None: None if there is none.
+    A ``TimmClassifier`` is one. A ``TIMMBackbone`` with a linear head is one
+    if timm pools and classifies its features as the branch does, which is
+    found out by comparing logits of images of the shape ``(N, C, H, W)``. The
+    config is that of the branch as it stands alone.
     """
     if isinstance(classifier, TimmClassifier):
         settings, state = cfg, classifier.model.state_dict()

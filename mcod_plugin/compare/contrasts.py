@@ -16,20 +16,10 @@ ALPHA = 0.05
 def contrast_table(
         outcome: str, values: Mapping[str, Mapping[int, float]],
         pairs: Sequence[Tuple[str, str]]) -> Optional[Tuple[str, list, list]]:
-    """The differences of some pairs of methods, which are one family of
-    tests.
-
-    Args:
-        outcome (str): What the values are of, such as ``'the ensemble'``.
-        values (Mapping[str, Mapping[int, float]]): By method and seed the
-            accuracy in percent.
-        pairs (Sequence[tuple[str, str]]): Of each the first method is
-            compared with the second.
-
-    Returns:
-        tuple[str, list, list] | None: Title, header and rows. None if there
-        is nothing to tell the noise from.
-    """
+    """Title, header and rows of the differences of some pairs of methods, of
+    each the first one minus the second, which are one family of tests. The
+    values are accuracies in percent by method and seed, of an outcome such as
+    ``'the ensemble'``. None if there is nothing to tell the noise from."""
     model = TwoWay(values)
     found = {pair: model.difference(*pair) for pair in pairs}
     if all(contrast is None or contrast.error is None
@@ -65,15 +55,8 @@ def contrast_table(
 
 
 def text_of(contrast: Optional[Contrast]) -> str:
-    """A difference in words.
-
-    Args:
-        contrast (Contrast, optional): The difference.
-
-    Returns:
-        str: As ``'+1.23 [0.45, 2.01]'``, without an interval if there is
-        none; ``'-'`` for None.
-    """
+    """A difference in words, as ``'+1.23 [0.45, 2.01]'``, without an interval
+    if there is none; ``'-'`` for None."""
     if contrast is None:
         return '-'
     text = f'{contrast.value:+.2f}'

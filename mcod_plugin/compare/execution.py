@@ -6,7 +6,7 @@ from typing import Dict, List, Optional, Sequence
 
 from .plan import Run
 from .progress import StudyProgress
-from .state import ENDED, check_precision, checkpoints, failure, state
+from .state import ENDED, check_precision, failure, latest_checkpoint, state
 from .training_process import TrainingProcess, is_taken
 
 __all__ = ['execute']
@@ -134,7 +134,7 @@ def _lack(run: Run, by_name: Dict[str, Run]) -> Optional[str]:
         if state(other) != 'done':
             return (f'{lack}is not trained to its end; train it first, with '
                     'an --only that matches it as well')
-        if not checkpoints(other):
+        if latest_checkpoint(other) is None:
             return (f'{lack}is not in {other.work_dir}; move away its result '
                     f'{other.result} to have it trained again')
     return None

@@ -17,7 +17,7 @@ from mmengine.utils import import_modules_from_strings
 from mcod_plugin.config.explain import explain
 from mcod_plugin.config.methods import apply_method
 from mcod_plugin.config.model_config import model_config
-from mcod_plugin.config.parts import counts_epochs, is_part
+from mcod_plugin.config.parts import counts_epochs, is_part, metric_configs
 from mcod_plugin.config.read import merge_options, merge_settings, read_config
 from mcod_plugin.engine.hooks import DiscontinuousKDHook
 from mcod_plugin.engine.hooks.discontinuous_kd_hook import whole_schedule
@@ -107,18 +107,8 @@ def plan(study: Study,
 
 
 def choose(runs: Sequence[Run], patterns: Sequence[str]) -> List[Run]:
-    """Some of a study's runs.
-
-    Args:
-        runs (Sequence[Run]): The runs.
-        patterns (Sequence[str]): Patterns of names, such as ``mcod_*``.
-
-    Returns:
-        list[Run]: Those that a pattern matches; all if there is none.
-
-    Raises:
-        ConfigError: If a pattern matches no run.
-    """
+    """Those of a study's runs whose names some patterns match, such as
+    ``mcod_*``; all without a pattern. Raise if one matches no run."""
     for pattern in patterns:
         if not any(fnmatchcase(run.name, pattern) for run in runs):
             raise ConfigError(f'--only {pattern} matches no run; there are '
@@ -130,17 +120,9 @@ def choose(runs: Sequence[Run], patterns: Sequence[str]) -> List[Run]:
 
 
 def shard(runs: Sequence[Run], index: int, number: int) -> List[Run]:
-    """The share of one of several processes that divide a study.
-
-    Args:
-        runs (Sequence[Run]): The runs.
-        index (int): Which share, from 1.
-        number (int): How many shares there are.
-
-    Returns:
-        list[Run]: Every ``number``-th run. One that needs the checkpoint of
-        another is in the same share.
-    """
+    """The share, from 1, of one of several processes that divide a study:
+    every ``number``-th run. One that needs the checkpoint of another is in the
+    same share."""
     homes = {run.name: position for position, run in enumerate(runs)}
     for run in runs:
         for name in run.needs:
@@ -190,11 +172,7 @@ def _config(study: Study, method: Method, options: Sequence[str]) -> Config:
 
 def _check_evaluator(evaluator: Any) -> None:
     """Raise unless a validation gives the accuracies that are compared."""
-    if isinstance(evaluator, dict):
-        evaluator = evaluator.get('metrics', evaluator)
-    if isinstance(evaluator, dict):
-        evaluator = [evaluator]
-    for metric in evaluator:
+    for metric in metric_configs(evaluator):
         if is_part(metric, BranchMetrics):
             topk = metric.get('topk')
             topk = 1 if topk is None else topk

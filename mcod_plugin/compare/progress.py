@@ -65,14 +65,8 @@ class StudyProgress:
             self._say(f'{name} begins')
 
     def update(self, name: str, fraction: float) -> None:
-        """A run has come so far.
-
-        Args:
-            name (str): The run.
-            fraction (float): The share that is done, from 0 to 1. What was
-                done before it was resumed counts as done, but not for the
-                speed.
-        """
+        """A run has come so far, a share from 0 to 1. What was done before it
+        was resumed counts as done, but not for the speed."""
         if fraction > 0:
             self._firsts.setdefault(name, fraction)
         self._fractions[name] = fraction

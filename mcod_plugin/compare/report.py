@@ -91,16 +91,12 @@ class Report:
         self._hashes = hashes
 
     def to_markdown(self) -> str:
-        """The whole report in Markdown.
-
-        Returns:
-            str: What was run and on what; tables of accuracy, of the gain
-            over the baseline, of the contrasts, of top-5 accuracy, of the
-            pull of the distillation, and of the best validation with the time
-            of a run, without the methods that have no run yet; what has
-            failed, what is missing, what was made by another config, and what
-            was not the same for all runs.
-        """
+        """The whole report in Markdown: what was run and on what; tables of
+        accuracy, of the gain over the baseline, of the contrasts, of top-5
+        accuracy, of the pull of the distillation, and of the best validation
+        with the time of a run, without the methods that have no run yet; what
+        has failed, what is missing, what was made by another config, and what
+        was not the same for all runs."""
         tables = [
             self._accuracy(),
             self._gain(), *self._contrasts(),
@@ -117,12 +113,8 @@ class Report:
         return '\n\n'.join(parts)
 
     def to_text(self) -> str:
-        """The tables of accuracy and of the gain, for a terminal.
-
-        Returns:
-            str: The tables, what has failed, what is missing and what was
-            made by another config.
-        """
+        """The tables of accuracy and of the gain, for a terminal, what has
+        failed, what is missing and what was made by another config."""
         parts = []
         for title, header, rows in filter(
                 None, (self._accuracy(), self._gain(), *self._contrasts())):
@@ -424,8 +416,8 @@ class Report:
             rivals, key=lambda method: sign * fmean(rivals[method].values()))
         model = TwoWay(rivals)
         if all(
-                model.difference(best, other).excludes() for other in rivals
-                if other != best):
+                model.difference(best, other).excludes_zero()
+                for other in rivals if other != best):
             column[best] = f'**{column[best]}**'
         return column
 
@@ -445,20 +437,11 @@ class Report:
 
 
 def write_report(study: Study, runs: Sequence[Run]) -> str:
-    """Make the report of a study from its result files: tables and figures.
-
-    Args:
-        study (Study): The study.
-        runs (Sequence[Run]): All its runs. Results by other configs than
-            theirs are told.
-
-    Returns:
-        str: The tables for a terminal, and where the report is.
-
-    Raises:
-        ConfigError: If there is no result yet, one of them cannot be used, or
-            the report's file has no place for it.
-    """
+    """Make the report of a study from its result files, tables and figures,
+    and return the tables for a terminal, and where the report is. Raise if
+    there is no result yet, one of them cannot be used, or the report's file
+    has no place for it; results by other configs than those of the runs are
+    told."""
     methods = [method.name for method in study.methods]
     results = read_results(study.results, methods, study.seeds)
     report = Report(results, study.baseline, study.seeds, study.contrasts,
@@ -480,21 +463,9 @@ def write_report(study: Study, runs: Sequence[Run]) -> str:
 
 
 def insert(text: str, name: str, block: str) -> str:
-    """Put a report in its place in a Markdown file.
-
-    Args:
-        text (str): The file's text. It has ``<!-- study: NAME -->`` and
-            ``<!-- /study: NAME -->``; what stands between them is replaced.
-        name (str): The name of the study.
-        block (str): The report.
-
-    Returns:
-        str: The new text.
-
-    Raises:
-        ConfigError: If one of the two is missing, stands there twice, or the
-            first comes after the second.
-    """
+    """The text of a Markdown file with the report of a study in its place,
+    between ``<!-- study: NAME -->`` and ``<!-- /study: NAME -->``, of which
+    there must be one each, in this order."""
     begin, end = f'<!-- study: {name} -->', f'<!-- /study: {name} -->'
     for marker in (begin, end):
         count = text.count(marker)

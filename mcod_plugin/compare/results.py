@@ -87,27 +87,13 @@ def read_results(folder: str,
 
 
 def all_runs(results: Results) -> List[Record]:
-    """All runs in one list.
-
-    Args:
-        results (dict[str, list[dict]]): The runs by method.
-
-    Returns:
-        list[dict]: The runs, method by method.
-    """
+    """All runs in one list, method by method."""
     return [run for runs in results.values() for run in runs]
 
 
 def differences(results: Results) -> List[str]:
-    """What is not the same for all runs, though it may change results.
-
-    Args:
-        results (dict[str, list[dict]]): The runs by method.
-
-    Returns:
-        list[str]: A sentence for each of batch size, precision, device and
-        version of torch that differs.
-    """
+    """A sentence for each of batch size, precision, device and version of
+    torch that is not the same for all runs, since it may change results."""
     notes = []
     for what, value_of in NOTED.items():
         values = {
@@ -126,16 +112,9 @@ def differences(results: Results) -> List[str]:
 
 
 def divergence(run: Record) -> Optional[str]:
-    """How a run failed, if it did.
-
-    Args:
-        run (dict): The run.
-
-    Returns:
-        str | None: What has diverged: a branch by the run's own record, else
-        a loss or a metric of the last validation that is not finite. None if
-        nothing has.
-    """
+    """What has diverged in a run: a branch by the run's own record, else a
+    loss or a metric of the last validation that is not finite. None if nothing
+    has."""
     # To MMEngine a run in iterations is one epoch.
     by_epoch = unit(run) == 'epoch'
     told = [
@@ -157,56 +136,27 @@ def divergence(run: Record) -> Optional[str]:
 
 
 def unit(run: Record) -> str:
-    """What a run counts in.
-
-    Args:
-        run (dict): The run.
-
-    Returns:
-        str: ``'epoch'`` or ``'iteration'``.
-    """
+    """What a run counts in, ``'epoch'`` or ``'iteration'``."""
     # Runs of older versions do not say.
     return run.get('unit') or 'epoch'
 
 
 def length(run: Record) -> int:
-    """How many epochs or iterations a run has.
-
-    Args:
-        run (dict): The run.
-
-    Returns:
-        int: Their number.
-    """
+    """How many epochs or iterations a run has."""
     return run[f'{unit(run)}s']
 
 
 def steps(run: Record, number: int) -> List[int]:
-    """When something was noted in the course of a run.
-
-    Args:
-        run (dict): The run.
-        number (int): How many values were noted.
-
-    Returns:
-        list[int]: Of each, how many epochs or iterations were over.
-    """
+    """How many epochs or iterations were over at each of the first ``number``
+    values that were noted in the course of a run."""
     if unit(run) == 'epoch':
         return [*range(1, number + 1)]
     return run['until'][:number]
 
 
 def of_other_configs(results: Results, hashes: Mapping[str, str]) -> List[str]:
-    """The runs that were made by another config than they are to have.
-
-    Args:
-        results (dict[str, list[dict]]): The runs by method.
-        hashes (Mapping[str, str]): The hash of the config that each run is
-            to have, by name.
-
-    Returns:
-        list[str]: Their names.
-    """
+    """The names of the runs that were made by another config than they are to
+    have, by the hashes of those."""
     return [
         _name(run) for run in all_runs(results)
         if run.get('config_hash') != hashes.get(_name(run))
@@ -214,15 +164,8 @@ def of_other_configs(results: Results, hashes: Mapping[str, str]) -> List[str]:
 
 
 def trained_branches(runs: Sequence[Record]) -> List[str]:
-    """The branches that a method trains.
-
-    Args:
-        runs (Sequence[dict]): Runs of the method.
-
-    Returns:
-        list[str]: Those with a training loss, in the order of the cohort: a
-        frozen teacher has none. Of no run: empty.
-    """
+    """The branches that a method trains, by its runs: those with a training
+    loss, in the order of the cohort. A frozen teacher has none."""
     return [
         name for name in (runs[0]['branches'] if runs else ())
         if all(run['train_loss'].get(name) for run in runs)
@@ -230,14 +173,7 @@ def trained_branches(runs: Sequence[Record]) -> List[str]:
 
 
 def frozen_branches(runs: Sequence[Record]) -> List[str]:
-    """The branches that only teach; see :func:`trained_branches`.
-
-    Args:
-        runs (Sequence[dict]): Runs of the method.
-
-    Returns:
-        list[str]: Those without a training loss. Of no run: empty.
-    """
+    """The branches that only teach; see :func:`trained_branches`."""
     trained = trained_branches(runs)
     return [
         name for name in (runs[0]['branches'] if runs else ())
@@ -246,45 +182,23 @@ def frozen_branches(runs: Sequence[Record]) -> List[str]:
 
 
 def last(runs: Sequence[Record], *keys: str) -> Dict[int, float]:
-    """A metric in the last validation, or the mean of some.
-
-    Args:
-        runs (Sequence[dict]): Runs of one method.
-        keys (str): The metrics, such as ``resnet/top1``.
-
-    Returns:
-        dict[int, float]: The mean over the metrics by seed. Runs that lack
-        one of them are left out.
-    """
+    """The mean of some metrics, such as ``resnet/top1``, in the last
+    validation of a method's runs, by seed. Runs that lack one are left out."""
     return _means(runs, keys, lambda run, key: run['last'].get(key))
 
 
 def best(runs: Sequence[Record], *names: str) -> Dict[int, float]:
-    """The best top-1 accuracy of all epochs, or the mean of some.
-
-    Args:
-        runs (Sequence[dict]): Runs of one method.
-        names (str): Names of branches, or ``ensemble``.
-
-    Returns:
-        dict[int, float]: The mean in percent by seed.
-    """
+    """The mean of the best top-1 accuracies of all epochs of some branches, or
+    of ``ensemble``, in percent, by seed of a method's runs."""
     return _means(
         runs, names,
         lambda run, name: best_top1(run['curves']).get(name, [None])[0])
 
 
 def kd_ratios(run: Record, name: str) -> Dict[int, float]:
-    """How hard the distillation pulled at a branch, against its own loss.
-
-    Args:
-        run (dict): A run.
-        name (str): The branch.
-
-    Returns:
-        dict[int, float]: ``kd_ratio`` by the number of epochs (or iterations)
-        finished, of those that distilled; empty if it was not measured.
-    """
+    """How hard the distillation pulled at a branch, against its own loss:
+    ``kd_ratio`` by the number of epochs (or iterations) finished, of those
+    that distilled; empty if it was not measured."""
     course = run.get('kd_ratio', {}).get(name, [])
     return {
         step: ratio

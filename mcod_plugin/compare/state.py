@@ -1,20 +1,18 @@
 """How far the runs of a study have come."""
 import json
-import os
 import os.path as osp
-import re
-from typing import Dict, Optional, Sequence
+from typing import Optional, Sequence
 
 from mcod_plugin.engine.optim_wrapper import precision
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.runs.tables import render
-from mcod_plugin.utils.checkpoint import read_checkpoint
+from mcod_plugin.utils.checkpoint import numbered_checkpoints, read_checkpoint
 from .plan import Run
 from .results import divergence
 
 __all__ = [
-    'ENDED', 'check_precision', 'checkpoints', 'failure', 'hash_file',
-    'latest_checkpoint', 'overview', 'state'
+    'ENDED', 'check_precision', 'failure', 'hash_file', 'latest_checkpoint',
+    'overview', 'state'
 ]
 
 # The states of a run that will not be trained again.
@@ -22,19 +20,10 @@ ENDED = ('done', 'failed')
 
 
 def state(run: Run) -> str:
-    """How far a run has come.
-
-    Args:
-        run (Run): The run.
-
-    Returns:
-        str: ``'done'``, ``'failed'`` if it has diverged, ``'begun'`` if it
-        will go on from a checkpoint, or ``'to do'``.
-
-    Raises:
-        ConfigError: If there is a result or a work directory of the same name
-            by another config.
-    """
+    """How far a run has come: ``'done'``, ``'failed'`` if it has diverged,
+    ``'begun'`` if it will go on from a checkpoint, or ``'to do'``. Raise if
+    there is a result or a work directory of the same name by another
+    config."""
     if osp.isfile(run.result):
         result = _read(run)
         _check_hash(run, run.result, result.get('config_hash'))
@@ -46,17 +35,8 @@ def state(run: Run) -> str:
 
 
 def overview(runs: Sequence[Run]) -> str:
-    """How far each run of a study has come.
-
-    Args:
-        runs (Sequence[Run]): The runs.
-
-    Returns:
-        str: A table with a row for each method and a column for each seed.
-
-    Raises:
-        ConfigError: If a run has a result by another config.
-    """
+    """How far each run of a study has come, see :func:`state`: a table with a
+    row for each method and a column for each seed."""
     states = {(run.method, run.seed): state(run) for run in runs}
     methods = dict.fromkeys(run.method for run in runs)
     seeds = sorted({run.seed for run in runs})
@@ -66,14 +46,8 @@ def overview(runs: Sequence[Run]) -> str:
 
 
 def failure(run: Run) -> Optional[str]:
-    """Why a run that has ended does not count.
-
-    Args:
-        run (Run): The run.
-
-    Returns:
-        str | None: A line for the user; None if it counts.
-    """
+    """Why a run that has ended does not count, as a line for the user; None if
+    it counts."""
     reason = _divergence(run, _read(run))
     return reason and (f'{run.name} has failed: {reason}; move away its '
                        f'result {run.result} to have it trained again')
@@ -105,17 +79,9 @@ def _check_hash(run: Run, place: str, given: Optional[str]) -> None:
 
 
 def check_precision(runs: Sequence[Run]) -> None:
-    """Raise if the runs of a study would not all be in one precision each,
-    because another machine has begun it.
-
-    Args:
-        runs (Sequence[Run]): The runs, those that are done or begun and
-            those that are still to be trained here.
-
-    Raises:
-        ConfigError: If one was trained in another precision than this machine
-            would train it in.
-    """
+    """Raise if the runs of a study, those that are done or begun and those
+    that are still to be trained here, would not all be in one precision each,
+    because another machine has begun it."""
     for run in runs:
         used = _used_precision(run)
         own = precision(run.cfg.get('optim_wrapper') or {})
@@ -147,44 +113,11 @@ def _used_precision(run: Run) -> Optional[str]:
 
 
 def hash_file(run: Run) -> str:
-    """Where a work directory says of which config it is.
-
-    Args:
-        run (Run): The run.
-
-    Returns:
-        str: The path.
-    """
+    """Where a work directory says of which config it is."""
     return osp.join(run.work_dir, 'config_hash')
 
 
-def checkpoints(run: Run) -> Dict[int, str]:
-    """The checkpoints of a run.
-
-    Args:
-        run (Run): The run.
-
-    Returns:
-        dict[int, str]: Their paths by the number of finished epochs or
-        iterations.
-    """
-    found = {}
-    if osp.isdir(run.work_dir):
-        for name in os.listdir(run.work_dir):
-            match = re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', name)
-            if match:
-                found[int(match.group(1))] = osp.join(run.work_dir, name)
-    return found
-
-
 def latest_checkpoint(run: Run) -> Optional[str]:
-    """The checkpoint to go on from.
-
-    Args:
-        run (Run): The run.
-
-    Returns:
-        str | None: Its path, None if there is none.
-    """
-    found = checkpoints(run)
+    """The path of the checkpoint to go on from; None if there is none."""
+    found = numbered_checkpoints(run.work_dir)
     return found[max(found)] if found else None

@@ -12,6 +12,13 @@ __all__ = [
     'Contrast', 'Estimate', 'TwoWay', 'estimate', 'holm', 'seeds_needed'
 ]
 
+# Of the intervals, whose complement is the level of the tests.
+CONFIDENCE = 0.95
+# With what probability a difference is to be seen, and with how many seeds at
+# most.
+POWER = 0.8
+MOST_SEEDS = 1000
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -29,14 +36,8 @@ class Estimate:
 
 
 def estimate(values: Iterable[float]) -> Optional[Estimate]:
-    """Mean and spread of some values.
-
-    Args:
-        values (Iterable[float]): The values, such as one for each seed.
-
-    Returns:
-        Estimate | None: The estimate. None if there is no value.
-    """
+    """Mean and spread of some values, such as one for each seed; None if there
+    is no value."""
     values = list(values)
     n = len(values)
     if not n:
@@ -50,7 +51,7 @@ def estimate(values: Iterable[float]) -> Optional[Estimate]:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A weighted sum of methods, such as the difference of two.
+    """The difference of two methods.
 
     All that it says takes noise for normally distributed, and for as large
     in one method as in another; a few seeds cannot show whether it is.
@@ -65,60 +66,32 @@ class Contrast:
     error: Optional[float]
     freedom: int
 
-    def interval(self,
-                 confidence: float = 0.95) -> Optional[Tuple[float, float]]:
-        """The confidence interval by Student's t.
-
-        Args:
-            confidence (float): The confidence, between 0 and 1. Defaults to
-                0.95.
-
-        Returns:
-            tuple[float, float] | None: Lower and upper end. None without a
-            standard error.
-
-        Raises:
-            ConfigError: If SciPy is missing.
-        """
+    def interval(self) -> Optional[Tuple[float, float]]:
+        """Lower and upper end of the 95 % confidence interval by Student's t;
+        None without a standard error."""
         if self.error is None:
             return None
         half = self.error * float(_scipy_stats().t.ppf(
-            (1 + confidence) / 2, self.freedom))
+            (1 + CONFIDENCE) / 2, self.freedom))
         return self.value - half, self.value + half
 
-    def excludes(self, value: float = 0.) -> bool:
-        """Whether the 95 % interval does not hold a value; without an
-        interval it never does.
-
-        Args:
-            value (float): The value. Defaults to 0.
-        """
+    def excludes_zero(self) -> bool:
+        """Whether the interval does not hold 0; without an interval it never
+        does."""
         interval = self.interval()
-        return interval is not None and not (interval[0] <= value <=
-                                             interval[1])
+        return interval is not None and not interval[0] <= 0 <= interval[1]
 
     def p_value(self) -> Optional[float]:
         """How likely a value at least as far from 0 would be if the methods
-        were the same: the two-sided t-test.
-
-        Returns:
-            float | None: The probability. None without a standard error.
-        """
+        were the same: the two-sided t-test. None without a standard error."""
         if self.error is None:
             return None
         return 2 * self._tail(abs(self.value))
 
     def p_level(self, margin: float) -> Optional[float]:
         """How likely such a value would be if the methods differed by the
-        margin or more: two one-sided t-tests (Schuirmann, 1987).
-
-        Args:
-            margin (float): The margin, above 0.
-
-        Returns:
-            float | None: The greater of the two probabilities. None without
-            a standard error.
-        """
+        margin, above 0, or more: the greater probability of two one-sided
+        t-tests (Schuirmann, 1987). None without a standard error."""
         if self.error is None:
             return None
         return max(
@@ -174,22 +147,14 @@ class TwoWay:
             rest = found - design @ self._effects
             self.sd = math.sqrt(float(rest @ rest) / self.freedom)
 
-    def contrast(self, weights: Mapping[str, float]) -> Optional[Contrast]:
-        """A weighted sum of methods.
-
-        Args:
-            weights (Mapping[str, float]): By method its weight; together
-                they are 0.
-
-        Returns:
-            Contrast | None: The sum. None if the values cannot tell it, as of
-            a method that has none.
-        """
-        if not weights.keys() <= self._columns.keys():
+    def difference(self, method: str, other: str) -> Optional[Contrast]:
+        """By how much a method is greater than another one; None if the values
+        cannot tell it, as of a method that has none."""
+        if not {method, other} <= self._columns.keys():
             return None
         row = np.zeros(len(self._columns))
-        for method, weight in weights.items():
-            row[self._columns[method]] = weight
+        row[self._columns[method]] = 1
+        row[self._columns[other]] = -1
         if not np.allclose(row @ self._known, row, atol=1e-8):
             return None
         error = None
@@ -197,29 +162,10 @@ class TwoWay:
             error = self.sd * float(np.linalg.norm(row @ self._inverse))
         return Contrast(float(row @ self._effects), error, self.freedom)
 
-    def difference(self, method: str, other: str) -> Optional[Contrast]:
-        """By how much a method is greater than another one.
-
-        Args:
-            method (str): The method.
-            other (str): The other one.
-
-        Returns:
-            Contrast | None: See :meth:`contrast`.
-        """
-        return self.contrast({method: 1., other: -1.})
-
 
 def holm(p_values: Sequence[float]) -> List[float]:
-    """Probabilities of several tests, adjusted so that the chance of a wrong
-    discovery among all of them is kept (Holm, 1979).
-
-    Args:
-        p_values (Sequence[float]): The probability of each test.
-
-    Returns:
-        list[float]: The adjusted ones, in the same order.
-    """
+    """Probabilities of several tests, in their order, adjusted so that the
+    chance of a wrong discovery among all of them is kept (Holm, 1979)."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted, least = [0.] * len(p_values), 0.
     for rank, index in enumerate(order):
@@ -228,25 +174,11 @@ def holm(p_values: Sequence[float]) -> List[float]:
     return adjusted
 
 
-def seeds_needed(sd: float,
-                 methods: int,
-                 difference: float,
-                 power: float = 0.8,
-                 alpha: float = 0.05,
-                 most: int = 1000) -> Optional[int]:
-    """With how many seeds a difference of two methods would be seen.
-
-    Args:
-        sd (float): The standard deviation of the noise, see :class:`TwoWay`.
-        methods (int): How many methods have all these seeds, at least 2.
-        difference (float): The true difference.
-        power (float): With what probability. Defaults to 0.8.
-        alpha (float): The level of the two-sided t-test. Defaults to 0.05.
-        most (int): The number beyond which none is told. Defaults to 1000.
-
-    Returns:
-        int | None: The least number; None if it is beyond ``most``.
-    """
+def seeds_needed(sd: float, methods: int, difference: float) -> Optional[int]:
+    """The least number of seeds with which a true difference of two among
+    several methods, all of which have these seeds, would be seen by a
+    two-sided t-test in four of five studies. ``sd`` is that of the noise, see
+    :class:`TwoWay`. None if it is beyond ``MOST_SEEDS``."""
     stats = _scipy_stats()
 
     def is_seen(seeds: int) -> bool:
@@ -255,17 +187,17 @@ def seeds_needed(sd: float,
         freedom = (methods - 1) * (seeds - 1)
         shift = difference / (sd * math.sqrt(2 / seeds))
         # The square of t, whose distribution SciPy computes more exactly.
-        limit = stats.f.isf(alpha, 1, freedom)
-        return stats.ncf.sf(limit, 1, freedom, shift**2) >= power
+        limit = stats.f.isf(1 - CONFIDENCE, 1, freedom)
+        return stats.ncf.sf(limit, 1, freedom, shift**2) >= POWER
 
     high = 2
     while not is_seen(high):
-        if high > most:
+        if high > MOST_SEEDS:
             return None
         high *= 2
     numbers = range(high // 2, high)
     found = (*numbers, high)[bisect_left(numbers, True, key=is_seen)]
-    return found if found <= most else None
+    return found if found <= MOST_SEEDS else None
 
 
 def _scipy_stats() -> Any:

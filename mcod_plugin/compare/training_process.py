@@ -40,15 +40,9 @@ class TrainingProcess:
         self._lock = None
 
     def begin(self) -> bool:
-        """Start the process, unless another one is at this run or has
-        finished it.
-
-        Returns:
-            bool: Whether it was started.
-
-        Raises:
-            ConfigError: If its folders cannot be written.
-        """
+        """Start the process, unless another one is at this run or has finished
+        it, and tell whether it was started. Its folders must be ones that can
+        be written."""
         run = self.run
         try:
             os.makedirs(run.work_dir, exist_ok=True)
@@ -139,11 +133,8 @@ class TrainingProcess:
         return told['iter'] / told['max_iters']
 
     def fault(self, code: int) -> Optional[str]:
-        """What went wrong, None if nothing did.
-
-        Raises:
-            ConfigError: If it is a setting.
-        """
+        """What went wrong by the exit code, None if nothing did. If it is a
+        setting, it is raised."""
         if code == 0 and osp.isfile(self.run.result):
             return failure(self.run)
         with open(self._log) as file:
@@ -167,11 +158,8 @@ class TrainingProcess:
 
 
 def is_taken(run: Run) -> bool:
-    """Whether another process, on this machine or another one, is at a run.
-
-    Args:
-        run (Run): The run; none that this process is at.
-    """
+    """Whether another process, on this machine or another one, is at a run
+    that this process is not at."""
     try:
         with open(_lock_file(run), 'a') as lock:
             return not try_lock(lock.fileno())

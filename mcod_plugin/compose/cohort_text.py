@@ -7,7 +7,8 @@ from mmcv.transforms import RandomFlip
 from mmpretrain.datasets import PackInputs, RandomCrop
 from mmpretrain.evaluation import Accuracy
 
-from mcod_plugin.config.parts import counts_epochs, is_part, type_name
+from mcod_plugin.config.parts import (counts_epochs, is_part, metric_configs,
+                                      type_name)
 from mcod_plugin.config.read import LOADERS, imported_modules
 from mcod_plugin.datasets.in_memory_dataset import (FIXED_TRANSFORMS,
                                                     InMemoryDataset)
@@ -33,17 +34,9 @@ HOOKS = dict(
 
 
 def cohort_text(sources: Sequence[Source], recipe: Source, out: str) -> str:
-    """Write the config of a cohort that inherits others.
-
-    Args:
-        sources (Sequence[Source]): The branches' configs.
-        recipe (Source): The one whose data, schedule and runtime are
-            inherited.
-        out (str): The file that it is for; paths are relative to its folder.
-
-    Returns:
-        str: The text.
-    """
+    """Write the config of a cohort that inherits those of its branches. Data,
+    schedule and runtime are those of the recipe, and paths are relative to the
+    folder of ``out``, the file that it is for."""
     from yapf.yapflib.yapf_api import FormatCode
     parts = [
         _docstring(sources, recipe, out),
@@ -203,12 +196,9 @@ def _evaluation(recipe: Source) -> Iterator[str]:
     """The recipe's metrics, by branch."""
     written = {}
     for name in ('val_evaluator', 'test_evaluator'):
-        metrics = recipe.cfg.get(name)
+        metrics = metric_configs(recipe.cfg.get(name))
         if not metrics:
             continue
-        if isinstance(metrics, dict):
-            metrics = metrics.get('metrics', metrics)
-        metrics = [metrics] if isinstance(metrics, dict) else list(metrics)
         settings = _by_branch(metrics)
         if settings in written:
             yield f'{name} = {written[settings]}'

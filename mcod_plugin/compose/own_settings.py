@@ -164,17 +164,9 @@ def _factors(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
 
 
 def table(sources: Sequence[Source], recipe: Source, num_classes: int) -> str:
-    """What each config says of the settings that matter.
-
-    Args:
-        sources (Sequence[Source]): The configs.
-        recipe (Source): The one whose recipe the cohort is trained by.
-        num_classes (int): Number of classes of all.
-
-    Returns:
-        str: A table of the settings that any of them has. Its last column
-        tells what holds in the cohort where they differ.
-    """
+    """A table of what each config says of the settings that any of them has.
+    Its last column tells what holds in the cohort, which is trained by the
+    recipe, where they differ."""
     facts = [source.facts() for source in sources]
     lost = left_out(sources, recipe)
     rows = [['num_classes', *[str(num_classes)] * len(sources), '']]
@@ -194,16 +186,8 @@ def table(sources: Sequence[Source], recipe: Source, num_classes: int) -> str:
 
 def left_out(sources: Sequence[Source],
              recipe: Source) -> Dict[str, Dict[str, str]]:
-    """What the cohort does not take over from the branches' own configs.
-
-    Args:
-        sources (Sequence[Source]): The configs.
-        recipe (Source): The one whose recipe the cohort is trained by.
-
-    Returns:
-        dict[str, dict[str, str]]: What a config says, by branch and setting,
-        where that differs from the recipe.
-    """
+    """What the cohort does not take over from the branches' own configs, by
+    branch and setting, where that differs from the recipe."""
     given = recipe.facts()
     found = {}
     for source in sources:

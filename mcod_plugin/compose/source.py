@@ -143,15 +143,8 @@ class Source:
         return self.of_optimizer('weight_decay') or 0.
 
     def of_optimizer(self, key: str) -> Optional[float]:
-        """A number among the settings of the optimizer.
-
-        Args:
-            key (str): The setting.
-
-        Returns:
-            float | None: What it says, else its default; None if it has no
-            such setting.
-        """
+        """A number among the settings of the optimizer: what it says, else its
+        default; None if it has no such setting."""
         kind = self.optimizer.get('type')
         if isinstance(kind, str):
             with OPTIMIZERS.switch_scope_and_registry(None) as registry:
@@ -230,15 +223,8 @@ class Source:
 
 
 def call_text(part: dict, without: Sequence[str] = ()) -> str:
-    """A config as a call in one line.
-
-    Args:
-        part (dict): The config.
-        without (Sequence[str]): Settings to leave out.
-
-    Returns:
-        str: Such as ``'SGD(momentum=0.9)'``; empty for an empty config.
-    """
+    """A config as a call in one line, without some settings, such as
+    ``'SGD(momentum=0.9)'``; empty for an empty config."""
     settings = ', '.join(f'{key}={_plain(value)}'
                          for key, value in part.items()
                          if key not in ('type', '_scope_', *without))

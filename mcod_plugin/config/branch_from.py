@@ -57,17 +57,7 @@ def branch_from(config: str, **settings) -> Dict[str, Any]:
 
 
 def read_source(config: str) -> Any:
-    """Read a config that may belong to a package.
-
-    Args:
-        config (str): See :func:`branch_from`.
-
-    Returns:
-        Config: The config.
-
-    Raises:
-        ConfigError: If it is missing or cannot be read.
-    """
+    """Read a config that may belong to a package, see :func:`branch_from`."""
     if '::' not in config:
         return read_config(config)
     package, _, path = config.partition('::')

@@ -18,15 +18,8 @@ UNKNOWN_ARGUMENT = re.compile(
 
 
 def explain(cfg: Any, error: Exception) -> ConfigError:
-    """Tell in one line which setting kept a config from running.
-
-    Args:
-        cfg (Config): The config.
-        error (Exception): What was raised while it was built.
-
-    Returns:
-        ConfigError: The explanation.
-    """
+    """Tell in one line which setting kept a config from running, by what was
+    raised while it was built."""
     text = one_line(error) or 'no reason given'
     building = _failed_build(error)
     path, given = _place_of(cfg, building['cfg']) if building else ('', {})
@@ -58,16 +51,8 @@ def explain(cfg: Any, error: Exception) -> ConfigError:
 
 
 def unknown_type(setting: str, name: str, registry: Registry) -> ConfigError:
-    """The error of a ``type`` that no registry knows.
-
-    Args:
-        setting (str): The setting, as the user types it.
-        name (str): What was given.
-        registry (Registry): Where it was looked for.
-
-    Returns:
-        ConfigError: The error, which tells the nearest names.
-    """
+    """The error of a ``type`` that a registry does not know, with the nearest
+    names."""
     known = nearest(name, _registered(registry))
     return ConfigError(f'{setting} {name!r} is no registered {registry.name}; '
                        f'{known or "no name is like it"}')
@@ -128,14 +113,8 @@ def _registered(registry: Registry) -> List[str]:
 
 
 def arguments(part: Any) -> List[str]:
-    """Names of the arguments that a class or function takes.
-
-    Args:
-        part (type | Callable | None): The class or function.
-
-    Returns:
-        list[str]: The names, those of the class itself first; of None none.
-    """
+    """Names of the arguments that a class or function takes, those of the
+    class itself first; of None none."""
     if part is None:
         return []
     names = {}

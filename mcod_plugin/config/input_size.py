@@ -26,18 +26,8 @@ WIDTH_FIRST = (CenterCrop, Resize)
 
 
 def parse_input_size(setting: str, value: Any) -> Tuple[int, int]:
-    """Height and width from an ``input_size``.
-
-    Args:
-        setting (str): The setting's name, for the error message.
-        value (int | Sequence[int]): One side of a square, or (height, width).
-
-    Returns:
-        tuple[int, int]: Height and width in pixels.
-
-    Raises:
-        ConfigError: If it is neither.
-    """
+    """Height and width in pixels from an ``input_size``: one side of a square,
+    or (height, width)."""
     sides = value if isinstance(value, (tuple, list)) else (value, value)
     if len(sides) != 2 or not all(
             type(side) is int and side > 0 for side in sides):
@@ -48,15 +38,8 @@ def parse_input_size(setting: str, value: Any) -> Tuple[int, int]:
 
 def pipeline_input_size(
         pipeline: Sequence[Mapping]) -> Optional[Union[int, Sequence[int]]]:
-    """The size of the images that leave a data pipeline.
-
-    Args:
-        pipeline (Sequence[dict]): Configs of its transforms.
-
-    Returns:
-        int | Sequence[int] | None: The size as an ``input_size``; None if no
-        transform fixes it, or views of branches differ in it.
-    """
+    """The size of the images that leave a data pipeline, as an ``input_size``;
+    None if no transform fixes it, or views of branches differ in it."""
     views = list(map(pipeline_input_size, view_pipelines(pipeline).values()))
     if views:
         return views[0] if all(size == views[0] for size in views) else None
@@ -73,16 +56,9 @@ def pipeline_input_size(
 
 def data_input_size(
         loaders: Iterable[Any]) -> Optional[Union[int, Sequence[int]]]:
-    """The size of the images of some data loaders.
-
-    Args:
-        loaders (Iterable[dict | DataLoader | None]): Their configs; one that
-            is built already does not tell.
-
-    Returns:
-        int | Sequence[int] | None: The size as an ``input_size``, of the first
-        loader whose pipeline fixes it; None if none does.
-    """
+    """The size of the images, as an ``input_size``, of the first of some data
+    loaders whose pipeline fixes it; None if none does. One that is built
+    already does not tell."""
     for loader in loaders:
         if isinstance(loader, dict):
             for dataset in dataset_layers(loader.get('dataset')):

@@ -19,18 +19,8 @@ METHODS = osp.join(HOME, 'configs', 'methods')
 
 
 def find_method(name: str) -> str:
-    """The file of a method.
-
-    Args:
-        name (str): A name such as ``'mcod'``, or the path of a ``.py`` file,
-            which is taken as it is.
-
-    Returns:
-        str: The path.
-
-    Raises:
-        ConfigError: If there is no such method.
-    """
+    """The file of a method: by a name such as ``'mcod'``, or the path of a
+    ``.py`` file, which is taken as it is."""
     if name.endswith('.py'):
         if not osp.isfile(name):
             raise ConfigError(f'method {name}: there is no such file')
@@ -45,20 +35,13 @@ def find_method(name: str) -> str:
 
 
 def apply_method(cfg: Any, path: str) -> None:
-    """Merge a method into the config of a cohort.
+    """Merge the file of a method, see :func:`find_method`, into the config of
+    a cohort, which is changed.
 
-    Its ``custom_hooks`` take the place of the cohort's hooks of the same
-    type, and all others stay; its ``custom_imports`` are added to the
-    cohort's. Everything else is merged as by a child config: dicts are merged,
-    or exchanged with ``_delete_=True``.
-
-    Args:
-        cfg (Config): The config, which is changed.
-        path (str): The file of the method, see :func:`find_method`.
-
-    Raises:
-        ConfigError: If the config is of no cohort, or the file cannot be read
-            or merged.
+    Its ``custom_hooks`` take the place of the cohort's hooks of the same type,
+    and all others stay; its ``custom_imports`` are added to the cohort's.
+    Everything else is merged as by a child config: dicts are merged, or
+    exchanged with ``_delete_=True``.
     """
     if 'branches' not in (cfg.get('model') or {}):
         raise ConfigError(f'method {path} is for cohorts: the config lacks '

@@ -19,17 +19,10 @@ LOADING_ERRORS = (AssertionError, OSError, RuntimeError)
 
 @contextmanager
 def explain_missing_data(dataset: dict) -> Iterator[None]:
-    """Turn the error of a missing or damaged data set into one line that
-    tells where it was looked for and where to get it.
-
-    Args:
-        dataset (dict): The data set's config.
-
-    Raises:
-        ConfigError: If the data cannot be loaded, or are none. A folder that
-            a download in vain has made is removed again. A wrong setting of
-            the data set is raised as it is.
-    """
+    """Turn the error of a missing or damaged data set, or of one without data,
+    into one line that tells where it was looked for and where to get it. A
+    folder that a download in vain has made is removed again. A wrong setting
+    of the data set is raised as it is."""
     made = missing_folders(dataset.get('data_root') or '.')
     try:
         yield

@@ -8,17 +8,10 @@ __all__ = ['model_config', 'preprocessor_config']
 
 
 def model_config(cfg: Any) -> Any:
-    """The config of a cohort as the runner builds it: what it does not tell
-    itself comes from the rest of the config.
-
-    Args:
-        cfg (Config): The whole config, which stays as it is.
-
-    Returns:
-        ConfigDict: A shallow copy of ``cfg.model``, with the config's
-        ``data_preprocessor`` and the size of the data's images as
-        ``input_size``.
-    """
+    """The config of a cohort as the runner builds it: a shallow copy of
+    ``cfg.model``. What it does not tell itself comes from the rest of the
+    config: ``data_preprocessor``, and the size of the data's images as
+    ``input_size``."""
     model = type(cfg.model)(cfg.model)
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
@@ -29,16 +22,10 @@ def model_config(cfg: Any) -> Any:
 
 
 def preprocessor_config(cfg: Any) -> dict:
-    """The config of the data preprocessor, of a cohort or of a classifier.
-
-    Args:
-        cfg (Config): The whole config.
-
-    Returns:
-        dict: That of the model, else that of the config, as MMEngine has it,
-        with the batch augmentations of the model's ``train_cfg``; a copy.
-        Empty if there is none.
-    """
+    """The config of the data preprocessor, of a cohort or of a classifier, as
+    a copy: that of the model, else that of the whole config, as MMEngine has
+    it, with the batch augmentations of the model's ``train_cfg``. Empty if
+    there is none."""
     model = cfg.get('model') or {}
     found = dict(
         model.get('data_preprocessor', cfg.get('data_preprocessor')) or {})

@@ -1,6 +1,6 @@
 """The parts of a config, each of which says by ``type`` what it builds."""
 from functools import lru_cache
-from typing import Any, Iterator, Mapping, Optional, Set, Tuple, Union
+from typing import Any, Iterator, List, Mapping, Optional, Set, Tuple, Union
 
 import mmengine.registry
 from mmengine.config import Config
@@ -8,7 +8,7 @@ from mmengine.registry import Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from mmengine.utils import get_object_from_string
 
-__all__ = ['counts_epochs', 'is_part', 'type_name', 'walk']
+__all__ = ['counts_epochs', 'is_part', 'metric_configs', 'type_name', 'walk']
 
 # MMEngine's registries, whose children are those of projects.
 ROOTS = [
@@ -73,31 +73,16 @@ def _named(kind: str, cls: type) -> Any:
 
 
 def type_name(cfg: Mapping, key: str = 'type') -> str:
-    """The name of what a config builds, to be read.
-
-    Whether it is a certain class is asked of :func:`is_part`.
-
-    Args:
-        cfg (dict): The config.
-        key (str): The setting that names it. Defaults to ``'type'``.
-
-    Returns:
-        str: Without scope or module, as ``'SGD'``; empty if the config does
-        not tell.
-    """
+    """The name of what a config builds, to be read: without scope or module,
+    as ``'SGD'``; empty if the config does not tell. Whether it is a certain
+    class is asked of :func:`is_part`."""
     kind: Any = cfg.get(key) or ''
     return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
 
 
 def counts_epochs(train_cfg: Mapping) -> Optional[bool]:
-    """Whether training counts epochs, else iterations.
-
-    Args:
-        train_cfg (dict): The config of the loop.
-
-    Returns:
-        bool | None: None if it does not tell, or is of another loop.
-    """
+    """Whether training counts epochs, else iterations, by the config of its
+    loop; None if that does not tell, or is of another loop."""
     if 'type' not in train_cfg:
         by_epoch = train_cfg.get('by_epoch')
         return by_epoch if isinstance(by_epoch, bool) else None
@@ -108,18 +93,20 @@ def counts_epochs(train_cfg: Mapping) -> Optional[bool]:
     return None
 
 
+def metric_configs(evaluator: Any) -> List[dict]:
+    """The metrics of an evaluator's config: one, several, or an evaluator that
+    holds them as ``metrics``."""
+    if isinstance(evaluator, Mapping):
+        evaluator = evaluator.get('metrics', evaluator)
+    if isinstance(evaluator, Mapping):
+        return [evaluator]
+    return list(evaluator or ())
+
+
 def walk(cfg: Any, path: str = '') -> Iterator[Tuple[str, Any]]:
-    """A config and everything within it.
-
-    Args:
-        cfg (Config | Any): The config.
-        path (str): Its dotted path. Defaults to that of the whole config.
-
-    Yields:
-        tuple[str, Any]: The dotted path of a value, and the value: dicts,
-        lists and tuples before what they hold. What is done to one of them
-        then decides what is found in it.
-    """
+    """A config and everything within it: the dotted path of each value, and
+    the value. Dicts, lists and tuples come before what they hold; what is done
+    to one of them then decides what is found in it."""
     yield path, cfg
     if isinstance(cfg, (Mapping, Config)):
         items = list(cfg.items())

@@ -8,19 +8,8 @@ __all__ = ['plain']
 
 
 def plain(setting: str, value: Any) -> Any:
-    """Turn a config into one of Python's own containers and values.
-
-    Args:
-        setting (str): The setting's name, for error messages.
-        value (Any): The config. A class is told by the name that it is
-            registered under.
-
-    Returns:
-        Any: The plain config, a copy.
-
-    Raises:
-        ConfigError: If there is something else in it.
-    """
+    """A copy of a config in Python's own containers and values, nothing else.
+    A class is told by the name that it is registered under."""
     if isinstance(value, dict):
         return {
             str(key): plain(f'{setting}.{key}', child)

@@ -15,14 +15,7 @@ PRETRAINED_KEYS = ('pretrained', 'checkpoint_path')
 
 
 def without_pretrained(cfg: Any) -> Any:
-    """A copy of a config that asks for no weights to start from.
-
-    Args:
-        cfg (Any): The config.
-
-    Returns:
-        Any: The copy.
-    """
+    """A copy of a config that asks for no weights to start from."""
     if isinstance(cfg, dict):
         return type(cfg)({
             key: without_pretrained(value)
@@ -35,29 +28,16 @@ def without_pretrained(cfg: Any) -> Any:
 
 
 def is_pretrained(cfg: Any) -> bool:
-    """Whether a config asks for weights to start from.
-
-    Args:
-        cfg (Any): The config.
-
-    Returns:
-        bool: Whether it, or a part of it, does.
-    """
+    """Whether a config, or a part of it, asks for weights to start from."""
     return any(
         _loads_weights(key, value) for _, part in walk(cfg)
         if isinstance(part, dict) for key, value in part.items())
 
 
 def checkpoints(cfg: Any) -> Iterator[str]:
-    """The weights that a model's config asks to start from.
-
-    Args:
-        cfg (dict): The config.
-
-    Yields:
-        str: The path or address of a checkpoint; of weights that timm has the
-        name of the network.
-    """
+    """The weights that a model's config asks to start from: the path or
+    address of each checkpoint; of weights that timm has the name of the
+    network."""
     for _, part in walk(cfg):
         if not isinstance(part, dict):
             continue

@@ -31,18 +31,8 @@ LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def read_config(path: str) -> Any:
-    """Read a config.
-
-    Args:
-        path (str): The file.
-
-    Returns:
-        Config: The config. What it imports is no setting of it, and a path of
-        ``pathlib`` is a text.
-
-    Raises:
-        ConfigError: If it is missing or cannot be read.
-    """
+    """Read a config. What it imports is no setting of it, and a path of
+    ``pathlib`` is a text."""
     if not osp.isfile(path):
         raise ConfigError(f'config {path}: there is no such file')
     from mmengine.config import Config
@@ -122,43 +112,22 @@ def _bases(tree: ast.Module) -> Iterator[str]:
 
 
 def imported_modules(cfg: Any) -> Sequence[str]:
-    """The modules that a config imports.
-
-    Args:
-        cfg (Config): The config.
-
-    Returns:
-        list[str]: Those of ``custom_imports``, which may name a single one.
-    """
+    """The modules that a config imports by ``custom_imports``, which may name
+    a single one."""
     found = (cfg.get('custom_imports') or {}).get('imports') or []
     return [found] if isinstance(found, str) else found
 
 
 def merge_options(cfg: Any, options: Sequence[str]) -> None:
-    """Merge ``--cfg-options`` into a config.
-
-    Args:
-        cfg (Config): The config, which is changed.
-        options (Sequence[str]): Texts ``KEY=VALUE``.
-
-    Raises:
-        ConfigError: If one is no such text, or its key leads nowhere.
-    """
+    """Merge ``--cfg-options``, texts ``KEY=VALUE`` whose keys lead somewhere,
+    into a config."""
     merge_settings(cfg, _parse_options(options), '--cfg-options')
 
 
 def merge_settings(cfg: Any, settings: Dict[str, Any], source: str) -> None:
-    """Merge settings into a config.
-
-    Args:
-        cfg (Config): The config, which is changed.
-        settings (dict[str, Any]): The values by dotted key.
-        source (str): Where the settings were given, for error messages.
-
-    Raises:
-        ConfigError: If a key leads nowhere. A top-level name that the config
-            does not know is a slip, not a new setting.
-    """
+    """Merge values by dotted key into a config. Raise, with the ``source`` of
+    the settings, if a key leads nowhere: a top-level name that the config does
+    not know is a slip, not a new setting."""
     for key, value in settings.items():
         top = key.partition('.')[0]
         if top not in cfg and top not in RUNNER_KEYS:

@@ -8,16 +8,10 @@ __all__ = ['use_tta']
 
 
 def use_tta(cfg: Any) -> None:
-    """Have a cohort tested on several versions of each image.
-
-    Args:
-        cfg (Config): The config, which is changed. ``tta_model`` and
-            ``tta_pipeline`` of it are used; without them, the scores of each
-            image and of its mirror image are averaged.
-
-    Raises:
-        ConfigError: If the test data have no pipeline that could be replaced.
-    """
+    """Have a cohort tested on several versions of each image: by ``tta_model``
+    and ``tta_pipeline`` of the config, which is changed; without them, the
+    scores of each image and of its mirror image are averaged. The test data
+    must have a pipeline that can be replaced."""
     dataset = cfg.test_dataloader.get('dataset')
     pipeline = dataset.get('pipeline') if isinstance(dataset, dict) else None
     if not pipeline:

@@ -46,19 +46,12 @@ def crop(images: Tensor, indices: Tensor, top: Tensor, left: Tensor,
 
 def random_windows(number: int, image_size: Tuple[int, int],
                    size: Tuple[int, int]) -> Tuple[Tensor, Tensor]:
-    """Draw places to cut windows out of images, see :func:`crop`.
+    """Draw places to cut windows of a height and width out of images, see
+    :func:`crop`: first row and first column of each window, ``(B, )``, on the
+    CPU.
 
     Every position of a window is equally likely, as with MMPretrain's
     ``RandomCrop``.
-
-    Args:
-        number (int): Number B of the windows.
-        image_size (tuple[int, int]): Height and width of the images.
-        size (tuple[int, int]): Height and width of the windows.
-
-    Returns:
-        tuple[Tensor, Tensor]: First row and first column of each window,
-        ``(B, )``, on the CPU.
     """
     top = torch.randint(0, image_size[0] - size[0] + 1, (number, ))
     left = torch.randint(0, image_size[1] - size[1] + 1, (number, ))
@@ -66,17 +59,8 @@ def random_windows(number: int, image_size: Tuple[int, int],
 
 
 def flip(images: Tensor, chosen: Tensor, dims: Sequence[int]) -> Tensor:
-    """Mirror some images of a batch, in place.
-
-    Args:
-        images (Tensor): Images ``(B, h, w, C)``.
-        chosen (Tensor): Which of them.
-        dims (Sequence[int]): The axes to mirror: 1 is upside down, 2 is left
-            to right.
-
-    Returns:
-        Tensor: The images.
-    """
+    """Mirror the chosen ones of images ``(B, h, w, C)``, in place, along some
+    axes: 1 is upside down, 2 is left to right."""
     mirrored = images.index_select(0, chosen).flip(dims)
     if images.device.type == 'cpu':
         # Again faster, since an image is copied in one piece.
@@ -87,31 +71,15 @@ def flip(images: Tensor, chosen: Tensor, dims: Sequence[int]) -> Tensor:
 
 
 def random_flip(images: Tensor, prob: float, dims: Sequence[int]) -> Tensor:
-    """Mirror each image of a batch with a probability, in place.
-
-    Args:
-        images (Tensor): Images ``(B, h, w, C)``.
-        prob (float): The probability, from 0 to 1.
-        dims (Sequence[int]): The axes to mirror, see :func:`flip`.
-
-    Returns:
-        Tensor: The images.
-    """
+    """Mirror each of the images ``(B, h, w, C)`` along some axes with a
+    probability, in place; see :func:`flip`."""
     # Chosen on the CPU: their number need not be asked from the device.
     chosen = (torch.rand(len(images)) < prob).nonzero()[:, 0]
     return flip(images, to_device(chosen, images.device), dims)
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Copy a small tensor from the CPU without waiting for the device.
-
-    Args:
-        values (Tensor): The tensor.
-        device (torch.device): Where it shall be.
-
-    Returns:
-        Tensor: The copy.
-    """
+    """Copy a small tensor from the CPU without waiting for the device."""
     if device.type == 'cpu':
         return values
     return values.pin_memory().to(device, non_blocking=True)

@@ -19,8 +19,8 @@ from torch.utils.data import Dataset
 
 from mcod_plugin.config.explain import arguments
 from mcod_plugin.config.parts import is_part, walk
-from mcod_plugin.errors import (ConfigError, check_choice, check_number,
-                                one_line)
+from mcod_plugin.errors import (ConfigError, check_choice, check_names,
+                                check_number, one_line)
 from mcod_plugin.registry import DATASETS
 from mcod_plugin.structures import BatchDataSample
 from mcod_plugin.utils.machine import GIB, free_memory
@@ -453,11 +453,8 @@ def _view_names(views: Any, test_mode: bool) -> Tuple[str, ...]:
             'list them')
     if views is False:
         return ()
-    if not isinstance(views, (list, tuple)) or not views or not all(
-            isinstance(name, str) for name in views) or len(
-                set(views)) < len(views):
-        raise ConfigError('views of InMemoryDataset must be True, False or a '
-                          f'list of the names of all branches; got {views!r}')
+    check_names('views of InMemoryDataset', views,
+                'be True, False or a list of the names of all branches')
     if test_mode:
         raise ConfigError('views of InMemoryDataset are for training, and it '
                           'has test_mode=True')
@@ -465,42 +462,24 @@ def _view_names(views: Any, test_mode: bool) -> Tuple[str, ...]:
 
 
 def takes_part(cfg: dict) -> bool:
-    """Whether labels or images are others than those of the source.
-
-    Args:
-        cfg (dict): The settings of an ``InMemoryDataset``.
-
-    Returns:
-        bool: Whether ``label``, ``classes`` or ``per_class`` asks for it.
-    """
+    """Whether labels or images of an ``InMemoryDataset`` are others than those
+    of its source, by its ``label``, ``classes`` or ``per_class``."""
     return cfg.get('label', 'fine') != 'fine' or any(
         cfg.get(key) is not None for key in ('classes', 'per_class'))
 
 
 def is_in_memory(cfg: Any) -> bool:
-    """Whether images of a data set are kept in memory.
-
-    Args:
-        cfg (dict | Any): The config of the data set or of its loader.
-
-    Returns:
-        bool: Whether it, or one that it wraps, is an ``InMemoryDataset``.
-    """
+    """Whether a data set, or one that it wraps, is an ``InMemoryDataset``, by
+    its config or that of its loader."""
     return any(is_part(part, InMemoryDataset) for _, part in walk(cfg))
 
 
 def borders(
         padding: Optional[Union[int, Sequence[int]]]
 ) -> Tuple[int, int, int, int]:
-    """The widths that a ``padding`` of ``RandomCrop`` stands for.
-
-    Args:
-        padding (int | Sequence[int], optional): One width in pixels, left and
-            right and then top and bottom, or all four.
-
-    Returns:
-        tuple[int, int, int, int]: Left, top, right and bottom.
-    """
+    """The widths left, top, right and bottom that a ``padding`` of
+    ``RandomCrop`` stands for: one width in pixels, left and right and then top
+    and bottom, or all four."""
     if padding is None:
         return 0, 0, 0, 0
     if isinstance(padding, int):
@@ -511,18 +490,9 @@ def borders(
 def split_pipeline(
     transforms: Sequence
 ) -> Tuple[List, Optional[RandomCrop], Optional[RandomFlip]]:
-    """Tell what a pipeline does once, and what it does at random.
-
-    Args:
-        transforms (Sequence[BaseTransform]): The pipeline.
-
-    Returns:
-        tuple: The transforms that give the same image every time, the
-        ``RandomCrop`` and the ``RandomFlip``; None for what it has not.
-
-    Raises:
-        ConfigError: If it holds something else, or in another order.
-    """
+    """The transforms of a pipeline that give the same image every time, its
+    ``RandomCrop`` and its ``RandomFlip``; None for what it has not. Raise if
+    it holds something else, or in another order."""
     rest = list(transforms)
     fixed = []
     while rest and type(rest[0]) in FIXED_TRANSFORMS:

@@ -24,15 +24,9 @@ class LabelNames(NamedTuple):
 
 
 def label_names(dataset: Any) -> Iterator[LabelNames]:
-    """The label names of a data set.
-
-    Args:
-        dataset (Dataset): A data set of MMPretrain, or a wrapper of some.
-
-    Yields:
-        LabelNames: Those of each data set within that has any; the first
-        alone if a wrapper is told to ignore that their classes differ.
-    """
+    """The label names of each data set of MMPretrain within a wrapper that has
+    any; the first alone if the wrapper is told to ignore that their classes
+    differ."""
     if hasattr(dataset, 'datasets'):
         parts = list(dataset.datasets)
         if 'classes' in getattr(dataset, 'ignore_keys', ()):
@@ -52,30 +46,17 @@ def label_names(dataset: Any) -> Iterator[LabelNames]:
 
 
 def trained_names(checkpoint: dict) -> Names:
-    """The class names that a checkpoint was trained with.
-
-    Args:
-        checkpoint (dict): Its content.
-
-    Returns:
-        tuple[str] | None: None if it does not tell.
-    """
+    """The class names that a checkpoint was trained with; None if it does not
+    tell."""
     meta = _get(checkpoint.get('meta'), 'dataset_meta')
     return _names(_get(meta, 'classes'))
 
 
 def name_mismatches(given: Optional[Sequence[str]],
                 wanted: Optional[Sequence[str]]) -> str:
-    """Tell how label names differ.
-
-    Args:
-        given (Sequence[str], optional): The names, by label.
-        wanted (Sequence[str], optional): What they should be.
-
-    Returns:
-        str: A phrase about ``given``; empty if they are the same, or one of
-        them is not known.
-    """
+    """A phrase about how label names, in the order of the labels, differ from
+    what they should be; empty if they are the same, or one of them is not
+    known."""
     if not given or not wanted or tuple(given) == tuple(wanted):
         return ''
     lacks = [name for name in wanted if name not in set(given)]

@@ -78,14 +78,8 @@ class RepeatedBatches:
 
 
 def batches_per_pass(loader: DataLoader) -> int:
-    """How many batches are one pass over the data, of all processes.
-
-    Args:
-        loader (DataLoader): The data loader.
-
-    Returns:
-        int: Their number in each process.
-    """
+    """How many batches, in each process, are one pass of all processes over
+    the data."""
     sampler = _sampler(loader)
     if isinstance(sampler, InfiniteSampler) and loader.batch_size:
         # Its length is that of the data, not of the share of a process.

@@ -74,20 +74,9 @@ def select_images(
 
 def find_classes(classes: Sequence[Union[str, int]],
                  names: Optional[Sequence[str]], size: int) -> List[int]:
-    """The numbers of some classes.
-
-    Args:
-        classes (Sequence[str | int]): Their names or numbers.
-        names (Sequence[str], optional): The names of all classes by number,
-            if they are known.
-        size (int): How many classes there are.
-
-    Returns:
-        list[int]: Their numbers, in that order.
-
-    Raises:
-        ConfigError: If there is no such class, or one is named twice.
-    """
+    """The numbers of some classes, in their order, by names or numbers, among
+    so many, whose names may be known. Raise if there is no such class, or one
+    is named twice."""
     setting = 'classes of InMemoryDataset'
     if not isinstance(classes, (list, tuple)) or not classes:
         raise ConfigError(f'{setting} must be a list of names or numbers of '
@@ -117,14 +106,7 @@ def find_classes(classes: Sequence[Union[str, int]],
 
 
 def are_names(classes: Any) -> bool:
-    """Whether classes are told by their names.
-
-    Args:
-        classes (Any): What was given.
-
-    Returns:
-        bool: Whether it is a list of texts, not empty.
-    """
+    """Whether classes are told by their names: a list of texts, not empty."""
     return bool(classes) and isinstance(classes, (list, tuple)) and all(
         isinstance(name, str) for name in classes)
 
@@ -162,16 +144,9 @@ def _coarse_labels(dataset: Any) -> Tuple[np.ndarray, Tuple[str, ...]]:
 
 
 def check_per_class(setting: str, value: object) -> None:
-    """Raise unless ``value`` says which images of each class to take.
-
-    Args:
-        setting (str): The setting, as the user types it.
-        value (Any): What was given.
-
-    Raises:
-        ConfigError: If it is no pair of whole numbers ``(start, stop)`` with
-            ``0 <= start < stop``; ``stop`` may be None.
-    """
+    """Raise unless a value says which images of each class to take: a pair of
+    whole numbers ``(start, stop)`` with ``0 <= start < stop``; ``stop`` may be
+    None."""
     pair = value if isinstance(value, (list, tuple)) else ()
     if len(pair) == 2:
         start, stop = pair
@@ -185,28 +160,14 @@ def check_per_class(setting: str, value: object) -> None:
 
 def select_per_class(labels: np.ndarray, start: int, stop: Optional[int],
                      classes: Sequence[str]) -> np.ndarray:
-    """Of each class, the images number ``start`` to ``stop``.
+    """The indices ``(M, )``, ascending, of the images of each class from
+    number ``start`` on, 0-based, to before ``stop``, None for all that follow.
 
     The images of a class are counted in the order of the data. Two selections
-    of which the numbers do not overlap share no image, therefore, whatever
-    the order of the classes.
-
-    Args:
-        labels (np.ndarray): The class of each image, integers ``(N, )`` of at
-            least 0.
-        start (int): Number of the first image that is taken of each class,
-            0-based.
-        stop (int | None): Number of the first that is not taken any more;
-            None takes all that follow.
-        classes (Sequence[str]): The names of the classes, by label. Labels
-            beyond them count as classes, too.
-
-    Returns:
-        np.ndarray: The indices of the images, ``(M, )``, ascending.
-
-    Raises:
-        ConfigError: If a class has fewer than ``stop`` images, or none from
-            ``start`` on.
+    of which the numbers do not overlap share no image, therefore, whatever the
+    order of the classes. Labels beyond the names of the classes count as
+    classes, too. Raise if a class has fewer than ``stop`` images, or none from
+    ``start`` on.
     """
     counts = np.bincount(labels, minlength=len(classes))
     need = start + 1 if stop is None else stop

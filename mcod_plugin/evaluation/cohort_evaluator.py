@@ -48,14 +48,8 @@ class CohortEvaluator(Evaluator):
     def process(self,
                 data_samples: Sequence[BaseDataElement],
                 data_batch: Optional[Any] = None) -> None:
-        """Hand the predictions of a batch to all metrics.
-
-        Args:
-            data_samples (BatchDataSample | Sequence[BaseDataElement]):
-                Predictions and ground truth.
-            data_batch (Any, optional): The batch from the data loader.
-                Defaults to None.
-        """
+        """Hand the predictions and the ground truth of a batch to all
+        metrics."""
         if branch_size() > 1:
             data_samples, data_batch = self._own_share(data_samples), None
             if not len(data_samples):

@@ -49,14 +49,8 @@ class MetricCopies:
 
     def process(self, data_batch: Any, samples: Sequence[Mapping[str, Any]],
                 predictors: Mapping[str, str]) -> None:
-        """Process a batch.
-
-        Args:
-            data_batch (Any): The batch from the data loader.
-            samples (Sequence[dict]): The predictions.
-            predictors (Mapping[str, str]): The field of each predictor's
-                scores by its name.
-        """
+        """Process the predictions of a batch from the data loader.
+        ``predictors`` names the field of each one's scores."""
         for name, field in predictors.items():
             rows = [_alone(sample, name, field) for sample in samples]
             silent = torch.stack([row[SCORE] for row in rows]).isnan().all()
@@ -72,18 +66,10 @@ class MetricCopies:
         return self._copies[name]
 
     def evaluate(self, size: int) -> Dict[str, Any]:
-        """Evaluate what was processed; the next batch is the first one again.
-
-        Args:
-            size (int): Number of images of the data set.
-
-        Returns:
-            dict[str, Any]: By ``<predictor>/<key>``, in which the key is
-            without the metric's own prefix. NaN of what predicts nothing.
-
-        Raises:
-            ConfigError: If two metrics give the same name.
-        """
+        """Evaluate what was processed of so many images; the next batch is the
+        first one again. The values are by ``<predictor>/<key>``, in which the
+        key is without the metric's own prefix, and NaN of what predicts
+        nothing. Raise if two metrics give the same name."""
         found: Dict[str, Any] = {}
         for name, metrics in self._copies.items():
             for metric in metrics:

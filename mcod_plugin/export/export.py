@@ -239,14 +239,7 @@ def _images(cfg: Any, cohort: Any, limit: int, needed: bool) -> Images:
 
 
 def report(exports: Exports) -> str:
-    """A table of the exports, and what there is to say besides.
-
-    Args:
-        exports (Exports): The exports.
-
-    Returns:
-        str: The lines.
-    """
+    """A table of the exports, and what there is to say besides."""
     rows = [[
         item.branch, item.format,
         _files(item), f'{item.difference:.1e}',

@@ -38,19 +38,12 @@ class _Pixels(nn.Module):
 
 
 def write_onnx(model: BranchModel, folder: str) -> None:
-    """Write ``model.onnx``, of operator set 17.
+    """Write ``model.onnx``, of operator set 17, of a branch into a folder.
 
     Input ``images`` is float32 ``(N, C, H, W)``, RGB, on the scale of the
-    pixels, 0 to 255; the normalisation is part of the graph. Output
-    ``logits`` is float32 ``(N, num_classes)``. N is free. The metadata
-    ``classes``, ``input`` and ``branch`` are in the file as well.
-
-    Args:
-        model (BranchModel): The branch.
-        folder (str): Where to write it.
-
-    Raises:
-        ConfigError: If PyTorch cannot export it.
+    pixels, 0 to 255; the normalisation is part of the graph. Output ``logits``
+    is float32 ``(N, num_classes)``. N is free. The metadata ``classes``,
+    ``input`` and ``branch`` are in the file as well.
     """
     import onnx
     options = {}

@@ -4,10 +4,11 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from mcod_plugin.runs.curves import (SIZE, courses_of, plot_courses,
+                                     plot_schedule)
 from mcod_plugin.runs.figures import (BASELINE, COLORS, LINES, figure_style,
                                       legend_below, line_look, new_figure,
-                                      panels_of, plot_curve, plot_weights,
-                                      save_figure)
+                                      panels_of, plot_curve, save_figure)
 from mcod_plugin.runs.metrics import DISAGREEMENT, ENSEMBLE
 from .trained_run import TrainedRun
 
@@ -16,28 +17,13 @@ __all__ = ['draw_branch', 'draw_cohort', 'worst_classes']
 # Rows of the confusion matrix, and the most columns.
 WORST = 10
 MOST_COLUMNS = 18
-# What a run can show of a branch by epoch.
-PANELS = {
-    '/top1': 'top-1 accuracy in %',
-    '.loss_ce': 'cross entropy in training'
-}
 
 
 def draw_cohort(run: TrainedRun, names: Sequence[str], matrix: np.ndarray,
                 classes: Sequence[str], folder: str) -> Dict[str, str]:
-    """Draw the figures of a cohort.
-
-    Args:
-        run (TrainedRun): Its run.
-        names (Sequence[str]): The branches.
-        matrix (np.ndarray): Confusion matrix ``(C, C)`` of the ensemble.
-        classes (Sequence[str]): Names of the C classes.
-        folder (str): Where to put them.
-
-    Returns:
-        dict[str, str]: Captions by file. What the log does not have is left
-        out.
-    """
+    """Draw the figures of a cohort into a folder, with the confusion matrix
+    ``(C, C)`` of the ensemble, and return captions by file. What the record
+    does not have is left out."""
     lines = {
         name: (run, name, line_look(index))
         for index, name in enumerate(names)
@@ -61,19 +47,8 @@ def draw_cohort(run: TrainedRun, names: Sequence[str], matrix: np.ndarray,
 def draw_branch(run: TrainedRun, solo: Optional[TrainedRun], name: str,
                 matrix: np.ndarray, classes: Sequence[str],
                 folder: str) -> Dict[str, str]:
-    """Draw the figures of a branch.
-
-    Args:
-        run (TrainedRun): The run of its cohort.
-        solo (TrainedRun, optional): That of the solo baseline.
-        name (str): The branch.
-        matrix (np.ndarray): Its confusion matrix ``(C, C)``.
-        classes (Sequence[str]): Names of the C classes.
-        folder (str): Where to put them.
-
-    Returns:
-        dict[str, str]: Captions by file.
-    """
+    """Draw the figures of a branch, beside those of the solo baseline, and its
+    confusion matrix ``(C, C)``; see :func:`draw_cohort`."""
     lines = {name: (run, name, line_look(0))}
     if solo is not None:
         lines[f'{name}, solo'] = (solo, name,
@@ -98,30 +73,18 @@ def _write(folder: str, figures: Dict[str, Tuple[Any, str]]) -> Dict[str, str]:
     return captions
 
 
-def _curve(run: TrainedRun, key: str) -> Dict[int, float]:
-    return {row['step']: row[key] for row in run.curves if key in row}
-
-
 def _curves(run: TrainedRun, lines: Dict[str, tuple]) -> Optional[Any]:
     """Some curves, by label the run, the branch and the look of each."""
-    found = {
-        kind: {
-            label: _curve(of, name + kind)
-            for label, (of, name, _) in lines.items()
-        }
-        for kind in PANELS
-    }
-    kinds = [kind for kind, curves in found.items() if any(curves.values())]
-    if not kinds:
-        return None
-    figure, panels = panels_of(len(kinds), 3.9, 2.5)
-    looks = {}
-    for panel, kind in zip(panels, kinds):
-        for label, (_, _, look) in lines.items():
-            if found[kind][label]:
-                plot_curve(panel, found[kind][label], look)
+    found, looks = {}, {}
+    for label, (of, name, look) in lines.items():
+        for title, curves in courses_of(of.record).items():
+            if name in curves:
+                found.setdefault(title, {})[label] = curves[name]
                 looks[label] = look
-        panel.set(title=PANELS[kind], xlabel=run.unit)
+    if not found:
+        return None
+    figure, panels = panels_of(len(found), *SIZE)
+    plot_courses(panels, found, looks, run.unit)
     legend_below(figure, looks)
     return figure
 
@@ -133,29 +96,23 @@ def _curves_caption(run: TrainedRun) -> str:
 
 
 def _schedule(run: TrainedRun) -> Optional[Any]:
-    steps, weights = run.weights
     if not run.distils:
         return None
     figure = new_figure(6.4, 2.1)
-    panel = figure.subplots()
-    plot_weights(panel, weights, COLORS[0], [0, *steps])
-    panel.set(
-        xlabel=f'{run.unit}s passed',
-        ylabel='weight',
-        ylim=(0, None))
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    plot_schedule(figure.subplots(), {**run.record, **run.distillation})
     return figure
 
 
 def _diversity(run: TrainedRun) -> Optional[Any]:
-    shares = _curve(run, DISAGREEMENT)
-    if not shares or len(run.branches) == 1:
+    curves = run.record['curves']
+    if DISAGREEMENT not in curves or len(run.branches) == 1:
         return None
     figure = new_figure(4.6, 2.9)
     panel = figure.subplots()
+    shares = zip(curves[run.unit], curves[DISAGREEMENT])
     plot_curve(panel, {
         step: 100 * share
-        for step, share in shares.items()
+        for step, share in shares
     }, dict(color=COLORS[2]))
     panel.set(xlabel=run.unit, ylabel='disagreement in %', ylim=(0, None))
     return figure
@@ -193,16 +150,9 @@ def _confusion(matrix: np.ndarray, classes: Sequence[str]) -> Any:
 
 
 def worst_classes(matrix: np.ndarray, number: int) -> np.ndarray:
-    """The classes that are recognised least often.
-
-    Args:
-        matrix (np.ndarray): A confusion matrix ``(C, C)``.
-        number (int): The most classes to name.
-
-    Returns:
-        np.ndarray: The classes, the worst first; of equals the lower class
-        first. Classes without images are left out.
-    """
+    """The classes that are recognised least often by a confusion matrix ``(C,
+    C)``, at most ``number``, the worst first; of equals the lower class first.
+    Classes without images are left out."""
     images = matrix.sum(1)
     share = np.diag(matrix) / np.maximum(images, 1)
     order = np.argsort(share, kind='stable')

@@ -1,13 +1,11 @@
 """A training run, as its work directory holds it."""
-import json
 import math
-import os
 import os.path as osp
 from dataclasses import dataclass
 from glob import escape, glob
 from typing import Any, Dict, List, Optional, Tuple
 
-from mcod_plugin.config.parts import is_part, type_name
+from mcod_plugin.config.parts import is_part, metric_configs, type_name
 from mcod_plugin.config.pretrained import is_pretrained
 from mcod_plugin.config.read import read_config
 from mcod_plugin.engine.hooks import DiscontinuousKDHook
@@ -15,10 +13,11 @@ from mcod_plugin.engine.hooks.run_record_hook import STATE
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.heads import EnsembleTeacher
 from mcod_plugin.models.losses import DiscontinuousKDLoss
-from mcod_plugin.runs.record import find_record, kd_weights
+from mcod_plugin.runs.courses import Courses
+from mcod_plugin.runs.record import RECORD, find_record, kd_weights
 from mcod_plugin.utils.checkpoint import last_checkpoint, read_checkpoint
 
-__all__ = ['TrainedRun', 'read_curves', 'read_run']
+__all__ = ['TrainedRun', 'read_run']
 
 # Teacher and loss of the plugin's own method, which are its defaults.
 OWN = dict(teacher=EnsembleTeacher, distill=DiscontinuousKDLoss)
@@ -35,10 +34,7 @@ class TrainedRun:
         cfg (Config): Its config.
         checkpoint (str): Path of the checkpoint.
         content (dict): What the checkpoint holds.
-        record (dict): By which code and on what machine it was trained, and
-            what :class:`RunRecordHook` has written if it was there.
-        curves (list[dict[str, float]]): By step, which is an epoch unless
-            ``by_epoch`` is False, the losses and metrics of the log.
+        record (dict): What :class:`RunRecordHook` has written.
     """
 
     work_dir: str
@@ -46,7 +42,6 @@ class TrainedRun:
     checkpoint: str
     content: Dict[str, Any]
     record: Dict[str, Any]
-    curves: List[Dict[str, float]]
 
     @property
     def meta(self) -> Dict[str, Any]:
@@ -89,11 +84,7 @@ class TrainedRun:
     @property
     def test_metrics(self) -> List[Dict[str, Any]]:
         """Configs of the metrics by which it is tested."""
-        found = self.cfg.get('test_evaluator') or []
-        if isinstance(found, dict):
-            # One metric, or an evaluator that holds them.
-            found = found.get('metrics', found)
-        return [found] if isinstance(found, dict) else list(found)
+        return metric_configs(self.cfg.get('test_evaluator'))
 
     @property
     def branches(self) -> Dict[str, Any]:
@@ -137,15 +128,9 @@ class TrainedRun:
 
     @property
     def distillation(self) -> Dict[str, Any]:
-        """How the branches were distilled up to the checkpoint, as it was
-        recorded or, of a run without a record, logged: ``until``,
+        """How the branches were distilled up to the checkpoint: ``until``,
         ``kd_weight`` and, if it is known, ``kd_on``, as in a record."""
         record = self.content.get(STATE) or self.record
-        if not kd_weights(record):
-            rows = [row for row in self.curves if 'kd_weight' in row]
-            return dict(
-                until=[row['step'] for row in rows],
-                kd_weight=[row['kd_weight'] for row in rows])
         weights = kd_weights(record)
         until = list(record.get('until') or range(1, len(weights) + 1))
         # A checkpoint may be older than the record.
@@ -228,19 +213,10 @@ class TrainedRun:
 def read_run(setting: str,
              work_dir: str,
              checkpoint: Optional[str] = None) -> TrainedRun:
-    """Read what a run has left.
-
-    Args:
-        setting (str): The argument that names the folder, for messages.
-        work_dir (str): The folder, into which ``tools/train.py`` has written.
-        checkpoint (str, optional): The checkpoint. Defaults to the last one.
-
-    Returns:
-        TrainedRun: The run.
-
-    Raises:
-        ConfigError: If it is no such folder, or of no cohort.
-    """
+    """Read what a run has left in a folder, by its last checkpoint or another
+    one. Raise, with the ``setting`` that names the folder, if it is no such
+    folder, or of no cohort, or neither it nor the checkpoint holds the record
+    of the run."""
     if not osp.isdir(work_dir):
         raise ConfigError(f'{setting} {work_dir}: there is no such folder')
     # A runner without a config, such as those of MMPretrain's tools that draw
@@ -262,16 +238,21 @@ def read_run(setting: str,
         raise ConfigError(f'{setting} {work_dir}: the config lacks train_cfg')
     checkpoint = checkpoint or _last_checkpoint(setting, work_dir)
     content = read_checkpoint(checkpoint)
-    return TrainedRun(
-        work_dir=work_dir,
-        cfg=cfg,
-        checkpoint=checkpoint,
-        content=content,
-        record={
-            **(content.get('meta', {}).get('machine') or {}),
-            **find_record(work_dir)
-        },
-        curves=read_curves(work_dir, 'max_epochs' in cfg.train_cfg))
+    record = find_record(work_dir)
+    if not record:
+        if STATE not in content:
+            raise ConfigError(
+                f'{setting} {work_dir} does not tell how its branches were '
+                f'distilled: it lacks {RECORD}, which a run of '
+                'mcod_plugin.CohortRunner leaves')
+        courses = Courses(content[STATE]['unit'])
+        courses.load(content[STATE])
+        record = courses.to_dict()
+    machine = content.get('meta', {}).get('machine') or {}
+    return TrainedRun(work_dir, cfg, checkpoint, content, {
+        **machine,
+        **record
+    })
 
 
 def _is_blank(path: str) -> bool:
@@ -286,43 +267,3 @@ def _last_checkpoint(setting: str, work_dir: str) -> str:
         raise ConfigError(f'{setting} {work_dir} holds no checkpoint; train '
                           'the cohort first, or name one with --checkpoint')
     return path
-
-
-def read_curves(work_dir: str,
-                by_epoch: bool = True) -> List[Dict[str, float]]:
-    """Losses and metrics by step, from the logs of a work directory.
-
-    A run that was stopped and resumed has a log for each of its parts; what
-    a later part has done again replaces what it has undone.
-
-    Args:
-        work_dir (str): The folder.
-        by_epoch (bool): Whether training goes by epochs. Defaults to True.
-
-    Returns:
-        list[dict[str, float]]: Rows with ``step``, which is the epoch if
-        training goes by epochs, in ascending order. Of the losses, the last
-        that were logged of each.
-    """
-    rows: Dict[int, Dict[str, float]] = {}
-    for folder in sorted(os.listdir(work_dir)):
-        path = osp.join(work_dir, folder, 'vis_data', 'scalars.json')
-        if not osp.isfile(path):
-            continue
-        part: Dict[int, Dict[str, float]] = {}
-        with open(path, encoding='utf-8') as file:
-            for line in file:
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue  # It was cut off while it was written.
-                epoch = entry.pop('epoch', None) if by_epoch else None
-                step = epoch or entry['step']
-                part.setdefault(step, {}).update(entry, step=step)
-        if part:
-            # Of its first step it may have done no more than the validation.
-            begin = min(part)
-            rows = {step: row for step, row in rows.items() if step <= begin}
-            part[begin] = {**rows.get(begin, {}), **part[begin]}
-            rows.update(part)
-    return [rows[step] for step in sorted(rows)]

@@ -26,16 +26,8 @@ IGNORED = re.compile(
 
 
 def json_config(cfg: Any) -> Dict[str, Any]:
-    """A config as JSON holds it.
-
-    Args:
-        cfg (Config | dict): The config.
-
-    Returns:
-        dict[str, Any]: A copy of lists, dicts, strings and numbers. A class
-        or a function is told by its dotted name, anything else by its
-        ``repr``.
-    """
+    """A copy of a config as JSON holds it. A class or a function is told by
+    its dotted name, anything else by its ``repr``."""
     cfg = cfg.to_dict() if hasattr(cfg, 'to_dict') else cfg
     return json.loads(json.dumps(cfg, default=_text))
 
@@ -50,17 +42,13 @@ def _text(value: Any) -> str:
 
 def config_changes(before: Mapping[str, Any],
                    now: Mapping[str, Any]) -> List[Dict[str, Any]]:
-    """The settings that differ between two configs of one run.
+    """The settings that differ between the config of a run so far and that of
+    the run that goes on, both by :func:`json_config`.
 
-    Args:
-        before (dict): What :func:`json_config` gave for the run so far.
-        now (dict): The same for the run that goes on.
-
-    Returns:
-        list[dict]: By ``setting``, its dotted path, the values ``before`` and
-        ``now``, of which the one that is not there is left out, and whether
-        the new one ``takes_effect``. Settings that say where a run is or what
-        it prints are no changes.
+    Of each ``setting``, its dotted path, the values ``before`` and ``now`` are
+    told, of which the one that is not there is left out, and whether the new
+    one ``takes_effect``. Settings that say where a run is or what it prints
+    are no changes.
     """
     before, now = dict(_leaves(before)), dict(_leaves(now))
     changes = []
@@ -77,12 +65,8 @@ def config_changes(before: Mapping[str, Any],
 
 
 def keep_settings(cfg: Any, before: Mapping[str, Any]) -> None:
-    """Give a config back the settings whose new values take no effect.
-
-    Args:
-        cfg (Config): The config of the run that goes on, which is changed.
-        before (dict): What :func:`json_config` gave for the run so far.
-    """
+    """Give the config of a run that goes on back the settings whose new values
+    take no effect, from that of the run so far by :func:`json_config`."""
     # The dict within a Config, from which entries can be removed.
     _keep(getattr(cfg, '_cfg_dict', cfg), before, '')
 

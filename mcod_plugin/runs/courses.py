@@ -51,26 +51,17 @@ class Courses:
         self._ratios: Dict[str, List[Any]] = {}
 
     def add_unknown(self, done: int) -> None:
-        """Note parts of which nothing is known.
-
-        Args:
-            done (int): Number of epochs, each of which is a part, or of
-                iterations, which are one part.
-        """
+        """Note so many epochs, each of which is a part, or iterations, which
+        are one part, of which nothing is known."""
         self.until = ([*range(1, done + 1)]
                       if self.unit == 'epoch' else [done])
         self.kd_weight = [math.nan] * len(self.until)
         self.kd_on = [math.nan] * len(self.until)
 
     def add_step(self, outputs: Mapping[str, Any]) -> None:
-        """Keep weights and ratios of a step.
-
-        Args:
-            outputs (Mapping[str, Any]): What the step gives by name, numbers
-                or scalar tensors, which are not read yet. Looked at are
-                ``kd_weight``, ``<branch>.kd_weight`` and
-                ``<branch>.kd_ratio``.
-        """
+        """Keep weights and ratios of a step, of ``kd_weight``,
+        ``<branch>.kd_weight`` and ``<branch>.kd_ratio`` in what it gives by
+        name: numbers or scalar tensors, which are not read yet."""
         self.steps += 1
         weights = self._weights
         own = {}
@@ -90,12 +81,9 @@ class Courses:
         weights.setdefault('', []).append(shared)
 
     def end_part(self, done: int, losses: Mapping[str, float]) -> None:
-        """Note what the part was like, and begin the next one.
-
-        Args:
-            done (int): Number of epochs (or iterations) that are over.
-            losses (Mapping[str, float]): By branch the mean of its own loss.
-        """
+        """Note what the part was like, up to so many epochs (or iterations),
+        and begin the next one. The losses are by branch the mean of its
+        own."""
         weights = _on_host(self._weights)
         shared, before = weights.pop(''), list(self.kd_weight)
         self.until.append(done)
@@ -118,23 +106,15 @@ class Courses:
         self.begin_part()
 
     def add_metrics(self, done: int, metrics: Mapping[str, Any]) -> None:
-        """Note the metrics of a validation, in place of those of the same
-        one, which a resumed run repeats.
-
-        Args:
-            done (int): Number of epochs (or iterations) that are over.
-            metrics (Mapping[str, Any]): The metrics by name.
-        """
+        """Note the metrics of a validation after so many epochs (or
+        iterations), in place of those of the same one, which a resumed run
+        repeats."""
         self.rows = [row for row in self.rows if row[self.unit] < done]
         self.rows.append({self.unit: done, **numbers(metrics)})
 
     def to_dict(self) -> Dict[str, Any]:
-        """The courses as a record has them.
-
-        Returns:
-            dict[str, Any]: ``curves``, the lists of :class:`RunRecordHook`'s
-            table, and ``last``.
-        """
+        """The courses as a record has them: ``curves``, the lists of
+        :class:`RunRecordHook`'s table, and ``last``."""
         metrics = dict(self.rows[-1]) if self.rows else {}
         metrics.pop(self.unit, None)
         return dict(
@@ -151,11 +131,7 @@ class Courses:
             last=metrics)
 
     def state(self) -> Dict[str, Any]:
-        """What a checkpoint has to keep.
-
-        Returns:
-            dict[str, Any]: Plain data.
-        """
+        """What a checkpoint has to keep, as plain data."""
         part = dict(
             weights=_on_host(self._weights),
             ratios=_on_host(self._ratios),
@@ -165,21 +141,12 @@ class Courses:
                     part=part)
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what a checkpoint has kept.
-
-        Args:
-            state (Mapping[str, Any]): What :meth:`state` gave. That of an
-                older version lacks some entries.
-        """
+        """Go on from what :meth:`state` gave."""
         for name in (*LISTS, *BY_NAME):
-            setattr(self, name, state.get(name, getattr(self, name)))
-        parts = len(self.kd_weight)
-        self.until = self.until or [*range(1, 1 + parts)]
-        self.kd_on = [math.nan] * (parts - len(self.kd_on)) + self.kd_on
-        part = state.get('part')
-        if part is not None:
-            self.steps = part['steps']
-            self._weights, self._ratios = part['weights'], part['ratios']
+            setattr(self, name, state[name])
+        part = state['part']
+        self.steps = part['steps']
+        self._weights, self._ratios = part['weights'], part['ratios']
 
 
 def _on_host(values: Mapping[str, Iterable[Any]]) -> Dict[str, Sequence[Any]]:

@@ -7,36 +7,55 @@ from .figures import (BASELINE, COLORS, figure_style, legend_below, line_look,
 from .metrics import ENSEMBLE, top1
 from .record import distilled, kd_weights
 
-__all__ = ['draw_run', 'draw_runs']
+__all__ = [
+    'SIZE', 'courses_of', 'draw_run', 'draw_runs', 'plot_courses',
+    'plot_schedule'
+]
 
 # Width and height of a panel in inches.
 SIZE = 3.9, 2.5
 ACCURACY = 'top-1 accuracy in %'
 
+# Values by epoch or iteration, by the name of the line and the panel's title.
+Panels = Dict[str, Dict[str, Dict[int, float]]]
 
-def draw_run(record: Mapping[str, Any], path: str) -> bool:
-    """Draw accuracy and loss of each branch, and the schedule as it took
-    effect.
 
-    Args:
-        record (dict): The record of the run, or what of it is known so far;
-            see :class:`RunRecordHook`.
-        path (str): The PNG file.
-
-    Returns:
-        bool: Whether there was anything to draw.
-
-    Raises:
-        ConfigError: If Matplotlib is missing.
-    """
+def courses_of(record: Mapping[str, Any]) -> Panels:
+    """Accuracy and loss of each branch and of the ensemble in a run, as far
+    as they are known."""
+    until = record.get('until') or ()
     found = {
         ACCURACY: _accuracy(record),
         'cross entropy in training': {
-            name: dict(zip(record.get('until') or (), losses))
+            name: dict(zip(until, losses))
             for name, losses in (record.get('train_loss') or {}).items()
         }
     }
-    found = {title: curves for title, curves in found.items() if curves}
+    return {title: curves for title, curves in found.items() if curves}
+
+
+def plot_courses(axes: Sequence[Any], panels: Panels,
+                 looks: Mapping[str, Mapping[str, Any]], unit: str) -> None:
+    """Draw a panel after the other into Matplotlib's axes, each line as
+    :func:`plot_curve` does by its look. The unit is ``'epoch'`` or
+    ``'iteration'``."""
+    for axis, (title, curves) in zip(axes, panels.items()):
+        for name, curve in curves.items():
+            plot_curve(axis, curve, looks[name])
+        axis.set(title=title, xlabel=unit)
+
+
+def plot_schedule(axis: Any, record: Mapping[str, Any]) -> None:
+    """Draw the weights of the distillation as they took effect in a run."""
+    plot_weights(axis, kd_weights(record), COLORS[0], _edges(record))
+    _finish(axis, record)
+
+
+def draw_run(record: Mapping[str, Any], path: str) -> bool:
+    """Draw accuracy and loss of each branch, and the schedule as it took
+    effect, from the record of a run or what of it is known so far, into a PNG
+    file. Returned is whether there was anything to draw."""
+    found = courses_of(record)
     if not found:
         return False
     names = dict.fromkeys(name for curves in found.values() for name in curves)
@@ -46,14 +65,9 @@ def draw_run(record: Mapping[str, Any], path: str) -> bool:
         looks[ENSEMBLE] = dict(color=BASELINE, linestyle='-')
     with figure_style():
         figure, panels = panels_of(len(found) + distilled(record), *SIZE)
-        for panel, (title, curves) in zip(panels, found.items()):
-            for name, curve in curves.items():
-                plot_curve(panel, curve, looks[name])
-            panel.set(title=title, xlabel=_unit(record))
+        plot_courses(panels, found, looks, _unit(record))
         if distilled(record):
-            plot_weights(panels[-1], kd_weights(record), COLORS[0],
-                         _edges(record))
-            _finish(panels[-1], record)
+            plot_schedule(panels[-1], record)
         legend_below(figure, looks)
         save_figure(figure, path)
     return True
@@ -61,18 +75,8 @@ def draw_run(record: Mapping[str, Any], path: str) -> bool:
 
 def draw_runs(records: Mapping[str, Mapping[str, Any]], path: str) -> bool:
     """Draw the accuracy of each branch and of the ensemble in several runs,
-    and their schedules as they took effect.
-
-    Args:
-        records (dict[str, dict]): The records by the name of the run.
-        path (str): The PNG file.
-
-    Returns:
-        bool: Whether there was anything to draw.
-
-    Raises:
-        ConfigError: If Matplotlib is missing.
-    """
+    and their schedules as they took effect, from their records by name, into a
+    PNG file. Returned is whether there was anything to draw."""
     curves = {label: _accuracy(record) for label, record in records.items()}
     names = dict.fromkeys(name for run in curves.values() for name in run)
     if not names:
@@ -87,11 +91,14 @@ def draw_runs(records: Mapping[str, Mapping[str, Any]], path: str) -> bool:
     unit = _unit(next(iter(records.values())))
     with figure_style():
         figure, panels = panels_of(len(names) + bool(schedules), *SIZE)
-        for panel, name in zip(panels, names):
-            for label, run in curves.items():
-                if name in run:
-                    plot_curve(panel, run[name], looks[label])
-            panel.set(title=f'{name}, {ACCURACY}', xlabel=unit)
+        plot_courses(
+            panels, {
+                f'{name}, {ACCURACY}': {
+                    label: run[name]
+                    for label, run in curves.items() if name in run
+                }
+                for name in names
+            }, looks, unit)
         for label, record in schedules.items():
             panels[-1].stairs(
                 kd_weights(record),

@@ -40,14 +40,7 @@ STYLE = {
 
 
 def line_look(index: int) -> Dict[str, Any]:
-    """Colour and line of one of several curves.
-
-    Args:
-        index (int): Its number, from 0.
-
-    Returns:
-        dict[str, Any]: ``color`` and ``linestyle``.
-    """
+    """``color`` and ``linestyle`` of one of several curves, counted from 0."""
     return dict(
         color=COLORS[index % len(COLORS)],
         linestyle=LINES[index // len(COLORS) % len(LINES)])
@@ -55,11 +48,7 @@ def line_look(index: int) -> Dict[str, Any]:
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """The same style whatever the user's own is.
-
-    Raises:
-        ConfigError: If Matplotlib is missing.
-    """
+    """The same style whatever the user's own is. Matplotlib must be there."""
     try:
         from matplotlib import style
     except ImportError as error:
@@ -70,15 +59,7 @@ def figure_style() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure.
-
-    Args:
-        width (float): Its width in inches.
-        height (float): Its height in inches.
-
-    Returns:
-        matplotlib.figure.Figure: The figure.
-    """
+    """An empty figure, its size in inches."""
     # Made without pyplot, so that neither a window nor a global is touched.
     from matplotlib.figure import Figure
     return Figure(figsize=(width, height), layout='constrained')
@@ -86,18 +67,9 @@ def new_figure(width: float, height: float) -> Any:
 
 def panels_of(number: int, width: float, height: float,
               **kwargs) -> Tuple[Any, List[Any]]:
-    """A figure of some panels, three of them beside each other.
-
-    Args:
-        number (int): How many panels there are.
-        width (float): The width of one in inches.
-        height (float): The height of one in inches.
-        **kwargs: See :meth:`matplotlib.figure.Figure.subplots`.
-
-    Returns:
-        tuple[matplotlib.figure.Figure, list[matplotlib.axes.Axes]]: The
-        figure, which has room for a legend below, and the panels.
-    """
+    """A figure of some panels, three of them beside each other, with room for
+    a legend below, and the panels. The size is that of a panel in inches; for
+    ``kwargs`` see :meth:`matplotlib.figure.Figure.subplots`."""
     columns = min(number, 3)
     lines = -(-number // columns)
     figure = new_figure(width * columns, height * lines + 0.6)
@@ -112,16 +84,9 @@ def plot_curve(panel: Any,
                curve: Mapping[int, float],
                look: Mapping[str, Any],
                spread: Optional[Mapping[int, float]] = None) -> None:
-    """Draw a curve over the epochs or iterations of a run, or of some runs.
-
-    Args:
-        panel (matplotlib.axes.Axes): Where to draw.
-        curve (Mapping[int, float]): Values by epoch or iteration.
-        look (Mapping[str, Any]): ``color``, and ``linestyle`` if it is not
-            solid.
-        spread (Mapping[int, float], optional): Half the height of a band
-            around it, by epoch or iteration. Defaults to no band.
-    """
+    """Draw a curve, values by epoch or iteration of a run, or of some runs, in
+    the ``color`` and, if it is not solid, ``linestyle`` of its look, with a
+    band of plus and minus the spread around it, if there is any."""
     steps, values = list(curve), list(curve.values())
     panel.plot(
         steps,
@@ -144,16 +109,9 @@ def plot_weights(panel: Any,
                  weights: Sequence[float],
                  color: str,
                  edges: Optional[Sequence[int]] = None) -> None:
-    """Draw the weights of the distillation loss as a filled line of steps.
-
-    Args:
-        panel (matplotlib.axes.Axes): Where to draw.
-        weights (Sequence[float]): The weights.
-        color (str): Their colour.
-        edges (Sequence[int], optional): How many epochs or iterations were
-            over when each of them began, and when the last one ended.
-            Defaults to an epoch for each, from 0 on.
-    """
+    """Draw the weights of the distillation loss as a filled line of steps. The
+    edges are how many epochs or iterations were over when each of them began,
+    and when the last one ended; by default each is an epoch, from 0 on."""
     if edges is None:
         edges = range(len(weights) + 1)
     panel.stairs(weights, edges, fill=True, color=color, alpha=0.3)
@@ -165,14 +123,8 @@ def plot_weights(panel: Any,
 def legend_below(figure: Any,
                  looks: Mapping[str, Mapping[str, Any]],
                  markers: bool = False) -> None:
-    """Put a legend below all panels.
-
-    Args:
-        figure (matplotlib.figure.Figure): The figure.
-        looks (Mapping[str, Mapping[str, Any]]): By name ``color`` and
-            ``linestyle``, and ``marker`` if that is to be shown.
-        markers (bool): Whether to show the markers. Defaults to False.
-    """
+    """Put a legend below all panels, of ``color`` and ``linestyle``, and
+    ``marker`` if that is to be shown, by name."""
     from matplotlib.lines import Line2D
     handles = [
         Line2D([], [],
@@ -192,12 +144,7 @@ def legend_below(figure: Any,
 
 
 def save_figure(figure: Any, path: str) -> None:
-    """Write a figure beside its place, then put it there.
-
-    Args:
-        figure (matplotlib.figure.Figure): The figure.
-        path (str): The PNG file.
-    """
+    """Write a figure beside its place as a PNG file, then put it there."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
     canvas = FigureCanvasAgg(figure)

@@ -15,18 +15,8 @@ RECORD = 'record.json'
 
 
 def read_record(path: str) -> Dict[str, Any]:
-    """Read a record.
-
-    Args:
-        path (str): The file.
-
-    Returns:
-        dict[str, Any]: Its content, see :class:`RunRecordHook`.
-
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is no JSON object.
-    """
+    """Read a record, see :class:`RunRecordHook`. Raise an OSError if it cannot
+    be read and a ValueError if it is no JSON object."""
     with open(path, encoding='utf-8') as file:
         record = json.load(file)
     if not isinstance(record, dict):
@@ -36,60 +26,30 @@ def read_record(path: str) -> Dict[str, Any]:
 
 
 def find_record(work_dir: str) -> Dict[str, Any]:
-    """The record of a work directory.
-
-    Args:
-        work_dir (str): The folder.
-
-    Returns:
-        dict[str, Any]: Its content; empty if there is none that can be read,
-        as of a run of MMPretrain's own.
-    """
+    """The record of a work directory; empty if there is none that can be read,
+    as of a run of MMPretrain's own."""
     try:
         return read_record(osp.join(work_dir, RECORD))
     except (OSError, ValueError):
         return {}
 
 
-def kd_weights(record: Mapping[str, Any],
-               name: Optional[str] = None) -> List[float]:
-    """The weights of the distillation that took effect.
-
-    Args:
-        record (dict): The record.
-        name (str, optional): A branch. Defaults to the greatest of all.
-
-    Returns:
-        list[float]: Of each epoch, or of each part of a run that counts in
-        iterations.
-    """
-    own = None if name is None else record.get(f'{name}.kd_weight')
-    return list(own or record.get('kd_weight') or ())
+def kd_weights(record: Mapping[str, Any]) -> List[float]:
+    """The weights of the distillation that took effect, the greatest of all
+    branches: of each epoch, or of each part of a run that counts in
+    iterations."""
+    return list(record.get('kd_weight') or ())
 
 
 def distilled(record: Mapping[str, Any]) -> bool:
-    """Whether any branch was ever distilled.
-
-    Args:
-        record (dict): The record.
-
-    Returns:
-        bool: Whether a weight above 0 took effect.
-    """
+    """Whether any branch was ever distilled, at a weight above 0."""
     return any(weight > 0 for weight in kd_weights(record))
 
 
 def dose(record: Mapping[str, Any]) -> Optional[Tuple[float, float]]:
-    """How much the branches were distilled over the whole run.
-
-    Args:
-        record (dict): The record.
-
-    Returns:
-        tuple[float, float] | None: The share of the steps in which any branch
-        was, and the mean weight over all steps. Parts of the run that were
-        not recorded do not count; None if none was.
-    """
+    """The share of the steps of a run in which any branch was distilled, and
+    the mean weight over all steps. Parts of the run that were not recorded do
+    not count; None if none was."""
     weights = kd_weights(record)
     until = record.get('until') or range(1, len(weights) + 1)
     on = record.get('kd_on') or [float(weight > 0) for weight in weights]
@@ -107,14 +67,8 @@ def dose(record: Mapping[str, Any]) -> Optional[Tuple[float, float]]:
 
 
 def dose_text(record: Mapping[str, Any]) -> str:
-    """How much the branches were distilled, in words.
-
-    Args:
-        record (dict): The record.
-
-    Returns:
-        str: As ``'distilled in 75 % of the steps, mean weight 1.5'``.
-    """
+    """How much the branches were distilled, as ``'distilled in 75 % of the
+    steps, mean weight 1.5'``."""
     found = dose(record)
     if found is None:
         return 'not recorded'
@@ -128,28 +82,15 @@ def dose_text(record: Mapping[str, Any]) -> str:
 
 
 def mean_of(values: Sequence[float]) -> float:
-    """A mean that is exact where all values are the same.
-
-    Args:
-        values (Sequence[float]): At least one.
-
-    Returns:
-        float: The mean.
-    """
+    """A mean that is exact where all values, of which there is at least one,
+    are the same."""
     if min(values) == max(values):
         return values[0]
     return math.fsum(values) / len(values)
 
 
 def numbers(metrics: Mapping[str, Any]) -> Dict[str, float]:
-    """Those metrics that are numbers.
-
-    Args:
-        metrics (dict[str, Any]): Metrics by name.
-
-    Returns:
-        dict[str, float]: The numbers, as Python's own.
-    """
+    """Those metrics that are numbers, as Python's own."""
     return {
         key: float(value)
         for key, value in metrics.items() if isinstance(value, Real)

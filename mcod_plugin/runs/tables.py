@@ -18,23 +18,12 @@ __all__ = [
 WIDTH = 120
 
 
-def render(header: Sequence[str],
-           rows: Sequence[Sequence[str]],
-           left: int = 1) -> str:
-    """A table for a terminal or a log.
-
-    Args:
-        header (Sequence[str]): Names of the columns.
-        rows (Sequence[Sequence[str]]): The cells.
-        left (int): How many columns, from the first on, are flush left; the
-            others are flush right. Defaults to 1.
-
-    Returns:
-        str: Its lines.
-    """
+def render(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for a terminal or a log, its first column flush left, the
+    others flush right."""
     table = Table()
     for index, name in enumerate(header):
-        table.add_column(name, justify='left' if index < left else 'right')
+        table.add_column(name, justify='right' if index else 'left')
     for row in rows:
         table.add_row(*row)
     # Cells are text, even where they look like Rich's own markup.
@@ -47,17 +36,9 @@ def render(header: Sequence[str],
 def markdown(header: Sequence[str],
              rows: Sequence[Sequence[str]],
              left: int = 1) -> str:
-    """A table in Markdown that can also be read as it is.
-
-    Args:
-        header (Sequence[str]): Names of the columns.
-        rows (Sequence[Sequence[str]]): The cells, themselves in Markdown.
-        left (int): How many columns, from the first on, are flush left; the
-            others are flush right. Defaults to 1.
-
-    Returns:
-        str: Its lines.
-    """
+    """A table in Markdown, whose cells are in it as well, that can also be
+    read as it is. So many columns, from the first on, are flush left; the
+    others are flush right."""
     flush = [
         str.ljust if index < left else str.rjust
         for index in range(len(header))
@@ -74,19 +55,10 @@ def markdown(header: Sequence[str],
 def accuracy_table(last: Mapping[str, float],
                    best: Optional[Dict[str, Tuple[float, int]]] = None,
                    unit: str = 'epoch') -> str:
-    """Accuracy of each branch and of the ensemble, for a terminal.
-
-    Args:
-        last (Mapping[str, float]): Metrics of the last evaluation; NaN of a
-            branch that has diverged.
-        best (dict[str, tuple[float, int]], optional): Best top-1 accuracy and
-            its epoch by name, see :func:`~mcod_plugin.runs.metrics.best_top1`.
-        unit (str): What is counted instead of epochs. Defaults to
-            ``'epoch'``.
-
-    Returns:
-        str: A table in percent.
-    """
+    """Accuracy of each branch and of the ensemble in percent, for a terminal:
+    by the metrics of the last evaluation, NaN of a branch that has diverged,
+    and by :func:`~mcod_plugin.runs.metrics.best_top1`. The unit is what is
+    counted instead of epochs."""
     rows = []
     accuracies = top1(last)
     for name, accuracy in accuracies.items():
@@ -112,15 +84,9 @@ def accuracy_table(last: Mapping[str, float],
 
 
 def metrics_table(metrics: Mapping[str, float]) -> str:
-    """What was measured of each branch and of the ensemble, for a terminal.
-
-    Args:
-        metrics (Mapping[str, float]): Metrics such as ``<branch>/mAP``. What
-            is no number is left out.
-
-    Returns:
-        str: A table with a row for each branch, the ensemble last.
-    """
+    """What was measured of each branch and of the ensemble, from metrics such
+    as ``<branch>/mAP``, for a terminal: a row for each branch, the ensemble
+    last. What is no number is left out."""
     cells: Dict[str, Dict[str, str]] = {}
     for key, value in metrics.items():
         name, _, metric = key.rpartition('/')

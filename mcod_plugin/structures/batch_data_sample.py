@@ -113,17 +113,9 @@ def as_data_samples(labels: Any) -> Any:
 
 
 def batch_fields(data_samples: Any) -> Optional[Dict[str, Tensor]]:
-    """What is known of a batch of images, as one tensor for each field.
-
-    Args:
-        data_samples (BatchDataSample | Sequence[DataSample] | None):
-            Annotations of the images.
-
-    Returns:
-        dict[str, Tensor] | None: The fields by name. None if it is another
-        kind of list, or the sample of an image was asked for and may have
-        changed since: then the samples tell.
-    """
+    """What is known of a batch of images, as one tensor for each field. None
+    if it is another kind of list, or the sample of an image was asked for and
+    may have changed since: then the samples tell."""
     if isinstance(data_samples, BatchDataSample) and not data_samples.touched:
         return data_samples.fields
     return None

@@ -16,8 +16,9 @@ from torch import Tensor
 from mcod_plugin.errors import ConfigError, one_line
 
 __all__ = [
-    'DamagedCheckpoint', 'last_checkpoint', 'read_checkpoint',
-    'resumable_checkpoints', 'state_dict_mismatches'
+    'DamagedCheckpoint', 'last_checkpoint', 'numbered_checkpoints',
+    'read_checkpoint', 'resumable_checkpoints', 'shape_of',
+    'state_dict_mismatches'
 ]
 
 
@@ -115,15 +116,9 @@ def _check_sums(path: str) -> None:
 
 
 def last_checkpoint(work_dir: str) -> Optional[str]:
-    """The name of the checkpoint that was saved last.
-
-    Args:
-        work_dir (str): The work directory of a run. It may have been moved
-            since, so that only the name counts of the path that it holds.
-
-    Returns:
-        str | None: The name; None if there is no record of one.
-    """
+    """The name of the checkpoint that was saved last by a run, None if there
+    is no record of one. The work directory may have been moved since, so that
+    only the name counts of the path that it holds."""
     try:
         with open(osp.join(work_dir, 'last_checkpoint')) as file:
             return osp.basename(file.read().strip()) or None
@@ -131,51 +126,46 @@ def last_checkpoint(work_dir: str) -> Optional[str]:
         return None
 
 
+def numbered_checkpoints(
+        folder: str,
+        pattern: str = r'(?:epoch|iter)_(\d+)\.pth') -> Dict[int, str]:
+    """The paths of the checkpoints in a folder, which need not exist, by the
+    number of finished epochs or iterations. That is a group of the pattern of
+    their names, by default MMEngine's."""
+    names = os.listdir(folder) if osp.isdir(folder) else ()
+    matches = filter(None, (re.fullmatch(pattern, name) for name in names))
+    return {int(match[1]): osp.join(folder, match[0]) for match in matches}
+
+
 def resumable_checkpoints(folder: str, last: Optional[str],
                           template: str) -> List[str]:
-    """The checkpoints that a run can go on from.
-
-    Args:
-        folder (str): Where they are.
-        last (str, optional): The name of the one that was saved last.
-        template (str): How their names are made of the number of epochs or
-            iterations, such as ``'epoch_{}.pth'``.
-
-    Returns:
-        list[str]: Their paths, in the order in which to try them: the last
-        one, if it is there, those before it from the newest on, and what may
-        have been saved after it.
-    """
+    """The paths of the checkpoints in a folder that a run can go on from, in
+    the order in which to try them: the one of the name ``last``, which was
+    saved last, if it is there, those before it from the newest on, and what
+    may have been saved after it. The template of their names is such as
+    ``'epoch_{}.pth'``."""
     before, after = re.split(r'\{[^}]*\}', template, maxsplit=1)
-    pattern = re.compile(rf'{re.escape(before)}(\d+){re.escape(after)}')
-    numbers = {}
-    for name in os.listdir(folder) if osp.isdir(folder) else ():
-        match = pattern.fullmatch(name)
-        if match:
-            numbers[name] = int(match.group(1))
-    match = pattern.fullmatch(last or '')
-    most = int(match.group(1)) if match else float('inf')
-    names = sorted(
-        numbers, key=lambda name: (numbers[name] > most, -numbers[name]))
-    if last is not None and osp.isfile(osp.join(folder, last)):
-        names = [last, *(name for name in names if name != last)]
-    return [osp.join(folder, name) for name in names]
+    pattern = rf'{re.escape(before)}(\d+){re.escape(after)}'
+    found = numbered_checkpoints(folder, pattern)
+    match = re.fullmatch(pattern, last or '')
+    most = int(match[1]) if match else float('inf')
+    paths = [
+        found[number] for number in sorted(
+            found, key=lambda number: (number > most, -number))
+    ]
+    first = osp.join(folder, last or '')
+    if osp.isfile(first):
+        paths = [first, *(path for path in paths if path != first)]
+    return paths
 
 
 def state_dict_mismatches(wanted: Mapping[str, Any], given: Mapping[str,
                                                            Any]) -> List[str]:
-    """Tell how a state dict differs from another in keys and shapes.
-
-    Args:
-        wanted (Mapping[str, Tensor]): The state dict of the module.
-        given (Mapping[str, Tensor]): The state dict to load.
-
-    Returns:
-        list[str]: Phrases such as ``'lacks head (2 keys such as
-        head.fc.weight)'``; none if it fits.
-    """
-    wanted = {key: _shape(value) for key, value in wanted.items()}
-    given = {key: _shape(value) for key, value in given.items()}
+    """How a state dict differs from that of a module in keys and shapes, in
+    phrases such as ``'lacks head (2 keys such as head.fc.weight)'``; none if
+    it fits."""
+    wanted = {key: shape_of(value) for key, value in wanted.items()}
+    given = {key: shape_of(value) for key, value in given.items()}
     faults = []
     for what, keys in (('lacks', wanted.keys() - given.keys()),
                        ('adds', given.keys() - wanted.keys())):
@@ -189,7 +179,8 @@ def state_dict_mismatches(wanted: Mapping[str, Any], given: Mapping[str,
     return faults
 
 
-def _shape(value: Any) -> Any:
+def shape_of(value: Any) -> Any:
+    """The shape of a tensor as a tuple; of anything else its type's name."""
     return tuple(value.shape) if isinstance(value,
                                             Tensor) else type(value).__name__
 

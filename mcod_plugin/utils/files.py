@@ -32,8 +32,8 @@ __all__ = [
 # What a lock that another process has is refused with.
 TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 
-# What ``new_file`` makes, and the checkpoints of earlier versions.
-PART = re.compile(r'\.[0-9a-f]{32}\.part$|(^|_)(epoch|iter)_\d+\.pth\.part$')
+# What ``new_file`` makes.
+PART = re.compile(r'\.[0-9a-f]{32}\.part$')
 
 
 @contextmanager
@@ -69,23 +69,14 @@ def new_file(path: str) -> Iterator[str]:
 
 
 def write_text(path: str, text: str) -> None:
-    """Write a file as a whole, see :func:`new_file`.
-
-    Args:
-        path (str): The file.
-        text (str): All of its text.
-    """
+    """Write a file as a whole, see :func:`new_file`."""
     with new_file(path) as part, open(part, 'w', encoding='utf-8') as file:
         file.write(text)
 
 
 def sweep(folder: str) -> None:
-    """Remove the incomplete files in a folder whose writers were killed.
-
-    Args:
-        folder (str): The folder; folders in it are left alone. Need not
-            exist.
-    """
+    """Remove the incomplete files in a folder, which need not exist, whose
+    writers were killed. Folders in it are left alone."""
     if osp.isdir(folder):
         for name in os.listdir(folder):
             if PART.search(name):
@@ -94,12 +85,8 @@ def sweep(folder: str) -> None:
 
 @contextmanager
 def hold(path: str) -> Iterator[None]:
-    """Show others that a file or folder is being written, until the block or
-    the process ends.
-
-    Args:
-        path (str): The file, which is made if it is not there, or a folder.
-    """
+    """Show others that a file, which is made if it is not there, or a folder
+    is being written, until the block or the process ends."""
     if fcntl is None:
         if not osp.isdir(path):
             os.close(_open(path, os.O_CREAT))
@@ -120,16 +107,10 @@ def hold(path: str) -> Iterator[None]:
 
 
 def try_lock(handle: int) -> bool:
-    """Lock a file, unless another process has.
-
-    Args:
-        handle (int): The open file. The lock ends when it is closed, or its
-            process ends.
-
-    Returns:
-        bool: Whether nobody else has it. Where files cannot be locked, as on
-        some network file systems, that is taken for granted.
-    """
+    """Lock an open file, unless another process has, and tell whether nobody
+    else has it. The lock ends when the file is closed, or its process ends.
+    Where files cannot be locked, as on some network file systems, it is taken
+    for granted."""
     if fcntl is not None:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -144,13 +125,9 @@ def claim(path: str, owner: str) -> Iterator[Optional[str]]:
     this process ends. Those that it has forked, such as the workers of a data
     loader, may outlive it and keep nobody away.
 
-    Args:
-        path (str): The file, which is made, and removed again.
-        owner (str): What it tells others.
-
-    Yields:
-        str | None: What the other process tells that has it; None if none
-        has. Where files cannot be locked, that is taken for granted.
+    The file is made with a text for the others, and removed again. Yielded is
+    the text of the other process that has it; None if none has, which is taken
+    for granted where files cannot be locked.
     """
     if fcntl is None:
         yield None
@@ -190,11 +167,8 @@ def _is_at(path: str, handle: int) -> bool:
 
 
 def remove_dead(path: str) -> None:
-    """Remove an incomplete file or folder unless its writer still lives.
-
-    Args:
-        path (str): The file or folder, see :func:`hold`.
-    """
+    """Remove an incomplete file or folder unless its writer still lives, see
+    :func:`hold`."""
     if fcntl is None:
         return
     with suppress(OSError):
@@ -210,11 +184,8 @@ def remove_dead(path: str) -> None:
 
 
 def sync(path: str) -> None:
-    """Have the disk take what was written.
-
-    Args:
-        path (str): A file, or a folder for the names in it.
-    """
+    """Have the disk take what was written to a file, or the names in a
+    folder."""
     if fcntl is None and osp.isdir(path):
         # Windows opens no folders.
         return
@@ -237,17 +208,10 @@ def _open(path: str, flags: int = 0) -> int:
 
 
 def check_out(setting: str, path: str) -> None:
-    """Raise unless a file can be written, before there is work to lose.
-
-    Args:
-        setting (str): The argument, as the user types it.
-        path (str): The file.
-
-    Raises:
-        ConfigError: If it has no name, its folder does not exist or takes no
-            file, or it is a folder itself or a file that must not be written
-            to.
-    """
+    """Raise unless the file that an argument names can be written, before
+    there is work to lose: it must have a name, lie in a folder that exists and
+    takes files, and be neither a folder itself nor a file that must not be
+    written to."""
     _check_named(setting, path)
     folder = osp.dirname(osp.abspath(path))
     if not osp.isdir(folder):
@@ -275,15 +239,8 @@ def _check_named(setting: str, path: str) -> None:
 
 
 def missing_folders(path: str) -> List[str]:
-    """The folders that making a folder would make.
-
-    Args:
-        path (str): The folder.
-
-    Returns:
-        list[str]: Absolute paths, deepest first; none for an address such as
-        ``s3://bucket``.
-    """
+    """The folders that making a folder would make, as absolute paths, deepest
+    first; none for an address such as ``s3://bucket``."""
     if '://' in path:
         return []
     path = osp.abspath(path)
@@ -304,11 +261,7 @@ def _move(folder: str, out: str, parts: Sequence[str]) -> None:
 
 
 def remove_empty(folders: List[str]) -> None:
-    """Remove those of some folders that are empty.
-
-    Args:
-        folders (list[str]): Paths, deepest first.
-    """
+    """Remove those of some folders, deepest first, that are empty."""
     for folder in folders:
         if osp.isdir(folder) and not os.listdir(folder):
             os.rmdir(folder)

@@ -20,17 +20,12 @@ PORT = '29500'
 
 
 def adopt_ranks(launcher: str) -> None:
-    """Tell PyTorch by its own variables what a launcher tells by others.
+    """Tell PyTorch by its own variables what a launcher, ``'none'``,
+    ``'pytorch'``, ``'slurm'`` or ``'mpi'``, tells by others. Raise if it has
+    not started the process, or the address of the first node is not known.
 
     These are ``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and
     ``MASTER_PORT``. Those of an address that are set stay as they are.
-
-    Args:
-        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
-
-    Raises:
-        ConfigError: If the process was not started by that launcher, or the
-            address of the first node is not known.
     """
     own = LAUNCHERS['pytorch']
     for name, source in zip(own, LAUNCHERS[launcher]):
@@ -73,12 +68,8 @@ def _mpi_address() -> str:
 
 
 def is_restarted() -> bool:
-    """Whether a launcher has started the process again, after one of a run
-    was lost.
-
-    Returns:
-        bool: What ``torchrun --max-restarts`` and SLURM's requeueing tell.
-    """
+    """Whether a launcher has started the process again, after one of a run was
+    lost, as ``torchrun --max-restarts`` and SLURM's requeueing tell."""
     return any(
         int(os.environ.get(name) or 0) > 0
         for name in ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT'))

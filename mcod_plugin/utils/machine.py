@@ -20,7 +20,7 @@ from mcod_plugin.version import __version__
 __all__ = [
     'GIB', 'cpu_flags', 'cpu_has_bfloat16', 'cpu_name', 'default_workers',
     'describe_machine', 'free_memory', 'keep_freed_memory', 'peak_memory',
-    'process_memory', 'require_packages', 'return_freed_memory', 'usable_cores'
+    'process_memory', 'require_packages', 'usable_cores'
 ]
 
 LIBRARIES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmpretrain')
@@ -50,13 +50,9 @@ MAX_WORKERS = 8
 
 
 def describe_machine() -> Dict[str, Any]:
-    """What numbers depend on besides settings.
-
-    Returns:
-        dict[str, Any]: ``device``, ``versions`` by library, ``commit`` of
-        this code and whether it is ``dirty`` (both None if no repository
-        tracks it), and the ``date``.
-    """
+    """What numbers depend on besides settings: ``device``, ``versions`` by
+    library, ``commit`` of this code and whether it is ``dirty`` (both None if
+    no repository tracks it), and the ``date``."""
     commit, dirty = _code()
     return dict(
         device=_device(),
@@ -71,11 +67,8 @@ def describe_machine() -> Dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor, whatever other devices there are.
-
-    Returns:
-        str: Its name, or its architecture where the system does not tell.
-    """
+    """The name of the processor, whatever other devices there are, or its
+    architecture where the system does not tell."""
     try:
         with open('/proc/cpuinfo') as file:
             for line in file:
@@ -87,12 +80,8 @@ def cpu_name() -> str:
 
 
 def cpu_flags() -> Set[str]:
-    """What the processor can do.
-
-    Returns:
-        set[str]: Its sets of instructions, as PyTorch calls them or, where it
-        does not tell, Linux; empty if neither does.
-    """
+    """The processor's sets of instructions, as PyTorch calls them or, where it
+    does not tell, Linux; empty if neither does."""
     capabilities = getattr(torch.cpu, 'get_capabilities', None)
     if capabilities is not None:
         return {name for name, has in capabilities().items() if has is True}
@@ -109,14 +98,11 @@ def cpu_flags() -> Set[str]:
 
 def cpu_has_bfloat16() -> bool:
     """Whether the processor computes in bfloat16 by itself, so that it is
-    faster than float32.
+    faster than float32: oneDNN takes bfloat16 here, which heeds
+    ``ONEDNN_MAX_CPU_ISA``, and the processor has instructions for it.
 
     Where it does not, PyTorch's own loops or the emulation of oneDNN, which
     also serves with AVX-512 alone, take several times as long as float32.
-
-    Returns:
-        bool: True if oneDNN takes bfloat16 here, which heeds
-        ``ONEDNN_MAX_CPU_ISA``, and the processor has instructions for it.
     """
     takes = getattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported', None)
     limit = os.environ.get('ONEDNN_MAX_CPU_ISA',
@@ -162,14 +148,7 @@ def _git(*args: str) -> Optional[str]:
 
 
 def free_memory(device: torch.device) -> int:
-    """The memory that may still be taken.
-
-    Args:
-        device (torch.device): The CPU or a GPU.
-
-    Returns:
-        int: Its size in bytes.
-    """
+    """The memory of the CPU or a GPU that may still be taken, in bytes."""
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -182,27 +161,18 @@ def free_memory(device: torch.device) -> int:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held.
-
-    Returns:
-        int: Its size in bytes: on a GPU what PyTorch has allocated there,
-        otherwise resident memory, 0 if the system does not tell.
-    """
+    """The most memory that this process has held, in bytes: on a GPU what
+    PyTorch has allocated there, otherwise resident memory, 0 if the system
+    does not tell."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return process_memory('VmHWM')
 
 
 def process_memory(name: str) -> int:
-    """A number from the kernel's account of this process.
-
-    Args:
-        name (str): ``'VmRSS'``, what is resident now, or ``'VmHWM'``, the
-            most that was; see ``proc_pid_status(5)``.
-
-    Returns:
-        int: Its size in bytes, 0 if the kernel keeps no such account.
-    """
+    """A number in bytes from the kernel's account of this process, 0 if it
+    keeps none: ``'VmRSS'``, what is resident now, or ``'VmHWM'``, the most
+    that was; see ``proc_pid_status(5)``."""
     try:
         with open('/proc/self/status') as file:
             table = dict(line.split(':', 1) for line in file)
@@ -225,20 +195,11 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, LARGE)
 
 
-def return_freed_memory() -> None:
-    """Return what is free to the system now."""
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def default_workers() -> int:
-    """The number of workers for a data loader whose config names none.
-
-    Returns:
-        int: With an accelerator, one for each core that this process may
-        count on, 8 at the most. Without one 0: the networks need the cores
-        themselves, and workers would take them away.
-    """
+    """The number of workers for a data loader whose config names none. With an
+    accelerator it is one for each core that this process may count on, 8 at
+    the most. Without one it is 0: the networks need the cores themselves, and
+    workers would take them away."""
     if get_device() == 'cpu':
         return 0
     processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
@@ -246,12 +207,9 @@ def default_workers() -> int:
 
 
 def usable_cores() -> int:
-    """The number of cores that this process may use.
-
-    Returns:
-        int: Those that it is bound to, as by SLURM, and no more than the time
-        that its control group grants, as in a container; at least 1.
-    """
+    """The number of cores that this process may use: those that it is bound
+    to, as by SLURM, and no more than the time that its control group grants,
+    as in a container; at least 1."""
     if hasattr(os, 'sched_getaffinity'):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -267,16 +225,8 @@ def usable_cores() -> int:
 
 def require_packages(setting: str, packages: Iterable[str],
                      extra: str) -> None:
-    """Raise unless packages are installed.
-
-    Args:
-        setting (str): What needs them, for the message.
-        packages (Iterable[str]): Their names, as they are imported.
-        extra (str): The extra of this plugin that they come with.
-
-    Raises:
-        ConfigError: If one is missing.
-    """
+    """Raise unless packages, by the names of their imports, are installed, and
+    tell what needs them and the extra of this plugin that they come with."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f'{setting} needs the package {package}, which '

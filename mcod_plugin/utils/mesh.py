@@ -21,12 +21,9 @@ _host_group: Optional[Any] = None
 
 
 def join_mesh(branch: int) -> None:
-    """Arrange the processes, all of which call this.
-
-    Args:
-        branch (int): How many see the same images; their number divides that
-            of all. With 1 there is no mesh.
-    """
+    """Arrange the processes, all of which call this, so that ``branch`` of
+    them see the same images. It divides the number of all; with 1 there is no
+    mesh."""
     global _mesh, _host_group
     if branch == 1:
         _mesh = _host_group = None
@@ -63,11 +60,8 @@ def data_size() -> int:
 
 
 def branch_group() -> Optional[Any]:
-    """Those who see the same images by other branches.
-
-    Returns:
-        ProcessGroup | None: None if there is nobody else.
-    """
+    """Those who see the same images by other branches; None if there is nobody
+    else."""
     return None if _mesh is None else _mesh.get_group(1)
 
 

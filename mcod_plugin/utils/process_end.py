@@ -38,15 +38,9 @@ class ProcessEnd(NamedTuple):
 
 
 def stop_code(error: Optional[BaseException]) -> Optional[int]:
-    """The exit code of a process that was stopped.
-
-    Args:
-        error (BaseException): What ended it. What the stop itself has broken,
-            such as the workers of a data loader, may have raised it.
-
-    Returns:
-        int | None: None if it was not stopped.
-    """
+    """The exit code of a process that was stopped; None if it was not. What
+    the stop itself has broken, such as the workers of a data loader, may have
+    raised the error that ended it."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return 130
@@ -101,14 +95,7 @@ def first_end(error: BaseException, code: int = 1) -> ProcessEnd:
 
 def is_first_to_tell(message: str) -> bool:
     """Whether this process is to tell a reason: of those that share it one,
-    and before they have found each other one of each machine.
-
-    Args:
-        message (str): The reason.
-
-    Returns:
-        bool: Whether it is.
-    """
+    and before they have found each other one of each machine."""
     store = _store()
     if store is None:
         return os.environ.get('LOCAL_RANK', '0') == '0'

@@ -1,17 +1,14 @@
-"""Quantities to read."""
+"""Quantities to read, and what a run counts in."""
+from typing import Tuple
 
-__all__ = ['duration', 'file_size']
+from mmengine.runner import IterBasedTrainLoop, Runner
+
+__all__ = ['duration', 'file_size', 'progress']
 
 
 def duration(seconds: float) -> str:
-    """A length of time to read, as ``1 h 05 min``.
-
-    Args:
-        seconds (float): The length in seconds.
-
-    Returns:
-        str: In hours and minutes, below a minute in seconds.
-    """
+    """A length of time to read, as ``1 h 05 min``; below a minute in
+    seconds."""
     if seconds < 60:
         return f'{seconds:.0f} s'
     minutes = round(seconds / 60)
@@ -21,16 +18,17 @@ def duration(seconds: float) -> str:
 
 
 def file_size(number: int) -> str:
-    """The size of a file to read, as ``1.50 MiB``.
-
-    Args:
-        number (int): The size in bytes.
-
-    Returns:
-        str: In bytes, KiB or MiB.
-    """
+    """A size in bytes to read, as ``1.50 MiB``."""
     if number < 1024:
         return f'{number} B'
     if number < 1 << 20:
         return f'{number / 1024:.1f} KiB'
     return f'{number / (1 << 20):.2f} MiB'
+
+
+def progress(runner: Runner) -> Tuple[str, int, int]:
+    """What training counts in, ``'epoch'`` or ``'iteration'``, how many of
+    those are over, and of how many."""
+    if isinstance(runner.train_loop, IterBasedTrainLoop):
+        return 'iteration', runner.iter, runner.max_iters
+    return 'epoch', runner.epoch, runner.max_epochs

@@ -230,6 +230,10 @@ def test_preprocessor():
             type='mcod_plugin.BranchMetrics',
             metric=[dict(type='Accuracy', topk=5)
                     ]), dict(type='Accuracy', topk=(1, 5))),
+        (dict(
+            type='Evaluator',
+            metrics=[dict(type='mcod_plugin.M', topk=(1, 3))]),
+         dict(type='Accuracy', topk=(1, 3))),
     ])
 def test_evaluator(given, expected):
     found = evaluator(given, 10)

@@ -1,10 +1,13 @@
 from fractions import Fraction
+
 import pytest
 
-from mcod_plugin.alone.optimizer import FACTORS, optim_wrapper_alone
 from mcod_plugin.compose.own_settings import (KEPT_BY, left_out, own_settings,
                                               table)
+from mcod_plugin.engine.optim_wrapper.branch_optim_wrapper_constructor import (
+    FACTORS)
 from mcod_plugin.models.utils.branch_settings import BranchSettings
+from speed.optimizer_alone import optim_wrapper_alone
 
 
 def values(sources, lines='', first=''):

@@ -12,11 +12,10 @@ from mmengine.registry import HOOKS, Registry
 from mmpretrain.datasets import PackInputs, RandomCrop
 
 from mcod_plugin.alone.data import evaluator, loader_alone
-from mcod_plugin.alone.optimizer import optim_wrapper_alone
 from mcod_plugin.compare.plan import _check_evaluator
 from mcod_plugin.config.input_size import pipeline_input_size
 from mcod_plugin.config.methods import apply_method
-from mcod_plugin.config.parts import is_part, type_name, walk
+from mcod_plugin.config.parts import is_part, metric_configs, type_name, walk
 from mcod_plugin.config.pretrained import (checkpoints, is_pretrained,
                                            without_pretrained)
 from mcod_plugin.config.read import read_config
@@ -38,6 +37,7 @@ from mcod_plugin.publish.trained_run import TrainedRun
 from mcod_plugin.publish.weights import published_config
 from speed import cases
 from speed.branch_runner import branch_loader
+from speed.optimizer_alone import optim_wrapper_alone
 
 PRIVATE = '/home/me/w.pth'
 
@@ -166,14 +166,14 @@ def pure_python(tmp_path):
 
 
 def run_of(cfg):
-    return TrainedRun('', Config(cfg), '', {}, {}, [])
+    return TrainedRun('', Config(cfg), '', {}, {})
 
 
 def test_no_private_path_is_published(pure_python):
     text = published_config(pure_python, None).pretty_text
     assert 'CifarResNet' in text and '/home/me' not in text
     # The card tells which branches had learnt before.
-    assert TrainedRun('', pure_python, '', {}, {}, []).pretrained == ['a']
+    assert TrainedRun('', pure_python, '', {}, {}).pretrained == ['a']
 
 
 @IN_MEMORY
@@ -253,6 +253,17 @@ def test_metrics(kind):
     metric = dict(type=kind, topk=(1, 5))
     assert evaluator(metric, 10) == dict(type='Accuracy', topk=(1, 5))
     _check_evaluator(metric)
+
+
+@pytest.mark.parametrize('given', [
+    dict(type='A', topk=1), [dict(type='A', topk=1)],
+    (dict(type='A', topk=1), ),
+    dict(type='Evaluator', metrics=dict(type='A', topk=1)),
+    ConfigDict(metrics=[dict(type='A', topk=1)])
+])
+def test_metrics_of_an_evaluator(given):
+    assert metric_configs(given) == [dict(type='A', topk=1)]
+    assert metric_configs(None) == []
 
 
 @spelled(AutocastOptimWrapper, 'mcod_plugin.AutocastOptimWrapper')

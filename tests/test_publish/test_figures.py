@@ -44,10 +44,9 @@ def test_many_classes_stay_small(run, tmp_path):
     assert Image.open(path).width < 1800
 
 
-def test_what_the_log_lacks_is_left_out(run, tmp_path):
-    run.curves = []
+def test_what_the_record_lacks_is_left_out(run, tmp_path):
     run.content.pop('run_record')
-    run.record = {}
+    run.record = dict(curves=dict(epoch=[]))
     matrix = np.eye(2, dtype=int)
     captions = draw_cohort(run, ['a', 'b'], matrix, 'xy', str(tmp_path))
     assert list(captions) == ['confusion.png']
@@ -56,7 +55,8 @@ def test_what_the_log_lacks_is_left_out(run, tmp_path):
 
 def test_what_a_run_without_validation_has(run, tmp_path):
     run.cfg.val_dataloader = None
-    run.curves = [{'step': 1, 'a.loss_ce': 2.}]
+    run.record = dict(
+        curves=dict(epoch=[]), until=[1], train_loss=dict(a=[2.]))
     matrix = np.eye(2, dtype=int)
     captions = [
         draw_cohort(run, ['a'], matrix, 'xy', str(tmp_path)),

@@ -12,7 +12,7 @@ def run_of(branches, content=None, **settings):
     """A run of such branches."""
     model = dict(branches=branches, **settings.pop('model', {}))
     return TrainedRun('work', Config(dict(model=model, **settings)), 'a.pth',
-                      content or {}, {}, [])
+                      content or {}, {})
 
 
 def timm_branch(name, **settings):

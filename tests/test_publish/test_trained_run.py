@@ -1,30 +1,23 @@
-import json
 import os
 import shutil
 
 import pytest
+import torch
 
 from mcod_plugin.config.methods import METHODS, apply_method, find_method
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.publish.trained_run import read_curves, read_run
+from mcod_plugin.publish.trained_run import read_run
 from mcod_plugin.schedule import DiscontinuousSchedule
 from .conftest import train
-
-
-def log(work_dir, name, entries, tail=''):
-    folder = work_dir / name / 'vis_data'
-    folder.mkdir(parents=True)
-    (folder / 'scalars.json').write_text(''.join(
-        json.dumps(entry) + '\n' for entry in entries) + tail)
 
 
 def test_what_a_run_has_left(runs):
     run = read_run('WORK_DIR', str(runs.cohort))
     assert (run.done, run.planned, run.unit, run.seed) == (3, 3, 'epoch', 0)
     assert run.checkpoint.endswith('epoch_3.pth') and run.distils
-    assert [row['step'] for row in run.curves] == [1, 2, 3]
-    for row in run.curves:
-        assert 0 <= row['ensemble/top1'] <= 100 and row['resnet.loss_ce'] > 0
+    assert run.record['curves']['epoch'] == [1, 2, 3]
+    assert len(run.record['curves']['ensemble/top1']) == 3
+    assert min(run.record['train_loss']['resnet']) > 0
     assert run.weights == ([1, 2, 3], [1, 0, 1])
     assert not read_run('--solo', str(runs.solo)).distils
 
@@ -145,13 +138,18 @@ def test_what_took_effect_counts(runs, record, distils, is_mcod):
     assert (run.distils, run.is_mcod) == (distils, is_mcod)
 
 
-def test_without_a_record_the_log_tells(runs):
-    run = read_run('WORK_DIR', str(runs.cohort))
-    run.content.pop('run_record')
-    run.record = {}
+def test_without_a_record_the_checkpoint_tells(runs, tmp_path):
+    for name in ('tiny.py', 'epoch_3.pth', 'last_checkpoint'):
+        shutil.copy(runs.cohort / name, tmp_path)
+    run = read_run('WORK_DIR', str(tmp_path))
     assert run.weights == ([1, 2, 3], [1, 0, 1])
-    run.curves = []
-    assert run.weights == ([], []) and not run.distils
+    assert run.record['train_loss'] == read_run(
+        'WORK_DIR', str(runs.cohort)).record['train_loss']
+    checkpoint = torch.load(tmp_path / 'epoch_3.pth', weights_only=True)
+    del checkpoint['run_record']
+    torch.save(checkpoint, tmp_path / 'epoch_3.pth')
+    with pytest.raises(ConfigError, match='^--solo .* it lacks record.json, '):
+        read_run('--solo', str(tmp_path))
 
 
 PRETRAINED = dict(type='Pretrained', checkpoint='a.pth')
@@ -210,45 +208,6 @@ def test_metrics_of_the_test(runs, given, metrics):
     run = read_run('WORK_DIR', str(runs.cohort))
     run.cfg.test_evaluator = given
     assert run.test_metrics == metrics
-
-
-def test_a_resumed_run(tmp_path):
-    log(tmp_path, '20260101_000000', [{
-        'epoch': 1,
-        'step': 5,
-        'a.loss_ce': 3.
-    }, {
-        'step': 1,
-        'a/top1': 10.
-    }, {
-        'epoch': 2,
-        'step': 9,
-        'a.loss_ce': 2.
-    }], '{"epoch": 2, "st')
-    log(tmp_path, '20260102_000000', [{
-        'epoch': 2,
-        'step': 10,
-        'a.loss_ce': 1.
-    }, {
-        'step': 2,
-        'a/top1': 20.
-    }])
-    found = [[row.get(key) for key in ('step', 'a.loss_ce', 'a/top1')]
-             for row in read_curves(str(tmp_path))]
-    assert found == [[1, 3., 10.], [2, 1., 20.]]
-
-
-def test_a_run_by_iterations(tmp_path):
-    log(tmp_path, '20260101_000000', [{
-        'epoch': 1,
-        'step': 5,
-        'a.loss_ce': 3.
-    }, {
-        'step': 10,
-        'a/top1': 10.
-    }])
-    steps = [row['step'] for row in read_curves(str(tmp_path), False)]
-    assert steps == [5, 10]
 
 
 def test_no_such_folder(tmp_path):

@@ -5,13 +5,11 @@ from ..cells import cells
 
 
 def test_render():
-    table = render(['name', 'kind', 'top-1'],
-                   [['a', 'VGG', '40.00'], ['ensemble', 'all', '5.00']],
-                   left=2)
-    assert cells(table) == [['name', 'kind', 'top-1'], ['a', 'VGG', '40.00'],
-                            ['ensemble', 'all', '5.00']]
-    assert '│ a        │ VGG  │ 40.00 │' in table
-    assert '│ ensemble │ all  │  5.00 │' in table
+    table = render(['name', 'top-1'], [['a', '40.00'], ['ensemble', '5.00']])
+    assert cells(table) == [['name', 'top-1'], ['a', '40.00'],
+                            ['ensemble', '5.00']]
+    assert '│ a        │ 40.00 │' in table
+    assert '│ ensemble │  5.00 │' in table
 
 
 def test_cells_are_no_markup():

@@ -48,17 +48,11 @@ class CudaRecorder:
         current.wait_stream(self._stream)
 
     def record(self, function: Callable[[], Any]) -> Tuple[Callable, Any]:
-        """Record a function.
+        """Record a function: what replays it, and what it gives, which each
+        replay writes anew.
 
         Random numbers of the GPU go on from replay to replay as they would
         from call to call.
-
-        Args:
-            function (Callable): The function.
-
-        Returns:
-            tuple[Callable, Any]: What replays it, and what the function
-            gives, which each replay writes anew.
         """
         graph = torch.cuda.CUDAGraph()
         # Threads of data loaders may go on meanwhile.

@@ -25,11 +25,7 @@ class DeviceNumbers:
         self._known: Optional[List[float]] = None
 
     def write(self, numbers: Sequence[float]) -> None:
-        """Write the numbers, if they have changed.
-
-        Args:
-            numbers (Sequence[float]): The numbers.
-        """
+        """Write the numbers, if they have changed."""
         numbers = list(numbers)
         if numbers == self._known:
             return

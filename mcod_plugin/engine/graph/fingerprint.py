@@ -13,16 +13,9 @@ NO_SETTINGS = ('params', 'param_names', 'lr', 'initial_lr', 'capturable')
 
 
 def fingerprint(model: nn.Module, optimizer: Optimizer) -> Dict[str, Any]:
-    """What must stay as it is for the steps of a model that are recorded.
-
-    Args:
-        model (nn.Module): The model.
-        optimizer (Optimizer): Its optimizer.
-
-    Returns:
-        dict[str, Any]: By its name in words: places in memory, and what else
-        is decided on the host.
-    """
+    """What must stay as it is for the recorded steps of a model and its
+    optimizer, by its name in words: places in memory, and what else is decided
+    on the host."""
     state = {
         (id(parameter), key): value.data_ptr()
         for parameter, entry in optimizer.state.items()
@@ -46,15 +39,8 @@ def fingerprint(model: nn.Module, optimizer: Optimizer) -> Dict[str, Any]:
 
 
 def difference(before: Dict[str, Any], now: Dict[str, Any]) -> Optional[str]:
-    """What has changed between two fingerprints of a model.
-
-    Args:
-        before (dict): One.
-        now (dict): The other.
-
-    Returns:
-        str | None: What it is; None if all that was there is as it was.
-    """
+    """What has changed between two fingerprints of a model; None if all that
+    was there is as it was."""
     for what, value in before.items():
         if isinstance(value, dict):
             # A parameter that had no gradient so far gets a state later.
@@ -66,14 +52,8 @@ def difference(before: Dict[str, Any], now: Dict[str, Any]) -> Optional[str]:
 
 
 def plain_settings(module: nn.Module) -> Tuple[Tuple[str, Any], ...]:
-    """The numbers, texts and switches that a module has as attributes.
-
-    Args:
-        module (nn.Module): The module.
-
-    Returns:
-        tuple: Pairs of name and value.
-    """
+    """The numbers, texts and switches that a module has as attributes, in
+    pairs of name and value."""
     return tuple(_plain(module))
 
 
@@ -84,14 +64,8 @@ def _plain(module: nn.Module) -> Iterator[Tuple[str, Any]]:
 
 
 def group_settings(optimizer: Optimizer) -> tuple:
-    """The settings of an optimizer's groups, apart from learning rates.
-
-    Args:
-        optimizer (Optimizer): The optimizer.
-
-    Returns:
-        tuple: Of each group, pairs of name and value.
-    """
+    """Of each of an optimizer's groups the pairs of setting and value, apart
+    from learning rates."""
     return tuple(
         tuple((key, repr(value)) for key, value in group.items()
               if key not in NO_SETTINGS) for group in optimizer.param_groups)

@@ -18,25 +18,14 @@ __all__ = ['recorded_step']
 
 def recorded_step(runner: Runner,
                   compiled_to_graphs: bool) -> Optional[GraphedStep]:
-    """The training step of a run as one CUDA graph, if the setting
-    ``cuda_graph`` of its config asks for it.
+    """What stands for the model's ``train_step`` as one CUDA graph, if the
+    setting ``cuda_graph`` of a run's config asks for it; None if the step is
+    not recorded.
 
     With ``True`` it has to be had, with ``'auto'`` it is taken where it can
-    be, and the log tells why it cannot, except on a machine without a GPU.
-    The default is ``False``.
-
-    Args:
-        runner (Runner): The runner, whose training is about to begin.
-        compiled_to_graphs (bool): Whether the branches are compiled with CUDA
-            graphs of their own.
-
-    Returns:
-        GraphedStep | None: What stands for the model's ``train_step``; None
-        if the step is not recorded.
-
-    Raises:
-        ConfigError: If the setting is none of those, or the step has to be
-            recorded and cannot be.
+    be, and the log tells why it cannot, except on a machine without a GPU. The
+    default is ``False``. ``compiled_to_graphs`` says whether the branches are
+    compiled with CUDA graphs of their own.
     """
     setting = runner.cfg.get('cuda_graph', False)
     check_choice('cuda_graph', setting, ('auto', True, False))
@@ -70,15 +59,7 @@ def make_recorder(runner: Runner) -> Optional[CudaRecorder]:
 
 def obstacle(runner: Runner, compiled_to_graphs: bool) -> Optional[str]:
     """The setting of a run, with its value, of which the training step cannot
-    be recorded.
-
-    Args:
-        runner (Runner): The runner, whose training is about to begin.
-        compiled_to_graphs (bool): See :func:`recorded_step`.
-
-    Returns:
-        str | None: None if there is none.
-    """
+    be recorded; None if there is none. See :func:`recorded_step`."""
     model, optim_wrapper = runner.model, runner.optim_wrapper
     if runner.distributed or is_model_wrapper(model):
         return 'several processes (--launcher)'

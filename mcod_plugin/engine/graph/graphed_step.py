@@ -107,18 +107,8 @@ class GraphedStep:
 
     def __call__(self, data: Any,
                  optim_wrapper: OptimWrapper) -> Dict[str, Tensor]:
-        """Make a training step.
-
-        Args:
-            data (Any): A batch as the loader gives it.
-            optim_wrapper (OptimWrapper): What updates the cohort.
-
-        Returns:
-            dict[str, Tensor]: What is logged.
-
-        Raises:
-            ConfigError: If the step cannot be recorded and has to be.
-        """
+        """Make a training step of a batch as the loader gives it, and return
+        what is logged. Raise if the step cannot be recorded and has to be."""
         if self._given_up or optim_wrapper is not self._optim_wrapper:
             return type(self._model).train_step(self._model, data,
                                                 optim_wrapper)
@@ -179,11 +169,8 @@ class GraphedStep:
         return {key: value.detach() for key, value in log_vars.items()}
 
     def _record(self, kind: tuple, batch: StepBatch) -> bool:
-        """Record a step, which leaves all as it is.
-
-        Returns:
-            bool: Whether it could be recorded.
-        """
+        """Record a step, which leaves all as it is, and tell whether it could
+        be recorded."""
         # First, since a count that moves is another address.
         _move_steps(self._optimizer)
         self._verify()

@@ -37,12 +37,8 @@ class HostState:
         return self._ratio_due and not self._model.ratio_due
 
     def restore(self) -> Optional[str]:
-        """Put all back.
-
-        Returns:
-            str | None: What was changed and would have to be with every
-            step; None if nothing was.
-        """
+        """Put all back, and tell what was changed and would have to be with
+        every step; None if nothing was."""
         self._model.ratio_due = self._ratio_due
         self._optim_wrapper._inner_count = self._count
         reason = None

@@ -28,18 +28,10 @@ class StepBatch:
 
     @classmethod
     def of(cls, data: Any, raw: bool = False) -> Optional['StepBatch']:
-        """The tensors of a batch.
-
-        Args:
-            data (dict): ``inputs`` and ``data_samples``, as the preprocessor
-                or a loader gives them.
-            raw (bool): Whether they have still to be preprocessed. Defaults
-                to False.
-
-        Returns:
-            StepBatch | None: None if they are no tensors of the whole batch,
-            and cannot be made ones, as labels of different number.
-        """
+        """The tensors of a batch, ``inputs`` and ``data_samples``, as the
+        preprocessor gives them, or a loader if they are ``raw``. None if they
+        are no tensors of the whole batch, and cannot be made ones, as labels
+        of different number."""
         inputs, samples = data['inputs'], data['data_samples']
         if not isinstance(inputs, (Tensor, Mapping)):
             return None
@@ -87,14 +79,7 @@ class StepBatch:
                             for name, value in self.tensors.items()))
 
     def copy_to(self, device: torch.device) -> 'StepBatch':
-        """A copy in memory of its own.
-
-        Args:
-            device (torch.device): Where it is to be.
-
-        Returns:
-            StepBatch: The copy.
-        """
+        """A copy on a device, in memory of its own."""
         made: Dict[int, Tensor] = {}
 
         def copy(value: Tensor) -> Tensor:
@@ -112,11 +97,7 @@ class StepBatch:
         return StepBatch(inputs, fields, self.raw)
 
     def copy_(self, other: 'StepBatch') -> None:
-        """Take over the values of another batch of this kind.
-
-        Args:
-            other (StepBatch): The other one.
-        """
+        """Take over the values of another batch of this kind."""
         pairs = {
             id(own): (own, given)
             for own, given in zip(self.tensors.values(),

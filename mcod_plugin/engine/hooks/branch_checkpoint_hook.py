@@ -246,16 +246,8 @@ class BranchCheckpointHook(CheckpointHook):
 
 
 def checkpoint_folder(hook: CheckpointHook, work_dir: str) -> str:
-    """Where a hook saves the checkpoints of a run that has not begun.
-
-    Args:
-        hook (CheckpointHook): The hook.
-        work_dir (str): The work directory of the run.
-
-    Returns:
-        str: The work directory, or the folder of its name in the hook's
-        ``out_dir``.
-    """
+    """Where a hook saves the checkpoints of a run that has not begun: its work
+    directory, or the folder of its name in the hook's ``out_dir``."""
     if hook.out_dir in (None, work_dir):
         return work_dir
     return join_path(hook.out_dir, osp.basename(work_dir.rstrip(osp.sep)))

@@ -3,7 +3,7 @@ from typing import Dict, Optional, Sequence, Tuple
 import torch
 from mmengine.analysis import FlopAnalyzer
 from mmengine.hooks import Hook
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.models.utils.branch_peers import RemoteBranch
@@ -11,6 +11,7 @@ from mcod_plugin.registry import HOOKS
 from mcod_plugin.runs.metrics import best_top1, top1
 from mcod_plugin.runs.record import dose_text
 from mcod_plugin.runs.tables import accuracy_table, metrics_table, render
+from mcod_plugin.utils.units import progress
 from .discontinuous_kd_hook import DiscontinuousKDHook
 from .run_record_hook import RunRecordHook
 
@@ -77,7 +78,7 @@ class CohortReportHook(Hook):
         if record is None:
             return
         if top1(record['last']):
-            unit, now = progress(runner)
+            unit, now, _ = progress(runner)
             runner.logger.info(
                 'Result after %d %ss:\n%s', now, unit,
                 accuracy_table(record['last'], best_top1(record['curves']),
@@ -96,30 +97,8 @@ class CohortReportHook(Hook):
             runner.logger.info('Result:\n%s', table(metrics))
 
 
-def progress(runner: Runner) -> Tuple[str, int]:
-    """How far training is.
-
-    Args:
-        runner (Runner): The runner.
-
-    Returns:
-        tuple[str, int]: What training counts in, ``'epoch'`` or
-        ``'iteration'``, and the number of those that are over.
-    """
-    if isinstance(runner.train_loop, IterBasedTrainLoop):
-        return 'iteration', runner.iter
-    return 'epoch', runner.epoch
-
-
 def branch_table(model: torch.nn.Module) -> str:
-    """What the branches of a cohort are.
-
-    Args:
-        model (MultiBackboneClassifier): The cohort.
-
-    Returns:
-        str: A table of type, parameters and FLOPs.
-    """
+    """A table of type, parameters and FLOPs of a cohort's branches."""
     rows = []
     totals = [0, 0]
     sizes = set()
@@ -138,16 +117,8 @@ def branch_table(model: torch.nn.Module) -> str:
 
 def branch_facts(model: torch.nn.Module,
                  name: str) -> Tuple[str, int, Optional[int]]:
-    """What a branch of a cohort is.
-
-    Args:
-        model (MultiBackboneClassifier): The cohort.
-        name (str): The name of the branch.
-
-    Returns:
-        tuple[str, int, int | None]: Its network, and the numbers of
-        parameters and of FLOPs; see :func:`count_flops`.
-    """
+    """The network of a branch, and its numbers of parameters and of FLOPs; see
+    :func:`network_name` and :func:`count_flops`."""
     branch = model.branches[name]
     size = model.branch_settings[name].input_size
     return (network_name(branch),
@@ -156,15 +127,8 @@ def branch_facts(model: torch.nn.Module,
 
 
 def network_name(branch: torch.nn.Module) -> str:
-    """What network a classifier is.
-
-    Args:
-        branch (nn.Module): A classifier.
-
-    Returns:
-        str: The class of its backbone; of timm's networks the name by which
-        timm builds them.
-    """
+    """The class of a classifier's backbone; of timm's networks the name by
+    which timm builds them."""
     network = getattr(branch, 'backbone', branch)
     inner = getattr(network, 'timm_model', getattr(network, 'model', None))
     name = (getattr(inner, 'pretrained_cfg', None) or {}).get('architecture')
@@ -173,15 +137,8 @@ def network_name(branch: torch.nn.Module) -> str:
 
 def count_flops(branch: torch.nn.Module,
                 shape: Sequence[int]) -> Optional[int]:
-    """Multiply-adds of one image.
-
-    Args:
-        branch (nn.Module): A classifier.
-        shape (Sequence[int]): Shape ``(1, C, H, W)`` of its input.
-
-    Returns:
-        int | None: None if the network cannot be traced.
-    """
+    """Multiply-adds of a classifier for one image, of the shape ``(1, C, H,
+    W)``; None if the network cannot be traced."""
     training = branch.training
     branch.eval()
     try:

@@ -270,18 +270,10 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
 
 def merged_values(parts: Sequence[Dict[str, float]], names: Sequence[str],
                   dtype: torch.dtype) -> Dict[str, float]:
-    """The values of a step in one process, from those of several that share
-    the branches.
-
-    Args:
-        parts (Sequence[dict[str, float]]): The values of each. Those that
-            all of them have are equal, but for ``train/loss``.
-        names (Sequence[str]): The branches, in the order of their losses.
-        dtype (torch.dtype): In which their sum is made.
-
-    Returns:
-        dict[str, float]: The values; ``train/loss`` is the sum of all.
-    """
+    """The values of a step in one process, from the ``parts`` of several that
+    share the branches. Those that all of them have are equal, but for
+    ``train/loss``, which is the sum of all, made in the order of the branches
+    and in the dtype given."""
     shared = set.intersection(*map(set, parts))
     own = {
         key: value
@@ -321,14 +313,10 @@ def is_saved(runner: Runner) -> bool:
 
 
 def extend(history: HistoryBuffer, numbers: Sequence[float]) -> None:
-    """Append numbers to a history.
+    """Append numbers to a history, each of which counts once.
 
     Its own method copies all that is there for each of them, which costs more
     and more as a run goes on.
-
-    Args:
-        history (HistoryBuffer): The history.
-        numbers (Sequence[float]): The numbers, each of which counts once.
     """
     if numbers:
         logs, counts = history.data

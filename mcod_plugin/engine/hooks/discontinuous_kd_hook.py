@@ -6,22 +6,16 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.datasets.repeated_batches import batches_per_pass
-from mcod_plugin.errors import ConfigError, nearest
+from mcod_plugin.errors import ConfigError, check_names, nearest
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.schedule import DiscontinuousSchedule
 
 
 def whole_schedule(cfg: Mapping[str, Any]) -> Dict[str, Any]:
-    """Weight and ramp as :class:`DiscontinuousKDHook` takes them.
-
-    Args:
-        cfg (Mapping[str, Any]): Its arguments, in which both may be missing.
-
-    Returns:
-        dict[str, Any]: ``weight`` and ``ramp``. A weight that is left out
-        grows from nothing in half of the run, since networks that are not
-        trained yet hold each other back.
-    """
+    """``weight`` and ``ramp`` as :class:`DiscontinuousKDHook` takes them, from
+    its arguments, in which both may be missing. A weight that is left out
+    grows from nothing in half of the run, since networks that are not trained
+    yet hold each other back."""
     weight, ramp = cfg.get('weight'), cfg.get('ramp')
     if weight is None:
         weight, ramp = (0.0, 1.0), 0.5 if ramp is None else ramp
@@ -198,9 +192,5 @@ def _parse_names(branches: Any) -> Optional[List[str]]:
     if branches is None:
         return None
     names = [branches] if isinstance(branches, str) else branches
-    if (not isinstance(names, (tuple, list)) or not names
-            or not all(isinstance(name, str) for name in names)
-            or len(set(names)) < len(names)):
-        raise ConfigError('DiscontinuousKDHook.branches must name at least '
-                          f'one branch, and none twice; got {branches!r}')
+    check_names('DiscontinuousKDHook.branches', names)
     return list(names)

@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 from mmengine.dist import all_gather_object, get_world_size
 from mmengine.optim import AmpOptimWrapper
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -14,6 +14,7 @@ from mcod_plugin.errors import TrainingError
 from mcod_plugin.models.heads.ensemble_teacher import AVERAGES
 from mcod_plugin.models.utils.branch_peers import RemoteBranch
 from mcod_plugin.utils.mesh import branch_size
+from mcod_plugin.utils.units import progress
 
 # Where the message hub keeps the branches that are left out, so that they are
 # saved and resumed with the run: by name the ``epoch`` and ``iteration``, both
@@ -85,13 +86,9 @@ class DivergenceWatch:
         return getattr(self._model, 'branches', {})
 
     def check_losses(self, losses: Iterable[Reading]) -> None:
-        """Note which losses are not finite.
-
-        Args:
-            losses (Iterable[tuple]): Of each its key, such as
-                ``train/vgg.loss_ce``, the number, the iteration from 1, and
-                the learning rates as ``OptimWrapper.get_lr()`` gives them.
-        """
+        """Note which losses are not finite. Of each are given its key, such as
+        ``train/vgg.loss_ce``, the number, the iteration from 1, and the
+        learning rates as ``OptimWrapper.get_lr()`` gives them."""
         for key, number, iteration, rates in losses:
             if math.isfinite(number):
                 continue
@@ -102,11 +99,8 @@ class DivergenceWatch:
                        2 if not name or loss == 'loss_kd' else 0)
 
     def check_weights(self, iteration: int) -> None:
-        """Note which weights are not finite, unless it was done.
-
-        Args:
-            iteration (int): How many iterations are over.
-        """
+        """Note which weights are not finite after so many iterations, unless
+        it was done."""
         if self._looked == iteration:
             return
         self._looked = iteration
@@ -115,14 +109,9 @@ class DivergenceWatch:
                        iteration, self._runner.optim_wrapper.get_lr(), 1)
 
     def handle_faults(self, iteration: int) -> None:
-        """Do what is to be done. All ranks call it in the same places.
-
-        Args:
-            iteration (int): How many iterations are over.
-
-        Raises:
-            TrainingError: If the run cannot go on.
-        """
+        """Do what is to be done after so many iterations, and raise a
+        TrainingError if the run cannot go on. All ranks call it in the same
+        places."""
         if self._drops:
             # Those without a loss, such as a frozen teacher.
             for name, alive in zip(self._branches, self._model.alive.tolist()):
@@ -141,12 +130,8 @@ class DivergenceWatch:
             self._act(faults)
 
     def raise_if_faulty(self) -> None:
-        """Raise if something is noted that is still to be settled, so that no
-        checkpoint is written.
-
-        Raises:
-            TrainingError: If the run does not go on without it.
-        """
+        """Raise if something is noted without which the run would not go on
+        and which is still to be settled, so that no checkpoint is written."""
         if self._faults and not self._drops:
             self._stop(self._faults)
 
@@ -221,35 +206,22 @@ class DivergenceWatch:
 
     def _when(self, fault: Fault) -> str:
         # To MMEngine a run in iterations is one epoch.
-        epoch = '' if isinstance(
-            self._runner.train_loop,
-            IterBasedTrainLoop) else f'epoch {fault.epoch}, '
-        return f'{epoch}iteration {fault.iteration}'
+        by_epoch = progress(self._runner)[0] == 'epoch'
+        return (f'epoch {fault.epoch}, ' * by_epoch +
+                f'iteration {fault.iteration}')
 
 
 def diverged_branches(checkpoint: dict) -> Dict[str, dict]:
-    """The branches that a run has left out.
-
-    Args:
-        checkpoint (dict): A checkpoint of it.
-
-    Returns:
-        dict[str, dict]: By name ``epoch``, ``iteration`` and ``lr``.
-    """
+    """The branches that a run has left out, by a checkpoint of it: by name
+    ``epoch``, ``iteration`` and ``lr``."""
     hub = checkpoint.get('message_hub') or {}
     return hub.get('runtime_info', {}).get(DIVERGED, {})
 
 
 def broken_parts(model: nn.Module) -> List[str]:
-    """Parts of a model with weights, or running statistics of a norm, that
-    are not finite. Other buffers are left alone: a mask may be infinite.
-
-    Args:
-        model (nn.Module): The model, a cohort or any other.
-
-    Returns:
-        list[str]: Names of branches, and of the model's other children.
-    """
+    """The branches, and other children of a model, with weights, or running
+    statistics of a norm, that are not finite. Other buffers are left alone: a
+    mask may be infinite."""
     parts: Dict[str, List[torch.Tensor]] = {}
 
     def add(name: str, tensor: torch.Tensor) -> None:

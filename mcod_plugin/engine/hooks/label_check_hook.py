@@ -107,17 +107,8 @@ class LabelCheckHook(Hook):
 
 def check_names(setting: str, names: LabelNames, wanted: LabelNames,
                 owner: str) -> None:
-    """Raise unless labels have the same names.
-
-    Args:
-        setting (str): The setting of the data, for the message.
-        names (LabelNames): Their names.
-        wanted (LabelNames): What they should be.
-        owner (str): What has those.
-
-    Raises:
-        ConfigError: If they differ. The message tells by which.
-    """
+    """Raise unless labels have the names that their owner has, and tell by
+    which they differ."""
     for kind in LabelNames._fields:
         given, other = getattr(names, kind), getattr(wanted, kind)
         faults = name_mismatches(given, other)
@@ -131,15 +122,8 @@ def check_names(setting: str, names: LabelNames, wanted: LabelNames,
 
 
 def check_one_label(setting: str, dataset: Any) -> None:
-    """Raise if an image has no label or several.
-
-    Args:
-        setting (str): The setting of the data, for the message.
-        dataset (Dataset): A data set of MMPretrain, or a wrapper of some.
-
-    Raises:
-        ConfigError: If one has, as far as the data set tells it.
-    """
+    """Raise if an image has no label or several, as far as the data set, or a
+    wrapper of some, tells it."""
     for part in getattr(dataset, 'datasets', ()):
         check_one_label(setting, part)
     if hasattr(dataset, 'dataset'):
@@ -172,14 +156,8 @@ def _labels_of_images(dataset: Any) -> Sequence[Sequence[int]]:
 
 
 def label_bounds(dataset: Any) -> Optional[tuple]:
-    """The lowest and the highest label of a data set.
-
-    Args:
-        dataset (Dataset): A data set of MMPretrain, or a wrapper of some.
-
-    Returns:
-        tuple[int, int] | None: None if the data set does not tell.
-    """
+    """The lowest and the highest label of a data set, or of a wrapper of some;
+    None if it does not tell."""
     if hasattr(dataset, 'datasets'):
         found = [label_bounds(part) for part in dataset.datasets]
         found = [bounds for bounds in found if bounds is not None]

@@ -5,11 +5,11 @@ import time
 from typing import Any, Optional
 
 from mmengine.hooks import Hook
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import Runner
 from rich.progress import BarColumn, Progress, TextColumn
 
 from mcod_plugin.registry import HOOKS
-from mcod_plugin.utils.units import duration
+from mcod_plugin.utils.units import duration, progress
 
 # Seconds from one look of the bar to the next.
 PERIOD = 0.5
@@ -35,10 +35,6 @@ class ProgressBarHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Show the bar."""
-        self._unit = 'epoch'
-        self._total = runner.max_epochs
-        if isinstance(runner.train_loop, IterBasedTrainLoop):
-            self._unit, self._total = 'iteration', runner.max_iters
         self._begin = self._shown = time.monotonic()
         self._first = runner.iter
         # Without a thread, which workers of data loaders would be forked
@@ -71,11 +67,8 @@ class ProgressBarHook(Hook):
                          outputs: Optional[dict] = None) -> None:
         """Let the bar grow, once in a while."""
         if self._is_due():
-            now = runner.epoch + 1
-            if self._unit == 'iteration':
-                now = runner.iter + 1
-            self._show(runner, f'{self._unit} {now}/{self._total}',
-                       runner.iter + 1)
+            unit, done, total = progress(runner)
+            self._show(runner, f'{unit} {done + 1}/{total}', runner.iter + 1)
 
     def after_val_iter(self,
                        runner: Runner,

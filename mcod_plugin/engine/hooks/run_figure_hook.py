@@ -13,7 +13,7 @@ from PIL import Image
 from mcod_plugin.errors import one_line
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.runs.curves import draw_run
-from .cohort_report_hook import progress
+from mcod_plugin.utils.units import progress
 from .run_record_hook import RunRecordHook
 
 # Its name in the work directory.

@@ -7,8 +7,8 @@ from typing import Any, Dict, List, Optional
 
 import torch
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook, LoggerHook
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 from torch.utils.data import DataLoader
 
@@ -22,7 +22,9 @@ from mcod_plugin.runs.tables import render
 from mcod_plugin.utils.files import check_out, write_text
 from mcod_plugin.utils.machine import describe_machine, peak_memory
 from mcod_plugin.utils.mesh import data_size
+from mcod_plugin.utils.units import progress
 from ..optim_wrapper import precision
+from .cohort_runtime_info_hook import log_intervals
 from .divergence_watch import DIVERGED
 
 # Where a checkpoint keeps the record so far.
@@ -167,11 +169,9 @@ class RunRecordHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Tell what has changed since the checkpoint, and start the clock."""
         self.model = get_ori_model(runner.model)
-        by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
-        self.unit = 'epoch' if by_epoch else 'iteration'
+        self.unit, done, _ = progress(runner)
         if self.out is not None:
             check_out('out of RunRecordHook', self.out)
-        resumed = runner.iter > 0
         self._machine = describe_machine()
         self._outcome = RUNNING
         self._begun = False
@@ -182,28 +182,26 @@ class RunRecordHook(Hook):
         # Of the parts of the run before this one.
         self._train_before = self._seconds_before = 0.
         self._peak = 0
-        if resumed:
-            self._go_on(runner)
+        if runner.iter > 0:
+            self._go_on(runner, done)
 
-    def _go_on(self, runner: Runner) -> None:
+    def _go_on(self, runner: Runner, done: int) -> None:
         loaded = self._loaded
         if loaded is None:
-            self._courses.add_unknown(self._done(runner))
+            self._courses.add_unknown(done)
             return
-        unit = loaded.get('unit', 'epoch')
-        if unit != self.unit:
+        if loaded['unit'] != self.unit:
             raise ConfigError(
-                f'train_cfg: the run of the checkpoint counts in {unit}s, so '
-                f'it cannot go on in {self.unit}s')
+                f'train_cfg: the run of the checkpoint counts in '
+                f'{loaded["unit"]}s, so it cannot go on in {self.unit}s')
         self._courses.load(loaded)
-        # That of an older version lacks some entries.
-        self._train_before = loaded.get('train_seconds', 0.)
-        self._seconds_before = loaded.get('seconds', 0.)
-        self._peak = loaded.get('peak_memory_bytes', 0)
-        self._changes = loaded.get('changes', [])
-        self._first_config = loaded.get('config', self._config)
-        before = loaded.get('config_now')
-        changes = before and config_changes(before, self._config)
+        self._train_before = loaded['train_seconds']
+        self._seconds_before = loaded['seconds']
+        self._peak = loaded['peak_memory_bytes']
+        self._changes = loaded['changes']
+        self._first_config = loaded['config']
+        before = loaded['config_now']
+        changes = config_changes(before, self._config)
         if not changes:
             return
         keep_settings(runner.cfg, before)
@@ -212,7 +210,7 @@ class RunRecordHook(Hook):
         # A run may be resumed several times from one checkpoint.
         self._changes = [
             *self._changes, {
-                self.unit: self._done(runner),
+                self.unit: done,
                 'settings': changes
             }
         ]
@@ -274,7 +272,7 @@ class RunRecordHook(Hook):
         """Note the metrics of the epoch that was finished."""
         if self._courses is None:
             return
-        self._courses.add_metrics(self._done(runner), metrics or {})
+        self._courses.add_metrics(progress(runner)[1], metrics or {})
         self._part_start = time.perf_counter()
         self._write(runner, runner.epoch)
 
@@ -330,9 +328,6 @@ class RunRecordHook(Hook):
                 os.remove(self.out)
         self._write(runner, runner.epoch)
 
-    def _done(self, runner: Runner) -> int:
-        return runner.epoch if self.unit == 'epoch' else runner.iter
-
     def _note_part(self, runner: Runner, done: int) -> None:
         """Note what an epoch was like, or what was done since the last
         validation."""
@@ -362,13 +357,9 @@ class RunRecordHook(Hook):
                    loader: DataLoader) -> None:
         """Note the peak of memory before it is forgotten: MMEngine has each
         line of the log begin a new one."""
-        intervals = [
-            hook.interval for hook in runner.hooks
-            if isinstance(hook, LoggerHook)
-        ]
         if batch_idx + 1 == len(loader) or any(
                 self.every_n_inner_iters(batch_idx, interval)
-                for interval in intervals):
+                for interval in log_intervals(runner)):
             self._peak = max(self._peak, peak_memory())
 
     def _costs(self) -> Dict[str, float]:
@@ -434,26 +425,15 @@ class RunRecordHook(Hook):
 
 
 def write_record(path: str, record: Dict[str, Any]) -> None:
-    """Write a record, a line for each of its keys.
-
-    Args:
-        path (str): The file.
-        record (dict[str, Any]): The record.
-    """
+    """Write a record, a line for each of its keys."""
     lines = ',\n'.join(f'{json.dumps(key)}: {json.dumps(value)}'
                        for key, value in record.items())
     write_text(path, f'{{\n{lines}\n}}\n')
 
 
 def changes_table(changes: List[Dict[str, Any]]) -> str:
-    """The settings in which a resumed run differs from its checkpoint.
-
-    Args:
-        changes (list[dict]): See :func:`config_changes`.
-
-    Returns:
-        str: A table.
-    """
+    """A table of the settings in which a resumed run differs from its
+    checkpoint, see :func:`config_changes`."""
     rows = [[
         change['setting'],
         *(json.dumps(change[when]) if when in change else '-'

@@ -92,11 +92,8 @@ class AutocastOptimWrapper(OptimWrapper):
 
 
 def has_bfloat16() -> bool:
-    """Whether autocast to bfloat16 serves on the current device.
-
-    Returns:
-        bool: True for CPUs and GPUs that compute in it by themselves.
-    """
+    """Whether autocast to bfloat16 serves on the current device: on CPUs and
+    GPUs that compute in it by themselves."""
     device = get_device()
     if device == 'cuda':
         supported = torch.cuda.is_bf16_supported
@@ -108,18 +105,10 @@ def has_bfloat16() -> bool:
 
 
 def use_amp(cfg: Any) -> None:
-    """Have a config train in mixed precision: in bfloat16, or on a GPU
-    without it in float16 with a scaled loss. A CPU without it trains in
-    float32, and says so.
-
-    Args:
-        cfg (Config): The config, which is changed. One that asks for float16
-            itself keeps it.
-
-    Raises:
-        ConfigError: If its optimizer wrapper is of another kind, or it asks
-            for float16 and there is no GPU.
-    """
+    """Have a config train in mixed precision: in bfloat16, or on a GPU without
+    it in float16 with a scaled loss. A CPU without it trains in float32, and
+    says so. A config that asks for float16 itself keeps it, which takes a GPU.
+    An optimizer wrapper of another kind is an error."""
     wrapper = cfg.optim_wrapper
     dtype = str(wrapper.get('dtype')).rpartition('.')[2]
     if wrapper.get('type') is not None and not is_part(
@@ -147,15 +136,9 @@ def use_amp(cfg: Any) -> None:
 
 
 def precision(optim_wrapper: Any) -> str:
-    """What a network computes in while it is trained on this machine.
-
-    Args:
-        optim_wrapper (OptimWrapper | dict): What updates it, or the config
-            of that.
-
-    Returns:
-        str: ``'float32'``, ``'bfloat16'`` or ``'float16'``.
-    """
+    """What a network computes in while it is trained on this machine by an
+    optimizer wrapper, or the config of one: ``'float32'``, ``'bfloat16'`` or
+    ``'float16'``."""
     if isinstance(optim_wrapper, Mapping):
         ours = is_part(optim_wrapper, AutocastOptimWrapper)
         scaled = is_part(optim_wrapper, AmpOptimWrapper)

@@ -180,15 +180,8 @@ class BranchOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def merge_groups(groups: List[dict]) -> List[dict]:
-    """Merge an optimizer's groups of equal settings.
-
-    Args:
-        groups (list[dict]): The groups; their parameters are ``params``.
-
-    Returns:
-        list[dict]: The groups, in the order in which their settings first
-        appear.
-    """
+    """Merge an optimizer's groups of equal settings, in the order in which
+    these first appear."""
     merged: List[dict] = []
     for group in groups:
         for other in merged:
@@ -201,15 +194,7 @@ def merge_groups(groups: List[dict]) -> List[dict]:
 
 
 def build_optimizer(cfg: dict, groups: List[dict]) -> Optimizer:
-    """Build an optimizer.
-
-    Args:
-        cfg (dict): Its config.
-        groups (list[dict]): The groups of its parameters.
-
-    Returns:
-        Optimizer: The optimizer.
-    """
+    """Build an optimizer from its config and the groups of its parameters."""
     kind = cfg['type']
     if isinstance(kind, str):
         with OPTIMIZERS.switch_scope_and_registry(None) as registry:
@@ -220,15 +205,8 @@ def build_optimizer(cfg: dict, groups: List[dict]) -> Optimizer:
 
 
 def trained_parts(model: nn.Module) -> Dict[str, List[nn.Parameter]]:
-    """The parameters of a cohort that are trained.
-
-    Args:
-        model (nn.Module): The cohort, or any other model.
-
-    Returns:
-        dict[str, list[nn.Parameter]]: By branch, and under the empty name
-        those of no branch.
-    """
+    """The parameters of a model that are trained: by branch, and under the
+    empty name those of no branch."""
     found: Dict[str, List[nn.Parameter]] = {}
     for name, value in model.named_parameters():
         if value.requires_grad:
@@ -239,29 +217,16 @@ def trained_parts(model: nn.Module) -> Dict[str, List[nn.Parameter]]:
 
 
 def named_factors(paramwise_cfg: Any) -> List[tuple]:
-    """The factors that ``paramwise_cfg`` names.
-
-    Args:
-        paramwise_cfg (dict): The config.
-
-    Returns:
-        list[tuple[str, str]]: Of each its dotted key, and whether it is of
-        ``'lr'`` or of ``'weight_decay'``.
-    """
+    """The factors that ``paramwise_cfg`` names: of each its dotted key, and
+    whether it is of ``'lr'`` or of ``'weight_decay'``."""
     return [(path, 'lr' if path.endswith('lr_mult') else 'weight_decay')
             for path, _ in walk(paramwise_cfg)
             if path.endswith(('lr_mult', 'decay_mult'))]
 
 
 def own_settings(model: nn.Module) -> Dict[str, Any]:
-    """Branches with an optimizer or limits of their gradients of their own.
-
-    Args:
-        model (nn.Module): A cohort; any other model has none.
-
-    Returns:
-        dict[str, BranchSettings]: The settings of each such branch.
-    """
+    """The settings of those branches of a cohort that have an optimizer or
+    limits of their gradients of their own; any other model has none."""
     return {
         name: settings
         for name, settings in getattr(model, 'branch_settings', {}).items()
@@ -270,15 +235,8 @@ def own_settings(model: nn.Module) -> Dict[str, Any]:
 
 
 def branch_factors(model: nn.Module) -> Dict[str, Dict[str, float]]:
-    """Factors of learning rate and weight decay by branch.
-
-    Args:
-        model (nn.Module): A cohort; any other model has none.
-
-    Returns:
-        dict[str, dict[str, float]]: ``lr_mult`` and ``decay_mult`` where they
-        are not 1, of the branches that have one.
-    """
+    """``lr_mult`` and ``decay_mult`` of a cohort's branches where they are not
+    1; any other model has none."""
     found = {
         name: {
             key: getattr(settings, key)
@@ -290,20 +248,9 @@ def branch_factors(model: nn.Module) -> Dict[str, Dict[str, float]]:
 
 
 def with_branch_constructor(cfg: dict, model: nn.Module) -> dict:
-    """Have what a cohort's branches have of their own honoured.
-
-    Args:
-        cfg (dict): Config of an optimizer wrapper.
-        model (nn.Module): The model.
-
-    Returns:
-        dict: The config with the constructor for it; the given one if it is
-        not needed.
-
-    Raises:
-        ConfigError: If it is needed, and the config names a constructor that
-            knows no branches.
-    """
+    """The config of an optimizer wrapper with the constructor that honours
+    what the branches have of their own; the given one if that is not needed. A
+    constructor that knows no branches is an error then."""
     needed = {name: list(keys) for name, keys in branch_factors(model).items()}
     for name, settings in own_settings(model).items():
         needed.setdefault(name, []).extend(

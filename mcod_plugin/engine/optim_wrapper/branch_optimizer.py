@@ -85,14 +85,8 @@ class BranchOptimizer(Optimizer):
         self._share_state()
 
     def owner(self, parameter: nn.Parameter) -> str:
-        """Which of the optimizers updates a parameter.
-
-        Args:
-            parameter (nn.Parameter): The parameter.
-
-        Returns:
-            str: Its name in :attr:`optimizers`.
-        """
+        """The name in :attr:`optimizers` of the one that updates a
+        parameter."""
         return self._owners[parameter]
 
     @torch.no_grad()
@@ -106,11 +100,8 @@ class BranchOptimizer(Optimizer):
                 optimizer.step()
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Load a state, of groups in the order of :attr:`param_groups`.
-
-        Args:
-            state_dict (dict): The state, in PyTorch's format.
-        """
+        """Load a state in PyTorch's format, of groups in the order of
+        :attr:`param_groups`."""
         groups = state_dict['param_groups']
         if len(groups) != len(self.param_groups):
             raise ValueError('loaded state dict has a different number of '

@@ -18,18 +18,10 @@ KINDS = dict(
 
 
 def check_clip_grad(setting: str, cfg: Any) -> None:
-    """Raise unless gradients can be clipped as a config says.
-
-    Args:
-        setting (str): The setting, as the user types it.
-        cfg (dict): Its value: ``type``, which is ``'norm'`` unless it says
-            ``'value'``, and the arguments of
-            :func:`torch.nn.utils.clip_grad_norm_` or
-            :func:`torch.nn.utils.clip_grad_value_`.
-
-    Raises:
-        ConfigError: If they cannot.
-    """
+    """Raise unless gradients can be clipped as a config says: by its ``type``,
+    which is ``'norm'`` unless it says ``'value'``, and the arguments of
+    :func:`torch.nn.utils.clip_grad_norm_` or
+    :func:`torch.nn.utils.clip_grad_value_`."""
     if not isinstance(cfg, dict):
         raise ConfigError(f'{setting} must be a dict such as '
                           f'dict(max_norm=1.0); got {cfg!r}')
@@ -53,17 +45,8 @@ def clip_grad(parameters: List[nn.Parameter],
               type: str = 'norm',
               _scope_: Optional[str] = None,
               **kwargs) -> Optional[Tensor]:
-    """Clip gradients.
-
-    Args:
-        parameters (list[nn.Parameter]): The parameters, whose gradients are
-            changed.
-        type (str): ``'norm'``: the norm of all gradients together is at most
-            ``max_norm`` then, or ``'value'``: each number is at most
-            ``clip_value``. Defaults to ``'norm'``.
-        **kwargs: See :func:`check_clip_grad`.
-
-    Returns:
-        Tensor: The norm before, or None if values are clipped.
-    """
+    """Clip the gradients of parameters, see :func:`check_clip_grad`: by
+    ``'norm'``, the norm of all together is at most ``max_norm`` then, and
+    returned is what it was before; or by ``'value'``, each number is at most
+    ``clip_value``."""
     return KINDS[type][0](parameters, **kwargs)

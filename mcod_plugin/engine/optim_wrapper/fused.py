@@ -12,17 +12,10 @@ WAYS = ('fused', 'foreach', 'differentiable', 'capturable')
 
 
 def prefer_fused(cfg: dict, device: Any) -> dict:
-    """Have an optimizer update all parameters in one kernel, if it can.
-
-    Args:
-        cfg (dict): Config of an optimizer. One that says itself how the
-            update is computed is left alone.
-        device (str | torch.device): Where the parameters are.
-
-    Returns:
-        dict: The config with ``fused=True``, or the given one if the
-        optimizer is none of PyTorch's or has no fused update on that device.
-    """
+    """The config of an optimizer that updates all parameters, which are on a
+    device, in one kernel, by ``fused=True``. It stays as it is if it says
+    itself how the update is computed, or the optimizer is none of PyTorch's or
+    has no fused update there."""
     device = torch.device(device)
     if any(cfg.get(way) is not None for way in WAYS):
         return cfg

@@ -37,24 +37,13 @@ class GradientNorms:
 
     @classmethod
     def of(cls, optim_wrapper: Any) -> Optional['GradientNorms']:
-        """Those of an optimizer wrapper.
-
-        Args:
-            optim_wrapper (OptimWrapper | Any): The wrapper.
-
-        Returns:
-            GradientNorms | None: None if it logs its norms by itself, or
-            clips nothing.
-        """
+        """Those of an optimizer wrapper; None if it logs its norms by itself,
+        or clips nothing."""
         return getattr(optim_wrapper, 'gradient_norms', None)
 
     @classmethod
     def defer(cls, optim_wrapper: Any) -> None:
-        """Have an optimizer wrapper hand its norms over, if it clips.
-
-        Args:
-            optim_wrapper (OptimWrapper | Any): The wrapper.
-        """
+        """Have an optimizer wrapper hand its norms over, if it clips."""
         if (isinstance(optim_wrapper, OptimWrapper)
                 and (optim_wrapper.clip_grad_kwargs
                      or isinstance(optim_wrapper.optimizer, BranchOptimizer))
@@ -68,10 +57,7 @@ class GradientNorms:
             self.values[self._name] = norm.detach()
 
     def take(self) -> Dict[str, Tensor]:
-        """The norms that have not been taken yet.
-
-        Returns:
-            dict[str, Tensor]: Scalars by the name in the log.
-        """
+        """The norms that have not been taken yet, as scalars by the name in
+        the log."""
         values, self.values = self.values, {}
         return values

@@ -37,16 +37,12 @@ OPTIONS = ('lr', 'weight_decay')
 
 
 def name_parameters(optimizer: Optimizer, model: nn.Module) -> None:
-    """Write the names of an optimizer's parameters into its groups, whence
-    its ``state_dict()`` has them.
+    """Write the names of an optimizer's parameters, by the model out of any
+    wrapper, into its groups, whence its ``state_dict()`` has them. An
+    optimizer with parameters that are not the model's is left as it is.
 
     They are PyTorch's ``param_names``, as of an optimizer that was made of
     ``named_parameters()``.
-
-    Args:
-        optimizer (Optimizer): The optimizer. One with parameters that are not
-            the model's is left as it is.
-        model (nn.Module): The model, out of any wrapper.
     """
     names = {value: name for name, value in model.named_parameters()}
     groups = optimizer.param_groups
@@ -56,15 +52,9 @@ def name_parameters(optimizer: Optimizer, model: nn.Module) -> None:
 
 
 def optimizer_kinds(optimizer: Optimizer) -> Kinds:
-    """What a checkpoint tells of the class of an optimizer.
-
-    Args:
-        optimizer (Optimizer): The optimizer.
-
-    Returns:
-        str | dict[str, str]: The name of its class; if branches have their
-        own, those by branch, that of the cohort under the empty name.
-    """
+    """What a checkpoint tells of the class of an optimizer: its name; if
+    branches have their own, those by branch, that of the cohort under the
+    empty name."""
     if not isinstance(optimizer, BranchOptimizer):
         return type(optimizer).__name__
     kinds = {
@@ -75,15 +65,9 @@ def optimizer_kinds(optimizer: Optimizer) -> Kinds:
 
 
 def all_kinds(parts: Sequence[Kinds]) -> Kinds:
-    """What one process would tell of its optimizer.
-
-    Args:
-        parts (Sequence[str | dict[str, str]]): What :func:`optimizer_kinds`
-            gives in each of several that share the branches.
-
-    Returns:
-        str | dict[str, str]: The same for all branches.
-    """
+    """What one process would tell of its optimizer, from what
+    :func:`optimizer_kinds` gives in each of several that share the
+    branches."""
     kinds: Dict[str, str] = {}
     for part in parts:
         kinds.update({'': part} if isinstance(part, str) else part)
@@ -93,23 +77,15 @@ def all_kinds(parts: Sequence[Kinds]) -> Kinds:
 def match_parameters(optimizer: Optimizer,
                      saved: dict,
                      kind: Optional[Kinds] = None) -> Match:
-    """Find the parameters of a saved state; nothing is changed.
+    """Find the parameters of a saved state; nothing is changed. Raise if the
+    state is of another class of optimizer or of other parameters, or has other
+    shapes than they.
 
-    Args:
-        optimizer (Optimizer): The optimizer that is to have the state.
-        saved (dict): The state, in PyTorch's format. Without names it has to
-            fit by position.
-        kind (str | dict[str, str], optional): What :func:`optimizer_kinds`
-            gave for the optimizer that it was saved by, if it is known.
-            Defaults to None.
-
-    Returns:
-        list[list[tuple]]: For each group of the state its parameters, each by
-        name, value and the group in which the optimizer has it now.
-
-    Raises:
-        ConfigError: If the state is of another class of optimizer or of other
-            parameters, or has other shapes than they.
+    The state is in PyTorch's format; without names it has to fit by position.
+    ``kind`` is what :func:`optimizer_kinds` gave for the optimizer that it was
+    saved by, if it is known. Returned are for each group of the state its
+    parameters, each by name, value and the group in which the optimizer has it
+    now.
     """
     own, given = optimizer.param_groups, saved['param_groups']
     found = [[
@@ -135,18 +111,13 @@ def match_parameters(optimizer: Optimizer,
 
 def arrange_parameters(optim_wrapper: OptimWrapper, saved: dict,
                        found: Match) -> None:
-    """Give an optimizer the groups of a saved state, so that its
-    ``load_state_dict()`` puts each value where it belongs.
+    """Give an optimizer the groups of a saved state, as
+    :func:`match_parameters` has found them, so that its ``load_state_dict()``
+    puts each value where it belongs.
 
-    What goes by group, as learning rates and the states of schedulers, is
-    then of the same parameters as when it was saved.
-
-    Args:
-        optim_wrapper (OptimWrapper): The optimizer in its wrapper, which is
-            changed.
-        saved (dict): The state, which is changed: how an update is computed,
-            such as ``fused``, is a matter of this machine.
-        found (list[list[tuple]]): What :func:`match_parameters` has found.
+    What goes by group, as learning rates and the states of schedulers, is then
+    of the same parameters as when it was saved. The state is changed, too: how
+    an update is computed, such as ``fused``, is a matter of this machine.
     """
     optimizer = optim_wrapper.optimizer
     optimizer.param_groups[:] = [
@@ -164,17 +135,10 @@ def arrange_parameters(optim_wrapper: OptimWrapper, saved: dict,
 
 
 def changed_options(saved: dict, found: Match) -> List[str]:
-    """What a saved state says of its parameters unlike their optimizer.
-
-    Args:
-        saved (dict): The state.
-        found (list[list[tuple]]): What :func:`match_parameters` has found.
-
-    Returns:
-        list[str]: Phrases such as ``'lr 0.05 instead of 0.1 (10 parameters
-        such as branches.vgg.head.fc.bias)'``. A learning rate is that before
-        any schedule.
-    """
+    """What a saved state says of its parameters, see :func:`match_parameters`,
+    unlike their optimizer: phrases such as ``'lr 0.05 instead of 0.1 (10
+    parameters such as branches.vgg.head.fc.bias)'``. A learning rate is that
+    before any schedule."""
     changes: Dict[tuple, List[str]] = {}
     for group, entries in zip(saved['param_groups'], found):
         for name, _, own in entries:
@@ -197,9 +161,6 @@ def match_memory_formats(optimizer: Optimizer) -> None:
     A checkpoint brings the formats in which it was saved. Fused optimizers
     take the values of a parameter and of its state as they lie in memory, and
     would confuse them without an error.
-
-    Args:
-        optimizer (Optimizer): The optimizer, which is changed.
     """
     for parameter, state in optimizer.state.items():
         for key, value in state.items():

@@ -20,24 +20,10 @@ __all__ = ['prepare_optim_wrapper']
 
 def prepare_optim_wrapper(cfg: dict, model: nn.Module,
                           cuda_graphs: bool) -> dict:
-    """Check the config of an optimizer wrapper, and complete it.
-
-    The optimizer is fused if it can be, and honours what the branches have
-    of their own.
-
-    Args:
-        cfg (dict): The config.
-        model (nn.Module): The model, out of any wrapper.
-        cuda_graphs (bool): Whether the model is compiled with CUDA graphs.
-
-    Returns:
-        dict: The config to build from.
-
-    Raises:
-        ConfigError: If there is no such optimizer or way to clip gradients,
-            the wrapper cannot be used on this machine or with CUDA graphs, or
-            the constructor knows no branches.
-    """
+    """Check the config of an optimizer wrapper for a model, out of any
+    wrapper, and complete it: the optimizer is fused if it can be, and honours
+    what the branches have of their own. ``cuda_graphs`` says whether the model
+    is compiled with CUDA graphs."""
     optimizer = cfg.get('optimizer')
     _check_optimizer('optim_wrapper.optimizer', optimizer or {})
     if cfg.get('clip_grad') is not None:

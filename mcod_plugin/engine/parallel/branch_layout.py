@@ -65,30 +65,15 @@ class BranchLayout:
             self._away = {}
 
     def own_part(self, checkpoint: Mapping[str, Any]) -> Dict[str, Any]:
-        """What a checkpoint holds for this process.
-
-        Args:
-            checkpoint (Mapping[str, Any]): A checkpoint of the cohort.
-
-        Returns:
-            dict[str, Any]: It without the branches of others.
-        """
+        """A checkpoint of the cohort without the branches of others."""
         own = self._model.peers.own
         return own_part(
             checkpoint,
             [name for name in self._model.branches if name not in own])
 
     def collect(self, part: Dict[str, Any]) -> Optional[Dict[str, Any]]:
-        """Make one checkpoint of those of all processes, all of which call
-        this.
-
-        Args:
-            part (dict[str, Any]): What this process would save.
-
-        Returns:
-            dict[str, Any] | None: What one process would save; on rank 0
-            only.
-        """
+        """Make one checkpoint, on rank 0 only, of what each process would
+        save. All processes call this."""
         if data_rank() > 0:
             # They have the same as those with the first share of images.
             return None
@@ -114,16 +99,9 @@ class BranchLayout:
 
 def branch_costs(model: nn.Module, found: Mapping[str,
                                                   tuple]) -> Dict[str, float]:
-    """What a training step costs, by branch.
-
-    Args:
-        model (MultiBackboneClassifier): The cohort.
-        found (Mapping[str, tuple]): What :func:`branch_facts` gives of each.
-
-    Returns:
-        dict[str, float]: FLOPs; the number of parameters instead if those of
-        any branch cannot be counted.
-    """
+    """What a training step costs by branch: FLOPs, see :func:`branch_facts`;
+    the number of parameters instead if those of any branch cannot be
+    counted."""
     sizes = {name: facts[2] for name, facts in found.items()}
     if None in sizes.values():
         sizes = {name: facts[1] for name, facts in found.items()}

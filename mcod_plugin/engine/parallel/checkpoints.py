@@ -13,16 +13,9 @@ BY_GROUP = ('base_values', '_last_value', 'min_values')
 
 def own_part(checkpoint: Mapping[str, Any],
              away: Collection[str]) -> Dict[str, Any]:
-    """A checkpoint without some branches.
-
-    Args:
-        checkpoint (Mapping[str, Any]): The checkpoint, which stays as it is.
-        away (Collection[str]): Names of the branches.
-
-    Returns:
-        dict[str, Any]: The checkpoint; without groups of the optimizer that
-        are left without parameters, and what schedulers know of these.
-    """
+    """A copy of a checkpoint without some branches, without groups of the
+    optimizer that are left without parameters, and without what schedulers
+    know of these."""
     own = dict(checkpoint)
     if 'state_dict' not in own:
         # Weights only.
@@ -68,19 +61,11 @@ def own_part(checkpoint: Mapping[str, Any],
 
 def merged(parts: Sequence[Dict[str, Any]],
            names: Sequence[str]) -> Dict[str, Any]:
-    """The checkpoint of a cohort, from those of the processes that share its
-    branches.
-
-    Args:
-        parts (Sequence[dict[str, Any]]): ``state_dict``, and ``optimizer`` and
-            ``param_schedulers`` if they are saved. What is of no branch is
-            equal in all.
-        names (Sequence[str]): Names of all branches, in their order.
-
-    Returns:
-        dict[str, Any]: The checkpoint that one process would have. Groups of
-        the optimizer that are equal in all but their parameters are one.
-    """
+    """The checkpoint that one process would have of a cohort, from those of
+    the processes that share its branches: ``state_dict``, and ``optimizer``
+    and ``param_schedulers`` if they are saved. What is of no branch is equal
+    in all. Groups of the optimizer that are equal in all but their parameters
+    are one."""
     whole: Dict[str, Any] = {}
     for part in parts:
         for key, value in part['state_dict'].items():

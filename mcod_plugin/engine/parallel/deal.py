@@ -6,19 +6,11 @@ __all__ = ['deal', 'speed_bound']
 
 def deal(costs: Mapping[str, float], number: int,
          frozen: Collection[str] = ()) -> List[List[str]]:
-    """Deal branches to processes: the dearest first, each to whoever has the
-    least so far.
-
-    Args:
-        costs (Mapping[str, float]): What a step costs by branch, in any unit.
-        number (int): The number of processes, at most that of branches that
-            are not frozen.
-        frozen (Collection[str]): Names of those that are dealt last, so that
-            each process has another one. Defaults to none.
-
-    Returns:
-        list[list[str]]: The names of each process, in the order of ``costs``.
-    """
+    """Deal branches to a number of processes, at most that of branches that
+    are not frozen: the dearest first, each to whoever has the least so far.
+    The ``frozen`` are dealt last, so that each process has another one. The
+    costs of a step are in any unit; the names of each process are in their
+    order."""
     shares: List[List[str]] = [[] for _ in range(number)]
     # Sorting keeps the order of those that cost the same.
     for name in sorted(costs, key=lambda name: (name in frozen, -costs[name])):
@@ -31,14 +23,7 @@ def deal(costs: Mapping[str, float], number: int,
 
 
 def speed_bound(costs: Mapping[str, float], shares: List[List[str]]) -> float:
-    """How many times as fast as one process several can be at most.
-
-    Args:
-        costs (Mapping[str, float]): See :func:`deal`.
-        shares (list[list[str]]): What it gives.
-
-    Returns:
-        float: All costs, divided by those of the process that has most.
-    """
+    """How many times as fast as one process several can be at most: all costs,
+    divided by those of the process that has most. See :func:`deal`."""
     most = max(sum(costs[name] for name in share) for share in shares)
     return sum(costs.values()) / most if most else 1.

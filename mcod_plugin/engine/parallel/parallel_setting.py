@@ -28,17 +28,8 @@ HOOKS = (EMAHook, PreciseBNHook, SyncBuffersHook)
 
 
 def parallel_branches(cfg: Mapping[str, Any]) -> int:
-    """How many processes share the branches.
-
-    Args:
-        cfg (Mapping[str, Any]): The config of a run.
-
-    Returns:
-        int: ``parallel.branch``; 1 without.
-
-    Raises:
-        ConfigError: If ``parallel`` is none that there is.
-    """
+    """How many processes share the branches: ``parallel.branch``; 1
+    without."""
     setting = cfg.get('parallel')
     if setting is None:
         return 1
@@ -57,16 +48,8 @@ def parallel_branches(cfg: Mapping[str, Any]) -> int:
 
 
 def check_settings(cfg: Mapping[str, Any], number: int) -> None:
-    """Raise unless the processes can share the branches, as far as the config
-    tells.
-
-    Args:
-        cfg (Mapping[str, Any]): The config of the run.
-        number (int): How many are to share them, at least 2.
-
-    Raises:
-        ConfigError: If they cannot.
-    """
+    """Raise unless so many processes, at least 2, can share the branches, as
+    far as the config tells."""
     name = f'parallel.branch={number}'
     if digit_version(TORCH_VERSION) < digit_version('2.2'):
         raise ConfigError(f'{name} needs PyTorch 2.2 or newer; this is '
@@ -95,16 +78,7 @@ def check_settings(cfg: Mapping[str, Any], number: int) -> None:
 
 def check_cohort(cfg: Mapping[str, Any], model: nn.Module,
                  number: int) -> None:
-    """Raise unless a cohort can be shared.
-
-    Args:
-        cfg (Mapping[str, Any]): The config of the run.
-        model (nn.Module): The model.
-        number (int): How many processes are to share its branches.
-
-    Raises:
-        ConfigError: If it cannot.
-    """
+    """Raise unless so many processes can share the branches of a model."""
     name = f'parallel.branch={number}'
     if not hasattr(model, 'peers'):
         raise ConfigError(f'{name} needs a cohort such as mcod_plugin.'
@@ -139,15 +113,7 @@ def check_cohort(cfg: Mapping[str, Any], model: nn.Module,
 
 
 def check_hooks(hooks: Iterable[Any], number: int) -> None:
-    """Raise if a hook takes it that all processes have the same weights.
-
-    Args:
-        hooks (Iterable[Hook]): The hooks of the run.
-        number (int): How many processes share the branches.
-
-    Raises:
-        ConfigError: If there is one.
-    """
+    """Raise if a hook takes it that all processes have the same weights."""
     for hook in hooks:
         if isinstance(hook, HOOKS):
             raise ConfigError(

@@ -11,15 +11,9 @@ __all__ = ['sample_by_data_rank']
 
 
 def sample_by_data_rank(sampler: Any) -> None:
-    """Have processes that share branches see the same images.
-
-    Args:
-        sampler (Sampler): The sampler of a data loader, which is changed if
-            there are such processes.
-
-    Raises:
-        ConfigError: If it cannot be.
-    """
+    """Have processes that share branches see the same images. The sampler of a
+    data loader is changed if there are such processes, and must be one that
+    can be."""
     if branch_size() == 1:
         return
     if type(sampler) not in (DefaultSampler, InfiniteSampler):

@@ -12,15 +12,8 @@ __all__ = ['check_batches', 'check_last_batch']
 
 
 def check_batches(setting: str, loader: Any) -> None:
-    """Raise if a data loader gives no batch at all.
-
-    Args:
-        setting (str): The setting that it comes from.
-        loader (DataLoader | Any): The data loader; nothing else is looked at.
-
-    Raises:
-        ConfigError: If it gives none.
-    """
+    """Raise if a data loader gives no batch at all; nothing else is looked
+    at."""
     number = _number(loader)
     if number is None or len(loader):
         return
@@ -33,16 +26,9 @@ def check_batches(setting: str, loader: Any) -> None:
 
 
 def check_last_batch(loader: Any, cohort: nn.Module) -> None:
-    """Raise if batch norm would be given a single value of each channel: for
-    that PyTorch stops, in the middle of the first epoch.
-
-    Args:
-        loader (DataLoader | Any): The data loader of the training.
-        cohort (MultiBackboneClassifier): The cohort.
-
-    Raises:
-        ConfigError: If it would be so in the last batch, or in all.
-    """
+    """Raise if batch norm would be given a single value of each channel, in
+    the last batch of the training or in all: for that PyTorch stops, in the
+    middle of the first epoch."""
     number = _number(loader)
     size = getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None)
     if not number or not isinstance(size, int):

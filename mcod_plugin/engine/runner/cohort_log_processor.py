@@ -41,17 +41,10 @@ def _names(runner: Runner) -> List[str]:
 
 
 def line_by_branch(text: str, names: Sequence[str]) -> str:
-    """Break a line of the log.
-
-    Args:
-        text (str): The line. What it tells is separated by two spaces, as
-            ``resnet.loss_ce: 1.2345`` or ``resnet/top1: 67.8900``.
-        names (Sequence[str]): The branches.
-
-    Returns:
-        str: What it tells of no branch, then a line for each of them, with
-        four spaces before it. An array within is left where it is.
-    """
+    """Break a line of the log, which tells things separated by two spaces, as
+    ``resnet.loss_ce: 1.2345`` or ``resnet/top1: 67.8900``: what it tells of no
+    branch, then a line for each of them, with four spaces before it. An array
+    within is left where it is."""
     if '\n' in text:
         return text
     line: List[str] = []
@@ -68,13 +61,9 @@ def line_by_branch(text: str, names: Sequence[str]) -> str:
 
 
 def quieten(logger: logging.Logger) -> None:
-    """Keep what repeats to the log file.
-
-    Args:
-        logger (logging.Logger): That of a run. What its handlers print leaves
-            out the config, the environment, the list of hooks, the options of
-            each parameter and the checkpoints that are written.
-    """
+    """Keep what repeats to the log file of a run: its other handlers leave out
+    the config, the environment, the list of hooks, the options of each
+    parameter and the checkpoints that are written."""
     for handler in logger.handlers:
         if not isinstance(handler, logging.FileHandler):
             handler.addFilter(

@@ -8,17 +8,8 @@ from mcod_plugin.errors import ConfigError, nearest, one_line
 
 
 def compile_settings(setting: Any) -> Optional[dict]:
-    """Arguments of :func:`torch.compile` from the setting ``compile``.
-
-    Args:
-        setting (bool | dict | None): What the config says.
-
-    Returns:
-        dict | None: The arguments; None if nothing is to be compiled.
-
-    Raises:
-        ConfigError: If PyTorch does not take them.
-    """
+    """Arguments of :func:`torch.compile` from the setting ``compile``; None if
+    nothing is to be compiled."""
     if setting is None or setting is False:
         return None
     if setting is not True and not isinstance(setting, dict):
@@ -55,14 +46,7 @@ def compile_settings(setting: Any) -> Optional[dict]:
 
 def uses_cuda_graphs(setting: Any) -> bool:
     """Whether ``compile`` asks for CUDA graphs, whose replays write to the
-    same memory each time.
-
-    Args:
-        setting (bool | dict | None): What the config says.
-
-    Returns:
-        bool: Whether it does.
-    """
+    same memory each time."""
     return _has_graphs(compile_settings(setting) or {})
 
 
@@ -74,12 +58,8 @@ def _has_graphs(settings: dict) -> bool:
 
 def compile_branches(branches: Mapping[str, nn.Module],
                      settings: dict) -> None:
-    """Compile branches, each by itself.
-
-    Args:
-        branches (Mapping[str, nn.Module]): The classifiers by name.
-        settings (dict): Arguments of :func:`torch.compile`.
-    """
+    """Compile branches, each by itself, by arguments of
+    :func:`torch.compile`."""
     # Branches of one class have their code in common, but must not share its
     # limit of versions: what is beyond it runs uncompiled.
     if 'isolate_recompiles' in _arguments():

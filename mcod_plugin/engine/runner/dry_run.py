@@ -26,19 +26,13 @@ NOT_CALLED = (CheckpointHook, LoggerHook, ProgressBarHook, RunRecordHook)
 
 
 def dry_run(runner: Runner) -> str:
-    """Do some steps of a run as it would do them: of each kind, with and
-    without distillation, at the first place that the schedule has for it.
+    """Do some steps of a run that has not begun as it would do them: of each
+    kind, with and without distillation, at the first place that the schedule
+    has for it. Its work directory is one to throw away. Told is what an epoch
+    and the run will take.
 
-    Args:
-        runner (Runner): The runner of a run that has not begun. Its work
-            directory is one to throw away.
-
-    Returns:
-        str: What an epoch and the run will take.
-
-    Raises:
-        ConfigError: If the training loop is none of MMEngine's, or the GPU
-            has not enough memory.
+    Raise if the training loop is none of MMEngine's, or the GPU has not enough
+    memory.
     """
     loop = runner.train_loop
     if not isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
@@ -59,16 +53,9 @@ def dry_run(runner: Runner) -> str:
 
 def kinds_of_steps(runner: Runner,
                    per_epoch: int) -> Dict[FrozenSet[str], Tuple[int, int]]:
-    """The steps of a run by the branches that they distil.
-
-    Args:
-        runner (Runner): The runner, whose schedules know the run's length.
-        per_epoch (int): Iterations of an epoch.
-
-    Returns:
-        dict[frozenset[str], tuple[int, int]]: By the names of the branches
-        the first of these iterations, 0-based, and their number.
-    """
+    """The steps of a run by the branches that they distil: by their names the
+    first of these iterations, 0-based, and their number. The runner's
+    schedules know the run's length."""
     model = get_ori_model(runner.model)
     hooks = [
         hook for hook in runner.hooks if isinstance(hook, DiscontinuousKDHook)

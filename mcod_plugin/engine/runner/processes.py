@@ -24,15 +24,9 @@ __all__ = [
 
 def join_processes(dist_cfg: Dict[str, Any]) -> None:
     """Join the other processes, where MMEngine itself could not: on a machine
-    without a GPU, for which it would ask, and after a restart.
-
-    Args:
-        dist_cfg (dict): ``env_cfg.dist_cfg``; of it ``timeout`` in seconds
-            counts, and with GPUs the ``backend``. For CPUs it is gloo.
-
-    Raises:
-        ConfigError: If there are GPUs, but fewer than processes.
-    """
+    without a GPU, for which it would ask, and after a restart. Of
+    ``env_cfg.dist_cfg`` the ``timeout`` in seconds counts, and with GPUs, of
+    which each process needs one, the ``backend``. For CPUs it is gloo."""
     device = get_device()
     if device == 'cuda':
         _choose_gpu()
@@ -70,22 +64,13 @@ def wrap_for_processes(model: nn.Module,
     """Wrap a model for several processes, as MMEngine does, with or without
     GPUs.
 
-    Args:
-        model (nn.Module): The model.
-        settings (dict | None): ``model_wrapper_cfg`` of the config. For
-            ``DistributedDataParallel`` what it leaves out is
-            ``broadcast_buffers=False`` and ``gradient_as_bucket_view=True``.
-        find_unused_parameters (bool): What counts unless the settings say it.
-        group (ProcessGroup, optional): The processes that have the same
-            parameters. Defaults to all.
-
-    Returns:
-        nn.Module: The wrapper, of ``MMDistributedDataParallel`` by default.
-
-    Raises:
-        ConfigError: If the wrapper splits parameters between the processes
-            or has no training step for the whole model, or ``bucket_cap_mb``
-            is no size.
+    ``settings`` are the ``model_wrapper_cfg`` of the config, of
+    ``MMDistributedDataParallel`` by default. For ``DistributedDataParallel``
+    what it leaves out is ``broadcast_buffers=False`` and
+    ``gradient_as_bucket_view=True``, and ``find_unused_parameters`` as given.
+    The processes of the ``group``, all by default, have the same parameters.
+    Refused are wrappers that split parameters between the processes or have no
+    training step for the whole model, and a ``bucket_cap_mb`` that is no size.
     """
     settings = {'type': 'MMDistributedDataParallel', **(settings or {})}
     if 'FullySharded' in type_name(settings):
@@ -121,16 +106,8 @@ def wrap_for_processes(model: nn.Module,
 def check_wrapper(model: nn.Module, compiles: bool,
                   accumulative_counts: int) -> None:
     """Raise unless the wrapper of several processes goes with how a run is
-    trained, in which PyTorch would fail at the first step.
-
-    Args:
-        model (nn.Module): The model, maybe in the wrapper.
-        compiles (bool): Whether the branches are compiled.
-        accumulative_counts (int): How many batches a step has.
-
-    Raises:
-        ConfigError: If it does not.
-    """
+    trained, compiled or with so many batches in a step, in which PyTorch would
+    fail at the first step."""
     if not isinstance(model, DistributedDataParallel):
         return
     # What is compiled ends in parts where buckets do, so that gradients are
@@ -148,19 +125,10 @@ def check_wrapper(model: nn.Module, compiles: bool,
 
 
 def share_batch_norm(model: nn.Module, sync_bn: Any) -> nn.Module:
-    """Have batch norm take its statistics over all processes.
-
-    Args:
-        model (nn.Module): The model, which is changed.
-        sync_bn (str): ``'torch'``. The layers of timm that hold a batch norm
-            and an activation keep both, unlike by PyTorch's own conversion.
-
-    Returns:
-        nn.Module: The model.
-
-    Raises:
-        ConfigError: If it is something else, or the machine has no GPU.
-    """
+    """Have batch norm of a model, which is changed, take its statistics over
+    all processes. ``sync_bn`` must be ``'torch'``, and the machine have a GPU.
+    The layers of timm that hold a batch norm and an activation keep both,
+    unlike by PyTorch's own conversion."""
     check_choice('sync_bn', sync_bn, ('torch', ))
     if get_device() == 'cpu':
         raise ConfigError("sync_bn='torch' needs GPUs, and this machine has "

@@ -1,6 +1,6 @@
 import os
 import os.path as osp
-from typing import Callable, Optional, Tuple, Union
+from typing import Callable, Optional, Union
 
 import torch.nn as nn
 from mmengine.dist import all_gather_object, is_main_process, master_only
@@ -18,8 +18,8 @@ from mcod_plugin.utils.checkpoint import (DamagedCheckpoint, last_checkpoint,
                                           state_dict_mismatches)
 from mcod_plugin.utils.files import new_file, sweep
 from mcod_plugin.utils.mesh import branch_size, host_group
+from mcod_plugin.utils.units import progress
 from ..hooks.branch_checkpoint_hook import ENDED, checkpoint_folder
-from ..hooks.cohort_report_hook import progress
 from ..hooks.run_record_hook import RunRecordHook
 from ..optim_wrapper import (all_kinds, arrange_parameters, changed_options,
                              match_memory_formats, match_parameters,
@@ -28,9 +28,6 @@ from ..optim_wrapper import (all_kinds, arrange_parameters, changed_options,
 # Where the message hub keeps after how many epochs or iterations the last
 # validation was. MMEngine would log a key that begins with val as a metric.
 VALIDATED = 'last_validation'
-
-# How many of its units a run has, as the runner and ``train_cfg`` call it.
-TOTALS = dict(epoch='max_epochs', iteration='max_iters')
 
 
 class ResumingRunner(Runner):
@@ -51,12 +48,8 @@ class ResumingRunner(Runner):
     _resumes = _resumes_schedulers = False
 
     def load_or_resume(self) -> None:
-        """Load or resume, as the config asks for.
-
-        Raises:
-            ConfigError: If none of the checkpoints to resume from is intact,
-                or not all processes find the same one.
-        """
+        """Load or resume, as the config asks for. One of the checkpoints to
+        resume from must be intact, and all processes find the same one."""
         if self._resume and self._load_from is None and not self._has_loaded:
             self._resume_latest()
         else:
@@ -111,17 +104,11 @@ class ResumingRunner(Runner):
         self.logger.warning(f'Nothing to resume from in {folder}: it holds no '
                             'checkpoint. The run starts anew.')
 
-    def _progress(self) -> Tuple[str, int, int]:
-        """What training counts in, how many of them are done, and of how
-        many."""
-        unit, done = progress(self)
-        return unit, done, getattr(self, TOTALS[unit])
-
     def run_missed_validation(self) -> None:
         """Do the validation that is due if the run was cut off before its end,
         since the checkpoint is saved before."""
         loop = self.train_loop
-        unit, done, total = self._progress()
+        unit, done, total = progress(self)
         if (self.val_loop is None or done == 0
                 or not isinstance(loop,
                                   (EpochBasedTrainLoop, IterBasedTrainLoop))
@@ -144,23 +131,9 @@ class ResumingRunner(Runner):
                         map_location: Union[str, Callable] = 'cpu',
                         strict: bool = True,
                         revise_keys: list = [(r'^module.', '')]) -> dict:
-        """Load a checkpoint's weights into the model.
-
-        Args:
-            filename (str): A local path or an ``http(s)`` address.
-            map_location (str | Callable): See :func:`torch.load`.
-                Defaults to ``'cpu'``.
-            strict (bool): Whether all keys must match. A cohort insists on
-                it in any case. Defaults to True.
-            revise_keys (list): Pairs of pattern and replacement for the keys.
-                Defaults to dropping the prefix ``module.``.
-
-        Returns:
-            dict: The checkpoint.
-
-        Raises:
-            ConfigError: If it cannot be opened or does not fit.
-        """
+        """Load a checkpoint's weights into the model, see
+        :meth:`Runner.load_checkpoint`. It is opened as data, and a cohort
+        insists that all keys match, ``strict`` or not."""
         checkpoint = read_checkpoint(filename, map_location)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(
@@ -181,14 +154,8 @@ class ResumingRunner(Runner):
         return checkpoint
 
     def own_part(self, checkpoint: dict) -> dict:
-        """What a checkpoint holds for this process.
-
-        Args:
-            checkpoint (dict): A checkpoint of the whole model.
-
-        Returns:
-            dict: All of it, unless a subclass has parts in other processes.
-        """
+        """What a checkpoint of the whole model holds for this process: all of
+        it, unless a subclass has parts in other processes."""
         return checkpoint
 
     def _check_state(self, model: nn.Module, checkpoint: dict) -> None:
@@ -249,7 +216,7 @@ class ResumingRunner(Runner):
     def note_validation(self) -> None:
         """Have the checkpoints that are saved from now on tell that the
         validation is done."""
-        self.message_hub.update_info(VALIDATED, self._progress()[1])
+        self.message_hub.update_info(VALIDATED, progress(self)[1])
 
     def note_training(self) -> None:
         """Have checkpoints tell by what the run is trained."""
@@ -270,20 +237,10 @@ class ResumingRunner(Runner):
                resume_param_scheduler: bool = True,
                *args,
                **kwargs) -> None:
-        """Go on with the run of a checkpoint, or do what is left of its end.
-
-        Args:
-            filename (str): The checkpoint.
-            resume_optimizer (bool): Whether to restore the optimizer's state,
-                by the names of the parameters. Defaults to True.
-            resume_param_scheduler (bool): Whether to restore the states of
-                schedulers. Defaults to True.
-            *args, **kwargs: See :meth:`mmengine.runner.Runner.resume`.
-
-        Raises:
-            ConfigError: If the checkpoint holds weights only or does not fit,
-                or its run has ended.
-        """
+        """Go on with the run of a checkpoint, or do what is left of its end,
+        see :meth:`mmengine.runner.Runner.resume`. The optimizer's state is
+        restored by the names of the parameters. Raise if the checkpoint holds
+        weights only or does not fit, or its run has ended."""
         # They are looked at before anything is loaded.
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if self.param_schedulers is not None:
@@ -312,8 +269,8 @@ class ResumingRunner(Runner):
             self.logger.warning(f'The run of {filename} was trained in {used} '
                                 f'so far and goes on in {own}.')
         info = self.message_hub.runtime_info
-        unit, done, total = self._progress()
-        setting = TOTALS[unit]
+        unit, done, total = progress(self)
+        setting = 'max_epochs' if unit == 'epoch' else 'max_iters'
         ended = info.pop(ENDED, False) and not any(
             isinstance(hook, RunRecordHook) and hook.is_missing()
             for hook in self.hooks)

@@ -13,17 +13,9 @@ __all__ = ['check_views', 'name_views']
 
 
 def name_views(loader: Any, names: Sequence[str]) -> Any:
-    """Tell data in memory the branches that they shall have views for.
-
-    Args:
-        loader (dict | DataLoader | None): The config of a data loader for
-            training. Anything else stays as it is.
-        names (Sequence[str]): The names of the branches.
-
-    Returns:
-        dict | DataLoader | None: The config with them in the place of
-        ``views=True``; a copy if there is any.
-    """
+    """The config of a data loader for training with the names of the branches
+    in the place of ``views=True``; a copy if there is any. Anything else stays
+    as it is."""
     if not any(wanted is True for _, _, wanted in _views(loader)):
         return loader
     loader = copy.deepcopy(loader)
@@ -34,20 +26,10 @@ def name_views(loader: Any, names: Sequence[str]) -> Any:
 
 
 def check_views(setting: str, loader: Any, model: nn.Module) -> None:
-    """Raise unless the views of a data loader are those that a model takes.
-
-    Args:
-        setting (str): The loader's setting, such as ``'train_dataloader'``.
-        loader (dict | DataLoader | None): Its config; one that is built tells
-            nothing.
-        model (nn.Module): The model.
-
-    Raises:
-        ConfigError: If there are views and the data are not for training, the
-            model is no cohort, its preprocessor takes one image for all
-            branches, or the views are not those of all branches or not the
-            last that a pipeline makes.
-    """
+    """Raise unless the views of a data loader are those that a model takes:
+    for training, of a cohort whose preprocessor takes several, for all
+    branches, and the last that a pipeline makes. A loader that is built tells
+    nothing."""
     branches = list(getattr(model, 'branches', ()))
     for path, part in walk(loader, setting):
         if isinstance(part, (list, tuple)):

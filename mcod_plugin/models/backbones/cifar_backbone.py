@@ -18,21 +18,9 @@ INIT_CFG = [
 
 def resolve_out_indices(setting: str, out_indices: Union[int, Sequence[int]],
                         num_stages: int) -> Tuple[int, ...]:
-    """Turn ``out_indices`` into non-negative stage numbers in rising order.
-
-    Args:
-        setting (str): The setting, as the user types it.
-        out_indices (int | Sequence[int]): What was given. Negative numbers
-            count from the last stage.
-        num_stages (int): The number of stages.
-
-    Returns:
-        tuple[int]: The stages whose output is returned.
-
-    Raises:
-        ConfigError: If there is no such stage, none is given, or one is
-            given twice.
-    """
+    """The stages that ``out_indices`` names, from 0 on and in rising order;
+    negative numbers count from the last one. Raise unless they are stages, at
+    least one, and none twice."""
     allowed = range(-num_stages, num_stages)
     indices = (
         list(out_indices)
@@ -95,17 +83,8 @@ class CifarBackbone(BaseBackbone):
         return f'{name} of {type(self).__name__}'
 
     def build_norm(self, channels: int) -> nn.Module:
-        """Build a norm layer, or say what is wrong with its config.
-
-        Args:
-            channels (int): The number of channels to normalize.
-
-        Returns:
-            nn.Module: The norm layer.
-
-        Raises:
-            ConfigError: If ``norm_cfg`` cannot be used.
-        """
+        """Build a norm layer of so many channels, or say what is wrong with
+        ``norm_cfg``."""
         try:
             return build_norm_layer(self.norm_cfg, channels)[1]
         except (AssertionError, KeyError, TypeError, ValueError) as error:
@@ -115,15 +94,8 @@ class CifarBackbone(BaseBackbone):
                 f'got {self.norm_cfg!r}') from error
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Compute the feature maps.
-
-        Args:
-            x (Tensor): Images of shape ``(N, in_channels, H, W)``.
-
-        Returns:
-            tuple[Tensor]: The maps of the stages of ``out_indices``, each of
-            shape ``(N, C, H', W')``, in rising order.
-        """
+        """The maps ``(N, C, H', W')`` of the stages of ``out_indices``, in
+        rising order, from images ``(N, in_channels, H, W)``."""
         x = self.stem(x)
         outs = []
         for i, stage in enumerate(self.stages):
@@ -133,13 +105,6 @@ class CifarBackbone(BaseBackbone):
         return tuple(outs)
 
     def train(self, mode: bool = True) -> 'CifarBackbone':
-        """Set the mode and return the module, as ``nn.Module`` does.
-
-        Args:
-            mode (bool): Whether to train or to evaluate. Defaults to True.
-
-        Returns:
-            CifarBackbone: The module itself.
-        """
+        """Set the mode and return the module, as ``nn.Module`` does."""
         super().train(mode)
         return self

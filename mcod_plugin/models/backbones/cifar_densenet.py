@@ -15,14 +15,7 @@ class DenseLayer(nn.Sequential):
     """Modules whose output is appended to the channels of their input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the new channels.
-
-        Args:
-            x (Tensor): A map of shape ``(N, C, H, W)``.
-
-        Returns:
-            Tensor: The map ``x`` with the new channels behind its own.
-        """
+        """A map ``(N, C, H, W)`` with the new channels behind its own."""
         return torch.cat((x, super().forward(x)), dim=1)
 
 

@@ -13,24 +13,14 @@ __all__ = ['mix_alike']
 
 def mix_alike(augment: RandomBatchAugment, views: Sequence[Tensor],
               scores: Tensor) -> Tuple[List[Tensor], Tensor]:
-    """Mix several views of the same images by the same random numbers.
+    """Mix several views ``(N, C, H, W)`` of the same images, and their labels
+    ``(N, num_classes)``, by the same random numbers.
 
-    The augmentation is called for each of them and draws what it has drawn
-    for the first one: which images are mixed, by which ratio and, as with
-    CutMix, where. Afterwards the random generators are as after one call.
-
-    Args:
-        augment (RandomBatchAugment): The batch augmentation. It may write
-            into the images.
-        views (Sequence[Tensor]): Images ``(N, C, H, W)``.
-        scores (Tensor): Their labels as probabilities ``(N, num_classes)``.
-
-    Returns:
-        tuple[list[Tensor], Tensor]: The mixed images and labels.
-
-    Raises:
-        ConfigError: If the views are of several sizes. Mixup alone draws
-            nothing that depends on the size.
+    The augmentation, which may write into the images, is called for each of
+    them and draws what it has drawn for the first one: which images are mixed,
+    by which ratio and, as with CutMix, where. Afterwards the random generators
+    are as after one call. Only Mixup takes views of several sizes, since it
+    draws nothing that depends on the size.
     """
     sizes = sorted({tuple(images.shape[2:]) for images in views})
     if len(sizes) > 1 and any(

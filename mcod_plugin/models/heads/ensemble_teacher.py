@@ -1,10 +1,11 @@
 import math
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Dict, List, Mapping, Optional, Sequence, Union
 
 import torch
 from torch import Tensor, nn
 
-from mcod_plugin.errors import ConfigError, check_choice, check_number, nearest
+from mcod_plugin.errors import (ConfigError, check_choice, check_names,
+                                check_number, nearest)
 from mcod_plugin.registry import MODELS
 from ..utils.branch_averages import BranchAverages
 from .base_teacher import BaseTeacher
@@ -113,9 +114,8 @@ class EnsembleTeacher(BaseTeacher):
         self.leave_one_out = leave_one_out
         if isinstance(members, str):
             members = [members]
-        if members is not None and not _are_names(members):
-            raise ConfigError('model.teacher.members must name at least one '
-                              f'branch, and none twice; got {members!r}')
+        if members is not None:
+            check_names('model.teacher.members', members)
         self.members = None if members is None else list(members)
         if ema is not None:
             check_number('model.teacher.ema', ema, minimum=0)
@@ -142,18 +142,9 @@ class EnsembleTeacher(BaseTeacher):
         return {name: float(weight) for name, weight in weights.items()}
 
     def setup(self, names: Sequence[str], num_classes: int) -> None:
-        """Check the settings against the cohort, which calls this once it is
-        built.
-
-        Args:
-            names (Sequence[str]): Names of the branches.
-            num_classes (int): Number of classes.
-
-        Raises:
-            ConfigError: If a setting names a branch that is not there, or
-                leaves nothing to teach with, or the fusion is of
-                probabilities that several labels do not have.
-        """
+        """Check the settings against the cohort, see
+        :meth:`BaseTeacher.setup`: they must name branches that there are,
+        leave something to teach with, and suit images of several labels."""
         if self.multi_label and self.fusion != 'mean':
             raise ConfigError(
                 "model.teacher.fusion must be 'mean' for images of several "
@@ -178,16 +169,9 @@ class EnsembleTeacher(BaseTeacher):
                     f'together ({", ".join(group)}); got {self.weights!r}')
 
     def begin(self, branches: Mapping[str, nn.Module]) -> None:
-        """Begin the averages, if there are to be any. The cohort calls this
-        once it is built, and again when its weights are initialised.
-
-        Args:
-            branches (Mapping[str, nn.Module]): The classifiers by name that
-                are trained.
-
-        Raises:
-            ConfigError: If none of them teaches, or one cannot be copied.
-        """
+        """Begin the averages, if there are to be any, see
+        :meth:`BaseTeacher.begin`. A trained branch must teach, and be one that
+        can be copied."""
         if self.averages is None:
             return
         teaching = {
@@ -204,16 +188,8 @@ class EnsembleTeacher(BaseTeacher):
 
     def missing_state(self, state_dict: Mapping[str,
                                                 Tensor]) -> Dict[str, Tensor]:
-        """What the weights of a cohort lack if they come without averages,
-        which begin there then.
-
-        Args:
-            state_dict (Mapping[str, Tensor]): A cohort's state dict.
-
-        Returns:
-            dict[str, Tensor]: What is to be added to it; nothing if it holds
-            averages or there are to be none.
-        """
+        """The averages for weights of a cohort that come without any: they
+        begin at these weights, see :meth:`BaseTeacher.missing_state`."""
         if self.ema is None or any(
                 key.startswith(AVERAGES) for key in state_dict):
             return {}
@@ -241,18 +217,10 @@ class EnsembleTeacher(BaseTeacher):
     def ensemble(self,
                  logits: Dict[str, Tensor],
                  alive: Optional[Dict[str, Tensor]] = None) -> Tensor:
-        """The prediction of the ensemble of all branches.
-
-        Args:
-            logits (dict[str, Tensor]): Logits ``(N, C)`` by branch.
-            alive (dict[str, Tensor], optional): A boolean by branch; those
-                for which it is False are left out. Their logits must be
-                finite all the same. Defaults to all branches.
-
-        Returns:
-            Tensor: Logits ``(N, C)`` of the ensemble; their mean if the
-            fusion needs labels.
-        """
+        """The prediction of the ensemble of all branches, see
+        :meth:`BaseTeacher.ensemble`; the mean of the logits if the fusion
+        needs labels. Branches that are not ``alive`` are left out; their
+        logits must be finite all the same."""
         fuse = FUSIONS['mean' if self.needs_labels else self.fusion]
         weights = self.weights and self._weights(logits)
         return fuse(
@@ -265,21 +233,8 @@ class EnsembleTeacher(BaseTeacher):
             labels: Optional[Tensor] = None,
             alive: Optional[Dict[str, Tensor]] = None,
             images: Optional[Dict[str, Tensor]] = None) -> Dict[str, Tensor]:
-        """What each branch has to follow; no gradient flows through it.
-
-        Args:
-            logits (dict[str, Tensor]): Logits ``(N, C)`` by branch.
-            labels (Tensor, optional): The labels as probabilities ``(N, C)``,
-                if :attr:`needs_labels`. Defaults to None.
-            alive (dict[str, Tensor], optional): See :meth:`ensemble`.
-            images (dict[str, Tensor], optional): Images ``(N, C, H, W)`` by
-                branch, if :attr:`needs_images`. Defaults to None.
-
-        Returns:
-            dict[str, Tensor]: Target logits ``(N, C)`` by branch; branches
-            that follow the same ones share the tensor. NaN where all whom a
-            branch follows are left out.
-        """
+        """What each branch has to follow, see :meth:`BaseTeacher.forward`. NaN
+        where all whom a branch follows are left out."""
         if self.averages is not None:
             averaged = self.averages.logits(images)
             if alive is not None:
@@ -321,9 +276,3 @@ def _flags(logits: Dict[str, Tensor],
            alive: Optional[Dict[str, Tensor]]) -> Optional[List[Tensor]]:
     """Which of some branches are not left out."""
     return None if alive is None else [alive[name] for name in logits]
-
-
-def _are_names(value: Any) -> bool:
-    return (isinstance(value, (tuple, list)) and len(value) > 0
-            and all(isinstance(name, str) for name in value)
-            and len(set(value)) == len(value))

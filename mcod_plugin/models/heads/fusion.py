@@ -146,32 +146,16 @@ def confident_logits(logits: Sequence[Tensor],
 
 
 def soft_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy of each image. A class without a share in the label does
-    not count, also if it is ruled out.
-
-    Args:
-        logits (Tensor): Logits ``(..., N, C)``.
-        labels (Tensor): The labels as probabilities ``(N, C)``.
-
-    Returns:
-        Tensor: The cross entropies ``(..., N)``.
-    """
+    """Cross entropy ``(..., N)`` of each image, from logits ``(..., N, C)``
+    and labels as probabilities ``(N, C)``. A class without a share in the
+    label does not count, also if it is ruled out."""
     terms = labels * logits.log_softmax(-1)
     return -terms.masked_fill(labels == 0, 0.).sum(-1)
 
 
 def weighted_sum(weights: Tensor, logits: Tensor, dim: int) -> Tensor:
     """Sum of weighted logits. A class that one branch rules out is ruled out,
-    whatever the branch's weight, which may be 0 to the machine.
-
-    Args:
-        weights (Tensor): The weights, which can be broadcast.
-        logits (Tensor): The logits of all branches.
-        dim (int): The dimension of the branches.
-
-    Returns:
-        Tensor: The sum, without that dimension.
-    """
+    whatever the branch's weight, which may be 0 to the machine."""
     out = logits.isneginf()
     total = (weights * logits.masked_fill(out, 0.)).sum(dim)
     return total.masked_fill(out.any(dim), -math.inf)

@@ -67,12 +67,7 @@ class GatedTeacher(BaseTeacher):
         self.norm = norm
 
     def setup(self, names: Sequence[str], num_classes: int) -> None:
-        """Make the gate; the cohort calls this once it is built.
-
-        Args:
-            names (Sequence[str]): Names of the B branches.
-            num_classes (int): Number C of classes.
-        """
+        """Make the gate, see :meth:`BaseTeacher.setup`."""
         inputs = len(names) * num_classes
         self.gate = skip_init(nn.Linear, inputs, len(names))
         if not self.norm:
@@ -127,15 +122,8 @@ class GatedTeacher(BaseTeacher):
     def ensemble(self,
                  logits: Dict[str, Tensor],
                  alive: Optional[Dict[str, Tensor]] = None) -> Tensor:
-        """The prediction of the ensemble.
-
-        Args:
-            logits (dict[str, Tensor]): Logits ``(N, C)`` by branch.
-            alive (dict[str, Tensor], optional): See :meth:`gates`.
-
-        Returns:
-            Tensor: Logits ``(N, C)`` of the ensemble.
-        """
+        """The prediction of the ensemble ``(N, C)``, see :meth:`gates` and
+        :meth:`BaseTeacher.ensemble`."""
         return self._fused(logits, self.gates(logits, alive))
 
     def _fused(self, logits: Dict[str, Tensor], gates: Tensor) -> Tensor:
@@ -161,31 +149,16 @@ class GatedTeacher(BaseTeacher):
         logits: Dict[str, Tensor],
         alive: Optional[Dict[str, Tensor]] = None
     ) -> Dict[str, Tensor]:
-        """What each branch has to follow; no gradient flows through it.
-
-        Args:
-            logits (dict[str, Tensor]): Logits ``(N, C)`` by branch.
-            alive (dict[str, Tensor], optional): See :meth:`gates`.
-
-        Returns:
-            dict[str, Tensor]: The ensemble's logits ``(N, C)`` by branch.
-        """
+        """The ensemble's logits ``(N, C)`` for every branch, see :meth:`gates`
+        and :meth:`BaseTeacher.forward`."""
         return dict.fromkeys(logits, self.ensemble(logits, alive))
 
     def loss(self,
              logits: Dict[str, Tensor],
              labels: Tensor,
              alive: Optional[Dict[str, Tensor]] = None) -> Dict[str, Tensor]:
-        """The loss of the ensemble itself, which is due in every step.
-
-        Args:
-            logits (dict[str, Tensor]): Logits ``(N, C)`` by branch.
-            labels (Tensor): The labels as probabilities ``(N, C)``.
-            alive (dict[str, Tensor], optional): See :meth:`gates`.
-
-        Returns:
-            dict[str, Tensor]: ``loss_ce``, a scalar.
-        """
+        """The cross entropy of the ensemble itself as ``loss_ce``, see
+        :attr:`BaseTeacher.loss`."""
         fused = self._fused(logits, self._gates(logits, alive, track=True))
         return dict(loss_ce=soft_cross_entropy(fused, labels).mean())
 

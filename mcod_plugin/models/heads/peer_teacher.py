@@ -35,15 +35,7 @@ class PeerTeacher(BaseTeacher):
     takes_multi_label = True
 
     def setup(self, names: Sequence[str], num_classes: int) -> None:
-        """Check that there are peers; the cohort calls this once it is built.
-
-        Args:
-            names (Sequence[str]): Names of the branches.
-            num_classes (int): Number of classes.
-
-        Raises:
-            ConfigError: If there is one branch only.
-        """
+        """Check that there are peers, see :meth:`BaseTeacher.setup`."""
         if len(names) < 2:
             raise ConfigError('model.teacher.type PeerTeacher needs at least '
                               f'two branches; got {", ".join(names)}')
@@ -51,17 +43,9 @@ class PeerTeacher(BaseTeacher):
     def ensemble(self,
                  logits: Dict[str, Tensor],
                  alive: Optional[Dict[str, Tensor]] = None) -> Tensor:
-        """The prediction of the ensemble.
-
-        Args:
-            logits (dict[str, Tensor]): Logits ``(N, C)`` by branch.
-            alive (dict[str, Tensor], optional): A boolean by branch; those
-                for which it is False are left out. Their logits must be
-                finite all the same. Defaults to all branches.
-
-        Returns:
-            Tensor: Their mean ``(N, C)``.
-        """
+        """The mean of the logits, see :meth:`BaseTeacher.ensemble`. Branches
+        that are not ``alive`` are left out; their logits must be finite all
+        the same."""
         flags = None if alive is None else [alive[name] for name in logits]
         return mean_logits(list(logits.values()), alive=flags)
 
@@ -71,16 +55,9 @@ class PeerTeacher(BaseTeacher):
         logits: Dict[str, Tensor],
         alive: Optional[Dict[str, Tensor]] = None
     ) -> Dict[str, Tensor]:
-        """What each branch has to follow; no gradient flows to a peer.
-
-        Args:
-            logits (dict[str, Tensor]): Logits ``(N, C)`` of B branches.
-            alive (dict[str, Tensor], optional): See :meth:`ensemble`.
-
-        Returns:
-            dict[str, Tensor]: By branch, the logits ``(B - 1, N, C)`` of its
-            peers, in the order of the branches; NaN for those left out.
-        """
+        """By branch the logits ``(B - 1, N, C)`` of its peers, in the order of
+        the branches; NaN for those left out. See
+        :meth:`BaseTeacher.forward`."""
         if alive is not None:
             logits = {
                 name: torch.where(alive[name], value, math.nan)

@@ -118,13 +118,7 @@ class BalancedKDLoss(BaseKDLoss):
               names: Sequence[str],
               num_classes: int,
               feat_shapes: Optional[Dict[str, Any]] = None) -> None:
-        """Make the state; the cohort calls this once it is built.
-
-        Args:
-            names (Sequence[str]): Names of the branches.
-            num_classes (int): Number of classes.
-            feat_shapes (dict, optional): Handed on. Defaults to None.
-        """
+        """Make the state, see :meth:`BaseKDLoss.setup`."""
         self.names = list(names)
         self.register_buffer('squares', torch.zeros(2, len(names)))
         self.loss.multi_label = self.multi_label
@@ -136,21 +130,10 @@ class BalancedKDLoss(BaseKDLoss):
                 own_grad: Optional[Tensor] = None,
                 names: Optional[Sequence[str]] = None,
                 **kwargs) -> Tensor:
-        """Compute the losses.
-
-        Args:
-            logits (Tensor): Logits ``(B, N, C)`` of B branches.
-            targets (Tensor): What the loss takes.
-            own_grad (Tensor, optional): The gradients ``(B, N, C)`` of the
-                branches' own losses at the logits. Without them, or in eval
-                mode, the averages are used as they are. Defaults to None.
-            names (Sequence[str], optional): Names of the branches.
-                Defaults to all of the cohort.
-            **kwargs: Handed on to the loss.
-
-        Returns:
-            Tensor: The losses ``(B, )``.
-        """
+        """Compute the losses ``(B, )``, see :class:`BaseKDLoss`. Without
+        ``own_grad``, or in eval mode, the averages are used as they are;
+        without ``names`` the branches are all of the cohort. ``kwargs`` are
+        handed on to the loss."""
         losses = self.loss(logits, targets, **kwargs)
         # By views: an index would have to be moved to the device.
         columns = self.squares.unbind(1)

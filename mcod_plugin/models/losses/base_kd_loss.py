@@ -87,17 +87,9 @@ class BaseKDLoss(nn.Module):
 
 def check_kd_arguments(student_logits: Tensor, teacher_logits: Tensor,
                        temperature: float) -> None:
-    """Raise unless logits can be compared at a temperature.
-
-    Args:
-        student_logits (Tensor): See :func:`discontinuous_kd_loss`.
-        teacher_logits (Tensor): The same.
-        temperature (float): The same.
-
-    Raises:
-        ConfigError: If the temperature is not above 0.
-        ValueError: If the shapes do not fit.
-    """
+    """Raise unless logits can be compared at a temperature, see
+    :func:`discontinuous_kd_loss`: a ConfigError if it is not above 0, a
+    ValueError if the shapes do not fit."""
     check_number('temperature', temperature, minimum=0, exclusive=True)
     if student_logits.dim() not in (2, 3) or teacher_logits.shape not in (
             student_logits.shape, student_logits.shape[-2:]):

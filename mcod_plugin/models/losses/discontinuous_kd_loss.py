@@ -210,17 +210,8 @@ class DiscontinuousKDLoss(BaseKDLoss):
               names: Sequence[str],
               num_classes: int,
               feat_shapes: Optional[Dict[str, Any]] = None) -> None:
-        """Check the settings against the cohort, which calls this once it is
-        built.
-
-        Args:
-            names (Sequence[str]): Names of the branches.
-            num_classes (int): Number of classes.
-            feat_shapes (dict, optional): Not used. Defaults to None.
-
-        Raises:
-            ConfigError: If a setting is not for images of several labels.
-        """
+        """Check the settings, see :meth:`BaseKDLoss.setup`: some are not for
+        images of several labels."""
         for setting, allowed in dict(where='all', standardize=False).items():
             given = getattr(self, setting)
             if self.multi_label and given != allowed:
@@ -233,19 +224,8 @@ class DiscontinuousKDLoss(BaseKDLoss):
                 student_logits: Tensor,
                 teacher_logits: Tensor,
                 labels: Optional[Tensor] = None) -> Tensor:
-        """Compute the loss.
-
-        Args:
-            student_logits (Tensor): Logits of shape ``(N, C)``, or ``(B, N,
-                C)`` of B students at once.
-            teacher_logits (Tensor): Logits of the same shape, or of shape
-                ``(N, C)`` if all students have the same teacher.
-            labels (Tensor, optional): The labels as probabilities ``(N, C)``,
-                if :attr:`needs_labels`. Defaults to None.
-
-        Returns:
-            Tensor: The loss, a scalar; of B students their losses ``(B, )``.
-        """
+        """Compute the losses ``(B, )``, see :class:`BaseKDLoss`; of one
+        student's logits ``(N, C)`` a scalar."""
         if self.multi_label:
             return binary_kd_loss(student_logits, teacher_logits,
                                   self.temperature)

@@ -128,17 +128,8 @@ class DISTLoss(BaseKDLoss):
         self.gamma = gamma
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Compute the loss.
-
-        Args:
-            logits (Tensor): Logits of shape ``(N, C)``, or ``(B, N, C)`` of B
-                students at once.
-            targets (Tensor): The teacher's logits, of the same shape or of
-                shape ``(N, C)`` if all students have the same.
-
-        Returns:
-            Tensor: The loss, a scalar; of B students their losses ``(B, )``.
-        """
+        """Compute the losses ``(B, )``, see :class:`BaseKDLoss`; of one
+        student's logits ``(N, C)`` a scalar."""
         return dist_loss(logits, targets, self.temperature, self.beta,
                          self.gamma)
 

@@ -151,18 +151,8 @@ class DKDLoss(BaseKDLoss):
 
     def forward(self, logits: Tensor, targets: Tensor,
                 labels: Tensor) -> Tensor:
-        """Compute the loss.
-
-        Args:
-            logits (Tensor): Logits of shape ``(N, C)``, or ``(B, N, C)`` of B
-                students at once.
-            targets (Tensor): The teacher's logits, of the same shape or of
-                shape ``(N, C)`` if all students have the same.
-            labels (Tensor): The labels as probabilities ``(N, C)``.
-
-        Returns:
-            Tensor: The loss, a scalar; of B students their losses ``(B, )``.
-        """
+        """Compute the losses ``(B, )``, see :class:`BaseKDLoss`; of one
+        student's logits ``(N, C)`` a scalar."""
         return dkd_loss(logits, targets, labels, self.temperature, self.alpha,
                         self.beta)
 

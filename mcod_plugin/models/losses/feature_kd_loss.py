@@ -168,18 +168,9 @@ class FeatureKDLoss(BaseKDLoss):
               names: Sequence[str],
               num_classes: int,
               feat_shapes: Optional[Dict[str, tuple]] = None) -> None:
-        """Make the projections; the cohort calls this once it is built.
-
-        Args:
-            names (Sequence[str]): Names of the branches.
-            num_classes (int): Number of classes.
-            feat_shapes (dict[str, tuple]): By branch the shapes of its
-                features for one image.
-
-        Raises:
-            ConfigError: If there is nobody to follow, a setting names what
-                is no branch, or features are not to be had.
-        """
+        """Make the projections, see :meth:`BaseKDLoss.setup`. There must be a
+        branch to follow, and settings must name branches and features that
+        there are."""
         for setting in ('peers', 'layouts'):
             for name in getattr(self, setting) or ():
                 if name not in names:
@@ -236,20 +227,9 @@ class FeatureKDLoss(BaseKDLoss):
                 feats: Dict[str, Tuple[Tensor, ...]],
                 names: Sequence[str],
                 alive: Optional[Tensor] = None) -> Tensor:
-        """Compute the losses.
-
-        Args:
-            logits (Tensor): Logits ``(B, N, C)`` of B branches, which are
-                not looked at.
-            targets (Tensor): Their targets, which are not looked at.
-            feats (dict[str, tuple[Tensor]]): By branch its features.
-            names (Sequence[str]): Names of the B branches.
-            alive (Tensor, optional): That branches may be left out.
-                Defaults to None.
-
-        Returns:
-            Tensor: The losses ``(B, )``; 0 for a branch without a peer.
-        """
+        """Compute the losses ``(B, )``, see :class:`BaseKDLoss`: 0 for a
+        branch without a peer. Logits and targets are not looked at; of
+        ``alive`` only that branches may be left out."""
         maps = {
             name: to_map(values[self.index], self.layouts[name])
             for name, values in feats.items()

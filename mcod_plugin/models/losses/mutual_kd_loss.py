@@ -116,18 +116,9 @@ class MutualKDLoss(BaseKDLoss):
                 student_logits: Tensor,
                 peer_logits: Tensor,
                 alive: Optional[Tensor] = None) -> Tensor:
-        """Compute the loss.
-
-        Args:
-            student_logits (Tensor): Logits of shape ``(N, C)``, or ``(B, N,
-                C)`` of B students at once.
-            peer_logits (Tensor): Logits ``(P, N, C)`` of the peers, or ``(B,
-                P, N, C)`` if every student has its own.
-            alive (Tensor, optional): See :func:`mutual_kd_loss`.
-
-        Returns:
-            Tensor: The loss, a scalar; of B students their losses ``(B, )``.
-        """
+        """Compute the losses ``(B, )``, see :class:`BaseKDLoss`; of one
+        student's logits ``(N, C)`` a scalar. The peers' logits are ``(P, N,
+        C)``, or ``(B, P, N, C)`` if every student has its own."""
         return mutual_kd_loss(student_logits, peer_logits, self.temperature,
                               alive, self.reduction, self.multi_label)
 

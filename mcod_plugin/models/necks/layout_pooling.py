@@ -43,14 +43,7 @@ class LayoutPooling(nn.Module):
         self.num_prefix_tokens = num_prefix_tokens
 
     def forward(self, feats: Tuple[Tensor, ...]) -> Tuple[Tensor]:
-        """Pool the last feature.
-
-        Args:
-            feats (tuple[Tensor]): Features of the backbone's stages.
-
-        Returns:
-            tuple[Tensor]: The last one, pooled to ``(N, C)``.
-        """
+        """The last of the backbone's features, pooled to ``(N, C)``."""
         feature = feats[-1]
         if self.layout == 'tokens':
             feature = feature[:, self.num_prefix_tokens:]

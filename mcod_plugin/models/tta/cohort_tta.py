@@ -41,16 +41,8 @@ class CohortTTA(BaseTTAModel):
     def merge_preds(
         self, data_samples_list: List[Sequence[DataSample]]
     ) -> List[DataSample]:
-        """Make one prediction of those of all versions of an image.
-
-        Args:
-            data_samples_list (list[Sequence[DataSample]]): By image, what the
-                cohort has predicted of each version.
-
-        Returns:
-            list[DataSample]: By image, with the mean scores and the labels
-            that they give.
-        """
+        """By image one prediction of those of all its versions: the mean
+        scores and the labels that they give."""
         merged = [versions[0].new() for versions in data_samples_list]
         for field in merged[0].keys():
             if not field.startswith('pred_score'):

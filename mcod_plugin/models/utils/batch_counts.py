@@ -33,9 +33,6 @@ def counted_together(modules: Iterable[nn.Module]) -> Iterator[None]:
     Their numbers are as they would be, also of one that is called several
     times or not at all. One that averages over all batches (``momentum=None``)
     needs its number at once, and is left alone.
-
-    Args:
-        modules (Iterable[nn.Module]): The modules, none of which is compiled.
     """
     norms = [
         norm for module in modules for norm in module.modules()

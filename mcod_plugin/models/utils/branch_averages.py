@@ -55,14 +55,8 @@ class BranchAverages:
         _listen(self)
 
     def begin(self, branches: Mapping[str, nn.Module]) -> None:
-        """Begin anew at the present weights.
-
-        Args:
-            branches (Mapping[str, nn.Module]): The classifiers by name.
-
-        Raises:
-            ConfigError: If one cannot be copied.
-        """
+        """Begin anew at the present weights of the branches, which must be
+        ones that can be copied."""
         if self._branches != dict(branches):
             self._branches = dict(branches)
             self.networks.clear()
@@ -75,13 +69,9 @@ class BranchAverages:
             _copy_values(average.buffers(), branch.buffers())
 
     def after_step(self, optimizer: Optimizer) -> None:
-        """Take a step of an optimizer into account.
-
-        Args:
-            optimizer (Optimizer): The optimizer. If it has no parameter of a
-                branch, or none of them has a gradient, the average of this
-                stays as it is.
-        """
+        """Take a step of an optimizer into account. If it has no parameter of
+        a branch, or none of them has a gradient, the average of this stays as
+        it is."""
         held = {
             id(parameter)
             for group in optimizer.param_groups
@@ -97,15 +87,8 @@ class BranchAverages:
             _copy_values(average.buffers(), branch.buffers())
 
     def logits(self, images: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-        """What the averages predict.
-
-        Args:
-            images (Mapping[str, Tensor]): Images ``(N, C, H, W)`` by branch.
-
-        Returns:
-            dict[str, Tensor]: Logits ``(N, C)`` by branch, in at least single
-            precision also under AMP.
-        """
+        """The logits ``(N, C)`` that the averages predict for images ``(N, C,
+        H, W)`` by branch, in at least single precision also under AMP."""
         found = {
             name: network(images[name])
             for name, network in self.networks.items()

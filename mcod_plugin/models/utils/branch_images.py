@@ -17,15 +17,8 @@ Inputs = Union[Tensor, Mapping[str, Tensor]]
 
 
 def resize(images: Tensor, size: Tuple[int, int]) -> Tensor:
-    """Bring images to a size, bilinearly and with antialiasing.
-
-    Args:
-        images (Tensor): Images ``(N, C, H, W)``.
-        size (tuple[int, int]): Height and width in pixels.
-
-    Returns:
-        Tensor: Images ``(N, C, *size)``; the given ones if they have it.
-    """
+    """Bring images ``(N, C, H, W)`` to a height and width, bilinearly and with
+    antialiasing; those that have it stay as they are."""
     if tuple(images.shape[2:]) == tuple(size):
         return images
     return F.interpolate(
@@ -67,22 +60,10 @@ class BranchImages(nn.Module):
     def forward(self,
                 inputs: Inputs,
                 names: Optional[Collection[str]] = None) -> Dict[str, Tensor]:
-        """The images by branch.
-
-        Args:
-            inputs (Tensor | dict[str, Tensor]): Images ``(N, C, H, W)``, as
-                the cohort's preprocessor gives them, or a view of them for
-                each branch.
-            names (Collection[str], optional): The branches that need them.
-                Defaults to all.
-
-        Returns:
-            dict[str, Tensor]: Images ``(N, C, h, w)`` by branch.
-
-        Raises:
-            ConfigError: If there are views, but not of all branches, or not
-                of as many images.
-        """
+        """The images ``(N, C, h, w)`` of the branches that need them, by
+        default all: from images ``(N, C, H, W)``, as the cohort's preprocessor
+        gives them, or a view of them for each branch. There must be views of
+        all branches, and of as many images."""
         views = isinstance(inputs, Mapping)
         if views:
             _check_views(inputs, list(self.memory_formats))
@@ -101,14 +82,7 @@ class BranchImages(nn.Module):
 
 
 def check_shared(inputs: Inputs) -> None:
-    """Raise unless all branches get the same images.
-
-    Args:
-        inputs (Tensor | dict[str, Tensor]): The images.
-
-    Raises:
-        ConfigError: If they have views of their own.
-    """
+    """Raise unless all branches get the same images."""
     if isinstance(inputs, Mapping):
         raise ConfigError('inputs by branch are for the losses of a training; '
                           'a prediction takes one tensor of images (N, C, H, '

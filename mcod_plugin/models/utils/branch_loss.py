@@ -116,15 +116,8 @@ def _plain_loss(logits: Tensor, data_samples: Sequence,
 
 
 def total_loss(losses: Dict[str, Any]) -> Tensor:
-    """What is minimised.
-
-    Args:
-        losses (dict[str, Tensor | list[Tensor]]): Losses, and what is only
-            logged, by name.
-
-    Returns:
-        Tensor: The sum of the losses' means, as MMEngine makes it.
-    """
+    """What is minimised: the sum of the losses' means, as MMEngine makes it.
+    What is only logged does not count."""
     values = [value for key, value in losses.items() if 'loss' in key]
     return sum(
         part.mean() for value in values
@@ -162,34 +155,17 @@ def logit_gradients(losses: Sequence[Tensor],
 
 
 def gradient_ratio(kd: Tensor, own: Tensor) -> Tensor:
-    """How hard the distillation pulls at the logits, against the labels.
-
-    Args:
-        kd (Tensor): Gradients ``(B, N, C)`` of the distillation losses.
-        own (Tensor): Gradients ``(B, N, C)`` of the branches' own losses.
-
-    Returns:
-        Tensor: The ratios ``(B, )`` of their norms; 0 where the distillation
-        does not pull, infinite where only the labels do not.
-    """
+    """How hard the distillation pulls at the logits, against the labels: the
+    ratios ``(B, )`` of the norms of both gradients ``(B, N, C)``; 0 where the
+    distillation does not pull, infinite where only the labels do not."""
     kd, own = (grads.flatten(1).norm(dim=1) for grads in (kd, own))
     return torch.where(kd > 0, kd / own, 0.)
 
 
 def soft_labels(data_samples: Sequence, like: Tensor) -> Tensor:
-    """The labels as probabilities.
-
-    Args:
-        data_samples (BatchDataSample | Sequence[DataSample]): Annotations of
-            the images. ``gt_score``, if there is one, goes before
-            ``gt_label``, as in MMPretrain's heads.
-        like (Tensor): Logits ``(N, C)``, whose type, device and number of
-            classes the result has.
-
-    Returns:
-        Tensor: Probabilities ``(N, C)``; of an image of several labels 1 for
-        each of them.
-    """
+    """The labels as probabilities ``(N, C)``, like the logits given; of an
+    image of several labels 1 for each of them. ``gt_score``, if there is one,
+    goes before ``gt_label``, as in MMPretrain's heads."""
     fields = batch_fields(data_samples)
     classes = like.size(1)
     if fields is not None:

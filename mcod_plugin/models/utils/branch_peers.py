@@ -81,15 +81,11 @@ class BranchPeers:
 
     @contextmanager
     def randomness(self, name: str, device: torch.device) -> Iterator[None]:
-        """Have a branch draw random numbers of its own.
+        """Have a branch draw random numbers of its own where it computes.
 
         All processes make the same random changes to images, which those of
-        dropout in one of them must not move. They follow from the seed of
-        the global generator, and begin anew with it.
-
-        Args:
-            name (str): Name of the branch.
-            device (torch.device): Where it computes.
+        dropout in one of them must not move. They follow from the seed of the
+        global generator, and begin anew with it.
         """
         seed = torch.initial_seed()
         if seed != self._seed:

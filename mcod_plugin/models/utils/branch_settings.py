@@ -54,24 +54,9 @@ class BranchSettings:
                   channels: int,
                   loss_weight: float = 1.,
                   recompute: bool = False) -> 'BranchSettings':
-        """What a branch that says nothing has.
-
-        Args:
-            input_size (tuple[int, int]): Height and width of the data's
-                images.
-            preprocessor (nn.Module): The cohort's preprocessor.
-            channels (int): Channels of the images.
-            loss_weight (float): Factor of its losses. Defaults to 1.0.
-            recompute (bool): Whether activations are computed again.
-                Defaults to False.
-
-        Returns:
-            BranchSettings: The settings.
-
-        Raises:
-            ConfigError: If images cannot be normalised by the preprocessor's
-                values.
-        """
+        """What a branch that says nothing has: the height and width of the
+        data's images, and the normalisation by the preprocessor's values,
+        which must be for that many channels."""
         mean, std = (
             _values(f'data_preprocessor.{key}',
                     getattr(preprocessor, key, None), channels, lowest)
@@ -85,21 +70,9 @@ class BranchSettings:
 
     def take(self, name: str, cfg: Any,
              channels: int) -> Tuple[Any, 'BranchSettings']:
-        """Take a branch's settings out of its config.
-
-        Args:
-            name (str): The branch's name, for error messages.
-            cfg (dict | nn.Module): The config, or a built branch, which has
-                no settings of its own.
-            channels (int): Channels of the images.
-
-        Returns:
-            tuple[dict | nn.Module, BranchSettings]: The config of the
-            classifier, and the settings; what is left out is as here.
-
-        Raises:
-            ConfigError: If one of them cannot be used.
-        """
+        """Take a branch's settings out of its config: the config of the
+        classifier, and the settings; what is left out is as here. A built
+        branch has no settings of its own."""
         if isinstance(cfg, nn.Module):
             return cfg, replace(self, frozen=is_frozen(cfg))
         if not isinstance(cfg, dict):
@@ -204,21 +177,11 @@ def freeze(branch: nn.Module) -> None:
 
     An optimizer leaves parameters alone that have no gradient, weight decay
     included, and ``DistributedDataParallel`` does not wait for them.
-
-    Args:
-        branch (nn.Module): The classifier, which is changed.
     """
     branch.requires_grad_(False)
     branch.eval()
 
 
 def is_frozen(branch: nn.Module) -> bool:
-    """Whether none of a branch's parameters is trained.
-
-    Args:
-        branch (nn.Module): The classifier.
-
-    Returns:
-        bool: Whether it is so.
-    """
+    """Whether none of a branch's parameters is trained."""
     return not any(value.requires_grad for value in branch.parameters())

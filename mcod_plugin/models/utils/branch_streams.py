@@ -24,12 +24,8 @@ class BranchStreams:
 
     @contextmanager
     def work(self, name: str, images: Tensor) -> Iterator[None]:
-        """Work on the stream of a branch, after all that was begun before.
-
-        Args:
-            name (str): Name of the branch.
-            images (Tensor): What it reads.
-        """
+        """Work on the stream of a branch, which reads the images, after all
+        that was begun before."""
         stream = self._streams.get(name)
         if stream is None:
             yield
@@ -41,12 +37,8 @@ class BranchStreams:
             yield
 
     def join(self, *found: Any) -> None:
-        """Go on after the work of all branches.
-
-        Args:
-            *found (dict): What they have given, by branch: tensors or tuples
-                of them.
-        """
+        """Go on after the work of all branches, which has given tensors or
+        tuples of them, by branch."""
         current = torch.cuda.current_stream()
         for name, stream in self._streams.items():
             current.wait_stream(stream)

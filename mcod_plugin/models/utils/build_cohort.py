@@ -19,15 +19,8 @@ MOST_LETTERS = 64
 
 
 def check_names(branches: Any) -> None:
-    """Raise unless the branches have names that can be used as attributes, in
-    checkpoint keys, log keys and file names.
-
-    Args:
-        branches (dict[str, dict | nn.Module]): The branches by name.
-
-    Raises:
-        ConfigError: If there is none, or a name cannot be used.
-    """
+    """Raise unless there are branches, with names that can be used as
+    attributes, in checkpoint keys, log keys and file names."""
     if not isinstance(branches, dict) or not branches:
         raise ConfigError('model.branches must be a dict that names at least '
                           f'one classifier; got {branches!r}')
@@ -59,24 +52,10 @@ def build_branches(
     branches: Dict[str, Any], own: BranchSettings, in_channels: int,
     preprocessor: nn.Module
 ) -> Tuple[Dict[str, BaseClassifier], Dict[str, BranchSettings], int]:
-    """Build the branches of a cohort.
-
-    Args:
-        branches (dict[str, dict | nn.Module]): Their configs by name, or
-            built ones.
-        own (BranchSettings): The settings of a branch that has none.
-        in_channels (int): Number of channels of the images.
-        preprocessor (nn.Module): Gets the number of classes, by which it
-            turns labels into one-hot scores.
-
-    Returns:
-        tuple: The classifiers and their settings by name, and the number of
-        classes.
-
-    Raises:
-        ConfigError: If one cannot be built, or the numbers of classes differ,
-            that of the preprocessor included.
-    """
+    """The classifiers of a cohort and their settings by name, and the number
+    of classes, which all branches and the preprocessor must share. The
+    preprocessor is told it, to turn labels into one-hot scores. ``own`` are
+    the settings of a branch that has none."""
     built, settings, numbers = {}, {}, {}
     for name, cfg in branches.items():
         cfg, settings[name] = own.take(name, cfg, in_channels)
@@ -99,17 +78,9 @@ def build_branches(
 
 
 def with_default_preprocessor(cfg: Any, train_cfg: Optional[dict]) -> Any:
-    """The config of the cohort's preprocessor with its defaults.
-
-    Args:
-        cfg (dict | nn.Module, optional): What was given.
-        train_cfg (dict, optional): The training settings, whose batch
-            augmentations are the preprocessor's.
-
-    Returns:
-        dict | nn.Module: The config; it is built by MMEngine, hence the
-        scope. A built preprocessor stays as it is.
-    """
+    """The config of the cohort's preprocessor with its defaults; it is built
+    by MMEngine, hence the scope. A built preprocessor stays as it is. The
+    batch augmentations of ``train_cfg`` are the preprocessor's."""
     if not (cfg is None or isinstance(cfg, dict)):
         return cfg
     # Copied because the config of the caller must stay as it is.

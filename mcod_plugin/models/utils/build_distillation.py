@@ -27,25 +27,10 @@ def build_distillation(
         num_classes: int,
         shapes: Mapping[str, Tuple[int, ...]],
         multi_label: bool = False) -> Tuple[nn.Module, Optional[nn.Module]]:
-    """Build teacher and distillation loss, and tell them the cohort.
-
-    Args:
-        teacher (dict | nn.Module): Config of the teacher, or a built one.
-        distill (dict | nn.Module, optional): That of the loss; None is a
-            cohort that never distils.
-        branches (Mapping[str, BaseClassifier]): The branches by name.
-        num_classes (int): Number of classes of every branch.
-        shapes (Mapping[str, tuple[int]]): The shape ``(N, C, H, W)`` of a
-            dummy batch for each branch.
-        multi_label (bool): Whether the images have several labels.
-            Defaults to False.
-
-    Returns:
-        tuple[BaseTeacher, BaseKDLoss | None]: Teacher and loss.
-
-    Raises:
-        ConfigError: If they are not for each other or for such a cohort.
-    """
+    """Build teacher and distillation loss, tell them the cohort, and raise
+    unless they are for each other and for it. ``distill=None`` is a cohort
+    that never distils; ``shapes`` are those ``(N, C, H, W)`` of a dummy batch
+    for each branch."""
     teacher = build_part('model.teacher', teacher or TEACHER, BaseTeacher)
     parts = dict(teacher=teacher)
     if distill is not None:
@@ -128,16 +113,8 @@ def _feature_shapes(
 
 def feats_and_logits(branch: ImageClassifier,
                      images: Tensor) -> Tuple[Tuple[Tensor, ...], Any, Tensor]:
-    """A backbone's features, and what the rest of the branch makes of them.
-
-    Args:
-        branch (ImageClassifier): The branch.
-        images (Tensor): Its images ``(N, C, H, W)``.
-
-    Returns:
-        tuple[tuple[Tensor], Any, Tensor]: The features, those that reach the
-        head, and logits ``(N, C)``.
-    """
+    """A backbone's features of images ``(N, C, H, W)``, those of them that
+    reach the head, and the logits ``(N, C)``."""
     feats = branch.extract_feat(images, stage='backbone')
     maps = branch.neck(feats) if branch.with_neck else feats
     feats = tuple(feats) if isinstance(feats, (tuple, list)) else (feats, )

@@ -17,21 +17,10 @@ REGISTRIES = dict(mcod_plugin=MODELS, mmpretrain=MMPRETRAIN_MODELS)
 
 
 def build_part(setting: str, part: Any, base: Type[nn.Module]) -> nn.Module:
-    """Build a teacher or a distillation loss.
-
-    Args:
-        setting (str): The setting, as the user types it.
-        part (dict | nn.Module): The config, or the part itself. The ``type``
-            is found in the registry of this package and in MMPretrain's,
-            under the scope of either and without one.
-        base (type): What it must be or be adapted to.
-
-    Returns:
-        nn.Module: The part.
-
-    Raises:
-        ConfigError: If it is neither.
-    """
+    """Build a teacher or a distillation loss from its config, or take one that
+    is built, and have it be of the base class, see :func:`adapt`. The ``type``
+    is found in the registry of this package and in MMPretrain's, under the
+    scope of either and without one."""
     if not isinstance(part, (dict, nn.Module)):
         kind = setting.rpartition('.')[2].replace('distill', 'loss')
         raise ConfigError(f'{setting} must be the config of a {kind} (a '
@@ -62,19 +51,13 @@ def _with_class(cfg: dict) -> dict:
 
 
 def adapt(module: nn.Module, base: Type[nn.Module]) -> nn.Module:
-    """Give a module what it lacks of a base class that it is not derived
-    from: attributes with their defaults, and methods such as ``setup`` that do
-    nothing.
+    """Give a module with the calls of :class:`BaseTeacher` or
+    :class:`BaseKDLoss` what it lacks of that base class, if it is not derived
+    from it: attributes with their defaults, and methods such as ``setup`` that
+    do nothing.
 
-    It stays the same object, so that its class, its attributes and its keys
-    in a checkpoint are the user's.
-
-    Args:
-        module (nn.Module): A module with the calls of the base class.
-        base (type): :class:`BaseTeacher` or :class:`BaseKDLoss`.
-
-    Returns:
-        nn.Module: The module.
+    It stays the same object, so that its class, its attributes and its keys in
+    a checkpoint are the user's.
     """
     if isinstance(module, base):
         return module

@@ -41,14 +41,9 @@ class DivergenceMask(nn.Module):
 
     def activate(self, branches: Mapping[str, nn.Module],
                  scaled: Optional[bool]) -> None:
-        """From now on, leave out each branch that diverges.
-
-        Args:
-            branches (dict[str, nn.Module]): The branches.
-            scaled (bool, optional): Whether the loss is scaled; see
-                :meth:`MultiBackboneClassifier.leave_out_diverged`. None is as
-                before.
-        """
+        """From now on, leave out each branch that diverges; for ``scaled`` see
+        :meth:`MultiBackboneClassifier.leave_out_diverged`, None is as
+        before."""
         if scaled is not None:
             self._scaled = scaled
         if self.active:
@@ -60,12 +55,7 @@ class DivergenceMask(nn.Module):
                     parameter.register_hook(partial(self._own_gradient, index))
 
     def leave_out(self, names: Iterable[str]) -> None:
-        """Leave out some branches.
-
-        Args:
-            names (Iterable[str]): Their names; what is no branch is passed
-                over.
-        """
+        """Leave out some branches; names of none are passed over."""
         names = set(names)
         for index, name in enumerate(self.names):
             if name in names:
@@ -87,17 +77,9 @@ class DivergenceMask(nn.Module):
 
     def detect(self, logits: Dict[str, Tensor],
              losses: Dict[str, Tensor]) -> Optional[Dict[str, Tensor]]:
-        """Find the branches that diverge in this step.
-
-        Args:
-            logits (dict[str, Tensor]): Logits ``(N, C)`` of all branches.
-            losses (dict[str, Tensor]): Their own losses, whose names begin
-                with that of the branch and a dot.
-
-        Returns:
-            dict[str, Tensor] | None: See :meth:`flags`; what this step's
-            graph may keep.
-        """
+        """Find the branches that diverge in this step, by their logits ``(N,
+        C)`` and their own losses, whose names begin with that of the branch
+        and a dot. The :meth:`flags` are what this step's graph may keep."""
         if not self.active:
             return None
         # NaN or inf if a logit is, -inf if all of an image's are.
@@ -123,19 +105,8 @@ class DivergenceMask(nn.Module):
                      logits: Dict[str, Tensor],
                      alive: Optional[Dict[str, Tensor]], *args: Any,
                      **kwargs: Any) -> Any:
-        """Call a teacher without the branches that are left out.
-
-        Args:
-            teacher (BaseTeacher): The teacher.
-            call (Callable): The teacher or one of its methods.
-            logits (dict[str, Tensor]): Logits ``(N, C)`` of all branches.
-            alive (dict[str, Tensor], optional): See :meth:`flags`.
-            *args: Handed on.
-            **kwargs: Handed on.
-
-        Returns:
-            Any: What it gives.
-        """
+        """Call a teacher, or one of its methods, without the branches that are
+        left out by the :meth:`flags`."""
         if alive is None:
             return call(logits, *args, **kwargs)
         present = {
@@ -156,20 +127,9 @@ class DivergenceMask(nn.Module):
                   alive: Optional[Sequence[Tensor]],
                   **kwargs: Any) -> Tuple[Any, Optional[Tensor]]:
         """Call a distillation loss without numbers of branches that are left
-        out: 0 times NaN would be their gradient.
-
-        Args:
-            distill (BaseKDLoss): The loss.
-            students (Tensor): Logits ``(B, N, C)``.
-            target (Tensor): Their targets.
-            alive (Sequence[Tensor], optional): The flags of the B branches.
-            **kwargs: Handed on.
-
-        Returns:
-            tuple[Any, Tensor | None]: What it gives, and which of the
-            branches have somebody to learn from, as booleans ``(B, )``; None
-            if none is ever left out.
-        """
+        out: 0 times NaN would be their gradient. Returned are what it gives,
+        and which of the B branches have somebody to learn from, as booleans
+        ``(B, )``; None if none is ever left out."""
         if alive is None:
             return distill(students, target, **kwargs), None
         learning = torch.stack(list(alive))
@@ -185,17 +145,9 @@ class DivergenceMask(nn.Module):
     def mask_overflow(self, names: Iterable[str],
                          learning: Optional[Tensor],
                          distances: Tensor) -> Tensor:
-        """The distillation losses of those that learn, 0 for the others. A
-        branch is left out if its loss is not finite.
-
-        Args:
-            names (Iterable[str]): Names of the B branches.
-            learning (Tensor, optional): See :meth:`call_loss`.
-            distances (Tensor): Their losses ``(B, )``.
-
-        Returns:
-            Tensor: The losses ``(B, )``.
-        """
+        """The distillation losses ``(B, )`` of those that learn, see
+        :meth:`call_loss`, 0 for the others. A branch is left out if its loss
+        is not finite."""
         if learning is None:
             return distances
         finite = distances.detach().isfinite()
@@ -206,14 +158,7 @@ class DivergenceMask(nn.Module):
         return torch.where(learning & finite, distances, 0.)
 
     def mark(self, values: Dict[str, Tensor]) -> Dict[str, Tensor]:
-        """Losses for the log, which are NaN for a branch that is left out.
-
-        Args:
-            values (dict[str, Tensor]): What is logged, by name.
-
-        Returns:
-            dict[str, Tensor]: The same with NaN.
-        """
+        """What is logged by name, with NaN for a branch that is left out."""
         alive = self.flags() or {}
         return {
             key: torch.where(alive[name], value.detach(), math.nan)
@@ -225,17 +170,9 @@ class DivergenceMask(nn.Module):
 
 def without_diverged(losses: Dict[str, Any],
                      alive: Optional[Dict[str, Tensor]]) -> Dict[str, Any]:
-    """Losses with 0 for the branches that are left out.
-
-    Args:
-        losses (dict[str, Any]): Losses, and what is only logged, whose names
-            begin with that of a branch and a dot.
-        alive (dict[str, Tensor], optional): See
-            :meth:`DivergenceMask.flags`.
-
-    Returns:
-        dict[str, Any]: The losses.
-    """
+    """Losses with 0 for the branches that are left out, see
+    :meth:`DivergenceMask.flags`. The names begin with that of a branch and a
+    dot."""
     if alive is None:
         return losses
     return {

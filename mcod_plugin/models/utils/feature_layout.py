@@ -27,17 +27,9 @@ class FeatureLayout(NamedTuple):
 
 def feature_layout(backbone: nn.Module,
                    feature: Any) -> Optional[FeatureLayout]:
-    """Tell the layout of a feature.
-
-    Args:
-        backbone (nn.Module): The network that the feature comes from.
-        feature (Tensor): The last of its features.
-
-    Returns:
-        FeatureLayout | None: None if the feature is not one tensor of 2 to 4
-        dimensions, as with networks that give a list of tokens to a head
-        of their own.
-    """
+    """The layout of the last of a backbone's features; None if that is not one
+    tensor of 2 to 4 dimensions, as with networks that give a list of tokens to
+    a head of their own."""
     if not isinstance(feature, Tensor):
         return None
     if feature.ndim == 2:

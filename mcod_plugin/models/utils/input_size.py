@@ -11,16 +11,9 @@ __all__ = ['guess_input_size', 'network_input_size']
 
 
 def network_input_size(branch: Any) -> Optional[Union[int, Sequence[int]]]:
-    """The size of the images that a network itself is made for.
-
-    Args:
-        branch (dict | nn.Module): A classifier or its config.
-
-    Returns:
-        int | Sequence[int] | None: The size as an ``input_size``: ``img_size``
-        of the network, else that of a network of timm's which takes no other.
-        None if it does not tell.
-    """
+    """The size of the images that a classifier's network itself is made for,
+    as an ``input_size``: its ``img_size``, else that of a network of timm's
+    which takes no other. None if it does not tell."""
     if isinstance(branch, Mapping):
         network = branch.get('backbone', branch)
         if isinstance(network, Mapping):
@@ -58,18 +51,10 @@ def _fixed_size(cfg: Any) -> Optional[Sequence[int]]:
 
 
 def guess_input_size(branches: Mapping[str, Any]) -> Union[int, Sequence[int]]:
-    """The size to assume when neither the model nor the data tell it.
-
-    Args:
-        branches (dict[str, dict | nn.Module]): The branches by name, or their
-            configs.
-
-    Returns:
-        int | Sequence[int]: The size as an ``input_size``: what the first of
-        the networks says that are made for one size, unless its branch has an
-        ``input_size`` of its own; else 32 if a CIFAR-sized network is among
-        them, else 224.
-    """
+    """The size, as an ``input_size``, to assume when neither the model nor the
+    data tell it: what the first of the networks says that are made for one
+    size, unless its branch has an ``input_size`` of its own; else 32 if a
+    CIFAR-sized network is among them, else 224."""
     for branch in branches.values():
         if not isinstance(branch, Mapping) or 'input_size' not in branch:
             size = network_input_size(branch)

@@ -35,20 +35,9 @@ class LabelRule:
     def of(cls,
            branches: Mapping[str, nn.Module],
            multi_label: Optional[bool] = None) -> 'LabelRule':
-        """The rule of a cohort.
-
-        Args:
-            branches (Mapping[str, nn.Module]): The branches by name.
-            multi_label (bool, optional): Whether the images have several
-                labels. Defaults to None: the heads tell. Networks and heads
-                that do not tell go with the others, or are for one.
-
-        Returns:
-            LabelRule: The rule.
-
-        Raises:
-            ConfigError: If the branches do not agree.
-        """
+        """The rule of a cohort, on which its branches must agree. Whether the
+        images have several labels the heads tell, unless it is given. Networks
+        and heads that do not tell go with the others, or are for one."""
         setting = 'model.multi_label'
         check_choice(setting, multi_label, (None, True, False))
         several, one = ({
@@ -83,26 +72,12 @@ class LabelRule:
         return rules.pop()
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Probabilities.
-
-        Args:
-            logits (Tensor): Logits ``(N, C)``.
-
-        Returns:
-            Tensor: Probabilities ``(N, C)``.
-        """
+        """Probabilities ``(N, C)`` from logits ``(N, C)``."""
         return logits.sigmoid() if self.multi_label else logits.softmax(1)
 
     def labels(self, scores: Tensor) -> Union[Tensor, List[Tensor]]:
-        """The labels that images are given.
-
-        Args:
-            scores (Tensor): Their scores ``(N, C)``.
-
-        Returns:
-            Tensor | list[Tensor]: The labels ``(N, )``; if there are several,
-            those of each image ``(number, )``.
-        """
+        """The labels ``(N, )`` that images are given by their scores ``(N,
+        C)``; if there are several, those of each image ``(number, )``."""
         if not self.multi_label:
             return scores.argmax(1)
         if self.thr is None:
@@ -113,19 +88,13 @@ class LabelRule:
 
     def samples(self, data_samples: Any,
                 scores: Mapping[str, Tensor]) -> Sequence[DataSample]:
-        """What is predicted, beside what is known of the images.
+        """The samples, new ones for None, filled with ``pred_label`` and the
+        scores ``(N, C)``: ``pred_score`` of the ensemble and
+        ``pred_score_<branch>`` of each branch.
 
-        Args:
-            data_samples (BatchDataSample | Sequence[DataSample | None] |
-                None): Samples to fill; new ones for None.
-            scores (Mapping[str, Tensor]): ``pred_score`` of the ensemble and
-                ``pred_score_<branch>`` of each branch, ``(N, C)``.
-
-        Returns:
-            BatchDataSample | list[DataSample]: With these and ``pred_label``.
-            A new batch if one was given, else a list. If images have several
-            labels, always a list, with ``pred_label_<branch>`` of each branch
-            besides.
+        A new batch if one was given, else a list. If images have several
+        labels, always a list, with ``pred_label_<branch>`` of each branch
+        besides.
         """
         fields = batch_fields(data_samples)
         if not self.multi_label:
@@ -151,15 +120,7 @@ class LabelRule:
 
 def check_mixing(branches: Mapping[str, nn.Module],
                  preprocessor: nn.Module) -> None:
-    """Raise if images are mixed whose label a head has to know.
-
-    Args:
-        branches (Mapping[str, nn.Module]): The branches by name.
-        preprocessor (nn.Module): The cohort's preprocessor.
-
-    Raises:
-        ConfigError: If it is so.
-    """
+    """Raise if images are mixed whose label a head has to know."""
     augments = getattr(preprocessor, 'batch_augments', None)
     if augments is not None:
         check_augments('model.train_cfg.augments', branches, augments)
@@ -167,16 +128,8 @@ def check_mixing(branches: Mapping[str, nn.Module],
 
 def check_augments(setting: str, branches: Mapping[str, nn.Module],
                    augments: Any) -> None:
-    """Raise if batch augmentations mix images whose label a head has to know.
-
-    Args:
-        setting (str): What asks for them.
-        branches (Mapping[str, nn.Module]): The branches by name.
-        augments (RandomBatchAugment): The augmentations.
-
-    Raises:
-        ConfigError: If it is so.
-    """
+    """Raise if batch augmentations mix images whose label a head has to
+    know."""
     for name, branch in branches.items():
         if has_margin(branch):
             kinds = ', '.join(

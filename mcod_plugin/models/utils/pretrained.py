@@ -20,10 +20,6 @@ def keep_weights(setting: str, module: nn.Module) -> None:
 
     MMEngine initialises whatever it has not initialised itself, and so
     replaces weights that were loaded by other means.
-
-    Args:
-        setting (str): The setting that gave the module, for the log.
-        module (nn.Module): The module, which is changed.
     """
     if take_pretrained(module) and not getattr(module, 'is_init', False):
         print_log(
@@ -35,22 +31,13 @@ def keep_weights(setting: str, module: nn.Module) -> None:
 
 
 def take_pretrained(model: nn.Module) -> Dict[str, dict]:
-    """Take the checkpoints out of every ``init_cfg`` within a model.
+    """Take the checkpoints out of every ``init_cfg`` within a cohort or a
+    classifier: the parts of type ``'Pretrained'``, for
+    :func:`load_pretrained`, by the module's name, the innermost first. That of
+    the model itself is ``''``. An ``override`` must not name a checkpoint.
 
     MMEngine would execute what a file holds besides weights, and would only
     log that they do not fit.
-
-    Args:
-        model (nn.Module): A cohort or a classifier, whose ``init_cfg`` are
-            changed.
-
-    Returns:
-        dict[str, dict]: The parts of type ``'Pretrained'``, for
-        :func:`load_pretrained`, by the module's name, the innermost first.
-        That of the model itself is ``''``.
-
-    Raises:
-        ConfigError: If an ``override`` names a checkpoint.
     """
     found = {}
     for name, module in reversed(list(model.named_modules())):
@@ -73,22 +60,12 @@ def _as_list(value: Any) -> list:
 
 
 def load_pretrained(setting: str, cfg: dict, module: nn.Module) -> None:
-    """Load the weights of a module, all of them.
+    """Load all weights of a module: the cohort, a branch or another part. For
+    a classifier the checkpoint must hold no others; for a part of one it may.
 
-    For a classifier the checkpoint must hold no others; for a part of one it
-    may.
-
-    Args:
-        setting (str): The setting's name, for error messages.
-        cfg (dict): ``checkpoint``, a path or an ``http(s)`` address, and
-            optionally ``prefix``, that of the module's keys: for a branch in
-            a cohort's checkpoint ``'branches.<name>'``.
-        module (nn.Module): The cohort, a branch or another part, which is
-            changed.
-
-    Raises:
-        ConfigError: If the checkpoint cannot be opened as data, or its
-            weights do not fit.
+    The config has ``checkpoint``, a path or an ``http(s)`` address that is
+    opened as data, and optionally ``prefix``, that of the module's keys: for a
+    branch in a cohort's checkpoint ``'branches.<name>'``.
     """
     checkpoint = cfg.get('checkpoint')
     if not isinstance(checkpoint, str) or not re.match(

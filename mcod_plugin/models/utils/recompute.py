@@ -17,14 +17,6 @@ def recomputed(call: Callable, module: nn.Module, *args: Any) -> Any:
     It takes about a third more time, and the memory of the inputs and outputs
     alone until then. Gradients, buffers such as the statistics of batch norm,
     and the random numbers of dropout are those without it, bit by bit.
-
-    Args:
-        call (Callable): The function, such as the module itself.
-        module (nn.Module): The module, whose buffers may change with a call.
-        *args: The arguments.
-
-    Returns:
-        Any: What the call gives.
     """
     if not torch.is_grad_enabled():
         return call(*args)

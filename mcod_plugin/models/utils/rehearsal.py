@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mcod_plugin.errors import ConfigError, one_line
+from mcod_plugin.utils.checkpoint import shape_of
 
 __all__ = [
     'batch_size', 'check_ensemble', 'check_targets', 'starved_norms', 'told',
@@ -22,12 +23,9 @@ __all__ = [
 def undisturbed(cohort: nn.Module) -> Iterator[None]:
     """Have a cohort in eval mode for a while, after which it is as before.
 
-    Attributes and buffers of its teacher and its loss are put back, and so
-    is the random state. Neither is copied: a copy of averages would follow
-    the branches as well.
-
-    Args:
-        cohort (MultiBackboneClassifier): The cohort.
+    Attributes and buffers of its teacher and its loss are put back, and so is
+    the random state. Neither is copied: a copy of averages would follow the
+    branches as well.
     """
     parts = [
         module for part in (cohort.teacher, cohort.distill)
@@ -67,17 +65,10 @@ def batch_size(*others: int) -> int:
 
 
 def starved_norms(cohort: nn.Module) -> List[str]:
-    """The batch norms that one image gives a single value of each channel, of
-    which there is no variance.
-
-    Args:
-        cohort (MultiBackboneClassifier): The cohort, which is left as it is.
-
-    Returns:
-        list[str]: Their names, as in ``branches.resnet.backbone.bn1``; those
-        that are not trained, or share the values of several processes, have
-        no need.
-    """
+    """The names, as in ``branches.resnet.backbone.bn1``, of the batch norms
+    that one image gives a single value of each channel, of which there is no
+    variance. Those that are not trained, or share the values of several
+    processes, have no need."""
     found, hooks = [], []
     several = dist.is_available() and dist.is_initialized(
     ) and dist.get_world_size() > 1
@@ -107,14 +98,7 @@ def starved_norms(cohort: nn.Module) -> List[str]:
 
 @contextmanager
 def told(setting: str) -> Iterator[None]:
-    """Turn what a part raises into one line.
-
-    Args:
-        setting (str): The setting that the part comes from.
-
-    Raises:
-        ConfigError: If it raises anything.
-    """
+    """Turn what the part of a setting raises into one line."""
     try:
         yield
     except ConfigError:
@@ -128,27 +112,15 @@ def told(setting: str) -> Iterator[None]:
 
 def check_ensemble(teacher: nn.Module, fused: Any,
                    shape: Tuple[int, ...]) -> None:
-    """Raise unless a teacher's prediction has the shape of logits.
-
-    Args:
-        teacher (BaseTeacher): The teacher.
-        fused (Tensor): What its ``ensemble`` gives.
-        shape (tuple[int]): The shape ``(N, C)`` of the logits.
-    """
-    if _shape(fused) != tuple(shape):
+    """Raise unless a teacher's prediction has the shape of logits."""
+    if shape_of(fused) != tuple(shape):
         raise ConfigError(f'{_name(teacher)}: ensemble must give logits (N, '
-                          f'C), {tuple(shape)}; got {_shape(fused)}')
+                          f'C), {tuple(shape)}; got {shape_of(fused)}')
 
 
 def check_targets(teacher: nn.Module, targets: Any,
                   logits: Mapping[str, Tensor]) -> None:
-    """Raise unless a teacher's targets are such for branches of the cohort.
-
-    Args:
-        teacher (BaseTeacher): The teacher.
-        targets (dict[str, Tensor]): What it gives.
-        logits (Mapping[str, Tensor]): The logits ``(N, C)`` of all branches.
-    """
+    """Raise unless a teacher's targets are such for branches of the cohort."""
     name = _name(teacher)
     if not isinstance(targets, Mapping):
         raise ConfigError(f'{name} must give a dict of targets by branch; got '
@@ -159,7 +131,7 @@ def check_targets(teacher: nn.Module, targets: Any,
             f'{name} must give targets of the branches {", ".join(logits)}; '
             f'got one of {", ".join(unknown)}')
     for key, target in targets.items():
-        shape, got = tuple(logits[key].shape), _shape(target)
+        shape, got = tuple(logits[key].shape), shape_of(target)
         if teacher.per_peer:
             good = len(got) == 3 and got[1:] == shape
             wanted = f'(P, N, C), (P, {shape[0]}, {shape[1]})'
@@ -174,8 +146,3 @@ def check_targets(teacher: nn.Module, targets: Any,
 
 def _name(teacher: nn.Module) -> str:
     return f'model.teacher.type {type(teacher).__name__}'
-
-
-def _shape(value: Any) -> Any:
-    return tuple(value.shape) if isinstance(value,
-                                            Tensor) else type(value).__name__

@@ -53,14 +53,8 @@ class Renormalize(nn.Module):
                 name, value.float().view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Renormalise images, in at least single precision.
-
-        Args:
-            images (Tensor): Images ``(N, C, H, W)``.
-
-        Returns:
-            Tensor: Images of the same shape and type.
-        """
+        """Renormalise images ``(N, C, H, W)``, in at least single
+        precision."""
         dtype = torch.promote_types(images.dtype, torch.float32)
         return torch.addcmul(
             self.shift.to(dtype), images.to(dtype),

@@ -13,21 +13,12 @@ __all__ = ['check_state_dict', 'name_keys_in_place']
 
 def check_state_dict(model: nn.Module, state_dict: Dict[str, Tensor],
                      prefix: str, *args) -> None:
-    """Raise unless a state dict is exactly a cohort's; a hook that is called
-    before it is loaded.
+    """Raise unless a state dict is exactly a cohort's; a hook that PyTorch
+    calls before it is loaded. The state dict gets what an older one lacks of
+    the teacher.
 
-    MMEngine only logs what does not fit; a branch that was renamed would
-    start from chance.
-
-    Args:
-        model (MultiBackboneClassifier): The cohort.
-        state_dict (dict[str, Tensor]): The state dict. It gets what an older
-            one lacks of the teacher.
-        prefix (str): That of the cohort's keys in it.
-        *args: What else PyTorch gives to the hook.
-
-    Raises:
-        ConfigError: If keys or shapes differ.
+    MMEngine only logs what does not fit; a branch that was renamed would start
+    from chance.
     """
     given = {
         key[len(prefix):]: value
@@ -45,16 +36,12 @@ def check_state_dict(model: nn.Module, state_dict: Dict[str, Tensor],
 def name_keys_in_place(classifier: nn.Module) -> None:
     """Make a wrapper's renaming of state-dict keys work inside a parent.
 
-    ``TimmClassifier`` and ``HuggingFaceClassifier`` hide that the network
-    lies in their attribute ``model``: a hook drops ``model.`` from the saved
-    keys, and another puts it back. The first returns a new dict, which
-    PyTorch ignores in a child module, so that the weights of a nested
-    classifier would be saved by one name and looked for by another. Here both
-    are exchanged for hooks that do the same in place; other classifiers stay
-    as they are.
-
-    Args:
-        classifier (nn.Module): A built classifier, which is changed.
+    ``TimmClassifier`` and ``HuggingFaceClassifier`` hide that the network lies
+    in their attribute ``model``: a hook drops ``model.`` from the saved keys,
+    and another puts it back. The first returns a new dict, which PyTorch
+    ignores in a child module, so that the weights of a nested classifier would
+    be saved by one name and looked for by another. Here both are exchanged for
+    hooks that do the same in place; other classifiers stay as they are.
     """
     saving = [
         key for key, hook in classifier._state_dict_hooks.items()

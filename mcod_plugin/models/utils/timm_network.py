@@ -25,27 +25,15 @@ WRAPPER_KEYS = ('type', '_scope_', 'model_name', 'features_only',
 
 
 def model_name(settings: Mapping[str, Any]) -> str:
-    """timm's own name of a network, without where it is found.
-
-    Args:
-        settings (dict): Config of a ``TIMMBackbone`` or ``TimmClassifier``.
-
-    Returns:
-        str: The name, with the tag of its weights if there is one.
-    """
+    """timm's own name of the network of a ``TIMMBackbone`` or
+    ``TimmClassifier``, with the tag of its weights if there is one, and
+    without where it is found."""
     name = str(settings.get('model_name'))
     return name.rpartition(':')[2].rpartition('/')[2]
 
 
 def network_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:
-    """What ``timm.create_model`` is given besides the name and the classes.
-
-    Args:
-        settings (dict): Config of a ``TIMMBackbone`` or ``TimmClassifier``.
-
-    Returns:
-        dict: The arguments.
-    """
+    """What ``timm.create_model`` is given besides the name and the classes."""
     found = {k: v for k, v in settings.items() if k not in WRAPPER_KEYS}
     if settings.get('in_channels', 3) != 3:
         found['in_chans'] = settings['in_channels']
@@ -54,16 +42,8 @@ def network_settings(settings: Mapping[str, Any]) -> Dict[str, Any]:
 
 def classifier_lines(name: str, backbone: Mapping[str, Any],
                      head: Mapping[str, Any]) -> str:
-    """The ``TimmClassifier`` that has what a ``TIMMBackbone`` leaves out.
-
-    Args:
-        name (str): The branch.
-        backbone (dict): Config of its ``TIMMBackbone``.
-        head (dict): Config of its head.
-
-    Returns:
-        str: Two lines of a config.
-    """
+    """Two lines of a config: the ``TimmClassifier`` that has what a branch's
+    ``TIMMBackbone`` leaves out."""
     settings = dict(
         model_name=backbone.get('model_name'),
         num_classes=head.get('num_classes'),
@@ -76,15 +56,7 @@ def classifier_lines(name: str, backbone: Mapping[str, Any],
 
 def check_channels(setting: str, cfg: Any) -> None:
     """Raise if a wrapper's number of channels goes by the other one's name:
-    one is given what MMPretrain calls it, the other what timm does.
-
-    Args:
-        setting (str): The setting's name, for error messages.
-        cfg (dict | Any): Config of a part.
-
-    Raises:
-        ConfigError: If it does.
-    """
+    one is given what MMPretrain calls it, the other what timm does."""
     for kind, wrong, right in ((TIMMBackbone, 'in_chans', 'in_channels'),
                                (TimmClassifier, 'in_channels', 'in_chans')):
         if is_part(cfg, kind) and wrong in cfg:
@@ -93,20 +65,13 @@ def check_channels(setting: str, cfg: Any) -> None:
 
 
 def check_pretrained(settings: Mapping[str, Any]) -> None:
-    """Raise unless timm's pretrained weights are complete, the classifier
-    apart.
+    """Raise a RuntimeError unless timm's pretrained weights are complete, the
+    classifier apart.
 
     For another number of classes, or for features only, timm loads the weights
     that there are, and does not tell what is missing. Only the network with
     the classifier that it was trained with is loaded strictly, so timm is
     asked for that first.
-
-    Args:
-        settings (dict): Config of a ``TIMMBackbone`` or ``TimmClassifier``.
-
-    Raises:
-        RuntimeError: If the network has a weight that the pretrained ones
-            lack, or one of another shape.
     """
     if settings.get('pretrained') is not True:
         return
@@ -125,28 +90,15 @@ def check_pretrained(settings: Mapping[str, Any]) -> None:
 
 
 def is_buildable(settings: Mapping[str, Any]) -> bool:
-    """Whether timm builds a network with its own classifier.
-
-    Args:
-        settings (dict): Config of a ``TIMMBackbone``.
-
-    Returns:
-        bool: Whether it does.
-    """
+    """Whether timm builds the network of a ``TIMMBackbone`` with its own
+    classifier."""
     return any(_create(settings, device) for device in ('meta', 'cpu'))
 
 
 @contextmanager
 def recorded_features(backbone: nn.Module) -> Iterator[list]:
-    """Note the features before timm's own pooling and classifier.
-
-    Args:
-        backbone (nn.Module): A ``TIMMBackbone``; of any other module nothing
-            is noted.
-
-    Yields:
-        list: It gets what each call of the backbone has there.
-    """
+    """A list that gets what each call of a ``TIMMBackbone`` has before timm's
+    own pooling and classifier; of any other module nothing."""
     found = []
     network = getattr(backbone, 'timm_model', None)
     original = getattr(network, 'forward_features', None)
@@ -168,23 +120,16 @@ def recorded_features(backbone: nn.Module) -> Iterator[list]:
 
 def layers_after_pooling(settings: Mapping[str, Any], features: Any,
                          images: Tensor) -> List[str]:
-    """The layers by which timm's classifier is more than the pooled features
-    of a ``TIMMBackbone`` and a linear layer.
+    """The layers, with their classes, by which timm's classifier is more than
+    the pooled features of a ``TIMMBackbone`` and a linear layer; none if timm
+    does not tell. ``features`` are :func:`recorded_features` of the images
+    ``(N, C, H, W)``.
 
     timm is asked for the network once more, and what follows on the features
-    is run twice: as it is, and as ``TIMMBackbone`` has it, without pooling
-    and classifier. Layers with parameters that are given other shapes then,
-    or are not called, stand behind the pooling. No weights are made and
-    nothing is computed, as the tensors have shapes only.
-
-    Args:
-        settings (dict): Config of the ``TIMMBackbone``.
-        features (Any): What :func:`recorded_features` has noted.
-        images (Tensor): The images ``(N, C, H, W)`` that they are of.
-
-    Returns:
-        list[str]: Names of the layers, with their classes. Empty if there are
-        none, or timm does not tell.
+    is run twice: as it is, and as ``TIMMBackbone`` has it, without pooling and
+    classifier. Layers with parameters that are given other shapes then, or are
+    not called, stand behind the pooling. No weights are made and nothing is
+    computed, as the tensors have shapes only.
     """
     for device in ('meta', 'cpu'):
         network = _create(settings, device)

@@ -8,13 +8,13 @@ import torch.distributed as dist
 from mmengine.logging import MessageHub
 from mmengine.optim import (CosineAnnealingLR, build_optim_wrapper)
 
-from mcod_plugin.alone.optimizer import optim_wrapper_alone
 from mcod_plugin.engine.optim_wrapper import (BranchOptimizer,
                                               prepare_optim_wrapper)
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.utils.branch_loss import total_loss
 from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample
+from speed.optimizer_alone import optim_wrapper_alone
 
 SGD = dict(type='SGD', lr=.1, momentum=.9, weight_decay=.01)
 ADAMW = dict(type='AdamW', lr=.01, weight_decay=.1)

@@ -1,8 +1,8 @@
 import pytest
 
-from mcod_plugin.alone.optimizer import optim_wrapper_alone
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.utils.branch_settings import BranchSettings
+from speed.optimizer_alone import optim_wrapper_alone
 
 
 def branch(**settings):

@@ -1,4 +1,4 @@
-"""The optimizer of a branch as it stands alone."""
+"""The optimizer of a branch as it is trained alone."""
 import copy
 
 from mcod_plugin.config.parts import is_part
@@ -8,7 +8,7 @@ from mcod_plugin.engine.optim_wrapper.branch_optim_wrapper_constructor import (
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.utils.branch_settings import BranchSettings
 
-__all__ = ['FACTORS', 'optim_wrapper_alone']
+__all__ = ['optim_wrapper_alone']
 
 
 def optim_wrapper_alone(cfg: dict, branch: BranchSettings) -> dict:
