@@ -141,12 +141,17 @@ class Courses:
                     part=part)
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state` gave."""
+        """Go on from what :meth:`state` gave; that of an older version lacks
+        some entries."""
         for name in (*LISTS, *BY_NAME):
-            setattr(self, name, state[name])
-        part = state['part']
-        self.steps = part['steps']
-        self._weights, self._ratios = part['weights'], part['ratios']
+            setattr(self, name, state.get(name, getattr(self, name)))
+        parts = len(self.kd_weight)
+        self.until = self.until or [*range(1, 1 + parts)]
+        self.kd_on = [math.nan] * (parts - len(self.kd_on)) + self.kd_on
+        part = state.get('part')
+        if part is not None:
+            self.steps = part['steps']
+            self._weights, self._ratios = part['weights'], part['ratios']
 
 
 def _on_host(values: Mapping[str, Iterable[Any]]) -> Dict[str, Sequence[Any]]:

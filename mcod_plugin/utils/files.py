@@ -32,8 +32,8 @@ __all__ = [
 # What a lock that another process has is refused with.
 TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 
-# What ``new_file`` makes.
-PART = re.compile(r'\.[0-9a-f]{32}\.part$')
+# What ``new_file`` makes, and the checkpoints of earlier versions.
+PART = re.compile(r'\.[0-9a-f]{32}\.part$|(^|_)(epoch|iter)_\d+\.pth\.part$')
 
 
 @contextmanager

@@ -73,3 +73,7 @@ def test_what_is_not_known():
     iterations.add_unknown(30)
     assert epochs.until == [1, 2] and iterations.until == [30]
     assert all(map(math.isnan, epochs.kd_weight + iterations.kd_on))
+    # A checkpoint of the first versions.
+    old = Courses('epoch')
+    old.load(dict(rows=[], kd_weight=[1., 0.]))
+    assert old.until == [1, 2] and all(map(math.isnan, old.kd_on))

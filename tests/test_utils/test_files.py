@@ -208,7 +208,11 @@ def test_only_what_dead_writers_left_is_removed(tmp_path, writer, clean):
     assert {*tmp_path.iterdir()} - {tmp_path / 'it.json'} == {*others}
 
 
-def test_no_folder_to_sweep(tmp_path):
+def test_what_earlier_versions_left_is_removed(tmp_path):
+    for name in ('epoch_3.pth.part', 'best_vit_top1_epoch_3.pth.part'):
+        (tmp_path / name).touch()
+    sweep(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
     sweep(str(tmp_path / 'nowhere'))
 
 

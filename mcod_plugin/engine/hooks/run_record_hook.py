@@ -190,18 +190,20 @@ class RunRecordHook(Hook):
         if loaded is None:
             self._courses.add_unknown(done)
             return
-        if loaded['unit'] != self.unit:
+        unit = loaded.get('unit', 'epoch')
+        if unit != self.unit:
             raise ConfigError(
-                f'train_cfg: the run of the checkpoint counts in '
-                f'{loaded["unit"]}s, so it cannot go on in {self.unit}s')
+                f'train_cfg: the run of the checkpoint counts in {unit}s, so '
+                f'it cannot go on in {self.unit}s')
         self._courses.load(loaded)
-        self._train_before = loaded['train_seconds']
-        self._seconds_before = loaded['seconds']
-        self._peak = loaded['peak_memory_bytes']
-        self._changes = loaded['changes']
-        self._first_config = loaded['config']
-        before = loaded['config_now']
-        changes = config_changes(before, self._config)
+        # That of an older version lacks some entries.
+        self._train_before = loaded.get('train_seconds', 0.)
+        self._seconds_before = loaded.get('seconds', 0.)
+        self._peak = loaded.get('peak_memory_bytes', 0)
+        self._changes = loaded.get('changes', [])
+        self._first_config = loaded.get('config', self._config)
+        before = loaded.get('config_now')
+        changes = before and config_changes(before, self._config)
         if not changes:
             return
         keep_settings(runner.cfg, before)
