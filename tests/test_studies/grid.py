@@ -55,7 +55,7 @@ def records(study, method=None):
 
 
 def top1(record, what):
-    """Of the mean of the branches, or of the ensemble."""
+    """Of the mean of the branches, of one of them, or of the ensemble."""
     names = record['branches'] if what == BRANCHES else [what]
     return np.mean([record['last'][f'{name}/top1'] for name in names])
 
@@ -66,6 +66,8 @@ def gains(study, what):
         method: {seed: top1(record, what)
                  for seed, record in runs.items()}
         for method, runs in records(study).items()
+        # A frozen branch is not trained by the method.
+        if what in (BRANCHES, 'ensemble', *runs[0]['train_loss'])
     }
     model = TwoWay(values)
     return {
