@@ -298,8 +298,10 @@ def test_contrasts_of_balance(row):
         method, other = PAIRS[row]
         part = report.partition('**Contrasts of the mean')[2]
         found = re.search(
-            rf'\| `{method}` - `{other}` +\| +(.*?) +\| +.*? \| +(.*?) ', part)
-        assert cell == f'{found[1]}, p = {found[2]}'
+            rf'\| `{method}` - `{other}` +\| +(.*?) +\| +.*? \| +(.*?) +\|',
+            part)
+        sign = '' if found[2].startswith('<') else '= '
+        assert cell == f'{found[1]}, p {sign}{found[2]}'
 
 
 @pytest.mark.parametrize('number', range(6))
