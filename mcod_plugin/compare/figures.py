@@ -306,6 +306,8 @@ def _pull(results: Results, looks: Looks) -> Optional[Any]:
     points = {name: found for name, found in points.items() if found}
     if not points:
         return None
+    from matplotlib.ticker import NullFormatter
+
     figure, panels = panels_of(len(points), 3.6, 2.7, sharey=True)
     for panel, (name, found) in zip(panels, points.items()):
         _plot_estimates(panel, found, looks)
@@ -313,6 +315,12 @@ def _pull(results: Results, looks: Looks) -> Optional[Any]:
             title=name, xlabel=unit(all_runs(results)[0]), yscale='log')
     for panel in panels[::3]:
         panel.set_ylabel('gradient of distillation / own loss')
+        # Matplotlib's own labels of such an axis are formulas, which no text
+        # here is.
+        panel.yaxis.set_major_formatter('{x:g}')
+        low, high = panel.get_ylim()
+        panel.yaxis.set_minor_formatter('{x:g}' if high <
+                                        10 * low else NullFormatter())
     drawn = {method for found in points.values() for method in found}
     _legend(figure, [method for method in results if method in drawn], looks)
     return figure

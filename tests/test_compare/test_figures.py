@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mcod_plugin.compare.figures import _looks, draw
+from mcod_plugin.compare.figures import _looks, _pull, draw
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.runs.figures import figure_style
 from .runs import make_results
 
 ALL = ['curves.png', 'gain.png', 'diversity.png', 'schedule.png']
@@ -120,6 +121,25 @@ def test_ratios(tmp_path, branches):
         run['kd_ratio'] = {}
     draw(results, 'solo', str(tmp_path))
     assert not len(pixels(path, VERMILION))
+
+
+def test_ratios_are_plain_numbers():
+    """As labels of the axis; no text of a figure is taken for a formula."""
+    results = make_results(solo=[(40., )], mcod=[(41., )])
+    for course in ([.01, .1, 1.], [.2, .3, .4]):
+        for run in results['mcod']:
+            run['kd_ratio'] = dict.fromkeys(run['branches'], course)
+        with figure_style():
+            figure = _pull(results, _looks(results, 'solo'))
+            figure.canvas.draw()
+            axis = figure.axes[0].yaxis
+            labels = [
+                label.get_text() for label in (*axis.get_majorticklabels(),
+                                               *axis.get_minorticklabels())
+                if label.get_text()
+            ]
+        assert len(labels) > 1
+        assert min(map(float, labels)) > 0
 
 
 def without(results, prefix):
