@@ -227,7 +227,7 @@ def test_trains(tiny_config, beginning, name):
     options = list(TWO_STEPS)
     if name != 'solo' and not EXPECTED[name][4][0]:
         # It grows from nothing.
-        options.append('custom_hooks.0.weight=1,1')
+        options += ['custom_hooks.0.weight=1,1', 'custom_hooks.0.begin=0']
     cfg = apply(tiny_config(name), name, *options, branch='vit')
     runner, tape = run(cfg)
     on, off = tape.logs

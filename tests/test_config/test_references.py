@@ -207,6 +207,7 @@ FORMULAS = dict(
 # The weight in epoch t of 300; in the others it is 1.
 WEIGHTS = dict(
     balanced=lambda t: .3,
+    dist=lambda t: min(max(t / 300 - .3, 0) / .5, 1.),
     # the first of 240 epochs is 1 there
     dkd=lambda t: min((t * 240 / 300 + 1) / 20, 1.),
     mean_t4_w05=lambda t: .5,
@@ -214,6 +215,7 @@ WEIGHTS = dict(
     on_off=lambda t: 1. - t % 2,
     one=lambda t: math.exp(-5 * (1 - min(t / 80, 1.))**2),
     ramp=lambda t: .5 + t / 299,
+    slow_start=lambda t: min(5 * t / 300, 1.),
     solo=lambda t: 0.,
     **dict.fromkeys(('mcod', 'prob_mean', 'confidence', 'leave_one_out'),
                     lambda t: min(2 * t / 300, 1.)))

@@ -508,12 +508,15 @@ def test_without_a_record(runs, tmp_path):
     """The checkpoint tells a part."""
     work_dir = tmp_path / 'work'
     shutil.copytree(runs.cohort, work_dir)
+    full = json.loads((work_dir / 'record.json').read_text())
     (work_dir / 'record.json').unlink()
     record = read_run('WORK_DIR', str(work_dir)).record
     machine = describe_machine()
     assert record['commit'] == machine['commit']
     assert record['versions'] == machine['versions']
-    assert 'train_loss' not in record
+    for key in ('kd_weight', 'until', 'train_loss', 'curves'):
+        assert record[key] == full[key]
+    assert 'outcome' in full and 'outcome' not in record
 
 
 def test_what_a_checkpoint_hides_is_told(runs, published, tmp_path):
