@@ -185,7 +185,7 @@ def table(results):
                          f'{1e3 * statistics.median(without):.2f}',
                          f'{1e3 * waits:.2f}'))
     return render(('settings', 'kd', 'differs', 'messages', 'MiB', 'ms',
-                   'ms alone', 'ms waiting'), rows, 2)
+                   'ms alone', 'ms waiting'), rows)
 
 
 def join(launcher):
