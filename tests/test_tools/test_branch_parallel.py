@@ -154,8 +154,11 @@ def test_three_processes(alone, run_tool):
     record = found[1]
     assert record['batch_size'] == 12 and record['outcome'] == 'finished'
     assert record['branches'] == ['resnet', 'vgg', 'small', 'dense']
-    # Each line is told once.
-    assert out.count('Saving checkpoint at 3 epochs') == 1
+    # Each line is told once, that of checkpoints in the log file.
+    assert out.count('Result after 3 epochs') == 1
+    log = '\n'.join(path.read_text()
+                    for path in (alone.folder / 'three').glob('*/*.log'))
+    assert log.count('Saving checkpoint at 3 epochs') == 1
     assert re.search(r'process.*branches.*share of the work', out)
     assert 'times as fast as in one process' in out
     names = set()
