@@ -14,6 +14,7 @@ CELLS = {
     '10 classes, few steps': 'balance_10_few',
     '10 classes, few images': 'balance_10_poor',
     '20 classes, few steps': 'balance_20_few',
+    '20 classes, few images': 'balance_20_poor',
     '100 classes, few steps': 'balance_100_few',
     '100 classes, few images': 'balance_100_poor',
     '100 classes, few images, larger networks': 'tuning_cifar100',
