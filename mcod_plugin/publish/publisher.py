@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 from mmpretrain.evaluation import ConfusionMatrix
+from mmpretrain.models import TIMMBackbone, TimmClassifier
 
 from mcod_plugin.alone.branch_model import BranchModel, branch_model
 from mcod_plugin.alone.cohort import class_names, load_cohort, origin
@@ -19,7 +20,7 @@ from mcod_plugin.alone.files import (file_sizes, timm_fault,
 from mcod_plugin.alone.images import Images, validation_images
 from mcod_plugin.alone.reopen import reopen
 from mcod_plugin.config.data import channel_order, pipeline_of
-from mcod_plugin.config.parts import is_part
+from mcod_plugin.config.parts import is_part, walk
 from mcod_plugin.config.read import read_config
 from mcod_plugin.datasets.in_memory_dataset import is_in_memory
 from mcod_plugin.engine.hooks.cohort_report_hook import (count_flops,
@@ -331,7 +332,9 @@ class Publisher:
             timm=not timm_fault(model),
             license=member_license(self.license, self._starts(model.name),
                                    model.name in self.run.frozen),
-            needs_timm=model.timm is not None,
+            needs_timm=any(
+                is_part(part, (TIMMBackbone, TimmClassifier))
+                for _, part in walk(model.mmpretrain[0])),
             needs_plugin=model.needs_plugin,
             own_packages=model.own_packages)
         member.test_output = [f'accuracy/top1: {member.metrics["top1"]:.4f}']

@@ -421,14 +421,26 @@ def test_a_branch_of_timm(tmp_path):
                         model_name='test_vit',
                         img_size=16,
                         patch_size=4),
-                    head=dict(type='LinearClsHead', num_classes=10))),
+                    head=dict(type='LinearClsHead', num_classes=10)),
+                # No classifier of timm, but its backbone.
+                deep=dict(
+                    backbone=dict(
+                        type='TIMMBackbone', model_name='test_resnet'),
+                    head=dict(
+                        type='StackedLinearClsHead',
+                        num_classes=10,
+                        mid_channels=[8]))),
             'train_cfg.max_epochs':
             1
         })
     publication = publish_cohort(str(work_dir), str(tmp_path / 'cards'))
     folder = tmp_path / 'cards' / 'vit'
     card = (folder / 'README.md').read_text()
-    assert publication.branches[0].timm and not publication.ensemble.timm
+    assert {member.name for member in publication.members
+            if member.timm} == {'vit'}
+    for name in ('vit', 'deep'):
+        text = (tmp_path / 'cards' / name / 'README.md').read_text()
+        assert 'mmpretrain and timm installed' in text
     assert ModelCard(card).data.library_name == 'timm'
     image_of(folder)
     code = re.findall('```python\n(.*?)```', card, re.DOTALL)
