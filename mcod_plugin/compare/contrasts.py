@@ -15,11 +15,13 @@ ALPHA = 0.05
 
 def contrast_table(
         outcome: str, values: Mapping[str, Mapping[int, float]],
-        pairs: Sequence[Tuple[str, str]]) -> Optional[Tuple[str, list, list]]:
+        pairs: Sequence[Tuple[str, str]],
+        question: str = '') -> Optional[Tuple[str, list, list]]:
     """Title, header and rows of the differences of some pairs of methods, of
     each the first one minus the second, which are one family of tests. The
     values are accuracies in percent by method and seed, of an outcome such as
-    ``'the ensemble'``. None if there is nothing to tell the noise from."""
+    ``'the ensemble'``; the question stands in the title. None if there is
+    nothing to tell the noise from."""
     model = TwoWay(values)
     found = {pair: model.difference(*pair) for pair in pairs}
     if all(contrast is None or contrast.error is None
@@ -43,7 +45,8 @@ def contrast_table(
         f'{sought} points takes '
         f'{seeds_needed(model.sd, methods, sought) or "over 1000"} seeds'
         for sought in SOUGHT)
-    title = (f'**Contrasts of {outcome}** that the study declares, in '
+    asked = question and f', {question},'
+    title = (f'**Contrasts of {outcome}**{asked} that the study declares, in '
              'percentage points [95 % confidence interval], with p adjusted '
              'for their number by Holm; level means that the difference is '
              f'below {MARGIN} by two one-sided tests, whose p is not '

@@ -41,9 +41,9 @@ class Report:
         seeds (Sequence[int], optional): The seeds that each method is to
             have; runs of others do not count. None means those of all runs
             together.
-        contrasts (Sequence[tuple[str, str]]): Pairs of methods that the study
-            set out to compare, of each the first against the second. Defaults
-            to none.
+        contrasts (Mapping[str, Sequence[tuple[str, str]]], optional): Pairs
+            of methods that the study set out to compare, of each the first
+            against the second, by question. Defaults to none.
         hashes (dict[str, str], optional): The hash of the config that each
             run is to have, by name. Those that have another one are told.
             None means any.
@@ -61,14 +61,15 @@ class Report:
                  results: Results,
                  baseline: str,
                  seeds: Optional[Sequence[int]] = None,
-                 contrasts: Sequence[Tuple[str, str]] = (),
+                 contrasts: Optional[Mapping[str, Sequence[Tuple[
+                     str, str]]]] = None,
                  hashes: Optional[Dict[str, str]] = None) -> None:
         check_choice('baseline', baseline, results)
         if seeds is None:
             seeds = {run['seed'] for run in all_runs(results)}
         self.seeds = sorted(seeds)
         self.baseline = baseline
-        self.contrasts = contrasts
+        self.contrasts = contrasts or {}
         self.results = {}
         # By method the seeds of the runs that have failed, and why.
         self._failed: Dict[str, Dict[int, str]] = {}
@@ -299,7 +300,8 @@ class Report:
             self._values(lambda runs: last(runs, f'{ENSEMBLE}/top1'))
         }
         return [
-            contrast_table(outcome, values, self.contrasts)
+            contrast_table(outcome, values, pairs, question)
+            for question, pairs in self.contrasts.items()
             for outcome, values in outcomes.items()
         ]
 

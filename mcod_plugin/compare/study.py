@@ -42,8 +42,10 @@ class Study:
         methods (list[Method]): The methods.
         seeds (list[int]): The seeds of each method.
         baseline (str): The method to which gains refer.
-        contrasts (list[tuple[str, str]]): Pairs of methods whose difference is
-            asked for, the first against the second.
+        contrasts (dict[str, list[tuple[str, str]]]): Pairs of methods whose
+            difference is asked for, the first against the second, by the
+            question that they answer, '' if there is but one. Those of a
+            question are one family of tests.
         results (str): The folder of the result files.
         report (str, optional): A Markdown file that the report is put into,
             between ``<!-- study: NAME -->`` and ``<!-- /study: NAME -->``.
@@ -56,7 +58,7 @@ class Study:
     methods: List[Method]
     seeds: List[int]
     baseline: str
-    contrasts: List[Tuple[str, str]]
+    contrasts: Dict[str, List[Tuple[str, str]]]
     results: str
     report: Optional[str]
 
@@ -79,6 +81,7 @@ def read_study(path: str) -> Study:
         contrasts = [('mcod', 'solo'), ('late', 'mcod')]  # none, when left out
         results = 'small'  # a folder named as the file, when left out
 
+    Contrasts of several questions are a dict, ``{'late or early': [...]}``.
     A method is the name of a fragment in ``configs/methods``, the path of
     one, or a dict with settings besides.
 
@@ -136,7 +139,7 @@ def _parse(path: str, given: Dict[str, Any]) -> Study:
         methods=methods,
         seeds=list(seeds),
         baseline=baseline,
-        contrasts=_contrasts(given.get('contrasts', []), methods),
+        contrasts=_contrasts(given.get('contrasts', {}), methods),
         results=_join(folder, 'results', given.get('results', name)),
         report=None if report is None else _join(folder, 'report', report))
 
@@ -174,18 +177,29 @@ def _methods(given: Any, folder: str) -> List[Method]:
     return methods
 
 
-def _contrasts(given: Any, methods: List[Method]) -> List[Tuple[str, str]]:
+def _contrasts(given: Any,
+               methods: List[Method]) -> Dict[str, List[Tuple[str, str]]]:
     names = [method.name for method in methods]
+    if isinstance(given, dict):
+        return {
+            question: _pairs(f'contrasts.{question}', pairs, names)
+            for question, pairs in given.items()
+        }
+    return {'': _pairs('contrasts', given, names)}
+
+
+def _pairs(setting: str, given: Any,
+           names: List[str]) -> List[Tuple[str, str]]:
     if not isinstance(given, (list, tuple)) or not all(
             isinstance(pair, (list, tuple)) and len(pair) == 2
             for pair in given):
-        raise ConfigError('contrasts must be a list of pairs of methods; got '
+        raise ConfigError(f'{setting} must be a list of pairs of methods; got '
                           f'{given!r}')
     for index, pair in enumerate(given):
         for name in pair:
-            check_choice(f'contrasts[{index}]', name, names)
+            check_choice(f'{setting}[{index}]', name, names)
         if pair[0] == pair[1]:
-            raise ConfigError(f'contrasts[{index}] must be of two methods; '
+            raise ConfigError(f'{setting}[{index}] must be of two methods; '
                               f'got {pair[0]} twice')
     return [tuple(pair) for pair in given]
 

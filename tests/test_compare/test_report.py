@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from mmengine.config import Config
@@ -224,7 +226,7 @@ def test_nothing_is_bold_that_is_no_better():
 def test_contrasts(results):
     results.update(make_results(dml=[(a + .1, b) for a, b in MCOD]))
     pairs = [('mcod', 'solo'), ('mcod', 'dml')]
-    text = Report(results, 'solo', contrasts=pairs).to_markdown()
+    text = Report(results, 'solo', contrasts={'': pairs}).to_markdown()
     values = {
         method: {
             run['seed']: (run['last']['a/top1'] + run['last']['b/top1']) / 2
@@ -253,13 +255,32 @@ def test_contrasts(results):
     assert f'to see 0.3 points takes {needed} seeds' in text
 
 
+def test_contrasts_by_question(results):
+    """Those of a question are one family."""
+    results.update(make_results(dml=[(a + 1, b) for a, b in MCOD]))
+    asked = {'who teaches': [('mcod', 'solo'), ('dml', 'solo')],
+             'how': [('mcod', 'dml')]}
+    text = Report(results, 'solo', contrasts=asked).to_markdown()
+    first, second = re.findall(
+        r'\*\*Contrasts of the mean of branches\*\*, (.*?), that.*?\n\n'
+        r'(.*?)\n\n', text, re.DOTALL)
+    assert [first[0], second[0]] == list(asked)
+    assert len(first[1].splitlines()) == 4
+    row, = second[1].splitlines()[2:]
+    cells = [cell.strip() for cell in row.strip('| ').split('|')]
+    assert cells[0] == '`mcod` - `dml`'
+    assert cells[2] == cells[3]  # p is that of one test
+    assert text.count('**Contrasts of the ensemble**') == 2
+
+
 def test_contrasts_that_are_open(results):
     """A pair that is not there yet, and one of which little is known."""
     results.update(
         make_results(dml=[(30., 60.), (60., 30.), (50., 41.)], late=[]))
     text = Report(
-        results, 'solo', contrasts=[('dml', 'solo'),
-                                    ('late', 'solo')]).to_markdown()
+        results, 'solo', contrasts={
+            '': [('dml', 'solo'), ('late', 'solo')]
+        }).to_markdown()
     found = tables(text)['Contrasts of the mean of branches']
     assert list(found) == ['dml` - `solo', 'late` - `solo']
     row = found['dml` - `solo']
@@ -270,7 +291,7 @@ def test_contrasts_that_are_open(results):
     assert set(found['late` - `solo'].values()) == {'-'}
     one = make_results(solo=SOLO[:1], mcod=MCOD[:1])
     assert 'Contrasts' not in Report(
-        one, 'solo', contrasts=[('mcod', 'solo')]).to_markdown()
+        one, 'solo', contrasts={'': [('mcod', 'solo')]}).to_markdown()
 
 
 def test_frozen_branch():

@@ -15,7 +15,7 @@ def test_defaults(write_study, tmp_path):
     assert [method.name for method in study.methods] == ['solo', 'always_on']
     assert study.methods[0].fragment.endswith('solo.py')
     assert study.seeds == [0, 1]
-    assert study.baseline == 'solo' and study.contrasts == []
+    assert study.baseline == 'solo' and study.contrasts == {}
     assert osp.abspath(study.results) == str(tmp_path / 'study')
     assert study.report is None
 
@@ -40,7 +40,9 @@ def test_everything(write_study, tmp_path):
     assert late.settings == {'custom_hooks.0.begin': 1}
     assert study.amp is True
     assert study.settings == {'train_cfg.max_epochs': 3}
-    assert study.baseline == 'late' and study.contrasts == [('late', 'own')]
+    assert study.baseline == 'late' and study.contrasts == {
+        '': [('late', 'own')]
+    }
     assert osp.abspath(study.results) == str(tmp_path / 'deep' / 'results')
     assert osp.abspath(study.report) == str(tmp_path / 'results.md')
 
@@ -76,6 +78,8 @@ def test_everything(write_study, tmp_path):
     (dict(contrasts=[('solo', 'dml')]),
      ('contrasts[0]', 'always_on, solo', "'dml'")),
     (dict(contrasts=[('solo', 'solo')]), ('contrasts[0]', 'solo twice')),
+    (dict(contrasts=dict(why=[('solo', 'dml')])), ('contrasts.why[0]', 'dml')),
+    (dict(contrasts=dict(why='solo')), ('contrasts.why', 'pairs')),
     (dict(baseline='dml'), ('baseline', 'always_on, solo', "'dml'")),
 ])
 def test_mistakes(write_study, lines, words):

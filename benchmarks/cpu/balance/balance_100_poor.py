@@ -1,4 +1,5 @@
-"""100 classes, 60 images of each, 25 epochs."""
+"""100 classes, 60 images of each, 25 epochs: the cell of the most methods, where
+schedules of one dose are compared, and what else helps a network."""
 _base_ = 'base.py'
 settings = {
     'train_dataloader.dataset.per_class': (0, 60),
@@ -6,4 +7,24 @@ settings = {
     'train_cfg.max_epochs': 25,
     'train_cfg.val_interval': 10,
 }
+contrasts = {
+    # declared before the first run of a pair
+    'when to distil, at one dose': [
+        ('on_off', 'on_w05'),
+        ('staggered', 'on_w05'),
+        ('late', 'on_w05'),
+        ('mcod_constant', 'on_w07'),
+        ('long_phases', 'on_w07'),
+        ('on_off_w2', 'always_on'),
+        ('mcod_w2_1', 'always_on'),
+    ],
+    'against what helps alone': [
+        ('mcod_ramp_half', 'solo_smooth'),
+        ('mcod_ramp_half', 'solo_ema'),
+        ('mcod_ramp_half', 'solo_twice'),
+        ('mcod_cutmix', 'solo_cutmix'),
+        ('always_on_cutmix', 'solo_cutmix'),
+    ],
+}
+seeds = [0, 1, 2, 3]
 results = '../../../docs/results/balance_100_poor'

@@ -17,6 +17,22 @@ settings = {
     'val_dataloader.dataset.split': 'train',
     'val_evaluator.calibration_bins': 15,
 }
+
+
+def smooth():
+    """Label smoothing for both networks."""
+    return {
+        f'model.branches.{branch}.head.loss': dict(
+            type='LabelSmoothLoss', label_smooth_val=0.1)
+        for branch in ('resnet', 'vgg')
+    }
+
+
+def cutmix():
+    """CutMix of all images."""
+    return {'model.train_cfg': dict(augments=dict(type='CutMix', alpha=1.0))}
+
+
 methods = dict(
     solo='solo',
     # the default so far
@@ -95,9 +111,38 @@ methods = dict(
         settings={'train_dataloader.dataset.views': True}),
     # only the end, or all but the end
     late=dict(method='always_on', settings={'custom_hooks.0.begin': 0.5}),
-    release=dict(method='always_on', settings={'custom_hooks.0.end': 0.8}))
-# Declared after the first seed.
-contrasts = [('mcod_ramp_half', 'solo'), ('on_ramp_half', 'solo'),
-             ('mcod_ramp_half', 'mcod_constant'),
-             ('mcod_ramp_half', 'on_ramp_half')]
+    release=dict(method='always_on', settings={'custom_hooks.0.end': 0.8}),
+    # the same dose at other times: a weight of 0.5, 0.7 and 1 on average
+    on_off='on_off',
+    staggered='../methods/staggered.py',
+    on_w07=dict(
+        method='always_on', settings={'custom_hooks.0.weight': (0.7, 0.7)}),
+    long_phases=dict(
+        method='mcod_constant',
+        settings={
+            'custom_hooks.0.on': 4,
+            'custom_hooks.0.gap': (4, 0)
+        }),
+    on_off_w2=dict(
+        method='on_off', settings={'custom_hooks.0.weight': (2.0, 2.0)}),
+    mcod_w2_1=dict(
+        method='mcod_constant',
+        settings={'custom_hooks.0.weight': (2.0, 1.0)}),
+    # what else helps a network alone
+    solo_smooth=dict(method='solo', settings=smooth()),
+    solo_ema='../methods/solo_ema.py',
+    solo_twice=dict(method='solo', settings={'train_cfg.max_epochs': 50}),
+    # and whether distillation helps beside it
+    solo_cutmix=dict(method='solo', settings=cutmix()),
+    always_on_cutmix=dict(method='always_on', settings=cutmix()),
+    mcod_cutmix=dict(method='mcod', settings=cutmix()))
+contrasts = {
+    # declared after the first seed
+    'whether a slow start helps': [
+        ('mcod_ramp_half', 'solo'),
+        ('on_ramp_half', 'solo'),
+        ('mcod_ramp_half', 'mcod_constant'),
+        ('mcod_ramp_half', 'on_ramp_half'),
+    ]
+}
 seeds = [0, 1, 2]
