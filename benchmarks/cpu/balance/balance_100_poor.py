@@ -1,5 +1,5 @@
-"""100 classes, 60 images of each, 25 epochs: the cell of the most methods, where
-schedules of one dose are compared, and what else helps a network."""
+"""100 classes, 60 images of each, 25 epochs: the cell of the most methods, in
+which schedules of one dose are compared, and what else helps a network."""
 _base_ = 'base.py'
 settings = {
     'train_dataloader.dataset.per_class': (0, 60),
