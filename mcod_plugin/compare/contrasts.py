@@ -1,7 +1,8 @@
 """What a study declares to ask, and what it answers."""
 from typing import Mapping, Optional, Sequence, Tuple
 
-from .statistics import Contrast, TwoWay, holm, seeds_needed
+from .statistics import (Contrast, TwoWay, holm, seeds_for_level,
+                         seeds_needed)
 
 __all__ = ['ALPHA', 'MARGIN', 'contrast_table', 'text_of']
 
@@ -27,34 +28,46 @@ def contrast_table(
     if all(contrast is None or contrast.error is None
            for contrast in found.values()):
         return None
-    # A pair that has no runs yet is of the family all the same.
+    # A pair that has no runs yet, or one, is of the family all the same.
     values_of_p = [
-        1. if contrast is None else contrast.p_value()
-        for contrast in found.values()
+        1. if contrast is None or contrast.error is None else
+        contrast.p_value() for contrast in found.values()
     ]
-    rows = [[
-        f'`{method}` - `{other}`',
-        text_of(contrast),
-        *(('-', ) * 3 if contrast is None else
-          (_text_of_p(p), _text_of_p(adjusted), _finding(contrast, adjusted)))
-    ] for ((method, other), contrast
-           ), p, adjusted in zip(found.items(), values_of_p, holm(values_of_p))
+    rows = []
+    for (pair, contrast), p, adjusted in zip(found.items(), values_of_p,
+                                             holm(values_of_p)):
+        row = ['`{}` - `{}`'.format(*pair), text_of(contrast)]
+        if contrast is None or contrast.error is None:
+            row += ['-'] * 4
+        else:
+            alone = TwoWay({method: values[method] for method in pair})
+            row += [
+                _text_of_interval(alone.difference(*pair)),
+                _text_of_p(p),
+                _text_of_p(adjusted),
+                _finding(contrast, adjusted)
             ]
-    methods = sum(map(bool, values.values()))
+        rows.append(row)
+    # Others say nothing of the noise.
+    methods = sum(len(own) > 1 for own in values.values())
     needed = ' and '.join(
         f'{sought} points takes '
         f'{seeds_needed(model.sd, methods, sought) or "over 1000"} seeds'
         for sought in SOUGHT)
+    level = seeds_for_level(model.sd, methods, MARGIN) or 'over 1000'
     asked = question and f', {question},'
     title = (f'**Contrasts of {outcome}**{asked} that the study declares, in '
              'percentage points [95 % confidence interval], with p adjusted '
              'for their number by Holm; level means that the difference is '
              f'below {MARGIN} by two one-sided tests, whose p is not '
-             'adjusted. The noise has a standard deviation of '
-             f'{model.sd:.2f}, so that to see {needed}, in four of five '
-             'studies')
-    return title, ['contrast', 'difference', 'p', 'adjusted p',
-                   'finding'], rows
+             'adjusted. The noise of all methods together has a standard '
+             f'deviation of {model.sd:.2f}, so that to see {needed}, and to '
+             f'find equal methods level {level}, in four of five studies and '
+             'by one test. The interval of a pair alone takes no noise of '
+             'others for its own')
+    return title, [
+        'contrast', 'difference', 'pair alone', 'p', 'adjusted p', 'finding'
+    ], rows
 
 
 def text_of(contrast: Optional[Contrast]) -> str:
@@ -63,10 +76,14 @@ def text_of(contrast: Optional[Contrast]) -> str:
     if contrast is None:
         return '-'
     text = f'{contrast.value:+.2f}'
-    interval = contrast.interval()
-    if interval is not None:
-        text += f' [{interval[0]:.2f}, {interval[1]:.2f}]'
+    if contrast.error is not None:
+        text += f' {_text_of_interval(contrast)}'
     return text
+
+
+def _text_of_interval(contrast: Optional[Contrast]) -> str:
+    interval = contrast and contrast.interval()
+    return '[{:.2f}, {:.2f}]'.format(*interval) if interval else '-'
 
 
 def _text_of_p(p: float) -> str:

@@ -39,11 +39,17 @@ KINDS = dict(
 # What must be the same for runs that are compared, in words.
 COMPARED: Dict[str, Callable[[Record], str]] = {
     'branches': lambda run: ', '.join(run['branches']),
+    'unit': lambda run: f'{unit(run)}s',
+}
+# For those of a method.
+COMPARED_SEEDS: Dict[str, Callable[[Record], str]] = {
     'length': lambda run: f'{length(run)} {unit(run)}s',
 }
 
 # What may differ between runs that are compared, but has to be told.
 NOTED: Dict[str, Callable[[Record], Any]] = {
+    # A network alone may be given the time of a cohort.
+    'length': COMPARED_SEEDS['length'],
     'batch size': lambda run: run['batch_size'],
     'precision': lambda run: run['precision'],
     'device': lambda run: run['device'],
@@ -68,8 +74,8 @@ def read_results(folder: str,
 
     Raises:
         ConfigError: If a file cannot be used, or two runs differ in their
-            branches or their length, so that nothing can be learned from
-            comparing them.
+            branches or their unit, or two of a method in their length, so
+            that nothing can be learned from comparing them.
     """
     found: Results = {method: [] for method in methods}
     names = sorted(os.listdir(folder)) if osp.isdir(folder) else []
@@ -82,7 +88,9 @@ def read_results(folder: str,
             found[match[1]].append(run)
     for runs in found.values():
         runs.sort(key=lambda run: run['seed'])
-    _check_comparable(found)
+    _check_comparable(all_runs(found), COMPARED)
+    for runs in found.values():
+        _check_comparable(runs, COMPARED_SEEDS)
     return found
 
 
@@ -92,8 +100,9 @@ def all_runs(results: Results) -> List[Record]:
 
 
 def differences(results: Results) -> List[str]:
-    """A sentence for each of batch size, precision, device and version of
-    torch that is not the same for all runs, since it may change results."""
+    """A sentence for each of length, batch size, precision, device and
+    version of torch that is not the same for all runs, since it may change
+    results."""
     notes = []
     for what, value_of in NOTED.items():
         values = {
@@ -321,10 +330,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _check_comparable(results: Results) -> None:
-    runs = all_runs(results)
+def _check_comparable(runs: Sequence[Record],
+                      what_of: Dict[str, Callable[[Record], str]]) -> None:
     for run in runs:
-        for what, value_of in COMPARED.items():
+        for what, value_of in what_of.items():
             first, value = value_of(runs[0]), value_of(run)
             if value != first:
                 raise ConfigError(f'{_name(runs[0])} and {_name(run)} cannot '

@@ -2,14 +2,16 @@
 import math
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import (Any, Callable, Iterable, List, Mapping, Optional, Sequence,
+                    Tuple)
 
 import numpy as np
 
 from mcod_plugin.errors import ConfigError
 
 __all__ = [
-    'Contrast', 'Estimate', 'TwoWay', 'estimate', 'holm', 'seeds_needed'
+    'Contrast', 'Estimate', 'TwoWay', 'estimate', 'holm', 'seeds_for_level',
+    'seeds_needed'
 ]
 
 # Of the intervals, whose complement is the level of the tests.
@@ -18,6 +20,8 @@ CONFIDENCE = 0.95
 # most.
 POWER = 0.8
 MOST_SEEDS = 1000
+# Residuals below this share of the values are those of their arithmetic.
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Contrast:
     Attributes:
         value (float): Its estimate.
         error (float, optional): The standard error. None if nothing is left
-            to tell it from.
+            to tell it from, or if one of the methods has a single value.
         freedom (int): Degrees of freedom of the standard error.
     """
     value: float
@@ -126,6 +130,7 @@ class TwoWay:
 
     def __init__(self, values: Mapping[str, Mapping[int, float]]) -> None:
         values = {method: own for method, own in values.items() if own}
+        self._counts = {method: len(own) for method, own in values.items()}
         cells = [(method, seed) for method, own in values.items()
                  for seed in own]
         seeds = sorted({seed for _, seed in cells})
@@ -145,6 +150,8 @@ class TwoWay:
         self.sd = None
         if self.freedom:
             rest = found - design @ self._effects
+            if np.abs(rest).max() <= ROUNDING * np.abs(found).max():
+                rest = np.zeros_like(rest)
             self.sd = math.sqrt(float(rest @ rest) / self.freedom)
 
     def difference(self, method: str, other: str) -> Optional[Contrast]:
@@ -158,7 +165,9 @@ class TwoWay:
         if not np.allclose(row @ self._known, row, atol=1e-8):
             return None
         error = None
-        if self.sd is not None:
+        # Of a single value nothing tells whether its noise is that of others.
+        if self.sd is not None and min(self._counts[method],
+                                       self._counts[other]) > 1:
             error = self.sd * float(np.linalg.norm(row @ self._inverse))
         return Contrast(float(row @ self._effects), error, self.freedom)
 
@@ -181,22 +190,43 @@ def seeds_needed(sd: float, methods: int, difference: float) -> Optional[int]:
     :class:`TwoWay`. None if it is beyond ``MOST_SEEDS``."""
     stats = _scipy_stats()
 
-    def is_seen(seeds: int) -> bool:
-        if seeds < 2 or not sd:
-            return seeds > 1
-        freedom = (methods - 1) * (seeds - 1)
-        shift = difference / (sd * math.sqrt(2 / seeds))
+    def power(shift: float, freedom: int) -> float:
         # The square of t, whose distribution SciPy computes more exactly.
         limit = stats.f.isf(1 - CONFIDENCE, 1, freedom)
-        return stats.ncf.sf(limit, 1, freedom, shift**2) >= POWER
+        return stats.ncf.sf(limit, 1, freedom, shift**2)
+
+    return _least_seeds(power, sd, methods, difference)
+
+
+def seeds_for_level(sd: float, methods: int, margin: float) -> Optional[int]:
+    """The least number of seeds with which two methods that are the same
+    would be found to differ by less than the margin in four of five studies,
+    see :meth:`Contrast.p_level`. Else as :func:`seeds_needed`."""
+    stats = _scipy_stats()
+
+    def power(shift: float, freedom: int) -> float:
+        # That both tests miss at once does not happen where one rarely does.
+        limit = stats.t.isf(1 - CONFIDENCE, freedom)
+        return 2 * stats.nct.sf(limit, freedom, shift) - 1
+
+    return _least_seeds(power, sd, methods, margin)
+
+
+def _least_seeds(power: Callable[[float, int], float], sd: float, methods: int,
+                 difference: float) -> Optional[int]:
+    def is_enough(seeds: int) -> bool:
+        if seeds < 2 or not sd:
+            return seeds > 1
+        shift = difference / (sd * math.sqrt(2 / seeds))
+        return power(shift, (methods - 1) * (seeds - 1)) >= POWER
 
     high = 2
-    while not is_seen(high):
+    while not is_enough(high):
         if high > MOST_SEEDS:
             return None
         high *= 2
     numbers = range(high // 2, high)
-    found = (*numbers, high)[bisect_left(numbers, True, key=is_seen)]
+    found = (*numbers, high)[bisect_left(numbers, True, key=is_enough)]
     return found if found <= MOST_SEEDS else None
 
 

@@ -244,6 +244,9 @@ def test_contrasts(results):
         low, high = difference.interval()
         assert row.pop('difference') == (
             f'{difference.value:+.2f} [{low:.2f}, {high:.2f}]')
+        alone = TwoWay({name: values[name] for name in (method, other)})
+        low, high = alone.difference(method, other).interval()
+        assert row.pop('pair alone') == f'[{low:.2f}, {high:.2f}]'
         assert row.pop('p') == (f'{p:.3f}' if p >= .001 else '< 0.001')
         assert row.pop('adjusted p') == (f'{adjusted:.3f}'
                                          if adjusted >= .001 else '< 0.001')
@@ -269,26 +272,34 @@ def test_contrasts_by_question(results):
     row, = second[1].splitlines()[2:]
     cells = [cell.strip() for cell in row.strip('| ').split('|')]
     assert cells[0] == '`mcod` - `dml`'
-    assert cells[2] == cells[3]  # p is that of one test
+    assert cells[3] == cells[4]  # p is that of one test
     assert text.count('**Contrasts of the ensemble**') == 2
 
 
 def test_contrasts_that_are_open(results):
-    """A pair that is not there yet, and one of which little is known."""
+    """A pair that is not there yet, one of a single seed, and one of which
+    little is known."""
     results.update(
-        make_results(dml=[(30., 60.), (60., 30.), (50., 41.)], late=[]))
+        make_results(
+            dml=[(30., 60.), (60., 30.), (50., 41.)],
+            late=[],
+            once=[(41., 53.)]))
     text = Report(
-        results, 'solo', contrasts={
-            '': [('dml', 'solo'), ('late', 'solo')]
+        results,
+        'solo',
+        contrasts={
+            '': [('dml', 'solo'), ('late', 'solo'), ('once', 'solo')]
         }).to_markdown()
     found = tables(text)['Contrasts of the mean of branches']
-    assert list(found) == ['dml` - `solo', 'late` - `solo']
+    assert list(found) == ['dml` - `solo', 'late` - `solo', 'once` - `solo']
     row = found['dml` - `solo']
     assert row['finding'] == 'open'
-    # The pair that is to come counts as well.
+    # The pairs that are to come count as well.
     assert float(row['adjusted p']) == pytest.approx(
-        min(1., 2 * float(row['p'])), abs=.0015)
+        min(1., 3 * float(row['p'])), abs=.0015)
     assert set(found['late` - `solo'].values()) == {'-'}
+    once = found['once` - `solo']
+    assert '[' not in once.pop('difference') and set(once.values()) == {'-'}
     one = make_results(solo=SOLO[:1], mcod=MCOD[:1])
     assert 'Contrasts' not in Report(
         one, 'solo', contrasts={'': [('mcod', 'solo')]}).to_markdown()

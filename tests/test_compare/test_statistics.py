@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from mcod_plugin.compare.statistics import (Contrast, Estimate, TwoWay,
-                                            estimate, holm, seeds_needed)
+                                            estimate, holm, seeds_for_level,
+                                            seeds_needed)
 from mcod_plugin.errors import ConfigError
 
 
@@ -111,6 +112,17 @@ def test_missing_runs_by_the_normal_equations():
     assert model.difference('d', 'a') is model.difference('x', 'a') is None
 
 
+def test_method_of_one_value():
+    """Whether its noise is that of others nobody knows."""
+    model = TwoWay(
+        dict(a=by_seed(1., 2., 4.), b=by_seed(3., 1., 2.), c=by_seed(9.)))
+    found = model.difference('c', 'a')
+    # What a gives for its seed is 7/3 - 1/6.
+    assert found.value == pytest.approx(9 - 13 / 6) and found.error is None
+    assert found.p_value() is None and not found.excludes_zero()
+    assert model.difference('a', 'b').error is not None
+
+
 def test_methods_without_a_common_seed():
     """Neither directly nor by way of others."""
     model = TwoWay(
@@ -127,7 +139,9 @@ def test_what_seeds_share_cancels():
     model = TwoWay(dict(solo=base, mcod={s: v + 1 for s, v in base.items()}))
     found = model.difference('mcod', 'solo')
     assert found.value == pytest.approx(1.)
-    assert found.interval() == pytest.approx((1., 1.), abs=1e-9)
+    # What is left is rounding, which is not noise.
+    assert model.sd == 0. and found.p_value() == 0.
+    assert found.interval() == (found.value, found.value)
 
 
 @pytest.mark.parametrize('value, p, level', [(1., 0., 1.), (-.2, 0., 0.),
@@ -191,6 +205,28 @@ def test_seeds_by_trial():
     assert seen(needed) > .78 and seen(needed - 1) < .8
     assert seeds_needed(0., 2, .1) == 2
     assert seeds_needed(100., 2, .1) is None
+
+
+def test_seeds_to_find_methods_level():
+    """So many seeds find four in five equal methods level, and some less do
+    not."""
+    generator = np.random.default_rng(0)
+    methods, sd, margin = 3, .3, .5
+    needed = seeds_for_level(sd, methods, margin)
+
+    def level(seeds, trials=400):
+        found = []
+        for _ in range(trials):
+            values = generator.normal(0, sd, (methods, seeds))
+            model = TwoWay(dict(zip('abc', map(lambda row: by_seed(*row),
+                                               values))))
+            found.append(model.difference('a', 'b').p_level(margin) < .05)
+        return np.mean(found)
+
+    assert level(needed) > .75 and level(needed - 1) < .83
+    assert level(needed // 2) < .5
+    assert seeds_for_level(0., 2, .1) == 2
+    assert seeds_for_level(100., 2, .1) is None
 
 
 def test_without_scipy(monkeypatch):

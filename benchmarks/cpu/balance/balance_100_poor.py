@@ -10,14 +10,18 @@ settings = {
 contrasts = {
     # declared before the first run of a pair
     'when to distil, at one dose': [
-        ('on_off', 'on_w05'),
-        ('staggered', 'on_w05'),
-        ('late', 'on_w05'),
-        ('mcod_constant', 'on_w07'),
-        ('long_phases', 'on_w07'),
+        ('on_off', 'on_w052'),
+        ('off_on', 'on_w052'),
+        ('staggered', 'on_w052'),
+        ('last_half', 'on_w052'),
+        ('mcod_constant', 'on_step'),
+        ('mcod_constant', 'on_w072'),
+        ('long_phases', 'on_w072'),
         ('on_off_w2', 'always_on'),
         ('mcod_w2_1', 'always_on'),
     ],
+    # where it does not, equal results of one dose say little
+    'whether the dose matters': [('always_on', 'on_w052')],
     'against what helps alone': [
         ('mcod_ramp_half', 'solo_smooth'),
         ('mcod_ramp_half', 'solo_ema'),

@@ -109,25 +109,42 @@ methods = dict(
     views=dict(
         method='always_on',
         settings={'train_dataloader.dataset.views': True}),
-    # only the end, or all but the end
-    late=dict(method='always_on', settings={'custom_hooks.0.begin': 0.5}),
+    # all but the end
     release=dict(method='always_on', settings={'custom_hooks.0.end': 0.8}),
-    # the same dose at other times: a weight of 0.5, 0.7 and 1 on average
+    # mean weights of 0.52, 0.72 and 1 over 25 epochs, at all times or at some
+    on_w052=dict(
+        method='always_on', settings={'custom_hooks.0.weight': (0.52, 0.52)}),
     on_off='on_off',
+    off_on=dict(
+        method='on_off',
+        settings={
+            'custom_hooks.0.begin': 1,
+            'custom_hooks.0.weight': (13 / 12, 13 / 12)
+        }),
     staggered='../methods/staggered.py',
-    on_w07=dict(
-        method='always_on', settings={'custom_hooks.0.weight': (0.7, 0.7)}),
+    last_half=dict(method='always_on', settings={'custom_hooks.0.begin': 12}),
+    on_w072=dict(
+        method='always_on', settings={'custom_hooks.0.weight': (0.72, 0.72)}),
     long_phases=dict(
         method='mcod_constant',
         settings={
             'custom_hooks.0.on': 4,
-            'custom_hooks.0.gap': (4, 0)
+            'custom_hooks.0.gap': (4, 0),
+            'custom_hooks.0.weight': (1.125, 1.125)
+        }),
+    # what the shrinking gaps of mcod_constant come to, without gaps
+    on_step=dict(
+        method='always_on',
+        settings={
+            'custom_hooks.0.weight': (5 / 12, 1.0),
+            'custom_hooks.0.curve': 'step'
         }),
     on_off_w2=dict(
-        method='on_off', settings={'custom_hooks.0.weight': (2.0, 2.0)}),
+        method='on_off',
+        settings={'custom_hooks.0.weight': (25 / 13, 25 / 13)}),
     mcod_w2_1=dict(
         method='mcod_constant',
-        settings={'custom_hooks.0.weight': (2.0, 1.0)}),
+        settings={'custom_hooks.0.weight': (1.93, 1.0)}),
     # what else helps a network alone
     solo_smooth=dict(method='solo', settings=smooth()),
     solo_ema='../methods/solo_ema.py',
