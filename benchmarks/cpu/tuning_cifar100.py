@@ -26,7 +26,7 @@ def schedule(gap, weight, **others):
 methods = dict(
     solo='solo',
     # always on, of constant weight
-    on_w1='always_on',
+    always_on='always_on',
     on_w05=dict(method='always_on', settings=schedule((0, 0), (0.5, 0.5))),
     # gaps of one epoch at first, weight rising
     gap1_w05_15=dict(
@@ -37,24 +37,17 @@ methods = dict(
         method='mcod_constant', settings=schedule((0, 0), (0.1, 1.0))),
     gap1_w1_2=dict(
         method='mcod_constant', settings=schedule((1, 0), (1.0, 2.0))),
-    gap1_w1=dict(
+    mcod_constant=dict(
         method='mcod_constant', settings=schedule((1, 0), (1.0, 1.0))),
     gap1_w075_125=dict(
         method='mcod_constant', settings=schedule((1, 0), (0.75, 1.25))),
-    # growing from nothing in the first half of the run
-    on_w0_1_half=dict(
-        method='mcod_constant',
-        settings=schedule((0, 0), (0.0, 1.0), ramp=0.5)),
-    gap1_w0_1_half=dict(
-        method='mcod_constant',
-        settings=schedule((1, 0), (0.0, 1.0), ramp=0.5)),
-    # or in its first fifth
-    on_w0_1_fifth=dict(
-        method='mcod_constant',
-        settings=schedule((0, 0), (0.0, 1.0), ramp=0.2)),
-    gap1_w0_1_fifth=dict(
-        method='mcod_constant',
-        settings=schedule((1, 0), (0.0, 1.0), ramp=0.2)),
+    # growing from nothing in the first half of the run, or in a fifth
+    slow_start_slower=dict(
+        method='mcod', settings=schedule((0, 0), (0.0, 1.0))),
+    mcod='mcod',
+    slow_start=dict(
+        method='mcod', settings=schedule((0, 0), (0.0, 1.0), ramp=0.2)),
+    mcod_faster=dict(method='mcod', settings={'custom_hooks.0.ramp': 0.2}),
     # phases and gaps of single iterations
     iter_gap1_w1_2=dict(
         method='mcod_constant',

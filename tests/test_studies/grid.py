@@ -3,30 +3,32 @@ import json
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
+from mcod_plugin.compare.contrasts import contrast_table
 from mcod_plugin.compare.statistics import TwoWay
+from mcod_plugin.compare.study import read_study
 
-RESULTS = Path(__file__).parents[2] / 'docs' / 'results'
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / 'docs' / 'results'
+STUDIES = ROOT / 'benchmarks' / 'cpu' / 'balance'
 
 # From few classes and few steps to many and to larger networks.
 CELLS = {
     'digits': 'balance_digits',
     '10 classes, few steps': 'balance_10_few',
+    '10 classes, more steps': 'balance_10_long',
     '10 classes, few images': 'balance_10_poor',
     '20 classes, few steps': 'balance_20_few',
+    '20 classes, more steps': 'balance_20_long',
     '20 classes, few images': 'balance_20_poor',
     '100 classes, few steps': 'balance_100_few',
+    '100 classes, more steps': 'balance_100_long',
     '100 classes, few images': 'balance_100_poor',
     '100 classes, few images, larger networks': 'tuning_cifar100',
 }
-# What they are called in the balance studies and in that of the defaults.
-SCHEDULES = {
-    '`mcod_constant`': ('mcod_constant', 'gap1_w1'),
-    '`mcod`': ('mcod_ramp_half', 'gap1_w0_1_half'),
-    '`mcod`, faster': ('mcod_ramp_fifth', 'gap1_w0_1_fifth'),
-    '`slow_start`, slower': ('on_ramp_half', 'on_w0_1_half'),
-    '`slow_start`': ('on_ramp_fifth', 'on_w0_1_fifth'),
-}
+SCHEDULES = ('mcod_constant', 'mcod', 'mcod_faster', 'slow_start_slower',
+             'slow_start')
 # Of the study of 100 classes with few images.
 OTHERS = {
     'views of their own, always on': 'views',
@@ -39,7 +41,7 @@ OTHERS = {
     'DIST (its method begins at 30 % of the run)': 'dist',
 }
 BRANCHES = 'branches'
-DEFAULT = 'mcod_ramp_half'
+DEFAULT = 'mcod'
 
 
 def records(study, method=None):
@@ -59,20 +61,39 @@ def top1(record, what):
     return np.mean([record['last'][f'{name}/top1'] for name in names])
 
 
-def gains(study, what):
-    """Over solo: by method the difference and the number of seeds."""
-    values = {
+def accuracies(study, what):
+    """By method and seed."""
+    return {
         method: {seed: top1(record, what)
                  for seed, record in runs.items()}
         for method, runs in records(study).items()
         # A frozen branch is not trained by the method.
         if what in (BRANCHES, 'ensemble', *runs[0]['train_loss'])
     }
+
+
+def gains(study, what):
+    """Over solo: by method the difference and the number of seeds."""
+    values = accuracies(study, what)
     model = TwoWay(values)
     return {
         method: (model.difference(method, 'solo'), len(runs))
         for method, runs in values.items() if method != 'solo'
     }
+
+
+def contrasts(question, *studies):
+    """A row for each pair of a question, a cell for each study, of the mean of
+    the branches: the difference and p, adjusted in each study."""
+    rows = {}
+    for name in studies:
+        study = read_study(str(STUDIES / f'{name}.py'))
+        _, _, found = contrast_table('', accuracies(name, BRANCHES),
+                                     study.contrasts[question])
+        for pair, difference, _, _, p, _ in found:
+            p = p if p.startswith('<') else f'= {p}'
+            rows.setdefault(pair, [pair]).append(f'{difference}, p {p}')
+    return rows.values()
 
 
 def cell(gain, bold=False):
@@ -90,29 +111,49 @@ def grid(what, default):
     """A row for each study, a cell for each schedule."""
     for title, study in CELLS.items():
         found = gains(study, what)
-        row = [title]
-        for names in SCHEDULES.values():
-            gain = found.get(names[study == 'tuning_cifar100'])
-            row.append('' if gain is None else cell(gain, names[0] == default))
-        yield row
+        yield [
+            title, *(cell(found[name], name == default) if name in
+                     found else '' for name in SCHEDULES)
+        ]
+
+
+def everywhere():
+    """The gains of the mean of the branches by row, of the schedules that
+    were tried in every study."""
+    found = {
+        title: {
+            name: gain.value
+            for name, (gain, _) in gains(study, BRANCHES).items()
+        }
+        for title, study in CELLS.items()
+    }
+    names = [
+        name for name in SCHEDULES
+        if all(name in values for values in found.values())
+    ]
+    return {
+        title: {name: values[name]
+                for name in names}
+        for title, values in found.items()
+    }
 
 
 def regrets():
-    """By schedule how far it is below the best of a column at most, of those
-    that have all columns; and the mean lead of the second named one."""
-    found = {study: gains(study, BRANCHES) for study in CELLS.values()}
-    for title, names in SCHEDULES.items():
-        lost = []
-        for study, gain in found.items():
-            column = study == 'tuning_cifar100'
-            rivals = [
-                gain[others[column]][0].value
-                for others in SCHEDULES.values() if others[column] in gain
-            ]
-            if names[column] in gain:
-                lost.append(max(rivals) - gain[names[column]][0].value)
-        if len(lost) == len(found):
-            yield [title, f'{max(lost):.2f}', f'{np.mean(lost):.2f}']
+    """By schedule how far it is below the best one of a row, at most and on
+    average."""
+    rows = everywhere().values()
+    for name in next(iter(rows)):
+        lost = [max(values.values()) - values[name] for values in rows]
+        yield [f'`{name}`', f'{max(lost):.2f}', f'{np.mean(lost):.2f}']
+
+
+def lead(method, other):
+    """By how much a schedule is better over all rows, as a text with its
+    interval, in which rows are what repeats."""
+    values = [row[method] - row[other] for row in everywhere().values()]
+    low, high = stats.t.interval(
+        .95, len(values) - 1, np.mean(values), stats.sem(values))
+    return f'{np.mean(values):+.2f} [{low:.2f}, {high:.2f}]'
 
 
 def tested():
@@ -128,8 +169,8 @@ def others():
     runs = records('balance_100_poor')
     solo = runs['solo'][0]['last']
     for title, method in {
-            '`mcod`, for comparison': 'mcod_ramp_half',
-            '`slow_start`, for comparison': 'on_ramp_fifth',
+            '`mcod`, for comparison': 'mcod',
+            '`slow_start`, for comparison': 'slow_start',
             **OTHERS
     }.items():
         if method in runs:
@@ -161,7 +202,7 @@ def markdown(header, rows):
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
-HEADER = ['', *SCHEDULES]
+HEADER = ['', *(f'`{name}`' for name in SCHEDULES)]
 
 
 def tables():
@@ -170,9 +211,15 @@ def tables():
     yield markdown(HEADER, grid('ensemble', DEFAULT))
     yield markdown(['', 'ResNet-20', 'VGG-11', 'ensemble'], tested())
     yield markdown(['', 'at most', 'on average'], regrets())
-    yield markdown(['', 'dose', 'ResNet-8', 'VGG-11', 'ensemble'], others())
     yield markdown(['', 'first third', 'last third'], pulls(DEFAULT))
+    yield markdown(
+        ['', '10 classes, few steps', '100 classes, few images'],
+        contrasts('whether a slow start helps', 'balance_10_few',
+                  'balance_100_poor'))
+    yield markdown(['', 'dose', 'ResNet-8', 'VGG-11', 'ensemble'], others())
 
 
 if __name__ == '__main__':
     print('\n\n'.join(tables()))
+    for pair in (('slow_start', 'mcod'), ('mcod', 'mcod_constant')):
+        print('\n', *pair, lead(*pair))

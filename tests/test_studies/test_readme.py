@@ -95,7 +95,7 @@ def test_what_the_text_says():
     *few, ensemble = gains('mcod_constant', 'balance_10_few')
     assert np.max(np.mean(few, 0)) < 0 and ensemble.max() < 0
     # The default, which is said to start from nothing.
-    resnet, vgg, _ = gains('mcod_ramp_half', 'balance_10_few')
+    resnet, vgg, _ = gains('mcod', 'balance_10_few')
     assert np.mean([resnet, vgg]) > np.mean(few)
 
 

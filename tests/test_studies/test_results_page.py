@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from .grid import (BRANCHES, CELLS, DEFAULT, SCHEDULES, gains, pulls, regrets,
+from .grid import (BRANCHES, CELLS, DEFAULT, everywhere, gains, lead, pulls,
                    tables)
 from .prose import items, numbers
 
@@ -276,76 +276,79 @@ def test_families():
     ]
 
 
-PAIRS = {
-    '`mcod` - solo': ('mcod_ramp_half', 'solo'),
-    '`slow_start`, slower - solo': ('on_ramp_half', 'solo'),
-    '`mcod` - `mcod_constant`': ('mcod_ramp_half', 'mcod_constant'),
-    '`mcod` - `slow_start`, slower': ('mcod_ramp_half', 'on_ramp_half'),
-}
-
-
-@pytest.mark.parametrize('row', PAIRS)
-def test_contrasts_of_balance(row):
-    """Those of the reports."""
-    page = (ROOT / 'docs' / 'results.md').read_text()
-    line, = [
-        line for line in page.splitlines() if line.startswith(f'| {row} |')
-    ]
-    cells = line.strip('| ').split(' | ')[1:]
-    for study, cell in zip(('10_few', '100_poor'), cells, strict=True):
-        report = (ROOT / 'docs' / 'results' / f'balance_{study}' /
-                  'report.md').read_text()
-        method, other = PAIRS[row]
-        part = report.partition('**Contrasts of the mean')[2]
-        found = re.search(
-            rf'\| `{method}` - `{other}` +\| +(.*?) +\| +.*? \| +(.*?) +\|',
-            part)
-        sign = '' if found[2].startswith('<') else '= '
-        assert cell == f'{found[1]}, p {sign}{found[2]}'
-
-
-@pytest.mark.parametrize('number', range(6))
+@pytest.mark.parametrize('number', range(7))
 def test_tables_over_studies(number):
     """They are what the runs give."""
     page = (ROOT / 'docs' / 'results.md').read_text()
     wanted = [*tables()]
-    assert len(wanted) == 6
+    assert len(wanted) == 7
     assert f'\n\n{wanted[number]}\n' in page
 
 
-def test_choice_of_the_default():
-    """What the text says of those tables."""
-    found = {cell: gains(study, BRANCHES) for cell, study in CELLS.items()}
-    constant, mcod, slow = ('mcod_constant', DEFAULT, 'on_ramp_fifth')
-    names = dict(zip(*zip(*SCHEDULES.values())))
-
-    def gain(method, cell):
-        larger = CELLS[cell] == 'tuning_cifar100'
-        difference, _ = found[cell][names[method] if larger else method]
-        return difference.value
-
-    few = [cell for cell in CELLS if cell.startswith('10 ')]
-    assert min(gain(constant, cell) for cell in few) == pytest.approx(
-        -2.5, abs=.05)
+def test_where_it_helps():
+    """What the page says of those tables in short."""
+    found = {
+        what: {
+            cell: {
+                name: gain.value
+                for name, (gain, _) in gains(study, what).items()
+            }
+            for cell, study in CELLS.items()
+        }
+        for what in (BRANCHES, 'ensemble')
+    }
+    mean = {cell: values[DEFAULT] for cell, values in found[BRANCHES].items()}
     *_, larger = CELLS
-    for start in (mcod, slow):
-        assert all(gain(start, cell) > -.3 for cell in CELLS)
-        assert gain(start, larger) < gain(constant, larger) - .3
-    leads = [gain(slow, cell) - gain(mcod, cell) for cell in CELLS]
-    assert abs(np.mean(leads)) < .1 and min(leads) < 0 < max(leads)
-    rows = {title: float(most) for title, most, _ in regrets()}
-    least, second, _ = sorted(rows, key=rows.get)
-    assert (least, second) == ('`slow_start`', '`mcod`')
-    ratio = dict((title, float(first))
-                 for title, first, _ in pulls('mcod_constant'))
-    assert ratio['10 classes, few steps'] == .17
+    for words, low, high in (('few steps', .25, .67), ('more steps', 1, 2.2)):
+        values = [gain for cell, gain in mean.items() if words in cell]
+        assert len(values) == 3
+        assert low - .05 < min(values) and max(values) < high + .05
+    assert 2.2 < mean[larger] < 2.8 and min(mean.values()) > 0
+    constant = {
+        cell: values['mcod_constant']
+        for cell, values in found[BRANCHES].items()
+    }
+    assert min(constant.values()) == constant['10 classes, few steps']
+    assert f"{constant['10 classes, few steps']:.1f}" == '-2.5'
+    assert constant['20 classes, few steps'] < -1
+    assert all(
+        gain > 0 for cell, gain in constant.items() if 'more steps' in cell)
+    ensemble = [values[DEFAULT] for values in found['ensemble'].values()]
+    assert sum(gain > 0 for gain in ensemble) == 3 and min(ensemble) > -2.05
+
+
+def test_choice_of_the_default():
+    rows = everywhere()
+    assert list(rows) == list(CELLS)
+    *_, larger = rows.values()
+    for start in ('mcod', 'slow_start'):
+        assert all(values[start] > -.3 for values in rows.values())
+        assert larger[start] < larger['mcod_constant'] - .3
+    page = ' '.join((ROOT / 'docs' / 'results.md').read_text().split())
+    told = lead('slow_start', 'mcod')
+    assert f'over the rows `slow_start` is {told[:told.index("[")]}' in page
+    assert told[told.index('['):] in page
+    low, high = map(float, told[told.index('[') + 1:-1].split(', '))
+    assert -.3 < low < 0 < high < .3
+    pull = {
+        method: dict((cell, float(first)) for cell, first, _ in pulls(method))
+        for method in ('slow_start', 'always_on')
+    }
+    cell = '10 classes, few steps'
+    assert pull['slow_start'][cell] == pull['always_on'][cell]
+    gain = {
+        name: difference.value
+        for name, (difference, _) in gains(CELLS[cell], BRANCHES).items()
+    }
+    assert gain['slow_start'] > 0 > gain['always_on']
+    assert gain['on_w05'] > gain['slow_start']
 
 
 def test_cost_of_the_slow_start():
     """With one seed, in the study of the defaults."""
     costs = {}
-    for method in ('gap1_w0_1_half', 'on_w0_1_half', 'gap1_w1',
-                   'gap1_w0_1_fifth', 'on_w0_1_fifth'):
+    for method in ('mcod', 'slow_start_slower', 'mcod_constant',
+                   'mcod_faster', 'slow_start'):
         record, = records(method, 'tuning_cifar100', 1)
         solo, = records('solo', 'tuning_cifar100', 1)
         costs[method] = np.mean([

@@ -23,9 +23,9 @@ contrasts = {
     # where it does not, equal results of one dose say little
     'whether the dose matters': [('always_on', 'on_w052')],
     'against what helps alone': [
-        ('mcod_ramp_half', 'solo_smooth'),
-        ('mcod_ramp_half', 'solo_ema'),
-        ('mcod_ramp_half', 'solo_twice'),
+        ('mcod', 'solo_smooth'),
+        ('mcod', 'solo_ema'),
+        ('mcod', 'solo_twice'),
         ('mcod_cutmix', 'solo_cutmix'),
         ('always_on_cutmix', 'solo_cutmix'),
     ],

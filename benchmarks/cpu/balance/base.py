@@ -35,7 +35,7 @@ def cutmix():
 
 methods = dict(
     solo='solo',
-    # the default so far
+    # the first default
     mcod_constant='mcod_constant',
     always_on='always_on',
     # weaker
@@ -45,31 +45,11 @@ methods = dict(
     mcod_w0_1=dict(
         method='mcod_constant', settings={'custom_hooks.0.weight':
                                           (0.0, 1.0)}),
-    on_ramp_half=dict(
-        method='always_on',
-        settings={
-            'custom_hooks.0.weight': (0.0, 1.0),
-            'custom_hooks.0.ramp': 0.5
-        }),
-    on_ramp_fifth=dict(
-        method='always_on',
-        settings={
-            'custom_hooks.0.weight': (0.0, 1.0),
-            'custom_hooks.0.ramp': 0.2
-        }),
-    mcod_ramp_fifth=dict(
-        method='mcod_constant',
-        settings={
-            'custom_hooks.0.weight': (0.0, 1.0),
-            'custom_hooks.0.ramp': 0.2
-        }),
-    # mcod as it is now
-    mcod_ramp_half=dict(
-        method='mcod_constant',
-        settings={
-            'custom_hooks.0.weight': (0.0, 1.0),
-            'custom_hooks.0.ramp': 0.5
-        }),
+    slow_start_slower=dict(
+        method='slow_start', settings={'custom_hooks.0.ramp': 0.5}),
+    slow_start='slow_start',
+    mcod_faster=dict(method='mcod', settings={'custom_hooks.0.ramp': 0.2}),
+    mcod='mcod',
     # in units of the labels' pull
     balanced_01=dict(
         method='balanced', settings={'custom_hooks.0.weight': (0.1, 0.1)}),
@@ -156,10 +136,10 @@ methods = dict(
 contrasts = {
     # declared after the first seed
     'whether a slow start helps': [
-        ('mcod_ramp_half', 'solo'),
-        ('on_ramp_half', 'solo'),
-        ('mcod_ramp_half', 'mcod_constant'),
-        ('mcod_ramp_half', 'on_ramp_half'),
+        ('mcod', 'solo'),
+        ('slow_start_slower', 'solo'),
+        ('mcod', 'mcod_constant'),
+        ('mcod', 'slow_start_slower'),
     ]
 }
 seeds = [0, 1, 2]
