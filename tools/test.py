@@ -2,6 +2,8 @@
 
     python tools/test.py configs/mcod_quickstart.py CHECKPOINT
 """
+import json
+
 from mcod_plugin.cli import (ToolParser, add_config_arguments, load_config,
                              orderly_end, run_config, user_errors)
 from mcod_plugin.errors import ConfigError
@@ -50,18 +52,14 @@ def out_item(args):
     return item
 
 
-def plain(value):
+def plain(metrics):
     """Metrics that a file of any kind can hold: tensors and arrays as lists,
     what is no number either as text."""
-    if isinstance(value, dict):
-        return {str(key): plain(child) for key, child in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(child) for child in value]
-    if hasattr(value, 'tolist'):
-        return plain(value.tolist())
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return str(value)
+    text = json.dumps(
+        metrics,
+        default=lambda value: value.tolist()
+        if hasattr(value, 'tolist') else str(value))
+    return json.loads(text)
 
 
 def write_metrics(metrics, path):

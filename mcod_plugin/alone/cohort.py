@@ -18,6 +18,7 @@ from mcod_plugin.models.heads.ensemble_teacher import (AVERAGES,
 from mcod_plugin.models.utils.branch_images import resize
 from mcod_plugin.models.utils.input_size import guess_input_size
 from mcod_plugin.registry import MODELS
+from mcod_plugin.runs.metrics import ENSEMBLE
 from mcod_plugin.datasets.label_names import name_mismatches, trained_names
 from mcod_plugin.utils.machine import describe_machine
 from .images import Images, batches
@@ -146,16 +147,24 @@ def branch_pixels(cohort: nn.Module, name: str,
 
 
 @torch.no_grad()
-def branch_logits(cohort: nn.Module, names: Sequence[str],
-                  pixels: np.ndarray) -> Dict[str, np.ndarray]:
+def branch_logits(
+        cohort: nn.Module,
+        pixels: np.ndarray,
+        names: Optional[Sequence[str]] = None) -> Dict[str, np.ndarray]:
     """Logits ``(N, num_classes)`` of branches for images ``(N, C, H, W)`` of
-    the data set, as they are in their cohort."""
-    found = {name: [] for name in names}
+    the data set, as they are in their cohort; by default of all, and last of
+    the ensemble."""
+    found: Dict[str, List[np.ndarray]] = {}
     for begin, end in batches(len(pixels)):
         inputs = torch.from_numpy(pixels[begin:end])
         inputs = cohort.data_preprocessor(dict(inputs=inputs))['inputs']
         images = cohort.branch_images(inputs)
-        for name in names:
-            logits = cohort.branches[name](images[name])
-            found[name].append(logits.numpy())
+        logits = {
+            name: cohort.branches[name](images[name])
+            for name in names or cohort.branches
+        }
+        if names is None:
+            logits[ENSEMBLE] = cohort.teacher.ensemble(logits)
+        for name, value in logits.items():
+            found.setdefault(name, []).append(value.numpy())
     return {name: np.concatenate(parts) for name, parts in found.items()}

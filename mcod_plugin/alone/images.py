@@ -40,6 +40,9 @@ def validation_images(cfg: Any, limit: int) -> Images:
     key = 'val_dataloader'
     if cfg.get(key) is None:
         key = 'test_dataloader'
+    if cfg.get(key) is None:
+        raise ConfigError('there are no images to compare on: the config has '
+                          'neither val_dataloader nor test_dataloader')
     loader = copy.deepcopy(cfg[key])
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
     try:

@@ -4,7 +4,7 @@ import os.path as osp
 import subprocess
 import sys
 import tempfile
-from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch.nn as nn
@@ -14,7 +14,7 @@ from .branch_model import BranchModel
 from .cohort import branch_pixels
 from .images import batches
 
-__all__ = ['MMPRETRAIN_FORMATS', 'Reopened', 'check_logits', 'reopen']
+__all__ = ['MMPRETRAIN_FORMATS', 'check_logits', 'reopen']
 
 # Those that are opened by MMPretrain, and so with what a config imports.
 MMPRETRAIN_FORMATS = ('mmpretrain', 'safetensors')
@@ -25,27 +25,15 @@ TOLERANCES = dict(mmpretrain=1e-5, safetensors=1e-5, timm=1e-5, onnx=1e-4)
 Key = Tuple[str, str]
 
 
-class Reopened(NamedTuple):
-    """What was found of an export.
-
-    Attributes:
-        logits (np.ndarray): Its logits ``(N, num_classes)``.
-        difference (float): Largest difference from those in the cohort.
-    """
-
-    logits: np.ndarray
-    difference: float
-
-
 def reopen(
-        cohort: nn.Module,
-        models: Mapping[str, BranchModel],
-        places: Mapping[Key, str],
-        pixels: np.ndarray,
-        wanted: Mapping[str, np.ndarray],
-        folder: str,
-        faults: Optional[Dict[Key,
-                              ConfigError]] = None) -> Dict[Key, Reopened]:
+    cohort: nn.Module,
+    models: Mapping[str, BranchModel],
+    places: Mapping[Key, str],
+    pixels: np.ndarray,
+    wanted: Mapping[str, np.ndarray],
+    folder: str,
+    faults: Optional[Dict[Key, ConfigError]] = None
+) -> Dict[Key, Tuple[np.ndarray, float]]:
     """Open exports in fresh processes, and compare them with their branches.
 
     Args:
@@ -63,8 +51,9 @@ def reopen(
             is raised.
 
     Returns:
-        dict[tuple[str, str], Reopened]: By branch and format, as given; those
-        with faults are left out.
+        dict[tuple[str, str], tuple[np.ndarray, float]]: By branch and format,
+        as given, the logits and their largest difference from those in the
+        cohort; those with faults are left out.
 
     Raises:
         ConfigError: If one cannot be opened, or gives other logits, and there
@@ -106,7 +95,7 @@ def reopen(
                     raise
                 faults[name, format] = error
             else:
-                found[name, format] = Reopened(logits, difference)
+                found[name, format] = logits, difference
     return found
 
 

@@ -91,15 +91,16 @@ def _looks(results: Results, baseline: str) -> Looks:
 
 
 def _curves(results: Results, looks: Looks) -> Optional[Any]:
-    names = [*all_runs(results)[0]['branches'], ENSEMBLE]
-    if not any(
-            _by_epoch(runs, f'{name}/top1') for runs in results.values()
-            for name in names):
+    curves = {
+        name: _by_epoch(results, f'{name}/top1')
+        for name in (*all_runs(results)[0]['branches'], ENSEMBLE)
+    }
+    if not any(map(any, map(dict.values, curves.values()))):
         return None
-    figure, panels = panels_of(len(names), 3.2, 2.7)
-    for panel, name in zip(panels, names):
+    figure, panels = panels_of(len(curves), 3.2, 2.7)
+    for panel, (name, of_one) in zip(panels, curves.items()):
         # Beside the steep beginning no method would differ.
-        _plot_by_epoch(panel, results, looks, f'{name}/top1', skip=1 / 3)
+        _plot_estimates(panel, of_one, looks, skip=1 / 3)
         panel.set(title=name, xlabel=unit(all_runs(results)[0]))
     for panel in panels[::3]:
         panel.set_ylabel('top-1 accuracy in %')
@@ -110,20 +111,6 @@ def _curves(results: Results, looks: Looks) -> Optional[Any]:
             fontsize=9)
     _legend(figure, results, looks)
     return figure
-
-
-def _plot_by_epoch(panel: Any,
-                   results: Results,
-                   looks: Looks,
-                   key: str,
-                   scale: float = 1.,
-                   skip: float = 0.) -> None:
-    """A metric by epoch, times ``scale``, without the share ``skip`` of the
-    epochs at the beginning."""
-    _plot_estimates(panel, {
-        method: _by_epoch(runs, key, scale)
-        for method, runs in results.items()
-    }, looks, skip)
 
 
 def _plot_estimates(panel: Any,
@@ -141,15 +128,19 @@ def _plot_estimates(panel: Any,
         }, looks[method], spreads if banded else None)
 
 
-def _by_epoch(runs: Sequence[Dict[str, Any]],
+def _by_epoch(results: Results,
               key: str,
-              scale: float = 1.) -> Dict[int, Estimate]:
-    """A metric over seeds, by the epochs (or iterations) that all of them
-    have."""
-    return _over_seeds([
-        dict(zip(run['curves'][unit(run)], run['curves'][key]))
-        for run in runs if key in run['curves']
-    ], scale)
+              scale: float = 1.) -> Dict[str, Dict[int, Estimate]]:
+    """A metric over seeds, times ``scale``, by method and by the epochs (or
+    iterations) that all of its runs have."""
+    return {
+        method:
+        _over_seeds([
+            dict(zip(run['curves'][unit(run)], run['curves'][key]))
+            for run in runs if key in run['curves']
+        ], scale)
+        for method, runs in results.items()
+    }
 
 
 def _over_seeds(curves: Sequence[Dict[int, float]],
@@ -234,7 +225,7 @@ def _diversity(results: Results, looks: Looks) -> Optional[Any]:
         return None
     figure = new_figure(9.6, 3.4)
     epochs, *panels = figure.subplots(1, 3)
-    _plot_by_epoch(epochs, results, looks, DISAGREEMENT, scale=100)
+    _plot_estimates(epochs, _by_epoch(results, DISAGREEMENT, 100), looks)
     epochs.set(
         title='during training',
         xlabel=unit(all_runs(results)[0]),

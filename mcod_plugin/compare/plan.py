@@ -123,16 +123,16 @@ def shard(runs: Sequence[Run], index: int, number: int) -> List[Run]:
     """The share, from 1, of one of several processes that divide a study:
     every ``number``-th run. One that needs the checkpoint of another is in the
     same share."""
-    homes = {run.name: position for position, run in enumerate(runs)}
+    groups = {run.name: frozenset([run.name]) for run in runs}
     for run in runs:
-        for name in run.needs:
-            if name in homes:
-                homes[run.name] = homes[name]
-    shares = {
-        home: position % number
-        for position, home in enumerate(dict.fromkeys(homes.values()))
-    }
-    return [run for run in runs if shares[homes[run.name]] == index - 1]
+        group = groups[run.name].union(*(groups[name] for name in run.needs
+                                         if name in groups))
+        groups.update(dict.fromkeys(group, group))
+    order = list(dict.fromkeys(groups.values()))
+    return [
+        run for run in runs
+        if order.index(groups[run.name]) % number == index - 1
+    ]
 
 
 def _config(study: Study, method: Method, options: Sequence[str]) -> Config:

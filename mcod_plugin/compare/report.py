@@ -211,7 +211,7 @@ class Report:
         errors = self._values(_calibration_errors)
         if any(errors.values()):
             columns['ECE'] = self._contest(
-                _column(errors), errors, self._all_trained(), lowest=True)
+                _column(errors), errors, self._trained(), lowest=True)
             sentences.append('ECE is the expected calibration error in '
                              'percent, mean of the branches')
         doses = {
@@ -252,8 +252,8 @@ class Report:
             for method, runs in self.results.items():
                 if name in frozen_branches(runs):
                     columns[name][method] = 'frozen'
-        column = self._gains(self._branches(), self._all_trained())
-        for method in set(compared) - set(self._all_trained()):
+        column = self._gains(self._branches(), self._trained())
+        for method in set(compared) - set(self._trained()):
             # Of fewer branches: a comparison of its own.
             names = trained_branches(self.results[method])
             own = {
@@ -294,7 +294,7 @@ class Report:
             # A method that freezes one has another mean.
             'the mean of branches': {
                 method: branches[method]
-                for method in self._all_trained()
+                for method in self._trained()
             },
             'the ensemble':
             self._values(lambda runs: last(runs, f'{ENSEMBLE}/top1'))
@@ -386,18 +386,12 @@ class Report:
     def _seeds_of(self, method: str) -> set:
         return {run['seed'] for run in self.results[method]}
 
-    def _trained(self, name: str) -> List[str]:
-        """The methods that do not freeze this branch."""
+    def _trained(self, *names: str) -> List[str]:
+        """The methods that freeze none of these branches, by default of
+        all."""
         return [
             method for method, runs in self.results.items()
-            if name not in frozen_branches(runs)
-        ]
-
-    def _all_trained(self) -> List[str]:
-        """The methods that freeze no branch."""
-        return [
-            method for method, runs in self.results.items()
-            if not frozen_branches(runs)
+            if not {*(names or self.names)} & {*frozen_branches(runs)}
         ]
 
     def _contest(self,

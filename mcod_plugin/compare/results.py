@@ -1,5 +1,4 @@
 """The results of a study's runs, from their files."""
-import json
 import math
 import os
 import os.path as osp
@@ -12,6 +11,7 @@ from typing import (Any, Callable, Dict, Iterator, List, Mapping, Optional,
 
 from mcod_plugin.errors import ConfigError, one_line
 from mcod_plugin.runs.metrics import best_top1
+from mcod_plugin.runs.record import read_record
 
 __all__ = [
     'read_results', 'all_runs', 'differences', 'divergence',
@@ -235,8 +235,7 @@ def _name(run: Record) -> str:
 def _read(path: str, method: str, seed: int) -> Record:
     """Read and check one file."""
     try:
-        with open(path, encoding='utf-8') as file:
-            run = json.load(file)
+        run = read_record(path)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f'{path} is no result file, which is JSON: '
                           f'{one_line(error)}') from error
@@ -251,8 +250,6 @@ def _read(path: str, method: str, seed: int) -> Record:
 
 def _faults(run: Any) -> Iterator[str]:
     """What is wrong with the content of a file."""
-    if not isinstance(run, dict):
-        yield f'it must hold an object; got a {type(run).__name__}'
     for key, kind in KINDS.items():
         yield from _of_kind(run, key, kind)
     if unit(run) not in ('epoch', 'iteration'):

@@ -1,10 +1,10 @@
 """How far the runs of a study have come."""
-import json
 import os.path as osp
 from typing import Optional, Sequence
 
 from mcod_plugin.engine.optim_wrapper import precision
-from mcod_plugin.errors import ConfigError
+from mcod_plugin.errors import ConfigError, one_line
+from mcod_plugin.runs.record import read_record
 from mcod_plugin.runs.tables import render
 from mcod_plugin.utils.checkpoint import numbered_checkpoints, read_checkpoint
 from .plan import Run
@@ -54,12 +54,11 @@ def failure(run: Run) -> Optional[str]:
 
 
 def _read(run: Run) -> dict:
-    with open(run.result) as file:
-        try:
-            return json.load(file)
-        except ValueError as error:
-            raise ConfigError(f'{run.result} is no result file: '
-                              f'{error}') from error
+    try:
+        return read_record(run.result)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f'{run.result} is no result file: '
+                          f'{one_line(error)}') from error
 
 
 def _divergence(run: Run, result: dict) -> Optional[str]:

@@ -85,19 +85,15 @@ class Contrast:
         interval = self.interval()
         return interval is not None and not interval[0] <= 0 <= interval[1]
 
-    def p_value(self) -> Optional[float]:
+    def p_value(self) -> float:
         """How likely a value at least as far from 0 would be if the methods
-        were the same: the two-sided t-test. None without a standard error."""
-        if self.error is None:
-            return None
+        were the same: the two-sided t-test. It takes a standard error."""
         return 2 * self._tail(abs(self.value))
 
-    def p_level(self, margin: float) -> Optional[float]:
+    def p_level(self, margin: float) -> float:
         """How likely such a value would be if the methods differed by the
         margin, above 0, or more: the greater probability of two one-sided
-        t-tests (Schuirmann, 1987). None without a standard error."""
-        if self.error is None:
-            return None
+        t-tests (Schuirmann, 1987). It takes a standard error."""
         return max(
             self._tail(margin + self.value), self._tail(margin - self.value))
 
@@ -214,20 +210,15 @@ def seeds_for_level(sd: float, methods: int, margin: float) -> Optional[int]:
 
 def _least_seeds(power: Callable[[float, int], float], sd: float, methods: int,
                  difference: float) -> Optional[int]:
+
     def is_enough(seeds: int) -> bool:
-        if seeds < 2 or not sd:
-            return seeds > 1
+        if not sd:
+            return True
         shift = difference / (sd * math.sqrt(2 / seeds))
         return power(shift, (methods - 1) * (seeds - 1)) >= POWER
-
-    high = 2
-    while not is_enough(high):
-        if high > MOST_SEEDS:
-            return None
-        high *= 2
-    numbers = range(high // 2, high)
-    found = (*numbers, high)[bisect_left(numbers, True, key=is_enough)]
-    return found if found <= MOST_SEEDS else None
+    numbers = range(2, MOST_SEEDS + 1)
+    place = bisect_left(numbers, True, key=is_enough)
+    return numbers[place] if place < len(numbers) else None
 
 
 def _scipy_stats() -> Any:

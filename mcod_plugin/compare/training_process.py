@@ -137,7 +137,7 @@ class TrainingProcess:
         setting, it is raised."""
         if code == 0 and osp.isfile(self.run.result):
             return failure(self.run)
-        with open(self._log) as file:
+        with open(self._log, encoding='utf-8', errors='replace') as file:
             file.seek(self._begin)
             lines = file.read().split('\n')
         last = [line for line in lines if line.strip()][-1:] or ['']

@@ -87,13 +87,11 @@ def _base(recipe: Source, out: str) -> Iterator[str]:
     batch = recipe.batch_size
     if batch and recipe.total_batch and batch != recipe.total_batch:
         yield ''
-        yield from _wrapped(
+        yield from _comment(
             f'The learning rate is for batches of {recipe.total_batch} in '
             f'all; each process takes {batch}. For fewer processes set '
             'train_dataloader.batch_size, or scale the rate by '
-            '--auto-scale-lr.',
-            first='# ',
-            rest='# ')
+            '--auto-scale-lr.')
     yield ''
     yield '# MMEngine takes a config for another kind if an import comes'
     yield '# before _base_.'
@@ -114,8 +112,7 @@ def _model(sources: Sequence[Source], recipe: Source,
         for key, (value, reason) in own_settings(source, recipe).items():
             yield ','
             if reason:
-                yield from _wrapped(
-                    _sentence(reason), first='# ', rest='# ', indent=16)
+                yield from _comment(_sentence(reason), 16)
             yield f'{key}={_code(value)}'
         yield '),' if number < len(sources) else ')),'
     # They may stand in the model as well; what stands at the top is inherited.
@@ -123,11 +120,7 @@ def _model(sources: Sequence[Source], recipe: Source,
         yield 'data_preprocessor=_base_.model.data_preprocessor,'
     if recipe.model.get('train_cfg'):
         names = ', '.join(map(call_text, recipe.batch_augments))
-        yield from _wrapped(
-            f'{names}, the same for all branches.',
-            first='# ',
-            rest='# ',
-            indent=4)
+        yield from _comment(f'{names}, the same for all branches.', 4)
         yield 'train_cfg=_base_.model.train_cfg,'
     yield "teacher=dict(type='mcod_plugin.EnsembleTeacher', fusion='mean'),"
     yield ("distill=dict(type='mcod_plugin.DiscontinuousKDLoss', "
@@ -137,13 +130,11 @@ def _model(sources: Sequence[Source], recipe: Source,
 
 def _hooks(recipe: Source) -> Iterator[str]:
     by_epoch = counts_epochs(recipe.cfg.train_cfg)
-    yield from _wrapped(
+    yield from _comment(
         'When and how strongly the ensemble teaches: one epoch on, then a '
         'gap. In the first half of the run the gap shrinks from one epoch to '
         'none, and the weight grows from 0 to 1.' + ' Where training counts '
-        'iterations, an epoch is one pass over the data.' * (not by_epoch),
-        first='# ',
-        rest='# ')
+        'iterations, an epoch is one pass over the data.' * (not by_epoch))
     yield 'custom_hooks = [dict('
     yield "    type='mcod_plugin.DiscontinuousKDHook',"
     yield ('    on=1, gap=(1, 0), weight=(0.0, 1.0), '
@@ -179,8 +170,7 @@ def _runtime(sources: Sequence[Source], recipe: Source) -> Iterator[str]:
     yield 'default_hooks = dict('
     for name, (comment, settings) in HOOKS.items():
         if comment:
-            yield from _wrapped(
-                comment.format(**step), first='# ', rest='# ', indent=4)
+            yield from _comment(comment.format(**step), 4)
         mark = '_delete_=True, ' if name in given else ''
         yield f'{name}=dict({mark}{settings.format(**step)}),'
     yield ')'
@@ -204,11 +194,8 @@ def _evaluation(recipe: Source) -> Iterator[str]:
             yield f'{name} = {written[settings]}'
             continue
         written[settings] = name
-        yield from _wrapped(
-            'By branch and for the ensemble: '
-            f'{", ".join(map(type_name, metrics))}.',
-            first='# ',
-            rest='# ')
+        yield from _comment('By branch and for the ensemble: '
+                            f'{", ".join(map(type_name, metrics))}.')
         yield f'{name} = dict(_delete_=True, {settings})'
     if written:
         yield ''
@@ -245,11 +232,9 @@ def _in_memory_hint(recipe: Source) -> Iterator[str]:
             return
     if len(kinds) != 1 or is_part(dataset, InMemoryDataset):
         return
-    yield from _wrapped(
+    yield from _comment(
         'If all images fit into memory, this serves them by the batch, which '
-        'is faster:',
-        first='# ',
-        rest='# ')
+        'is faster:')
     for name in loaders:
         yield f'# {name} = dict(dataset=dict('
         yield "#     type='mcod_plugin.InMemoryDataset', "\
@@ -276,6 +261,10 @@ def _code(value: Any) -> str:
 
 def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + '.'
+
+
+def _comment(text: str, indent: int = 0) -> List[str]:
+    return _wrapped(text, '# ', '# ', indent)
 
 
 def _wrapped(text: str,

@@ -1,9 +1,8 @@
 """A config to compose from, and what it says."""
-import ast
 import inspect
 import os.path as osp
 from numbers import Real
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS
@@ -13,7 +12,7 @@ from mcod_plugin.config.input_size import data_input_size, parse_input_size
 from mcod_plugin.config.model_config import preprocessor_config
 from mcod_plugin.config.parts import type_name
 from mcod_plugin.config.pretrained import checkpoints
-from mcod_plugin.config.read import LOADERS
+from mcod_plugin.config.read import LOADERS, base_files
 
 __all__ = ['Source', 'call_text']
 
@@ -46,7 +45,7 @@ class Source:
         # config of pure Python style imports.
         found = {path, *filter(osp.isabs, self.cfg.text.splitlines())}
         if Config._is_lazy_import(path):
-            found.update(_imported(path))
+            found.update(base_files(path))
         return set(map(osp.realpath, found))
 
     @property
@@ -105,7 +104,8 @@ class Source:
     def statistics(self) -> Tuple[List[float], List[float]]:
         """Mean and standard deviation by channel, on the scale of pixels."""
         found = self.preprocessor
-        if found.get('mean') is None:
+        # MMPretrain's own takes them in no other way.
+        if found.get('mean') is None or found.get('std') is None:
             return [0., 0., 0.], [1., 1., 1.]
         return list(found['mean']), list(found['std'])
 
@@ -247,15 +247,3 @@ def _numbers(values: Sequence[float]) -> str:
     """Numbers in words; one that all share once."""
     values = [f'{value:g}' for value in values]
     return values[0] if len(set(values)) == 1 else ' '.join(values)
-
-
-def _imported(path: str) -> Iterator[str]:
-    """The configs that one of pure Python style imports by relative path."""
-    with open(path, encoding='utf-8') as file:
-        tree = ast.parse(file.read())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            folders = [osp.dirname(path), *['..'] * (node.level - 1)]
-            base = osp.join(*folders, *node.module.split('.')) + '.py'
-            yield base
-            yield from _imported(base)

@@ -24,7 +24,7 @@ def explain(cfg: Any, error: Exception) -> ConfigError:
     building = _failed_build(error)
     path, given = _place_of(cfg, building['cfg']) if building else ('', {})
     # A data set that is held in memory is built as its source.
-    held = 'source' in given and given['source'] == building['cfg']['type']
+    held = 'source' in given and given['source'] == building['cfg'].get('type')
     unknown = UNKNOWN_TYPE.match(text)
     if unknown and isinstance(error, KeyError):
         # The runner is the one part whose type is not called so.

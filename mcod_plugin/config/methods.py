@@ -10,7 +10,7 @@ from typing import Any, List
 from mcod_plugin.errors import ConfigError, nearest, one_line
 from mcod_plugin.model_index import HOME
 from .parts import type_name, walk
-from .read import read_config
+from .read import imported_modules, read_config
 
 __all__ = ['METHODS', 'apply_method', 'find_method']
 
@@ -53,9 +53,9 @@ def apply_method(cfg: Any, path: str) -> None:
             cfg.get('custom_hooks') or [], hooks)
     own = fragment.get('custom_imports')
     if own:
-        given = cfg.get('custom_imports') or {}
         own['imports'] = list(
-            dict.fromkeys(_modules(given) + _modules(own)))
+            dict.fromkeys(
+                [*imported_modules(cfg), *imported_modules(fragment)]))
     try:
         cfg.merge_from_dict(fragment)
     except Exception as error:
@@ -64,12 +64,6 @@ def apply_method(cfg: Any, path: str) -> None:
     for _, value in walk(cfg):
         if isinstance(value, dict):
             value.pop('_delete_', None)
-
-
-def _modules(imports: dict) -> List[str]:
-    """The modules of ``custom_imports``, which may be one."""
-    modules = imports.get('imports') or []
-    return [modules] if isinstance(modules, str) else list(modules)
 
 
 def _merge_hooks(hooks: List[dict], own: List[dict]) -> List[dict]:

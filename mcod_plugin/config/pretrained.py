@@ -29,9 +29,7 @@ def without_pretrained(cfg: Any) -> Any:
 
 def is_pretrained(cfg: Any) -> bool:
     """Whether a config, or a part of it, asks for weights to start from."""
-    return any(
-        _loads_weights(key, value) for _, part in walk(cfg)
-        if isinstance(part, dict) for key, value in part.items())
+    return any(True for _ in checkpoints(cfg))
 
 
 def checkpoints(cfg: Any) -> Iterator[str]:

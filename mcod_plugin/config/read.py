@@ -88,27 +88,35 @@ def _broken_file(path: str) -> Optional[str]:
     """The config or base config that Python cannot parse: MMEngine's error
     does not name it."""
     try:
-        with open(path, encoding='utf-8') as file:
-            tree = ast.parse(file.read())
+        return next(filter(None, map(_broken_file, _bases(path))), None)
     except SyntaxError:
         return path
-    folder = osp.dirname(osp.abspath(path))
-    bases = (osp.join(folder, base) for base in _bases(tree))
-    return next(filter(None, map(_broken_file, filter(osp.isfile, bases))),
-                None)
 
 
-def _bases(tree: ast.Module) -> Iterator[str]:
+def base_files(path: str) -> Iterator[str]:
+    """The files that a config inherits by relative path, and theirs."""
+    for base in _bases(path):
+        yield base
+        yield from base_files(base)
+
+
+def _bases(path: str) -> Iterator[str]:
     """The base configs that a config names, by ``_base_`` or within ``with
-    read_base()``, relative to its folder."""
+    read_base()``, as far as they are files."""
+    with open(path, encoding='utf-8') as file:
+        tree = ast.parse(file.read())
+    names = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and getattr(
-                node.targets[0], 'id', None) == '_base_':
-            yield from (part.value for part in ast.walk(node.value)
-                        if isinstance(part, ast.Constant))
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id',
+                                                    None) == '_base_':
+            names += (
+                part.value for part in ast.walk(node.value)
+                if isinstance(part, ast.Constant))
         elif isinstance(node, ast.ImportFrom) and node.level:
             name = (node.module or '').replace('.', '/')
-            yield osp.join(*['..'] * (node.level - 1), f'{name}.py')
+            names.append(osp.join(*['..'] * (node.level - 1), f'{name}.py'))
+    folder = osp.dirname(osp.abspath(path))
+    return filter(osp.isfile, (osp.join(folder, name) for name in names))
 
 
 def imported_modules(cfg: Any) -> Sequence[str]:

@@ -135,7 +135,7 @@ def export_branches(cfg: Any,
                     f'{", ".join(others) or "another branch"}')
         cohort = load_cohort(cfg, checkpoint, content)
         images = _images(cfg, cohort, limit, verify_accuracy)
-        wanted = branch_logits(cohort, names, images.pixels)
+        wanted = branch_logits(cohort, images.pixels, names)
         metrics = {name: _top1(wanted[name], images.labels) for name in names}
         classes = class_names(content, images, cohort.num_classes)
         source = origin(cfg, checkpoint, content)
@@ -172,15 +172,15 @@ def export_branches(cfg: Any,
                 f'{name} as {format}: {reason}'
                 for (name, format), reason in left_out.items()))
         items = []
-        for (name, format), reopened in found.items():
+        for (name, format), (logits, difference) in found.items():
             model, by_mmpretrain = models[name], format in MMPRETRAIN_FORMATS
             items.append(
                 Export(
                     name,
                     format,
                     files=file_sizes(places[name, format]),
-                    difference=reopened.difference,
-                    metrics=_top1(reopened.logits, images.labels),
+                    difference=difference,
+                    metrics=_top1(logits, images.labels),
                     needs_plugin=by_mmpretrain and model.needs_plugin,
                     tests_need_plugin=(format == 'mmpretrain'
                                        and model.tests_need_plugin),

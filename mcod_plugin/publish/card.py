@@ -17,8 +17,6 @@ from .training import escape, known, listed, origin_text, training_steps
 __all__ = ['branch_card', 'cohort_card']
 
 TEMPLATE = Path(__file__).with_name('card.md')
-# Pillow's names of ways to resize, by timm's.
-RESAMPLING = dict(bicubic='BICUBIC', nearest='NEAREST')
 
 
 def branch_card(publication: Publication,
@@ -120,7 +118,7 @@ def _card(publication: Publication, member: Member, hub: Optional[Hub],
         # A branch has a repository of its own.
         own_place=osp.basename(hub.repos[member.folder])
         if hub else f'{place}/{member.folder}'.rstrip('/'),
-        resampling=RESAMPLING.get(member.interpolation, 'BILINEAR'),
+        resampling=member.interpolation.upper(),
         training=training_steps(publication),
         origin=origin_text(publication),
         paper=PAPER,

@@ -1,19 +1,18 @@
 """What the networks of a cohort are worth, and what they cost."""
 import logging
 import statistics
-from typing import Dict, Iterable, List, Sequence
+from typing import Dict, Iterable, Sequence
 
 import numpy as np
 import torch
 import torch.nn as nn
 
-from mcod_plugin.alone.images import batches
 from mcod_plugin.evaluation.branch_metrics import topk_hits
 from mcod_plugin.evaluation.calibration import expected_calibration_error
 
 __all__ = [
     'BINS', 'RUNS', 'THREADS', 'accuracy', 'calibration_error',
-    'cohort_logits', 'median_latency'
+    'median_latency'
 ]
 
 # How latencies are measured.
@@ -21,30 +20,6 @@ RUNS = 30
 THREADS = 1
 # Of the calibration error, as by Guo et al.
 BINS = 15
-
-
-@torch.no_grad()
-def cohort_logits(cohort: nn.Module,
-                  pixels: np.ndarray) -> Dict[str, np.ndarray]:
-    """Logits of the branches and of their ensemble.
-
-    Args:
-        cohort (MultiBackboneClassifier): The cohort, in eval mode.
-        pixels (np.ndarray): Images ``(N, C, H, W)`` of the data set.
-
-    Returns:
-        dict[str, np.ndarray]: Logits ``(N, num_classes)`` by branch, and
-        last those of the ``ensemble``.
-    """
-    found: Dict[str, List[np.ndarray]] = {}
-    for begin, end in batches(len(pixels)):
-        inputs = torch.from_numpy(pixels[begin:end])
-        inputs = cohort.data_preprocessor(dict(inputs=inputs))['inputs']
-        logits = cohort.branch_logits(inputs)
-        logits = dict(logits, ensemble=cohort.teacher.ensemble(logits))
-        for name, value in logits.items():
-            found.setdefault(name, []).append(value.numpy())
-    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray,

@@ -12,7 +12,8 @@ from mmpretrain.evaluation import ConfusionMatrix
 from mmpretrain.models import TIMMBackbone, TimmClassifier
 
 from mcod_plugin.alone.branch_model import BranchModel, branch_model
-from mcod_plugin.alone.cohort import class_names, load_cohort, origin
+from mcod_plugin.alone.cohort import (branch_logits, class_names, load_cohort,
+                                      origin)
 from mcod_plugin.alone.data import interpolation, source_loader
 from mcod_plugin.alone.files import (file_sizes, timm_fault,
                                      write_mmpretrain, write_safetensors,
@@ -39,8 +40,7 @@ from .card import branch_card, cohort_card
 from .data_facts import data_facts, data_part, data_split, named_data
 from .figures import draw_branch, draw_cohort
 from .licenses import Start, member_license, start_weights
-from .measure import (accuracy, calibration_error, cohort_logits,
-                      median_latency)
+from .measure import accuracy, calibration_error, median_latency
 from .metafile import metafile
 from .publication import Member, Publication
 from .push import repositories
@@ -183,7 +183,7 @@ class Publisher:
                 f'WORK_DIR {self.run.work_dir} cannot be published: a card '
                 'tells top-1 accuracy, and the branches give images several '
                 'labels')
-        self.logits = cohort_logits(self.cohort, self.images.pixels)
+        self.logits = branch_logits(self.cohort, self.images.pixels)
         self.solo_metrics = self._solo_metrics()
         branches = self._branches()
         branches.sort(key=lambda member: -member.metrics['top1'])
@@ -261,7 +261,7 @@ class Publisher:
         cohort = load_cohort(solo.cfg, solo.checkpoint, solo.content)
         return {
             name: self._accuracy(logits)
-            for name, logits in cohort_logits(cohort,
+            for name, logits in branch_logits(cohort,
                                               self.images.pixels).items()
         }
 
@@ -300,7 +300,7 @@ class Publisher:
                        self.logits, self.folder)
         # The numbers are those of the checkpoint.
         return [
-            self._branch(model, found[name, 'mmpretrain'].logits)
+            self._branch(model, found[name, 'mmpretrain'][0])
             for name, model in models.items()
         ]
 

@@ -8,7 +8,6 @@ from typing import Any, Dict, List, Optional, Tuple
 from mcod_plugin.config.parts import is_part, metric_configs, type_name
 from mcod_plugin.config.pretrained import is_pretrained
 from mcod_plugin.config.read import read_config
-from mcod_plugin.engine.hooks import DiscontinuousKDHook
 from mcod_plugin.engine.hooks.run_record_hook import STATE
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.heads import EnsembleTeacher
@@ -114,17 +113,6 @@ class TrainedRun:
             name for name, branch in self.branches.items()
             if is_pretrained(branch)
         ]
-
-    @property
-    def schedule_cfgs(self) -> List[Dict[str, Any]]:
-        """Settings of the distillation schedules, of which several are for
-        different branches."""
-        return [{
-            key: value
-            for key, value in hook.items()
-            if key not in ('type', 'priority', '_scope_')
-        } for hook in self.cfg.get('custom_hooks') or []
-                if is_part(hook, DiscontinuousKDHook)]
 
     @property
     def distillation(self) -> Dict[str, Any]:

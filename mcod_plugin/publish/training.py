@@ -10,6 +10,7 @@ from mcod_plugin.alone.data import source_loader
 from mcod_plugin.config.data import (innermost_dataset, pipeline_of,
                                      view_pipelines)
 from mcod_plugin.config.parts import is_part
+from mcod_plugin.engine.hooks import DiscontinuousKDHook
 from mcod_plugin.runs.record import dose_text
 from mcod_plugin.utils.units import duration
 from .data_facts import DataFacts, data_facts, data_part, data_split
@@ -20,8 +21,6 @@ __all__ = ['escape', 'known', 'listed', 'origin_text', 'training_steps']
 
 # By how much a branch is trained more or less than the others.
 FACTORS = ('lr_mult', 'decay_mult', 'loss_weight')
-# What it is trained by instead of what they are.
-OWN = ('optimizer', 'clip_grad')
 
 
 def training_steps(publication: Publication) -> List[str]:
@@ -188,13 +187,12 @@ def _branch_settings(model: Dict[str, Any]) -> Iterator[str]:
         factors = {key: branch.get(key, default[key]) for key in FACTORS}
         own = {key: value for key, value in factors.items() if value != 1}
         words = [f'`{_arguments(own)}`'] if own else []
-        for key in OWN:
-            value = branch.get(key)
-            if key == 'optimizer' and value:
-                words.append(f'its own optimizer, {_call(value)}')
-            if key == 'clip_grad' and key in branch:
-                limits = f'`{_arguments({key: value})}`'
-                words.append(limits if value else 'gradients not clipped')
+        if branch.get('optimizer'):
+            words.append(f'its own optimizer, {_call(branch["optimizer"])}')
+        if 'clip_grad' in branch:
+            limits = branch['clip_grad']
+            words.append(f'`clip_grad={limits!r}`'
+                         if limits else 'gradients not clipped')
         if words:
             yield f'{name} with {listed(words)}'
 
@@ -218,8 +216,9 @@ def _schedule(run: Any) -> str:
     if not run.distils:
         return 'never distilled'
     calls = [
-        _call(dict(settings, type='DiscontinuousKDHook'))
-        for settings in run.schedule_cfgs
+        f'`DiscontinuousKDHook({_arguments(hook, ["priority"])})`'
+        for hook in run.cfg.get('custom_hooks') or []
+        if is_part(hook, DiscontinuousKDHook)
     ]
     return ', '.join([*calls, dose_text(run.distillation)])
 

@@ -105,15 +105,11 @@ def plot_curve(panel: Any,
     panel.xaxis.get_major_locator().set_params(integer=True)
 
 
-def plot_weights(panel: Any,
-                 weights: Sequence[float],
-                 color: str,
-                 edges: Optional[Sequence[int]] = None) -> None:
+def plot_weights(panel: Any, weights: Sequence[float], color: str,
+                 edges: Sequence[int]) -> None:
     """Draw the weights of the distillation loss as a filled line of steps. The
     edges are how many epochs or iterations were over when each of them began,
-    and when the last one ended; by default each is an epoch, from 0 on."""
-    if edges is None:
-        edges = range(len(weights) + 1)
+    and when the last one ended."""
     panel.stairs(weights, edges, fill=True, color=color, alpha=0.3)
     panel.stairs(weights, edges, color=color, linewidth=1.2)
     panel.set_xlim(edges[0], edges[-1])

@@ -69,14 +69,8 @@ def describe_machine() -> Dict[str, Any]:
 def cpu_name() -> str:
     """The name of the processor, whatever other devices there are, or its
     architecture where the system does not tell."""
-    try:
-        with open('/proc/cpuinfo') as file:
-            for line in file:
-                if line.startswith('model name'):
-                    return line.partition(':')[2].strip()
-    except OSError:
-        pass  # Only Linux has it.
-    return platform.processor() or platform.machine()
+    return (_proc('cpuinfo').get('model name') or platform.processor()
+            or platform.machine())
 
 
 def cpu_flags() -> Set[str]:
@@ -85,15 +79,9 @@ def cpu_flags() -> Set[str]:
     capabilities = getattr(torch.cpu, 'get_capabilities', None)
     if capabilities is not None:
         return {name for name, has in capabilities().items() if has is True}
-    try:
-        with open('/proc/cpuinfo') as file:
-            for line in file:
-                # On x86, and on ARM.
-                if line.startswith(('flags', 'Features')):
-                    return set(line.partition(':')[2].split())
-    except OSError:
-        pass  # Only Linux has it.
-    return set()
+    table = _proc('cpuinfo')
+    # On x86, and on ARM.
+    return set((table.get('flags') or table.get('Features', '')).split())
 
 
 def cpu_has_bfloat16() -> bool:
@@ -151,13 +139,11 @@ def free_memory(device: torch.device) -> int:
     """The memory of the CPU or a GPU that may still be taken, in bytes."""
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open('/proc/meminfo') as file:
-            table = dict(line.split(':') for line in file)
-        return int(table['MemAvailable'].split()[0]) * 1024
-    except (OSError, KeyError):
+    found = _proc('meminfo').get('MemAvailable')
+    if found is None:
         # Not Linux. What is in use can be swapped out, within limits.
         return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    return int(found.split()[0]) * 1024
 
 
 def peak_memory() -> int:
@@ -173,12 +159,18 @@ def process_memory(name: str) -> int:
     """A number in bytes from the kernel's account of this process, 0 if it
     keeps none: ``'VmRSS'``, what is resident now, or ``'VmHWM'``, the most
     that was; see ``proc_pid_status(5)``."""
+    return int(_proc('self/status').get(name, '0').split()[0]) * 1024
+
+
+def _proc(name: str) -> Dict[str, str]:
+    """A table of the kernel, such as ``meminfo``, empty where there is none;
+    of several processors that of the last one."""
     try:
-        with open('/proc/self/status') as file:
-            table = dict(line.split(':', 1) for line in file)
-        return int(table[name].split()[0]) * 1024
-    except (OSError, KeyError):
-        return 0
+        with open(f'/proc/{name}') as file:
+            rows = [line.partition(':') for line in file]
+    except OSError:
+        return {}  # Only Linux has it.
+    return {key.strip(): value.strip() for key, _, value in rows}
 
 
 def keep_freed_memory() -> None:

@@ -85,6 +85,11 @@ def test_mistakes(settings, text):
     assert str(caught.value) == f'val_dataloader: {text}'
 
 
+def test_no_data():
+    with pytest.raises(ConfigError, match='neither val_dataloader nor test'):
+        validation_images(Config(dict(model={})), 4)
+
+
 def test_images_without_one_label_each():
     images = images_of(length=4, odd='label')
     assert images.labels is None and len(images.pixels) == 4

@@ -225,9 +225,10 @@ def test_result_of_another_config(trainer, make_run, tmp_path):
     Path(run.result).unlink()
     with pytest.raises(ConfigError, match='work.*hash of a_seed0, not other'):
         state(other)
-    Path(run.result).write_text('{')
-    with pytest.raises(ConfigError, match='is no result file'):
-        state(run)
+    for text in ('{', '[]'):
+        Path(run.result).write_text(text)
+        with pytest.raises(ConfigError, match='is no result file'):
+            state(run)
 
 
 SUPERVISOR = """\

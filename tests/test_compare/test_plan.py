@@ -303,6 +303,21 @@ def test_shares_are_all_runs_once(number):
     assert number > 2 or max(sizes) - min(sizes) < 3
 
 
+@pytest.mark.parametrize('needs', [
+    dict(a=[], b=[], c=['a', 'b']),
+    dict(d=['c'], c=['a'], x=[], a=[]),
+])
+def test_runs_that_need_each_other_share(needs):
+    runs = [
+        Run(name, name, 0, Config(), '', '', '', own)
+        for name, own in needs.items()
+    ]
+    for index in (1, 2):
+        share = shard(runs, index, 2)
+        names = {run.name for run in share}
+        assert all({*run.needs} <= names for run in share)
+
+
 @pytest.mark.parametrize('weight', ['', 'weight=None, '])
 def test_schedule_that_is_left_out_is_told(write_study, tmp_path, weight):
     """As what it gets: it may be something else in another version."""

@@ -28,6 +28,16 @@ def test_what_it_leaves(training):
     assert not list(folder.glob('*.part'))
 
 
+def test_letters_of_no_known_kind(training):
+    """What a library prints need not be UTF-8."""
+    assert training.begin()
+    training.process.wait()
+    Path(training.run.result).unlink()
+    with open(Path(training.run.work_dir, 'train.log'), 'ab') as file:
+        file.write(b'\xff\xfe no luck\n')
+    assert 'no luck' in training.fault(1)
+
+
 def test_process_keeps_the_lock(training):
     """Until it ends, and no longer."""
     training.run.cfg.seconds = 60.

@@ -48,6 +48,12 @@ def test_a_config_that_says_nothing():
     assert set(facts.values()) == {''}
 
 
+def test_mean_without_standard_deviation():
+    """The preprocessor normalises nothing then."""
+    source = make(data_preprocessor=dict(mean=[1., 2., 3.]))
+    assert source.statistics == ([0.] * 3, [1.] * 3)
+
+
 @pytest.mark.parametrize('loads', [True, False])
 @pytest.mark.parametrize('to_rgb', [True, False])
 def test_channel_order(loads, to_rgb):

@@ -120,6 +120,13 @@ def test_data_set_held_in_memory(changes, text):
     assert found == text
 
 
+def test_data_set_whose_type_was_forgotten():
+    cfg = dict(loader=dict(dataset=dict(source='CIFAR100', split='train')))
+    found = explained(cfg, lambda cfg: DATASETS.build(cfg.loader.dataset))
+    assert 'loader.dataset' in found and 'type' in found
+    assert len(found.splitlines()) == 1
+
+
 def test_path_of_the_part_that_has_most_in_common():
     """Parts of the same type are told apart by their settings."""
     cfg = dict(

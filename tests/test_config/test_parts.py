@@ -209,7 +209,6 @@ def test_schedule(kind, monkeypatch):
         model=dict(branches=dict(a={}, b={})),
         custom_hooks=[hook],
         train_cfg=dict(max_epochs=8))
-    assert run_of(cfg).schedule_cfgs == [dict(gap=(2, 4), weight=(1, 1))]
     assert recipe_differences(Config(cfg),
                               Config(dict(cfg, custom_hooks=[]))) == {}
     monkeypatch.setattr(cases, 'RUNNERS',
