@@ -55,8 +55,8 @@ def contrast_table(
         f'{seeds_needed(model.sd, methods, sought) or "over 1000"} seeds'
         for sought in SOUGHT)
     level = seeds_for_level(model.sd, methods, MARGIN) or 'over 1000'
-    asked = question and f', {question},'
-    title = (f'**Contrasts of {outcome}**{asked} that the study declares, in '
+    asked = question and f' to tell {question}'
+    title = (f'**Contrasts of {outcome}** that the study declares{asked}, in '
              'percentage points [95 % confidence interval], with p adjusted '
              'for their number by Holm; level means that the difference is '
              f'below {MARGIN} by two one-sided tests, whose p is not '

@@ -265,7 +265,8 @@ def test_contrasts_by_question(results):
              'how': [('mcod', 'dml')]}
     text = Report(results, 'solo', contrasts=asked).to_markdown()
     first, second = re.findall(
-        r'\*\*Contrasts of the mean of branches\*\*, (.*?), that.*?\n\n'
+        r'\*\*Contrasts of the mean of branches\*\* that the study declares to '
+        r'tell (.*?), in percentage.*?\n\n'
         r'(.*?)\n\n', text, re.DOTALL)
     assert [first[0], second[0]] == list(asked)
     assert len(first[1].splitlines()) == 4
@@ -273,7 +274,7 @@ def test_contrasts_by_question(results):
     cells = [cell.strip() for cell in row.strip('| ').split('|')]
     assert cells[0] == '`mcod` - `dml`'
     assert cells[3] == cells[4]  # p is that of one test
-    assert text.count('**Contrasts of the ensemble**') == 2
+    assert text.count('**Contrasts of the ensemble** that') == 2
 
 
 def test_contrasts_that_are_open(results):

@@ -22,7 +22,7 @@ contrasts = {
     ],
     # where it does not, equal results of one dose say little
     'whether the dose matters': [('always_on', 'on_w052')],
-    'against what helps alone': [
+    'how it compares with what helps alone': [
         ('mcod', 'solo_smooth'),
         ('mcod', 'solo_ema'),
         ('mcod', 'solo_twice'),
