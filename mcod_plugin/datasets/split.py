@@ -64,7 +64,9 @@ def select_images(
         table = np.full(size, -1)
         table[chosen] = np.arange(len(chosen))
         labels = table[labels]
-        names = names and tuple(names[number] for number in chosen)
+        names = tuple(
+            names[number] if number < len(names) else str(number)
+            for number in chosen) if names else names
     numbers = np.flatnonzero(labels >= 0)
     if per_class is not None:
         numbers = numbers[select_per_class(labels[numbers], *per_class, names

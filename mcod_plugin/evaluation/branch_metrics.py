@@ -178,7 +178,7 @@ class BranchMetrics(BaseMetric):
             collect_device=collect_device, collect_dir=collect_dir)
         self._given = topk is not None
         topk = topk if self._given else TOPK
-        numbers = (topk, ) if isinstance(topk, int) else tuple(topk)
+        numbers = tuple(topk) if isinstance(topk, (tuple, list)) else (topk, )
         if (not numbers and self._others is None
                 or any(type(k) is not int or k < 1 for k in numbers)):
             raise ConfigError('topk of BranchMetrics must be positive whole '

@@ -265,8 +265,8 @@ def test_contrasts_by_question(results):
              'how': [('mcod', 'dml')]}
     text = Report(results, 'solo', contrasts=asked).to_markdown()
     first, second = re.findall(
-        r'\*\*Contrasts of the mean of branches\*\* that the study declares to '
-        r'tell (.*?), in percentage.*?\n\n'
+        r'\*\*Contrasts of the mean of branches\*\* that the study declares '
+        r'to tell (.*?), in percentage.*?\n\n'
         r'(.*?)\n\n', text, re.DOTALL)
     assert [first[0], second[0]] == list(asked)
     assert len(first[1].splitlines()) == 4

@@ -815,6 +815,12 @@ def test_settings_of_the_source():
     assert dataset.metainfo['classes'] == ('x', 'y', 'z')
 
 
+def test_class_beyond_the_names():
+    dataset = DATASETS.build(
+        config(num=6, metainfo=dict(classes=('x', 'y')), classes=[4, 1]))
+    assert dataset.metainfo['classes'] == ('4', 'y')
+
+
 @pytest.mark.parametrize('registry', [DATASETS, ROOT_DATASETS])
 def test_config_stays_as_it_is(registry):
     cfg = Config(config(pipeline=PIPELINES['cifar']))

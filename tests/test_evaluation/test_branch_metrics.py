@@ -268,7 +268,8 @@ def test_no_warning_about_the_prefix(caplog):
     assert any(record.levelno == logging.WARNING for record in caplog.records)
 
 
-@pytest.mark.parametrize('topk', [(), 0, (1, -1), (1, 2.5), True, ('1', )])
+@pytest.mark.parametrize(
+    'topk', [(), 0, 1.5, (1, -1), (1, 2.5), True, ('1', )])
 def test_bad_topk(topk):
     with pytest.raises(ConfigError, match='topk of BranchMetrics'):
         METRICS.build(dict(type='mcod_plugin.BranchMetrics', topk=topk))

@@ -477,15 +477,18 @@ class CohortRunner(ResumingRunner):
             sample_by_data_rank(dataloader.sampler)
             return dataloader
         dataloader = dict(dataloader)
-        dataloader.setdefault('num_workers', default_workers())
+        chosen = dataloader.get('num_workers') is None
+        if chosen:
+            dataloader['num_workers'] = default_workers()
         dataset = dataloader.get('dataset', {})
-        if is_in_memory(dataset):
-            # It makes whole batches, where the images are.
+        in_memory = is_in_memory(dataset)
+        if in_memory or chosen and not dataloader['num_workers']:
             for key in WORKER_SETTINGS:
                 dataloader.pop(key, None)
+            dataloader.update(num_workers=0, persistent_workers=False)
+        if in_memory:
+            # It makes whole batches, where the images are.
             dataloader.update(
-                num_workers=0,
-                persistent_workers=False,
                 pin_memory=False,
                 collate_fn=dict(type='mcod_plugin.batch_collate'))
         with explain_missing_data(dataset):

@@ -106,6 +106,10 @@ class BalancedKDLoss(BaseKDLoss):
             raise ConfigError('distill.loss of BalancedKDLoss must compare '
                               'logits, at which the pull is measured; got '
                               f'{type(loss).__name__}, which needs features')
+        if loss.needs_own_grad:
+            raise ConfigError('distill.loss of BalancedKDLoss must not be '
+                              'scaled by the own loss already; got '
+                              f'{type(loss).__name__}')
         self.loss = loss
         self.momentum = momentum
         self.limit = limit

@@ -29,7 +29,7 @@ def undisturbed(cohort: nn.Module) -> Iterator[None]:
     """
     parts = [
         module for part in (cohort.teacher, cohort.distill)
-        for module in part.modules()
+        if part is not None for module in part.modules()
     ]
     attributes = [(vars(module), dict(vars(module))) for module in parts]
     containers = [(value, copy.copy(value)) for _, kept in attributes

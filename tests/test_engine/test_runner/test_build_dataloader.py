@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 from torch.utils.data import BatchSampler
 
 from mcod_plugin.datasets import InMemoryDataset
-from mcod_plugin.engine.runner import CohortRunner
+from mcod_plugin.engine.runner import CohortRunner, cohort_runner
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.structures import BatchDataSample
 
@@ -98,6 +98,20 @@ def test_settings_for_workers_are_ignored(changes):
     assert loader.num_workers == 0 and not loader.pin_memory
     assert not loader.persistent_workers
     assert type(next(iter(loader))['data_samples']) is BatchDataSample
+
+
+@pytest.mark.parametrize('number', [0, 1])
+def test_number_that_this_machine_chooses(monkeypatch, number):
+    """PyTorch refuses settings for workers where there are none."""
+    monkeypatch.setattr(cohort_runner, 'default_workers', lambda: number)
+    cfg = make_config(
+        dict(type='mcod_plugin.Digits', pipeline=[dict(type='PackInputs')]),
+        persistent_workers=True,
+        prefetch_factor=4)
+    del cfg['num_workers']
+    loader = CohortRunner.build_dataloader(cfg, seed=0)
+    assert loader.num_workers == number
+    assert loader.persistent_workers is bool(number)
 
 
 def test_number_may_be_left_out():

@@ -207,6 +207,8 @@ def test_losses_inside():
      r"loss must be the config of a loss \(a dict\); got 'mcod.*'"),
     (dict(loss=HintLoss()), 'loss of BalancedKDLoss must compare logits, .*; '
      'got HintLoss, which needs features'),
+    (dict(loss=dict(type='mcod_plugin.BalancedKDLoss')),
+     'loss of BalancedKDLoss must not be scaled .*; got BalancedKDLoss'),
 ])
 def test_refuses(settings, message):
     with pytest.raises(ConfigError, match=rf'^distill\.{message}$'):

@@ -227,3 +227,8 @@ def test_batch_norm_over_one_image(branch, size, starved):
         cohort.branches['b'](inputs)
     # The other one has enough.
     cohort.branches['a'](inputs)
+
+
+def test_batch_norm_over_one_image_without_a_loss():
+    """A cohort that never distils, as of ``--method solo``."""
+    assert not starved_norms(make(distill=None))
