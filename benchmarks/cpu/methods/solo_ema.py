@@ -4,17 +4,8 @@
 
 An average over some hundred steps, as a short run asks for.
 """
-model = dict(
-    teacher=dict(
-        _delete_=True, type='mcod_plugin.EnsembleTeacher', fusion='mean'),
-    distill=None)
-
+_base_ = '../../../configs/methods/solo.py'
 custom_hooks = [
-    dict(
-        type='mcod_plugin.DiscontinuousKDHook',
-        on=1,
-        gap=(0, 0),
-        weight=(0.0, 0.0),
-        curve='linear'),
+    *_base_.custom_hooks,
     dict(type='EMAHook', momentum=0.01, update_buffers=True)
 ]

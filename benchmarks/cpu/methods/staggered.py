@@ -7,20 +7,8 @@ in even epochs, the VGG in odd ones.
 The dose of ``on_off``, but no two networks are pulled towards each other at
 once. The target z is detached.
 """
-model = dict(
-    teacher=dict(
-        _delete_=True, type='mcod_plugin.EnsembleTeacher', fusion='mean'),
-    distill=dict(
-        _delete_=True, type='mcod_plugin.DiscontinuousKDLoss',
-        temperature=3.0))
-
+_base_ = '../../../configs/methods/on_off.py'
 custom_hooks = [
-    dict(
-        type='mcod_plugin.DiscontinuousKDHook',
-        branches=[branch],
-        on=1,
-        gap=(1, 1),
-        weight=(1.0, 1.0),
-        curve='linear',
-        begin=begin) for begin, branch in enumerate(('resnet', 'vgg'))
+    dict(_base_.custom_hooks[0], branches=[branch], begin=begin)
+    for begin, branch in enumerate(('resnet', 'vgg'))
 ]
