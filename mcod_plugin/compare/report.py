@@ -224,8 +224,8 @@ class Report:
                 for method, found in doses.items() if found
             }
             sentences.append('Distilled is the share of the steps that '
-                             'distil, and the mean weight over all steps, '
-                             'the dose')
+                             'distil any network, and the mean weight over '
+                             'all steps and networks, the dose')
         columns['seeds'] = {
             method: self._count(runs)
             for method, runs in self.results.items()

@@ -48,15 +48,18 @@ def distilled(record: Mapping[str, Any]) -> bool:
 
 def dose(record: Mapping[str, Any]) -> Optional[Tuple[float, float]]:
     """The share of the steps of a run in which any branch was distilled, and
-    the mean weight over all steps. Parts of the run that were not recorded do
-    not count; None if none was."""
+    the mean weight over all steps and branches. Parts of the run that were not
+    recorded do not count; None if none was."""
     weights = kd_weights(record)
     until = record.get('until') or range(1, len(weights) + 1)
     on = record.get('kd_on') or [float(weight > 0) for weight in weights]
+    courses = [
+        course for key, course in record.items() if key.endswith('.kd_weight')
+    ] or [weights]
     parts = [
-        (end - begin, share, weight)
-        for begin, end, share, weight in zip((0, *until), until, on, weights)
-        if math.isfinite(weight) and math.isfinite(share)
+        (end - begin, share, mean_of(own)) for begin, end, share, *own in zip(
+            (0, *until), until, on, *courses)
+        if math.isfinite(share) and all(map(math.isfinite, own))
     ]
     length = sum(part[0] for part in parts)
     if not length:
@@ -75,10 +78,10 @@ def dose_text(record: Mapping[str, Any]) -> str:
     share, weight = found
     if not distilled(record):
         return 'never distilled'
-    # Of several schedules it is the greatest weight that is known.
+    # Of several schedules the share counts steps of any of them.
     most = 'at most ' * any(key.endswith('.kd_weight') for key in record)
     return (f'distilled in {most}{100 * share:.3g} % of the steps, mean '
-            f'weight {most}{weight:.3g}')
+            f'weight {weight:.3g}')
 
 
 def mean_of(values: Sequence[float]) -> float:

@@ -20,9 +20,18 @@ from mcod_plugin.runs.record import (distilled, dose, dose_text,
     # schedules by branches
     ({
         'kd_weight': [3., 3.],
-        'a.kd_weight': [0., 1.]
-    }, (1., 3.), 'distilled in at most 100 % of the steps, mean weight at '
-     'most 3'),
+        'a.kd_weight': [0., 1.],
+        'b.kd_weight': [3., 3.]
+    }, (1., 1.75), 'distilled in at most 100 % of the steps, mean weight '
+     '1.75'),
+    # of which one is not known
+    ({
+        'until': [2, 3],
+        'kd_weight': [math.nan, 1.],
+        'kd_on': [math.nan, 1.],
+        'a.kd_weight': [math.nan, 1.],
+        'b.kd_weight': [math.nan, 0.]
+    }, (1., .5), 'distilled in at most 100 % of the steps, mean weight 0.5'),
     # recorded from the second epoch on
     (dict(until=[1, 2, 3], kd_weight=[math.nan, 1., 0.],
           kd_on=[math.nan, 1., 0.]),

@@ -8,6 +8,7 @@ from scipy import stats
 from mcod_plugin.compare.contrasts import contrast_table
 from mcod_plugin.compare.statistics import TwoWay
 from mcod_plugin.compare.study import read_study
+from mcod_plugin.runs.record import dose
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / 'docs' / 'results'
@@ -31,6 +32,8 @@ SCHEDULES = ('mcod_constant', 'mcod', 'mcod_faster', 'slow_start_slower',
              'slow_start')
 # Of the study of 100 classes with few images.
 OTHERS = {
+    '`mcod`, for comparison': 'mcod',
+    '`slow_start`, for comparison': 'slow_start',
     'views of their own, always on': 'views',
     'averaged teacher, always on': 'averaged',
     'standardised logits, always on': 'standardized',
@@ -82,18 +85,47 @@ def gains(study, what):
     }
 
 
+def answers(study, question, what=BRANCHES):
+    """By pair of a question the difference and p, adjusted for the pairs."""
+    asked = read_study(str(STUDIES / f'{study}.py')).contrasts[question]
+    _, _, found = contrast_table('', accuracies(study, what), asked)
+    return {
+        pair: f'{row[1]}, p {"= " * (row[4][0] != "<")}{row[4]}'
+        for pair, row in zip(asked, found)
+    }
+
+
 def contrasts(question, *studies):
     """A row for each pair of a question, a cell for each study, of the mean of
-    the branches: the difference and p, adjusted in each study."""
-    rows = {}
-    for name in studies:
-        study = read_study(str(STUDIES / f'{name}.py'))
-        _, _, found = contrast_table('', accuracies(name, BRANCHES),
-                                     study.contrasts[question])
-        for pair, difference, _, _, p, _ in found:
-            p = p if p.startswith('<') else f'= {p}'
-            rows.setdefault(pair, [pair]).append(f'{difference}, p {p}')
-    return rows.values()
+    the branches."""
+    columns = [answers(study, question) for study in studies]
+    for first, second in columns[0]:
+        yield [
+            f'`{first}` - `{second}`',
+            *(column[first, second] for column in columns)
+        ]
+
+
+def dosed(runs, method):
+    """The dose of a method."""
+    _, found = dose(next(iter(runs[method].values())))
+    return f'{found:.2f}'
+
+
+def at_one_dose(study):
+    """A row for each pair of schedules that distil as much: the dose, and the
+    differences of the mean of the branches and of the ensemble."""
+    runs = records(study)
+    for question in ('when to distil, at one dose',
+                     'whether the dose matters'):
+        both = [answers(study, question, what)
+                for what in (BRANCHES, 'ensemble')]
+        for pair in both[0]:
+            doses = [dosed(runs, name) for name in pair]
+            yield [
+                '`{}` - `{}`'.format(*pair), ', '.join(dict.fromkeys(doses)),
+                *(found[pair] for found in both)
+            ]
 
 
 def cell(gain, bold=False):
@@ -165,20 +197,17 @@ def tested():
 
 
 def others():
-    """A row for each other method with its gains, seed 0."""
+    """A row for each other method with its dose and gains."""
     runs = records('balance_100_poor')
-    solo = runs['solo'][0]['last']
-    for title, method in {
-            '`mcod`, for comparison': 'mcod',
-            '`slow_start`, for comparison': 'slow_start',
-            **OTHERS
-    }.items():
+    columns = [
+        gains('balance_100_poor', what)
+        for what in ('resnet', 'vgg', BRANCHES, 'ensemble')
+    ]
+    for title, method in OTHERS.items():
         if method in runs:
-            run = runs[method][0]
-            keys = [f'{name}/top1' for name in ('resnet', 'vgg', 'ensemble')]
             yield [
-                title, f'{np.mean(run["kd_weight"]):.2f}',
-                *(f'{run["last"][key] - solo[key]:+.2f}' for key in keys)
+                title, dosed(runs, method),
+                *(cell(column[method]) for column in columns)
             ]
 
 
