@@ -1,3 +1,4 @@
+import copy
 import os
 import os.path as osp
 import shutil
@@ -239,10 +240,17 @@ class CohortRunner(ResumingRunner):
         """
         if self.started and self._trains:
             name = osp.basename(self.cfg.filename or f'{self.timestamp}.py')
+            cfg = self.cfg
+            if cfg.get('resume'):
+                # How the training has begun, not what it is: another one by
+                # this config is to begin anew.
+                cfg = copy.deepcopy(cfg)
+                cfg.resume, cfg.load_from = False, None
+            path = osp.join(self.work_dir, name)
             if name.endswith('.py'):
-                write_text(osp.join(self.work_dir, name), self.cfg.pretty_text)
+                write_text(path, cfg.pretty_text)
             else:
-                super().dump_config()
+                cfg.dump(path)
 
     def register_default_hooks(self,
                                hooks: Optional[Dict[str, Any]] = None) -> None:

@@ -1,6 +1,6 @@
 import os
 import os.path as osp
-from typing import Callable, Optional, Union
+from typing import Callable, Dict, Optional, Union
 
 import torch.nn as nn
 from mmengine.dist import all_gather_object, is_main_process, master_only
@@ -57,6 +57,18 @@ class ResumingRunner(Runner):
         if self._load_from is not None and not self._resume:
             # Checkpoints tell it, also once the run was resumed.
             self.message_hub.update_info('load_from', self._load_from)
+
+    def val(self) -> Dict[str, float]:
+        """Validate, see :meth:`mmengine.runner.Runner.val`; as a test, it
+        takes the weights alone of a checkpoint, also if the config is that of
+        a resumed run."""
+        self._resume = False
+        return super().val()
+
+    def test(self) -> Dict[str, float]:
+        """Test, see :meth:`mmengine.runner.Runner.test` and :meth:`val`."""
+        self._resume = False
+        return super().test()
 
     def _resume_latest(self) -> None:
         """Go on from the newest intact checkpoint of the run, or start anew
