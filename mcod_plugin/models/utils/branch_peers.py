@@ -1,6 +1,5 @@
-from contextlib import contextmanager, nullcontext
-from typing import (Collection, ContextManager, Dict, Iterator, List, Mapping,
-                    Optional, Sequence)
+from contextlib import contextmanager
+from typing import Collection, Dict, Iterator, List, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from mcod_plugin.utils.mesh import branch_group, branch_rank
 
-__all__ = ['BranchPeers', 'RemoteBranch', 'own_randomness']
+__all__ = ['BranchPeers', 'RemoteBranch']
 
 
 class RemoteBranch(nn.Module):
@@ -106,9 +105,3 @@ class BranchPeers:
             self._states[name] = dict(cpu=torch.get_rng_state())
             if on_gpu:
                 self._states[name]['cuda'] = torch.cuda.get_rng_state(device)
-
-
-def own_randomness(peers: Optional[BranchPeers], name: str,
-                   device: torch.device) -> ContextManager:
-    """See :meth:`BranchPeers.randomness`; without peers, nothing."""
-    return nullcontext() if peers is None else peers.randomness(name, device)
