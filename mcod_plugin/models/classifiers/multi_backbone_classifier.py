@@ -31,7 +31,7 @@ from ..utils.build_cohort import (build_branches, check_names,
 from ..utils.build_distillation import (DISTILL, TEACHER, build_distillation,
                                         feats_and_logits)
 from ..utils.build_part import adapt
-from ..utils.divergence_mask import DivergenceMask, without_diverged
+from ..utils.divergence_mask import DivergenceMask, fill_diverged
 from ..utils.input_size import guess_input_size
 from ..utils.label_rule import LabelRule, check_mixing
 from ..utils.memory_format import MEMORY_FORMATS, choose_memory_format
@@ -527,7 +527,7 @@ class MultiBackboneClassifier(BaseClassifier):
         own = self._branch_losses(logits, data_samples, head_feats)
         losses = self._own_losses(own)
         alive = self.divergence.detect(logits, losses)
-        losses = without_diverged(losses, alive)
+        losses = fill_diverged(losses, alive, 0.)
         teaches = self.distill is not None and self.teacher.loss is not None
         if teaches or any(weights.values()):
             logits = self._all_logits(logits)
