@@ -59,14 +59,9 @@ class StepBatch:
         if isinstance(inputs, Tensor):
             inputs = {'': inputs}
         return {
-            **{
-                f'inputs.{name}': value
-                for name, value in inputs.items()
-            },
-            **{
-                f'fields.{name}': value
-                for name, value in self.fields.items()
-            }
+            f'{part}.{name}': value
+            for part, values in (('inputs', inputs), ('fields', self.fields))
+            for name, value in values.items()
         }
 
     @property
