@@ -10,8 +10,7 @@ from mmengine.registry import OPTIMIZERS
 from mcod_plugin.config.explain import unknown_type
 from mcod_plugin.config.parts import is_part, type_name
 from mcod_plugin.errors import ConfigError
-from .branch_optim_wrapper_constructor import (own_settings,
-                                               with_branch_constructor)
+from .branch_optim_wrapper_constructor import with_branch_constructor
 from .clip_grad import check_clip_grad
 from .fused import prefer_fused
 
@@ -28,7 +27,7 @@ def prepare_optim_wrapper(cfg: dict, model: nn.Module,
     _check_optimizer('optim_wrapper.optimizer', optimizer or {})
     if cfg.get('clip_grad') is not None:
         check_clip_grad('optim_wrapper.clip_grad', cfg['clip_grad'])
-    for name, own in own_settings(model).items():
+    for name, own in getattr(model, 'branch_settings', {}).items():
         if own.optimizer:
             _check_optimizer(f'model.branches.{name}.optimizer', own.optimizer)
         if own.clip_grad:

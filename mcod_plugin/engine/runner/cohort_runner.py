@@ -591,12 +591,6 @@ class CohortRunner(ResumingRunner):
         with self.layout.whole():
             super()._init_model_weights()
 
-    def own_part(self, checkpoint: dict) -> dict:
-        """A checkpoint without the branches that live in other processes."""
-        if self.layout is None:
-            return checkpoint
-        return self.layout.own_part(checkpoint)
-
     def save_checkpoint(self,
                         out_dir: str,
                         filename: str,

@@ -36,6 +36,7 @@ class BranchPeers:
 
     Attributes:
         own (list[str]): Names of those that live here.
+        away (list[str]): Names of those that live in other processes.
     """
 
     def __init__(self, shares: Sequence[Sequence[str]],
@@ -45,6 +46,7 @@ class BranchPeers:
         self.own: List[str] = [
             name for name in names if name in shares[branch_rank()]
         ]
+        self.away = [name for name in names if name not in self.own]
         self._seed = None
         self._states: Dict[str, Dict[str, Tensor]] = {}
 
