@@ -206,13 +206,8 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
             model.leave_out(names)
 
     def _check(self, runner: Runner, iteration: int, saves: bool) -> None:
-        """Hand over, and see whether training has diverged.
-
-        Args:
-            runner (Runner): The runner.
-            iteration (int): How many iterations are over.
-            saves (bool): Whether a checkpoint may be written next.
-        """
+        """Hand over, and see whether training has diverged after so many
+        iterations; ``saves`` says whether a checkpoint may be written next."""
         self.flush(runner)
         if self._watch is not None:
             if saves:

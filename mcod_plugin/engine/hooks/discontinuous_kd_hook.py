@@ -88,16 +88,13 @@ class DiscontinuousKDHook(Hook):
                  by_epoch: bool = True,
                  ramp: Optional[Union[int, float]] = None,
                  branches: Optional[Union[str, Sequence[str]]] = None) -> None:
-        given = whole_schedule(dict(weight=weight, ramp=ramp))
-        weight, ramp = given['weight'], given['ramp']
         self.schedule = DiscontinuousSchedule(
             on=on,
             gap=gap,
-            weight=weight,
             curve=curve,
             begin=begin,
             end=end,
-            ramp=ramp)
+            **whole_schedule(dict(weight=weight, ramp=ramp)))
         self.by_epoch = by_epoch
         self.branches = _parse_names(branches)
 

@@ -11,7 +11,7 @@ from mcod_plugin.config.explain import unknown_type
 from mcod_plugin.config.parts import is_part, type_name
 from mcod_plugin.errors import ConfigError
 from .branch_optim_wrapper_constructor import with_branch_constructor
-from .clip_grad import check_clip_grad
+from .clip_grad import check_clip_grad, clipped_together
 from .fused import prefer_fused
 
 __all__ = ['prepare_optim_wrapper']
@@ -66,14 +66,12 @@ def _check_optimizer(setting: str, cfg: dict) -> None:
 
 
 def _warn_of_joint_clipping(cfg: dict, model: nn.Module) -> None:
-    clip = cfg.get('clip_grad')
-    settings = getattr(model, 'branch_settings', {})
-    together = [
-        name for name in settings
-        if not settings[name].frozen and settings[name].clip_grad is None
-    ]
-    if clip and clip.get('type', 'norm') == 'norm' and len(together) > 1:
-        trained = [name for name in settings if not settings[name].frozen]
+    together = clipped_together(cfg.get('clip_grad'), model)
+    if len(together) > 1:
+        trained = [
+            name for name, settings in model.branch_settings.items()
+            if not settings.frozen
+        ]
         names = 'all branches' if together == trained else ', '.join(together)
         print_log(
             f'optim_wrapper.clip_grad clips by the norm over {names}, so each '

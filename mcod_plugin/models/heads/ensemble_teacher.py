@@ -251,13 +251,15 @@ class EnsembleTeacher(BaseTeacher):
                 continue
             if group not in fused:
                 members = {member: logits[member] for member in group}
-                fused[group] = LABELLED_FUSIONS[self.fusion](
-                    list(members.values()), labels, _flags(
-                        members, alive)) if self.needs_labels else (
-                            self.ensemble(members, alive))
-                if alive is not None:
-                    some = sum(_flags(members, alive)) > 0
-                    fused[group] = torch.where(some, fused[group], math.nan)
+                flags = _flags(members, alive)
+                if self.needs_labels:
+                    target = LABELLED_FUSIONS[self.fusion](
+                        list(members.values()), labels, flags)
+                else:
+                    target = self.ensemble(members, alive)
+                if flags is not None:
+                    target = torch.where(sum(flags) > 0, target, math.nan)
+                fused[group] = target
             targets[name] = fused[group]
         return targets
 

@@ -53,18 +53,13 @@ class BranchPeers:
     def share(
         self, values: Mapping[str, Tensor], trained: Collection[str] = ()
     ) -> Dict[str, Tensor]:
-        """Exchange what each process has of its own branches.
+        """Exchange the tensors, of one shape, that each process has of its own
+        branches. Returned are those of all, in their order; those that live
+        here are the given ones.
 
-        Args:
-            values (Mapping[str, Tensor]): Tensors of one shape by branch, of
-                the branches that live here.
-            trained (Collection[str]): Names of branches whose values require
-                a gradient, as they would if they lived here. It ends there:
-                the process of the branch computes the same one.
-
-        Returns:
-            dict[str, Tensor]: By branch, of all, in their order. Those that
-            live here are the given ones.
+        Values of the branches that are ``trained`` require a gradient, as they
+        would if they lived here. It ends there: the process of the branch
+        computes the same one.
         """
         sent = torch.stack([values[name].detach() for name in self.own])
         missing = max(map(len, self._shares)) - len(sent)
