@@ -75,6 +75,8 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
     def __init__(self) -> None:
         self.pending: List[_Step] = []
         self._rates: Dict[str, Sequence[float]] = {}
+        # How many iterations are over.
+        self._done = 0
         self._watch: Optional[DivergenceWatch] = None
         # What a gap leaves out, each with its value there.
         self.gap: Dict[str, float] = {}
@@ -86,6 +88,7 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         """Look which branches were distilled before the run was resumed, and
         have ``time`` averaged from one log to the next."""
         super().before_train(runner)
+        self._done = runner.iter
         GradientNorms.defer(runner.optim_wrapper)
         self._watch = DivergenceWatch(runner)
         self._note_kd_keys(runner.message_hub.log_scalars)
@@ -109,6 +112,7 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         """Note the iteration, keep the learning rates, and ask for the
         ratios."""
         runner.message_hub.update_info('iter', runner.iter)
+        self._done = runner.iter
         self._rates = runner.optim_wrapper.get_lr()
         values = {
             f'train/{key}': value[0]
@@ -131,6 +135,7 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
                          data_batch: Any = None,
                          outputs: Optional[dict] = None) -> None:
         """Keep the values of the step; hand them over if they are logged."""
+        self._done = runner.iter + 1
         norms = GradientNorms.of(runner.optim_wrapper)
         # In MMEngine's order.
         outputs = {**(norms.take() if norms else {}), **(outputs or {})}
@@ -155,16 +160,16 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
             self.pending[-1].values[key] = value
         saves = is_saved(runner)
         if saves or self._is_read(runner, batch_idx):
-            self._check(runner, runner.iter + 1, saves)
+            self._check(runner, saves)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Hand over what is left of the epoch, before it is saved."""
-        self._check(runner, runner.iter, True)
+        self._check(runner, True)
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Hand over what is left, before the best is saved."""
         if self._watch is not None:
-            self._check(runner, runner.iter, True)
+            self._check(runner, True)
 
     def after_train(self, runner: Runner) -> None:
         """Look no longer: what is validated now is not trained."""
@@ -175,12 +180,11 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         """Hand over what the checkpoint's copy of the message hub lacks."""
         if self.pending:
             # By a hook of a user's, and on rank 0 alone.
-            done = self.pending[-1].iteration + 1
             self.flush(runner)
             state = runner.message_hub.state_dict()
             for key in ('log_scalars', 'resumed_keys'):
                 checkpoint['message_hub'][key] = state[key]
-            self._watch.check_weights(done)
+            self._watch.check_weights(self._done)
             self._watch.raise_if_faulty()
 
     def settle(self, runner: Runner) -> None:
@@ -191,7 +195,7 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
             runner (Runner): The runner.
         """
         if self.pending:
-            self._check(runner, self.pending[-1].iteration + 1, True)
+            self._check(runner, True)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Leave out the branches that the checkpoint's run has left out."""
@@ -205,14 +209,14 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         if names and hasattr(model, 'leave_out'):
             model.leave_out(names)
 
-    def _check(self, runner: Runner, iteration: int, saves: bool) -> None:
-        """Hand over, and see whether training has diverged after so many
-        iterations; ``saves`` says whether a checkpoint may be written next."""
+    def _check(self, runner: Runner, saves: bool) -> None:
+        """Hand over, and see whether training has diverged; ``saves`` says
+        whether a checkpoint may be written next."""
         self.flush(runner)
         if self._watch is not None:
             if saves:
-                self._watch.check_weights(iteration)
-            self._watch.handle_faults(iteration)
+                self._watch.check_weights(self._done)
+            self._watch.handle_faults(self._done)
 
     def _is_read(self, runner: Runner, batch_idx: int) -> bool:
         """Whether the values are read after this step."""
