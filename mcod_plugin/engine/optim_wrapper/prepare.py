@@ -9,7 +9,7 @@ from mmengine.registry import OPTIMIZERS
 
 from mcod_plugin.config.explain import unknown_type
 from mcod_plugin.config.parts import is_part, type_name
-from mcod_plugin.errors import ConfigError
+from mcod_plugin.errors import ConfigError, check_integer
 from .branch_optim_wrapper_constructor import with_branch_constructor
 from .clip_grad import check_clip_grad, clipped_together
 from .fused import prefer_fused
@@ -39,6 +39,7 @@ def prepare_optim_wrapper(cfg: dict, model: nn.Module,
             'has none; mcod_plugin.AutocastOptimWrapper is mixed precision on '
             'any device')
     counts = cfg.get('accumulative_counts', 1)
+    check_integer('optim_wrapper.accumulative_counts', counts)
     if counts > 1 and cuda_graphs:
         raise ConfigError(
             'compile with CUDA graphs does not go with optim_wrapper.'

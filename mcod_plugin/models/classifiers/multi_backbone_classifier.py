@@ -637,6 +637,9 @@ class MultiBackboneClassifier(BaseClassifier):
         for name, values in own.items():
             for key, value in values.items():
                 if 'loss' in key:
+                    if isinstance(value, list):
+                        # As MMEngine adds them up.
+                        value = sum(part.mean() for part in value)
                     value = self._weighted(name, value)
                 key = 'loss_ce' if key == 'loss' else key
                 losses[f'{name}.{key}'] = value
