@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from mcod_plugin.errors import ConfigError, check_choice, nearest
+from mcod_plugin.errors import ConfigError, check_branches, check_choice
 from mcod_plugin.registry import MODELS
 from .base_kd_loss import BaseKDLoss
 
@@ -172,12 +172,8 @@ class FeatureKDLoss(BaseKDLoss):
         branch to follow, and settings must name branches and features that
         there are."""
         for setting in ('peers', 'layouts'):
-            for name in getattr(self, setting) or ():
-                if name not in names:
-                    raise ConfigError(
-                        f'distill.{setting} names {name!r}, which is no '
-                        f'branch of {", ".join(names)}; '
-                        f'{nearest(str(name), names)}'.rstrip('; '))
+            check_branches(f'distill.{setting}',
+                           getattr(self, setting) or (), names)
         if len(names) < 2:
             raise ConfigError('model.distill.type FeatureKDLoss needs at '
                               f'least two branches; got {", ".join(names)}')
