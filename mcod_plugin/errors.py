@@ -2,11 +2,11 @@
 import difflib
 import math
 from numbers import Integral, Real
-from typing import Any, Iterable
+from typing import Any, Iterable, Sequence
 
 __all__ = [
-    'ConfigError', 'TrainingError', 'nearest', 'one_line', 'check_choice',
-    'check_integer', 'check_names', 'check_number'
+    'ConfigError', 'TrainingError', 'nearest', 'one_line', 'check_branches',
+    'check_choice', 'check_integer', 'check_names', 'check_number'
 ]
 
 
@@ -55,6 +55,18 @@ def one_line(error: Exception) -> str:
     # The text of a KeyError is the representation of its argument.
     is_key = isinstance(error, KeyError) and error.args
     return ' '.join(str(error.args[0] if is_key else error).split())
+
+
+def check_branches(setting: str, given: Iterable[Any],
+                   names: Sequence[str]) -> None:
+    """Raise a ConfigError unless all that a setting names are among the names
+    of the branches."""
+    for name in given:
+        if name not in names:
+            raise ConfigError(
+                f'{setting} names {name!r}, which is no branch of '
+                f'{", ".join(names)}; {nearest(str(name), names)}'.rstrip(
+                    '; '))
 
 
 def check_choice(setting: str, value: Any, choices: Iterable) -> None:

@@ -185,6 +185,13 @@ def shape_of(value: Any) -> Any:
                                             Tensor) else type(value).__name__
 
 
+def branch_of(key: str) -> str:
+    """The name of the branch that a key of a cohort's state dict is of; empty
+    for what is of no branch."""
+    top, _, rest = key.partition('.')
+    return rest.partition('.')[0] if top == 'branches' else ''
+
+
 def _summary(keys: Iterable[str]) -> str:
     """Keys by part, and by branch in a cohort, as ``branches.vgg (12 keys
     such as branches.vgg.backbone.conv)``."""

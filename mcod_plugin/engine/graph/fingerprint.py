@@ -1,5 +1,5 @@
 """What a recorded step has built in."""
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch.nn as nn
 from torch import Tensor
@@ -54,13 +54,9 @@ def difference(before: Dict[str, Any], now: Dict[str, Any]) -> Optional[str]:
 def plain_settings(module: nn.Module) -> Tuple[Tuple[str, Any], ...]:
     """The numbers, texts and switches that a module has as attributes, in
     pairs of name and value."""
-    return tuple(_plain(module))
-
-
-def _plain(module: nn.Module) -> Iterator[Tuple[str, Any]]:
-    for name, value in vars(module).items():
-        if value is None or isinstance(value, (bool, int, float, str)):
-            yield name, value
+    return tuple(
+        (name, value) for name, value in vars(module).items()
+        if value is None or isinstance(value, (bool, int, float, str)))
 
 
 def group_settings(optimizer: Optimizer) -> tuple:

@@ -22,7 +22,8 @@ class StepBatch:
 
     def __init__(self, inputs: Union[Tensor, Mapping[str, Tensor]],
                  fields: Mapping[str, Tensor], raw: bool) -> None:
-        self.inputs = inputs
+        # Those of all branches go by the empty name.
+        self.inputs = {'': inputs} if isinstance(inputs, Tensor) else inputs
         self.fields = dict(fields)
         self.raw = raw
 
@@ -50,23 +51,17 @@ class StepBatch:
     def data(self) -> Dict[str, Any]:
         """dict: ``inputs`` and ``data_samples``, made anew."""
         return dict(
-            inputs=self.inputs, data_samples=BatchDataSample(**self.fields))
+            inputs=self.inputs.get('', self.inputs),
+            data_samples=BatchDataSample(**self.fields))
 
     @property
     def tensors(self) -> Dict[str, Tensor]:
         """dict[str, Tensor]: All tensors by a name of their own."""
-        inputs = self.inputs
-        if isinstance(inputs, Tensor):
-            inputs = {'': inputs}
+        parts = dict(inputs=self.inputs, fields=self.fields)
         return {
-            **{
-                f'inputs.{name}': value
-                for name, value in inputs.items()
-            },
-            **{
-                f'fields.{name}': value
-                for name, value in self.fields.items()
-            }
+            f'{part}.{name}': value
+            for part, values in parts.items()
+            for name, value in values.items()
         }
 
     @property
@@ -88,12 +83,10 @@ class StepBatch:
                 made[id(value)] = value.to(device, copy=True)
             return made[id(value)]
 
-        inputs = self.inputs
-        inputs = copy(inputs) if isinstance(inputs, Tensor) else {
+        inputs, fields = ({
             name: copy(value)
-            for name, value in inputs.items()
-        }
-        fields = {name: copy(value) for name, value in self.fields.items()}
+            for name, value in values.items()
+        } for values in (self.inputs, self.fields))
         return StepBatch(inputs, fields, self.raw)
 
     def copy_(self, other: 'StepBatch') -> None:

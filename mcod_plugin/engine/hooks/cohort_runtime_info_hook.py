@@ -1,6 +1,5 @@
-import math
-from bisect import bisect_right
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from dataclasses import dataclass
+from typing import Any, Dict, Iterable, List, Optional, Sequence
 
 import numpy as np
 import torch
@@ -25,6 +24,15 @@ MAX_STEPS = 1000
 # Steps from one look at the pull of the distillation to the next, besides
 # those that are logged.
 RATIO_STEPS = 10
+
+
+@dataclass
+class _Step:
+    """A step whose values wait: its iteration, 0-based, the learning rates of
+    the optimizer's groups, and the values by their keys in the hub."""
+    iteration: int
+    rates: Dict[str, Sequence[float]]
+    values: Dict[str, Any]
 
 
 @HOOKS.register_module()
@@ -65,10 +73,10 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
     """
 
     def __init__(self) -> None:
-        self.pending: List[Tuple[str, Any]] = []
-        # Of each step its first place there, the iteration and the learning
-        # rates.
-        self._steps: List[Tuple[int, int, Dict[str, Sequence[float]]]] = []
+        self.pending: List[_Step] = []
+        self._rates: Dict[str, Sequence[float]] = {}
+        # How many iterations are over.
+        self._done = 0
         self._watch: Optional[DivergenceWatch] = None
         # What a gap leaves out, each with its value there.
         self.gap: Dict[str, float] = {}
@@ -80,6 +88,7 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         """Look which branches were distilled before the run was resumed, and
         have ``time`` averaged from one log to the next."""
         super().before_train(runner)
+        self._done = runner.iter
         GradientNorms.defer(runner.optim_wrapper)
         self._watch = DivergenceWatch(runner)
         self._note_kd_keys(runner.message_hub.log_scalars)
@@ -103,16 +112,18 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         """Note the iteration, keep the learning rates, and ask for the
         ratios."""
         runner.message_hub.update_info('iter', runner.iter)
-        rates = runner.optim_wrapper.get_lr()
-        self._steps.append((len(self.pending), runner.iter, rates))
-        for key, value in rates.items():
-            self.pending.append((f'train/{key}', value[0]))
+        self._done = runner.iter
+        self._rates = runner.optim_wrapper.get_lr()
+        values = {
+            f'train/{key}': value[0]
+            for key, value in self._rates.items()
+        }
         optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
         if isinstance(optimizer, BranchOptimizer):
             for name, own in optimizer.optimizers.items():
                 if name:
-                    self.pending.append(
-                        (f'train/{name}.lr', own.param_groups[0]['lr']))
+                    values[f'train/{name}.lr'] = own.param_groups[0]['lr']
+        self.pending.append(_Step(runner.iter, self._rates, values))
         if hasattr(self._model, 'ratio_due') and (
                 batch_idx % RATIO_STEPS == 0
                 or self._is_read(runner, batch_idx)):
@@ -124,6 +135,7 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
                          data_batch: Any = None,
                          outputs: Optional[dict] = None) -> None:
         """Keep the values of the step; hand them over if they are logged."""
+        self._done = runner.iter + 1
         norms = GradientNorms.of(runner.optim_wrapper)
         # In MMEngine's order.
         outputs = {**(norms.take() if norms else {}), **(outputs or {})}
@@ -139,22 +151,25 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         # It is left out of steps in which the branches have the same.
         shared = dict.fromkeys(self._own_weights,
                                values.get('train/kd_weight', 0.))
+        if not self.pending:
+            # A hook of a user's has saved a checkpoint since the step began.
+            self.pending.append(_Step(runner.iter, self._rates, {}))
         for key, value in {**gap, **shared, **values}.items():
             if isinstance(value, torch.Tensor):
                 value = value.detach().reshape(())
-            self.pending.append((key, value))
+            self.pending[-1].values[key] = value
         saves = is_saved(runner)
         if saves or self._is_read(runner, batch_idx):
-            self._check(runner, runner.iter + 1, saves)
+            self._check(runner, saves)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Hand over what is left of the epoch, before it is saved."""
-        self._check(runner, runner.iter, True)
+        self._check(runner, True)
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Hand over what is left, before the best is saved."""
         if self._watch is not None:
-            self._check(runner, runner.iter, True)
+            self._check(runner, True)
 
     def after_train(self, runner: Runner) -> None:
         """Look no longer: what is validated now is not trained."""
@@ -165,12 +180,11 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         """Hand over what the checkpoint's copy of the message hub lacks."""
         if self.pending:
             # By a hook of a user's, and on rank 0 alone.
-            done = self._steps[-1][1] + 1
             self.flush(runner)
             state = runner.message_hub.state_dict()
             for key in ('log_scalars', 'resumed_keys'):
                 checkpoint['message_hub'][key] = state[key]
-            self._watch.check_weights(done)
+            self._watch.check_weights(self._done)
             self._watch.raise_if_faulty()
 
     def settle(self, runner: Runner) -> None:
@@ -181,7 +195,7 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
             runner (Runner): The runner.
         """
         if self.pending:
-            self._check(runner, self._steps[-1][1] + 1, True)
+            self._check(runner, True)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Leave out the branches that the checkpoint's run has left out."""
@@ -195,19 +209,14 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         if names and hasattr(model, 'leave_out'):
             model.leave_out(names)
 
-    def _check(self, runner: Runner, iteration: int, saves: bool) -> None:
-        """Hand over, and see whether training has diverged.
-
-        Args:
-            runner (Runner): The runner.
-            iteration (int): How many iterations are over.
-            saves (bool): Whether a checkpoint may be written next.
-        """
+    def _check(self, runner: Runner, saves: bool) -> None:
+        """Hand over, and see whether training has diverged; ``saves`` says
+        whether a checkpoint may be written next."""
         self.flush(runner)
         if self._watch is not None:
             if saves:
-                self._watch.check_weights(iteration)
-            self._watch.handle_faults(iteration)
+                self._watch.check_weights(self._done)
+            self._watch.handle_faults(self._done)
 
     def _is_read(self, runner: Runner, batch_idx: int) -> bool:
         """Whether the values are read after this step."""
@@ -229,42 +238,38 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         Args:
             runner (Runner): The runner.
         """
-        numbers = to_host([value for _, value in self.pending])
+        numbers = iter(
+            to_host([
+                value for step in self.pending
+                for value in step.values.values()
+            ]))
+        for step in self.pending:
+            step.values = dict(zip(step.values, numbers))
         if self._watch is not None:
-            begins = [begin for begin, *_ in self._steps]
             self._watch.check_losses(
-                (key, number, step[1] + 1, step[2])
-                for index, (key, number) in enumerate(
-                    zip((key for key, _ in self.pending), numbers))
-                if 'loss' in key and not math.isfinite(number)
-                for step in [self._steps[bisect_right(begins, index) - 1]])
-        found = [(key, number)
-                 for (key, _), number in zip(self.pending, numbers)]
+                (key, number, step.iteration + 1, step.rates)
+                for step in self.pending
+                for key, number in step.values.items() if 'loss' in key)
+        steps = [step.values for step in self.pending]
         if branch_size() > 1:
-            found = self._with_those_of_peers(found)
-        histories: Dict[str, list] = {}
-        for key, number in found:
-            histories.setdefault(key, []).append(number)
+            steps = self._with_those_of_peers(steps)
         self.pending.clear()
-        self._steps.clear()
+        histories: Dict[str, list] = {}
+        for step in steps:
+            for key, number in step.items():
+                histories.setdefault(key, []).append(number)
         for key, (first, *others) in histories.items():
             runner.message_hub.update_scalar(key, first)
             extend(runner.message_hub.get_scalar(key), others)
 
     def _with_those_of_peers(
-            self, found: List[Tuple[str, float]]) -> List[Tuple[str, float]]:
-        """Values together with those of branches that live in other
-        processes, all of which call this."""
-        begins = [begin for begin, *_ in self._steps]
-        steps = [
-            dict(found[begin:end])
-            for begin, end in zip(begins, [*begins[1:], len(found)])
-        ]
+            self, steps: List[Dict[str, float]]) -> List[Dict[str, float]]:
+        """The values of steps together with those of branches that live in
+        other processes, all of which call this."""
         like = next(self._model.parameters())
         return [
-            item for parts in zip(*all_gather_object(steps, host_group()))
-            for item in merged_values(parts, list(self._model.branches),
-                                      like.dtype).items()
+            merged_values(parts, list(self._model.branches), like.dtype)
+            for parts in zip(*all_gather_object(steps, host_group()))
         ]
 
 

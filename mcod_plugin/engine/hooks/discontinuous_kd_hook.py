@@ -6,7 +6,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.datasets.repeated_batches import batches_per_pass
-from mcod_plugin.errors import ConfigError, check_names, nearest
+from mcod_plugin.errors import ConfigError, check_branches, check_names
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.schedule import DiscontinuousSchedule
 
@@ -88,16 +88,13 @@ class DiscontinuousKDHook(Hook):
                  by_epoch: bool = True,
                  ramp: Optional[Union[int, float]] = None,
                  branches: Optional[Union[str, Sequence[str]]] = None) -> None:
-        given = whole_schedule(dict(weight=weight, ramp=ramp))
-        weight, ramp = given['weight'], given['ramp']
         self.schedule = DiscontinuousSchedule(
             on=on,
             gap=gap,
-            weight=weight,
             curve=curve,
             begin=begin,
             end=end,
-            ramp=ramp)
+            **whole_schedule(dict(weight=weight, ramp=ramp)))
         self.by_epoch = by_epoch
         self.branches = _parse_names(branches)
 
@@ -135,17 +132,12 @@ class DiscontinuousKDHook(Hook):
         """The branches that the schedule is for."""
         trained = list(self.model.kd_weights)
         for name in self.branches or ():
-            if name in trained:
-                continue
-            if name in self.model.branches:
+            if name not in trained and name in self.model.branches:
                 raise ConfigError(
                     f'DiscontinuousKDHook.branches names {name!r}, which is '
                     'frozen and learns nothing; trained are '
                     f'{", ".join(trained)}')
-            raise ConfigError(
-                f'DiscontinuousKDHook.branches names {name!r}, which is no '
-                f'branch of {", ".join(trained)}; {nearest(name, trained)}'.
-                rstrip('; '))
+            check_branches('DiscontinuousKDHook.branches', [name], trained)
         return self.branches or trained
 
     def _check_others(self, runner: Runner, names: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from mcod_plugin.errors import TrainingError
 from mcod_plugin.models.heads.ensemble_teacher import AVERAGES
 from mcod_plugin.models.utils.branch_peers import RemoteBranch
+from mcod_plugin.utils.checkpoint import branch_of
 from mcod_plugin.utils.mesh import branch_size
 from mcod_plugin.utils.units import progress
 
@@ -225,9 +226,8 @@ def broken_parts(model: nn.Module) -> List[str]:
     parts: Dict[str, List[torch.Tensor]] = {}
 
     def add(name: str, tensor: torch.Tensor) -> None:
-        top, _, rest = name.partition('.')
-        name = rest.partition('.')[0] if top == 'branches' else top
-        parts.setdefault(name, []).append(tensor.detach().isfinite().all())
+        part = branch_of(name) or name.partition('.')[0]
+        parts.setdefault(part, []).append(tensor.detach().isfinite().all())
 
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

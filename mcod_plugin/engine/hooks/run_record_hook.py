@@ -374,13 +374,13 @@ class RunRecordHook(Hook):
     def _tell(self, runner: Runner, iterations: int) -> None:
         self._told = time.perf_counter()
         if is_main_process():
-            progress = dict(
+            state = dict(
                 iter=iterations,
                 max_iters=runner.max_iters,
                 seconds=self._costs()['seconds'])
             write_text(
                 osp.join(runner.work_dir, 'progress.json'),
-                f'{json.dumps(progress)}\n')
+                f'{json.dumps(state)}\n')
 
     def _write(self, runner: Runner, epochs: int) -> None:
         if is_main_process():

@@ -11,12 +11,11 @@ from torch.optim import Optimizer
 from mcod_plugin.config.parts import is_part, walk
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+from mcod_plugin.utils.checkpoint import branch_of
 from .branch_optimizer import BranchOptimizer
 from .fused import prefer_fused
 
-__all__ = [
-    'BranchOptimWrapperConstructor', 'own_settings', 'with_branch_constructor'
-]
+__all__ = ['BranchOptimWrapperConstructor', 'with_branch_constructor']
 
 NAME = 'mcod_plugin.BranchOptimWrapperConstructor'
 
@@ -91,15 +90,15 @@ class BranchOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         model = getattr(model, 'module', model)
         wrapper_cfg = dict(self.optim_wrapper_cfg)
         scaled = is_part(wrapper_cfg, AmpOptimWrapper)
-        own = own_settings(model)
+        settings = getattr(model, 'branch_settings', {})
         self._factors = {
             f'branches.{name}': factors
             for name, factors in branch_factors(model).items()
         }
         self._configs = {
-            f'branches.{name}': settings.optimizer if scaled else prefer_fused(
-                settings.optimizer, get_device())
-            for name, settings in own.items() if settings.optimizer
+            f'branches.{name}': own.optimizer if scaled else prefer_fused(
+                own.optimizer, get_device())
+            for name, own in settings.items() if own.optimizer
         }
         self._check()
         self._groups: Dict[str, List[dict]] = {}
@@ -111,10 +110,10 @@ class BranchOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         }
         parts = trained_parts(model)
         clips = {
-            name: settings.clip_grad
-            for name, settings in own.items()
+            name: own.clip_grad
+            for name, own in settings.items()
             # The parameters may be in another process.
-            if settings.clip_grad is not None and name in parts
+            if own.clip_grad is not None and name in parts
         }
         optimizer = next(iter(optimizers.values()))
         if self._configs or clips or scaled and len(parts) > 1:
@@ -210,9 +209,7 @@ def trained_parts(model: nn.Module) -> Dict[str, List[nn.Parameter]]:
     found: Dict[str, List[nn.Parameter]] = {}
     for name, value in model.named_parameters():
         if value.requires_grad:
-            top, _, rest = name.partition('.')
-            part = rest.partition('.')[0] if top == 'branches' else ''
-            found.setdefault(part, []).append(value)
+            found.setdefault(branch_of(name), []).append(value)
     return found
 
 
@@ -222,16 +219,6 @@ def named_factors(paramwise_cfg: Any) -> List[tuple]:
     return [(path, 'lr' if path.endswith('lr_mult') else 'weight_decay')
             for path, _ in walk(paramwise_cfg)
             if path.endswith(('lr_mult', 'decay_mult'))]
-
-
-def own_settings(model: nn.Module) -> Dict[str, Any]:
-    """The settings of those branches of a cohort that have an optimizer or
-    limits of their gradients of their own; any other model has none."""
-    return {
-        name: settings
-        for name, settings in getattr(model, 'branch_settings', {}).items()
-        if any(getattr(settings, key) is not None for key in OWN)
-    }
 
 
 def branch_factors(model: nn.Module) -> Dict[str, Dict[str, float]]:
@@ -251,22 +238,25 @@ def with_branch_constructor(cfg: dict, model: nn.Module) -> dict:
     """The config of an optimizer wrapper with the constructor that honours
     what the branches have of their own; the given one if that is not needed. A
     constructor that knows no branches is an error then."""
-    needed = {name: list(keys) for name, keys in branch_factors(model).items()}
-    for name, settings in own_settings(model).items():
-        needed.setdefault(name, []).extend(
-            key for key in OWN if getattr(settings, key) is not None)
-    given = cfg.get('constructor')
+    settings = getattr(model, 'branch_settings', {})
+    needed = [
+        f'{name}.{key}' for name, factors in branch_factors(model).items()
+        for key in factors
+    ]
+    needed += [
+        f'{name}.{key}' for name, own in settings.items() for key in OWN
+        if getattr(own, key) is not None
+    ]
     if not needed:
         # A branch whose gradients overflow has to be told from the others.
-        if given or not is_part(cfg, AmpOptimWrapper) or len(
-                getattr(model, 'branch_settings', ())) < 2:
+        several = is_part(cfg, AmpOptimWrapper) and len(settings) > 1
+        if cfg.get('constructor') or not several:
             return cfg
-    given = given or NAME
+        return type(cfg)(cfg, constructor=NAME)
+    given = cfg.get('constructor') or NAME
     found = OPTIM_WRAPPER_CONSTRUCTORS.get(given) if isinstance(
         given, str) else given
-    if needed and not issubclass(found or object,
-                                 BranchOptimWrapperConstructor):
-        name, keys = next(iter(needed.items()))
-        raise ConfigError(f'model.branches.{name}.{keys[0]} needs '
+    if not issubclass(found or object, BranchOptimWrapperConstructor):
+        raise ConfigError(f'model.branches.{needed[0]} needs '
                           f'optim_wrapper.constructor {NAME}; got {given!r}')
     return type(cfg)(cfg, constructor=given)

@@ -9,7 +9,7 @@ from torch import Tensor
 from mcod_plugin.errors import (ConfigError, check_choice, check_number,
                                 nearest)
 
-__all__ = ['check_clip_grad', 'clip_grad']
+__all__ = ['check_clip_grad', 'clip_grad', 'clipped_together']
 
 # What clips, and the setting that it cannot do without.
 KINDS = dict(
@@ -39,6 +39,18 @@ def check_clip_grad(setting: str, cfg: Any) -> None:
     # A norm that may be of any size is only logged.
     if cfg[limit] != math.inf:
         check_number(f'{setting}.{limit}', cfg[limit], 0, exclusive=True)
+
+
+def clipped_together(cfg: Optional[dict], model: nn.Module) -> List[str]:
+    """The branches of a model that the ``clip_grad`` of the optimizer wrapper
+    clips by the norm over all of them."""
+    if not cfg or cfg.get('type', 'norm') != 'norm':
+        return []
+    return [
+        name
+        for name, settings in getattr(model, 'branch_settings', {}).items()
+        if not settings.frozen and settings.clip_grad is None
+    ]
 
 
 def clip_grad(parameters: List[nn.Parameter],

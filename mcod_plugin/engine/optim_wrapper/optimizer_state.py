@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mcod_plugin.errors import ConfigError
-from mcod_plugin.utils.checkpoint import state_dict_mismatches
+from mcod_plugin.utils.checkpoint import branch_of, state_dict_mismatches
 from .branch_optimizer import BranchOptimizer
 from .fused import WAYS
 
@@ -200,9 +200,7 @@ def _check_kinds(optimizer: Optimizer, groups: List[dict], found: Match,
             setting, own = _owner(optimizer, value)
             saved_by = kind
             if isinstance(kind, dict):
-                branch = name.split('.')[1] if name.startswith(
-                    'branches.') else ''
-                saved_by = kind.get(branch, kind.get(''))
+                saved_by = kind.get(branch_of(name), kind.get(''))
             owners.add(setting)
             if (id(group), setting, saved_by) not in checked:
                 checked.add((id(group), setting, saved_by))

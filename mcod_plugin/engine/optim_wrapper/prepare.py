@@ -9,10 +9,9 @@ from mmengine.registry import OPTIMIZERS
 
 from mcod_plugin.config.explain import unknown_type
 from mcod_plugin.config.parts import is_part, type_name
-from mcod_plugin.errors import ConfigError
-from .branch_optim_wrapper_constructor import (own_settings,
-                                               with_branch_constructor)
-from .clip_grad import check_clip_grad
+from mcod_plugin.errors import ConfigError, check_integer
+from .branch_optim_wrapper_constructor import with_branch_constructor
+from .clip_grad import check_clip_grad, clipped_together
 from .fused import prefer_fused
 
 __all__ = ['prepare_optim_wrapper']
@@ -28,7 +27,7 @@ def prepare_optim_wrapper(cfg: dict, model: nn.Module,
     _check_optimizer('optim_wrapper.optimizer', optimizer or {})
     if cfg.get('clip_grad') is not None:
         check_clip_grad('optim_wrapper.clip_grad', cfg['clip_grad'])
-    for name, own in own_settings(model).items():
+    for name, own in getattr(model, 'branch_settings', {}).items():
         if own.optimizer:
             _check_optimizer(f'model.branches.{name}.optimizer', own.optimizer)
         if own.clip_grad:
@@ -40,6 +39,7 @@ def prepare_optim_wrapper(cfg: dict, model: nn.Module,
             'has none; mcod_plugin.AutocastOptimWrapper is mixed precision on '
             'any device')
     counts = cfg.get('accumulative_counts', 1)
+    check_integer('optim_wrapper.accumulative_counts', counts)
     if counts > 1 and cuda_graphs:
         raise ConfigError(
             'compile with CUDA graphs does not go with optim_wrapper.'
@@ -67,14 +67,12 @@ def _check_optimizer(setting: str, cfg: dict) -> None:
 
 
 def _warn_of_joint_clipping(cfg: dict, model: nn.Module) -> None:
-    clip = cfg.get('clip_grad')
-    settings = getattr(model, 'branch_settings', {})
-    together = [
-        name for name in settings
-        if not settings[name].frozen and settings[name].clip_grad is None
-    ]
-    if clip and clip.get('type', 'norm') == 'norm' and len(together) > 1:
-        trained = [name for name in settings if not settings[name].frozen]
+    together = clipped_together(cfg.get('clip_grad'), model)
+    if len(together) > 1:
+        trained = [
+            name for name, settings in model.branch_settings.items()
+            if not settings.frozen
+        ]
         names = 'all branches' if together == trained else ', '.join(together)
         print_log(
             f'optim_wrapper.clip_grad clips by the norm over {names}, so each '

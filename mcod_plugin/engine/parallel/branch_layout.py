@@ -9,7 +9,7 @@ from mcod_plugin.models.utils.branch_peers import BranchPeers, RemoteBranch
 from mcod_plugin.runs.tables import render
 from mcod_plugin.utils.mesh import branch_size, data_rank, host_group
 from ..hooks.cohort_report_hook import branch_facts
-from .checkpoints import merged, own_part
+from .checkpoints import merged
 from .deal import deal, speed_bound
 
 __all__ = ['BranchLayout']
@@ -41,10 +41,9 @@ class BranchLayout:
         self.shares = deal(self._costs, branch_size(), model.frozen)
         model.peers = BranchPeers(self.shares, names)
         self._away: Dict[str, nn.Module] = {}
-        for name in names:
-            if name not in model.peers.own:
-                self._away[name] = model.branches[name]
-                model.branches[name] = RemoteBranch(facts[name])
+        for name in model.peers.away:
+            self._away[name] = model.branches[name]
+            model.branches[name] = RemoteBranch(facts[name])
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -63,13 +62,6 @@ class BranchLayout:
             for name, branch in remote.items():
                 model.branches[name] = branch
             self._away = {}
-
-    def own_part(self, checkpoint: Mapping[str, Any]) -> Dict[str, Any]:
-        """A checkpoint of the cohort without the branches of others."""
-        own = self._model.peers.own
-        return own_part(
-            checkpoint,
-            [name for name in self._model.branches if name not in own])
 
     def collect(self, part: Dict[str, Any]) -> Optional[Dict[str, Any]]:
         """Make one checkpoint, on rank 0 only, of what each process would

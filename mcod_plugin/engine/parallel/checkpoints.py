@@ -1,6 +1,8 @@
 """One checkpoint of a cohort, and the parts of it that processes have."""
 from typing import Any, Collection, Dict, Iterable, List, Mapping, Sequence
 
+from mcod_plugin.utils.checkpoint import branch_of
+
 __all__ = ['merged', 'own_part']
 
 NAMES = 'param_names'
@@ -131,11 +133,8 @@ def merged(parts: Sequence[Dict[str, Any]],
 
 
 def _branch(key: str) -> str:
-    """The branch that a key of a cohort's state dict is of, or nothing."""
     # MMEngine takes off what a wrapper has put before it.
-    top, _, rest = key[len('module.') * key.startswith('module.'):].partition(
-        '.')
-    return rest.partition('.')[0] if top == 'branches' else ''
+    return branch_of(key.removeprefix('module.'))
 
 
 def _sorted(keys: Iterable[str], names: Sequence[str]) -> List[str]:

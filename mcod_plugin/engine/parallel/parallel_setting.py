@@ -11,6 +11,7 @@ from mmpretrain.engine import PreciseBNHook
 
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.errors import ConfigError, check_integer, nearest
+from ..optim_wrapper.clip_grad import clipped_together
 
 __all__ = [
     'check_cohort', 'check_hooks', 'check_settings', 'parallel_branches'
@@ -101,11 +102,8 @@ def check_cohort(cfg: Mapping[str, Any], model: nn.Module,
             'as model.teacher.ema does: only logits of the branches are '
             'exchanged')
     clip = (cfg.get('optim_wrapper') or {}).get('clip_grad')
-    together = [
-        branch for branch in model.kd_weights
-        if model.branch_settings[branch].clip_grad is None
-    ]
-    if clip and clip.get('type', 'norm') == 'norm' and together:
+    together = clipped_together(clip, model)
+    if together:
         raise ConfigError(
             f'{name} does not go with optim_wrapper.clip_grad by the norm '
             f'over {", ".join(together)}: each process knows its own; give '

@@ -162,23 +162,7 @@ class CohortRunner(ResumingRunner):
             kwargs['checkpoint'].update(self._collected)
         super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_train':
-            model = get_ori_model(self.model)
-            if self.layout is not None:
-                self.logger.info('Processes:\n%s', self.layout.table())
-            self._tell_of_random_teachers(model)
-            if hasattr(model, 'check_distillation'):
-                model.check_distillation()
-            check_wrapper(
-                self.model,
-                compile_settings(self.cfg.get('compile')) is not None,
-                getattr(self.optim_wrapper, '_accumulative_counts', 1))
-            # Not earlier: what is compiled cannot be traced any more, as for
-            # the count of FLOPs.
-            self._compile_branches()
-            self._record_step()
-            self.note_training()
-            self._trains = True
-            self.run_missed_validation()
+            self._begin_training()
         if self._graphed is not None and fn_name in ('before_train_epoch',
                                                      'after_val_epoch'):
             self._graphed.doubt()
@@ -191,6 +175,26 @@ class CohortRunner(ResumingRunner):
                                             'before_test_epoch'):
             self.started = True
             self.dump_config()
+
+    def _begin_training(self) -> None:
+        """Do what has to wait for the hooks that are called before training:
+        check the model, prepare its step, and validate if that was missed."""
+        model = get_ori_model(self.model)
+        if self.layout is not None:
+            self.logger.info('Processes:\n%s', self.layout.table())
+        self._tell_of_random_teachers(model)
+        if hasattr(model, 'check_distillation'):
+            model.check_distillation()
+        check_wrapper(self.model,
+                      compile_settings(self.cfg.get('compile')) is not None,
+                      getattr(self.optim_wrapper, '_accumulative_counts', 1))
+        # Not earlier: what is compiled cannot be traced any more, as for the
+        # count of FLOPs.
+        self._compile_branches()
+        self._record_step()
+        self.note_training()
+        self._trains = True
+        self.run_missed_validation()
 
     def _check_metrics(self) -> None:
         """Raise if a metric is not for what the model gives."""
@@ -598,12 +602,6 @@ class CohortRunner(ResumingRunner):
             return
         with self.layout.whole():
             super()._init_model_weights()
-
-    def own_part(self, checkpoint: dict) -> dict:
-        """A checkpoint without the branches that live in other processes."""
-        if self.layout is None:
-            return checkpoint
-        return self.layout.own_part(checkpoint)
 
     def save_checkpoint(self,
                         out_dir: str,

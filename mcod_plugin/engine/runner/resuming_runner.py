@@ -5,15 +5,14 @@ from typing import Callable, Dict, Optional, Union
 import torch.nn as nn
 from mmengine.dist import all_gather_object, is_main_process, master_only
 from mmengine.hooks import CheckpointHook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from mmpretrain.utils import get_ori_model
 
 from mcod_plugin.errors import ConfigError, one_line
-from mcod_plugin.utils.checkpoint import (DamagedCheckpoint, last_checkpoint,
-                                          read_checkpoint,
+from mcod_plugin.utils.checkpoint import (DamagedCheckpoint, branch_of,
+                                          last_checkpoint, read_checkpoint,
                                           resumable_checkpoints,
                                           state_dict_mismatches)
 from mcod_plugin.utils.files import new_file, sweep
@@ -24,6 +23,7 @@ from ..hooks.run_record_hook import RunRecordHook
 from ..optim_wrapper import (all_kinds, arrange_parameters, changed_options,
                              match_memory_formats, match_parameters,
                              name_parameters, optimizer_kinds, precision)
+from ..parallel.checkpoints import own_part
 
 # Where the message hub keeps after how many epochs or iterations the last
 # validation was. MMEngine would log a key that begins with val as a metric.
@@ -148,11 +148,11 @@ class ResumingRunner(Runner):
         insists that all keys match, ``strict`` or not."""
         checkpoint = read_checkpoint(filename, map_location)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        model = self.model.module if is_model_wrapper(
-            self.model) else self.model
+        model = get_ori_model(self.model)
         try:
             _check_order(model, checkpoint)
-            checkpoint = self.own_part(checkpoint)
+            if branch_size() > 1:
+                checkpoint = own_part(checkpoint, model.peers.away)
             if self._resumes:
                 self._check_state(model, checkpoint)
             checkpoint = _load_checkpoint_to_model(
@@ -163,11 +163,6 @@ class ResumingRunner(Runner):
             raise ConfigError(f'{filename}: {one_line(error)}') from error
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
-        return checkpoint
-
-    def own_part(self, checkpoint: dict) -> dict:
-        """What a checkpoint of the whole model holds for this process: all of
-        it, unless a subclass has parts in other processes."""
         return checkpoint
 
     def _check_state(self, model: nn.Module, checkpoint: dict) -> None:
@@ -319,8 +314,7 @@ def _check_order(model: nn.Module, checkpoint: dict) -> None:
     """Raise if weights of the teacher or of the distillation loss are for the
     branches in another order, which is that of the keys."""
     saved = dict.fromkeys(
-        key.split('.')[1] for key in checkpoint.get('state_dict', ())
-        if key.startswith('branches.'))
+        filter(None, map(branch_of, checkpoint.get('state_dict', ()))))
     for key in ('teacher', 'distill'):
         part = getattr(model, key, None)
         if getattr(part, 'ordered', False) and saved.keys() == set(

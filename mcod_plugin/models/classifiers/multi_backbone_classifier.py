@@ -1,4 +1,6 @@
 import math
+from contextlib import ExitStack
+from functools import partial
 from typing import (Any, Callable, Dict, Iterable, List, Optional, Sequence,
                     Tuple, Union)
 
@@ -13,6 +15,7 @@ from mcod_plugin.config.input_size import parse_input_size
 from mcod_plugin.errors import ConfigError, check_choice, check_number
 from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample, as_data_samples
+from mcod_plugin.utils.checkpoint import shape_of
 from ..heads import BaseTeacher
 from ..losses import BaseKDLoss
 from ..utils.batch_counts import counted_together
@@ -20,15 +23,15 @@ from ..utils.branch_images import BranchImages, Inputs, check_shared
 from ..utils.branch_loss import (branch_loss, gradient_ratio,
                                  learns_from_features, logit_gradients,
                                  soft_labels, total_loss)
-from ..utils.branch_peers import BranchPeers, own_randomness
+from ..utils.branch_peers import BranchPeers
 from ..utils.branch_settings import BranchSettings, freeze
-from ..utils.branch_streams import BranchStreams, on_own_stream
+from ..utils.branch_streams import BranchStreams
 from ..utils.build_cohort import (build_branches, check_names,
                                   with_default_preprocessor)
 from ..utils.build_distillation import (DISTILL, TEACHER, build_distillation,
                                         feats_and_logits)
 from ..utils.build_part import adapt
-from ..utils.divergence_mask import DivergenceMask, without_diverged
+from ..utils.divergence_mask import DivergenceMask, fill_diverged
 from ..utils.input_size import guess_input_size
 from ..utils.label_rule import LabelRule, check_mixing
 from ..utils.memory_format import MEMORY_FORMATS, choose_memory_format
@@ -367,27 +370,17 @@ class MultiBackboneClassifier(BaseClassifier):
             return self.predict(inputs, data_samples)
         raise RuntimeError(f'Invalid mode "{mode}".')
 
-    def branch_logits(
-            self,
-            inputs: Tensor,
-            feats: Optional[Dict[str, tuple]] = None,
-            head_feats: Optional[Dict[str,
-                                      tuple]] = None) -> Dict[str, Tensor]:
+    def branch_logits(self, inputs: Tensor) -> Dict[str, Tensor]:
         """Logits of all branches.
 
         Args:
             inputs (Tensor): Images ``(N, C, H, W)``.
-            feats (dict[str, tuple[Tensor]], optional): Gets the features of
-                the branches' backbones. Defaults to None.
-            head_feats (dict[str, tuple[Tensor]], optional): Gets the features
-                that reach the heads which compute their losses from them.
-                Defaults to None.
 
         Returns:
             dict[str, Tensor]: Logits ``(N, num_classes)`` by branch, in at
             least single precision also under AMP.
         """
-        return self._all_logits(self._own_logits(inputs, feats, head_feats))
+        return self._all_logits(self._own_logits(inputs))
 
     def _all_logits(self, logits: Dict[str, Tensor]) -> Dict[str, Tensor]:
         """Logits of all branches, from those that live in this process."""
@@ -397,13 +390,15 @@ class MultiBackboneClassifier(BaseClassifier):
 
     def _own_logits(
             self,
-            inputs: Tensor,
+            inputs: Inputs,
             feats: Optional[Dict[str, tuple]] = None,
             head_feats: Optional[Dict[str,
                                       tuple]] = None) -> Dict[str, Tensor]:
-        """Logits of the branches that live in this process."""
-        own = self.branches if self.peers is None else self.peers.own
-        images = self.branch_images(inputs, own)
+        """Logits of the branches that live in this process. ``feats`` gets the
+        features of their backbones, ``head_feats`` those that reach the heads
+        which compute their losses from them."""
+        names = self.branches if self.peers is None else self.peers.own
+        images = self.branch_images(inputs, names)
         if any(branch._compiled_call_impl
                for branch in self.branches.values()):
             # To CUDA graphs each branch is a program of its own, and without
@@ -411,27 +406,19 @@ class MultiBackboneClassifier(BaseClassifier):
             # PyTorch 2.1 has no such call, and compiles without graphs.
             getattr(torch.compiler, 'cudagraph_mark_step_begin', tuple)()
         logits = {}
-        for name in own:
-            branch = self.branches[name]
-            grad = torch.is_grad_enabled() and name not in self.frozen
-            call, args = branch, (images[name], )
+        for name in names:
             by_features = head_feats is not None and name in self._by_features
-            if feats is not None or by_features:
-                call, args = feats_and_logits, (branch, images[name])
-            with torch.set_grad_enabled(grad), on_own_stream(
-                    self.streams, name, images[name]), own_randomness(
-                        self.peers, name, images[name].device):
-                if self.branch_settings[name].recompute:
-                    found = recomputed(call, branch, *args)
-                else:
-                    found = call(*args)
-            if feats is not None or by_features:
-                own, before, found = found
-                if feats is not None:
-                    feats[name] = own
-                if by_features:
-                    head_feats[name] = before
-            logits[name] = found
+            if feats is None and not by_features:
+                logits[name] = self._run(name, self.branches[name],
+                                         images[name])
+                continue
+            own, before, logits[name] = self._run(
+                name, partial(feats_and_logits, self.branches[name]),
+                images[name])
+            if feats is not None:
+                feats[name] = own
+            if by_features:
+                head_feats[name] = before
         if self.streams is not None:
             self.streams.join(logits, feats or {}, head_feats or {})
         return {
@@ -439,6 +426,20 @@ class MultiBackboneClassifier(BaseClassifier):
                 torch.float16, torch.bfloat16) else score
             for name, score in logits.items()
         }
+
+    def _run(self, name: str, call: Callable, images: Tensor) -> Any:
+        """What a call of a branch gives for its images, computed as the branch
+        is to be."""
+        with ExitStack() as stack:
+            if name in self.frozen:
+                stack.enter_context(torch.no_grad())
+            if self.streams is not None:
+                stack.enter_context(self.streams.work(name, images))
+            if self.peers is not None:
+                stack.enter_context(self.peers.randomness(name, images.device))
+            if self.branch_settings[name].recompute:
+                return recomputed(call, self.branches[name], images)
+            return call(images)
 
     def extract_feat(self,
                      inputs: Tensor,
@@ -526,7 +527,7 @@ class MultiBackboneClassifier(BaseClassifier):
         own = self._branch_losses(logits, data_samples, head_feats)
         losses = self._own_losses(own)
         alive = self.divergence.detect(logits, losses)
-        losses = without_diverged(losses, alive)
+        losses = fill_diverged(losses, alive, 0.)
         teaches = self.distill is not None and self.teacher.loss is not None
         if teaches or any(weights.values()):
             logits = self._all_logits(logits)
@@ -539,10 +540,10 @@ class MultiBackboneClassifier(BaseClassifier):
                                         labels).items():
                 losses[f'teacher.{key}'] = value
         if any(weights.values()):
-            given = dict(labels=labels, feats=feats)
-            targets = self._targets(inputs, logits, alive, given)
+            targets = self._targets(inputs, logits, alive, labels, feats)
             losses.update(
-                self._kd_losses(weights, logits, targets, own, alive, given))
+                self._kd_losses(weights, logits, targets, own, alive, labels,
+                                feats))
         self._reach_all_parameters(losses)
         if self.kd_factors is None:
             losses.update(self.logged_weights())
@@ -594,7 +595,6 @@ class MultiBackboneClassifier(BaseClassifier):
         own = self._branch_losses(logits, samples, head_feats)
         logits = self._all_logits(logits)
         labels = soft_labels(samples, next(iter(logits.values())))
-        given = dict(labels=labels, feats=feats)
         with told(f'model.teacher.type {type(self.teacher).__name__}'):
             check_ensemble(self.teacher,
                            self._ask(self.teacher.ensemble, logits, None),
@@ -602,9 +602,9 @@ class MultiBackboneClassifier(BaseClassifier):
             if self.teacher.loss is not None:
                 self.parse_losses(
                     self._ask(self.teacher.loss, logits, None, labels))
-            targets = self._targets(inputs, logits, None, given)
+            targets = self._targets(inputs, logits, None, labels, feats)
         with told(f'model.distill.type {type(self.distill).__name__}'):
-            self._kd_losses(weights, logits, targets, own, None, given)
+            self._kd_losses(weights, logits, targets, own, None, labels, feats)
 
     def logged_weights(self) -> Dict[str, Tensor]:
         """What a step logs of the weights of the distillation.
@@ -613,7 +613,14 @@ class MultiBackboneClassifier(BaseClassifier):
             dict[str, Tensor]: ``kd_weight``, the greatest, and
             ``<branch>.kd_weight`` where the branches differ.
         """
-        return _logged_weights(self._weights_in_effect())
+        weights = self._weights_in_effect()
+        logged = dict(kd_weight=max(weights.values()))
+        if len(set(weights.values())) > 1:
+            logged.update({
+                f'{name}.kd_weight': weight
+                for name, weight in weights.items()
+            })
+        return {key: torch.tensor(weight) for key, weight in logged.items()}
 
     def _weights_in_effect(self) -> Dict[str, float]:
         """The weight of the distillation of each branch in this step."""
@@ -630,6 +637,9 @@ class MultiBackboneClassifier(BaseClassifier):
         for name, values in own.items():
             for key, value in values.items():
                 if 'loss' in key:
+                    if isinstance(value, list):
+                        # As MMEngine adds them up.
+                        value = sum(part.mean() for part in value)
                     value = self._weighted(name, value)
                 key = 'loss_ce' if key == 'loss' else key
                 losses[f'{name}.{key}'] = value
@@ -647,15 +657,11 @@ class MultiBackboneClassifier(BaseClassifier):
         return self.teacher.loss is not None or any(weights.values()) and (
             self.teacher.needs_labels or self.distill.needs_labels)
 
-    def _targets(self, inputs: Tensor, logits: Dict[str, Tensor],
-                 alive: Optional[Dict[str, Tensor]],
-                 given: Dict[str, Any]) -> Dict[str, Tensor]:
+    def _targets(self, inputs: Inputs, logits: Dict[str, Tensor],
+                 alive: Optional[Dict[str, Tensor]], labels: Optional[Tensor],
+                 feats: Optional[Dict[str, tuple]]) -> Dict[str, Tensor]:
         """What the teacher gives, by branch."""
-        more = {}
-        if self.teacher.needs_labels:
-            more['labels'] = given['labels']
-        if self.teacher.needs_feats:
-            more['feats'] = given['feats']
+        more = _needed(self.teacher, labels=labels, feats=feats)
         if self.teacher.needs_images:
             more['images'] = self.branch_images(inputs)
         targets = self._ask(self.teacher, logits, alive, **more)
@@ -665,7 +671,8 @@ class MultiBackboneClassifier(BaseClassifier):
     def _kd_losses(self, weights: Dict[str, float], logits: Dict[str, Tensor],
                    targets: Dict[str, Tensor], own: Dict[str, Dict[str, Any]],
                    alive: Optional[Dict[str, Tensor]],
-                   given: Dict[str, Any]) -> Dict[str, Tensor]:
+                   labels: Optional[Tensor],
+                   feats: Optional[Dict[str, tuple]]) -> Dict[str, Tensor]:
         """``<branch>.loss_kd`` of each branch that learns from a target, and
         ``<branch>.kd_ratio`` if it is due."""
         distill = self.distill
@@ -684,13 +691,10 @@ class MultiBackboneClassifier(BaseClassifier):
         own_grad = None
         if students.requires_grad and (distill.needs_own_grad or ratio_due):
             own_grad = self._own_gradients(own, logits, names)
-        more = {}
-        if distill.needs_labels:
-            more['labels'] = given['labels']
-        if distill.needs_feats:
-            more.update(names=names, feats=given['feats'])
-        if distill.needs_own_grad:
-            more.update(names=names, own_grad=own_grad)
+        more = _needed(
+            distill, labels=labels, feats=feats, own_grad=own_grad)
+        if distill.needs_feats or distill.needs_own_grad:
+            more['names'] = names
         distances, learning = self.divergence.call_loss(
             distill, students, target,
             alive and [alive[name] for name in names], **more)
@@ -719,19 +723,16 @@ class MultiBackboneClassifier(BaseClassifier):
                        names: List[str]) -> Tensor:
         """Gradients ``(B, N, C)`` of the own losses of some branches at their
         logits."""
+        here = [name for name in names if name in own]
+        losses = [total_loss(own[name]) for name in here]
+        places = [logits[name] for name in here]
         if self.peers is None:
-            return logit_gradients([total_loss(own[name]) for name in names],
-                                   [logits[name] for name in names])
+            return logit_gradients(losses, places)
         # One that is frozen has no loss.
         gradients = {name: torch.zeros_like(logits[name])
                      for name in self.peers.own}
-        here = [name for name in names if name in own]
         if here:
-            gradients.update(
-                zip(
-                    here,
-                    logit_gradients([total_loss(own[name]) for name in here],
-                                    [logits[name] for name in here])))
+            gradients.update(zip(here, logit_gradients(losses, places)))
         gradients = self.peers.share(gradients)
         return torch.stack([gradients[name] for name in names])
 
@@ -822,22 +823,17 @@ class MultiBackboneClassifier(BaseClassifier):
                 }))
 
 
-def _logged_weights(weights: Dict[str, float]) -> Dict[str, Tensor]:
-    """``kd_weight``, the greatest, and ``<branch>.kd_weight`` where the
-    branches differ."""
-    logged = dict(kd_weight=max(weights.values()))
-    if len(set(weights.values())) > 1:
-        logged.update({
-            f'{name}.kd_weight': weight
-            for name, weight in weights.items()
-        })
-    return {key: torch.tensor(weight) for key, weight in logged.items()}
+def _needed(part: nn.Module, **given: Any) -> Dict[str, Any]:
+    """Of some arguments those that a teacher or a loss asks for."""
+    return {
+        key: value
+        for key, value in given.items() if getattr(part, f'needs_{key}')
+    }
 
 
 def _check_distances(distill: nn.Module, distances: Any, number: int) -> None:
     """Raise unless a distillation loss has given one loss a branch."""
-    got = tuple(distances.shape) if isinstance(
-        distances, Tensor) else type(distances).__name__
+    got = shape_of(distances)
     if got != (number, ):
         raise ConfigError(
             f'model.distill.type {type(distill).__name__} must give a tensor '

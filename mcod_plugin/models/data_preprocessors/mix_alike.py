@@ -1,5 +1,5 @@
 import random
-from typing import Any, Callable, List, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -29,27 +29,20 @@ def mix_alike(augment: RandomBatchAugment, views: Sequence[Tensor],
             'train_cfg.augments other than Mixup need views of one size for '
             f'all branches; got {", ".join(map(str, sizes))}; input_size of a '
             'branch resizes what was mixed')
-    device = views[0].device
-    state = _random_state(device)
+    generators = _generators(views[0].device)
+    states = [get(*place) for get, _, *place in generators]
     mixed = []
     for images in views:
-        _restore(state, device)
+        for state, (_, put, *place) in zip(states, generators):
+            put(state, *place)
         images, mixed_scores = augment(images, scores.clone())
         mixed.append(images)
     return mixed, mixed_scores
 
 
-def _random_state(device: torch.device) -> Tuple[Any, ...]:
-    """What an augmentation may draw from: its device's generator, too."""
-    return tuple(get(*place) for get, _, *place in _generators(device))
-
-
-def _restore(state: Sequence[Any], device: torch.device) -> None:
-    for value, (_, put, *place) in zip(state, _generators(device)):
-        put(value, *place)
-
-
-def _generators(device: torch.device) -> List[Tuple[Callable, ...]]:
+def _generators(device: torch.device) -> List[Tuple[Any, ...]]:
+    """What an augmentation may draw from, its device's generator, too: how to
+    get the state and how to put it back, and where."""
     found = [(random.getstate, random.setstate),
              (np.random.get_state, np.random.set_state),
              (torch.get_rng_state, torch.set_rng_state)]

@@ -4,8 +4,8 @@ from typing import Dict, List, Mapping, Optional, Sequence, Union
 import torch
 from torch import Tensor, nn
 
-from mcod_plugin.errors import (ConfigError, check_choice, check_names,
-                                check_number, nearest)
+from mcod_plugin.errors import (ConfigError, check_branches, check_choice,
+                                check_names, check_number)
 from mcod_plugin.registry import MODELS
 from ..utils.branch_averages import BranchAverages
 from .base_teacher import BaseTeacher
@@ -151,12 +151,8 @@ class EnsembleTeacher(BaseTeacher):
                 f'labels; got {self.fusion!r}, which takes probabilities '
                 'whose sum is 1')
         for setting in ('members', 'weights'):
-            for name in getattr(self, setting) or ():
-                if name not in names:
-                    known = nearest(str(name), names)
-                    raise ConfigError(
-                        f'model.teacher.{setting} names {name!r}, which is no '
-                        f'branch of {", ".join(names)}; {known}'.rstrip('; '))
+            check_branches(f'model.teacher.{setting}',
+                           getattr(self, setting) or (), names)
         if self.leave_one_out and len(names) < 2:
             raise ConfigError('model.teacher.leave_one_out needs at least two '
                               f'branches; got {", ".join(names)}')
@@ -251,13 +247,15 @@ class EnsembleTeacher(BaseTeacher):
                 continue
             if group not in fused:
                 members = {member: logits[member] for member in group}
-                fused[group] = LABELLED_FUSIONS[self.fusion](
-                    list(members.values()), labels, _flags(
-                        members, alive)) if self.needs_labels else (
-                            self.ensemble(members, alive))
-                if alive is not None:
-                    some = sum(_flags(members, alive)) > 0
-                    fused[group] = torch.where(some, fused[group], math.nan)
+                flags = _flags(members, alive)
+                if self.needs_labels:
+                    target = LABELLED_FUSIONS[self.fusion](
+                        list(members.values()), labels, flags)
+                else:
+                    target = self.ensemble(members, alive)
+                if flags is not None:
+                    target = torch.where(sum(flags) > 0, target, math.nan)
+                fused[group] = target
             targets[name] = fused[group]
         return targets
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from mcod_plugin.errors import ConfigError, check_choice, nearest
+from mcod_plugin.errors import ConfigError, check_branches, check_choice
 from mcod_plugin.registry import MODELS
 from .base_kd_loss import BaseKDLoss
 
@@ -172,12 +172,8 @@ class FeatureKDLoss(BaseKDLoss):
         branch to follow, and settings must name branches and features that
         there are."""
         for setting in ('peers', 'layouts'):
-            for name in getattr(self, setting) or ():
-                if name not in names:
-                    raise ConfigError(
-                        f'distill.{setting} names {name!r}, which is no '
-                        f'branch of {", ".join(names)}; '
-                        f'{nearest(str(name), names)}'.rstrip('; '))
+            check_branches(f'distill.{setting}',
+                           getattr(self, setting) or (), names)
         if len(names) < 2:
             raise ConfigError('model.distill.type FeatureKDLoss needs at '
                               f'least two branches; got {", ".join(names)}')
@@ -234,7 +230,7 @@ class FeatureKDLoss(BaseKDLoss):
             name: to_map(values[self.index], self.layouts[name])
             for name, values in feats.items()
         }
-        finite = {name: None for name in maps}
+        finite = None
         if alive is not None:
             # Of what is not finite, even 0 times it is not.
             finite = {
@@ -249,9 +245,9 @@ class FeatureKDLoss(BaseKDLoss):
             [self._loss(name, maps, finite, logits) for name in names])
 
     def _loss(self, name: str, maps: Dict[str, Tensor],
-              finite: Dict[str, Optional[Tensor]], logits: Tensor) -> Tensor:
+              finite: Optional[Dict[str, Tensor]], logits: Tensor) -> Tensor:
         """The loss of one branch."""
-        terms, flags = [], []
+        terms = []
         for peer, projection in self.projections[name].items():
             size = [
                 min(sizes)
@@ -261,13 +257,12 @@ class FeatureKDLoss(BaseKDLoss):
                 F.adaptive_avg_pool2d(value, size).permute(0, 2, 3, 1)
                 for value in (maps[name], maps[peer]))
             terms.append(feature_kd_loss(projection(own), other))
-            flags.append(finite[peer])
         if not terms:
             return logits.sum() * 0
         terms = torch.stack(terms)
-        if flags[0] is None:
+        if finite is None:
             return terms.mean()
-        flags = torch.stack(flags)
+        flags = torch.stack([finite[peer] for peer in self.projections[name]])
         return torch.where(flags, terms, 0.).sum() / flags.sum().clamp(min=1)
 
     def extra_repr(self) -> str:

@@ -54,26 +54,13 @@ def branch_loss(branch: nn.Module,
                 data_samples: Sequence,
                 feats: Optional[Tuple[Tensor, ...]] = None,
                 multi_label: bool = False) -> Dict[str, Any]:
-    """The loss that a branch has when it stands alone.
+    """The losses by name that a branch has when it stands alone, from its
+    logits ``(N, C)``, or from the ``feats`` that reach its head if it
+    :func:`learns_from_features`. That takes labels: probabilities raise a
+    ValueError.
 
-    That of a plain network is the cross entropy, of several labels the sum
+    The loss of a plain network is the cross entropy, of several labels the sum
     of the binary ones over the classes, averaged over the images.
-
-    Args:
-        branch (nn.Module): The branch.
-        logits (Tensor): Its logits ``(N, C)``.
-        data_samples (BatchDataSample | Sequence[DataSample]): Annotations of
-            the images.
-        feats (tuple[Tensor], optional): The features that reach its head, if
-            it :func:`learns_from_features`. Defaults to None.
-        multi_label (bool): Whether the images have several labels.
-            Defaults to False.
-
-    Returns:
-        dict[str, Tensor]: The losses by name.
-
-    Raises:
-        ValueError: If the head needs labels and there are probabilities only.
     """
     if feats is not None:
         fields = batch_fields(data_samples)
@@ -89,18 +76,17 @@ def branch_loss(branch: nn.Module,
     get_loss = getattr(type(owner), '_get_loss', None)
     if fields is not None and get_loss is MultiLabelClsHead._get_loss:
         target = soft_labels(data_samples, logits)
-        loss = owner.loss_module(logits, target, avg_factor=logits.size(0))
-        return dict(loss=loss)
-    if (fields is not None and get_loss is ClsHead._get_loss
-            and not owner.cal_acc):
+    elif (fields is not None and get_loss is ClsHead._get_loss
+          and not owner.cal_acc):
         target = fields['gt_score' if 'gt_score' in fields else 'gt_label']
         if isinstance(owner.loss_module,
                       LabelSmoothLoss) and 'gt_score' not in fields:
             # It makes them itself, but has the host look at the labels first.
             target = F.one_hot(target, logits.size(1))
-        loss = owner.loss_module(logits, target, avg_factor=logits.size(0))
-        return dict(loss=loss)
-    return owner._get_loss(logits, data_samples)
+    else:
+        return owner._get_loss(logits, data_samples)
+    loss = owner.loss_module(logits, target, avg_factor=logits.size(0))
+    return dict(loss=loss)
 
 
 def _plain_loss(logits: Tensor, data_samples: Sequence,
@@ -126,19 +112,12 @@ def total_loss(losses: Dict[str, Any]) -> Tensor:
 
 def logit_gradients(losses: Sequence[Tensor],
                     logits: Sequence[Tensor]) -> Tensor:
-    """The gradients of some losses, each at the logits of its branch.
+    """The gradients ``(B, N, C)`` of the losses of B branches, scalars, each
+    at the logits ``(N, C)`` of its branch, on which no other depends; 0 for a
+    loss that does not depend on them.
 
     Only what lies between losses and logits is gone through, and it is kept
     for the backward pass of the step.
-
-    Args:
-        losses (Sequence[Tensor]): The loss of each of B branches, a scalar
-            that depends on the logits of no other.
-        logits (Sequence[Tensor]): Their logits ``(N, C)``.
-
-    Returns:
-        Tensor: Gradients ``(B, N, C)``; 0 for a loss that does not depend on
-        the logits.
     """
     losses = [loss for loss in losses if loss.requires_grad]
     places = [i for i, value in enumerate(logits) if value.requires_grad]

@@ -1,6 +1,5 @@
-from contextlib import contextmanager, nullcontext
-from typing import (Collection, ContextManager, Dict, Iterator, List, Mapping,
-                    Optional, Sequence)
+from contextlib import contextmanager
+from typing import Collection, Dict, Iterator, List, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from mcod_plugin.utils.mesh import branch_group, branch_rank
 
-__all__ = ['BranchPeers', 'RemoteBranch', 'own_randomness']
+__all__ = ['BranchPeers', 'RemoteBranch']
 
 
 class RemoteBranch(nn.Module):
@@ -37,6 +36,7 @@ class BranchPeers:
 
     Attributes:
         own (list[str]): Names of those that live here.
+        away (list[str]): Names of those that live in other processes.
     """
 
     def __init__(self, shares: Sequence[Sequence[str]],
@@ -46,24 +46,20 @@ class BranchPeers:
         self.own: List[str] = [
             name for name in names if name in shares[branch_rank()]
         ]
+        self.away = [name for name in names if name not in self.own]
         self._seed = None
         self._states: Dict[str, Dict[str, Tensor]] = {}
 
     def share(
         self, values: Mapping[str, Tensor], trained: Collection[str] = ()
     ) -> Dict[str, Tensor]:
-        """Exchange what each process has of its own branches.
+        """Exchange the tensors, of one shape, that each process has of its own
+        branches. Returned are those of all, in their order; those that live
+        here are the given ones.
 
-        Args:
-            values (Mapping[str, Tensor]): Tensors of one shape by branch, of
-                the branches that live here.
-            trained (Collection[str]): Names of branches whose values require
-                a gradient, as they would if they lived here. It ends there:
-                the process of the branch computes the same one.
-
-        Returns:
-            dict[str, Tensor]: By branch, of all, in their order. Those that
-            live here are the given ones.
+        Values of the branches that are ``trained`` require a gradient, as they
+        would if they lived here. It ends there: the process of the branch
+        computes the same one.
         """
         sent = torch.stack([values[name].detach() for name in self.own])
         missing = max(map(len, self._shares)) - len(sent)
@@ -106,9 +102,3 @@ class BranchPeers:
             self._states[name] = dict(cpu=torch.get_rng_state())
             if on_gpu:
                 self._states[name]['cuda'] = torch.cuda.get_rng_state(device)
-
-
-def own_randomness(peers: Optional[BranchPeers], name: str,
-                   device: torch.device) -> ContextManager:
-    """See :meth:`BranchPeers.randomness`; without peers, nothing."""
-    return nullcontext() if peers is None else peers.randomness(name, device)

@@ -12,6 +12,10 @@ __all__ = ['BranchSettings', 'freeze', 'is_frozen']
 
 Statistics = Optional[Tuple[float, ...]]
 
+# What a branch that is frozen has no use for.
+FACTORS = ('lr_mult', 'decay_mult', 'loss_weight')
+OPTIMIZATION = ('optimizer', 'clip_grad')
+
 
 @dataclass(frozen=True)
 class BranchSettings:
@@ -85,35 +89,28 @@ class BranchSettings:
             found['input_size'] = parse_input_size(f'{setting}.input_size',
                                                    cfg.pop('input_size'))
             found['resized'] = True
-        found['frozen'] = cfg.pop('frozen', False)
-        check_choice(f'{setting}.frozen', found['frozen'], (True, False))
-        if 'recompute' in cfg:
-            found['recompute'] = cfg.pop('recompute')
-            check_choice(f'{setting}.recompute', found['recompute'],
-                         (True, False))
-        for key in ('lr_mult', 'decay_mult', 'loss_weight'):
-            if key not in cfg:
-                continue
-            if found['frozen']:
-                raise ConfigError(f'{setting}.{key} is not used: the branch '
-                                  'is frozen')
-            found[key] = cfg.pop(key)
-            check_number(f'{setting}.{key}', found[key], 0,
-                         key != 'decay_mult')
-        found.update(self._take_optimizer(setting, cfg, found['frozen']))
+        for key in ('frozen', 'recompute'):
+            if key in cfg:
+                found[key] = cfg.pop(key)
+                check_choice(f'{setting}.{key}', found[key], (True, False))
+        if found.get('frozen'):
+            for key in (*FACTORS, *OPTIMIZATION):
+                if key in cfg:
+                    raise ConfigError(f'{setting}.{key} is not used: the '
+                                      'branch is frozen')
+        for key in FACTORS:
+            if key in cfg:
+                found[key] = cfg.pop(key)
+                check_number(f'{setting}.{key}', found[key], 0,
+                             key != 'decay_mult')
+        found.update(self._take_optimizer(setting, cfg))
         found.update(self._take_statistics(setting, cfg, channels))
         return cfg, replace(self, **found)
 
-    def _take_optimizer(self, setting: str, cfg: dict, frozen: bool) -> dict:
+    def _take_optimizer(self, setting: str, cfg: dict) -> dict:
         """``optimizer`` and ``clip_grad`` of a branch, if it has its own."""
-        found = {
-            key: cfg.pop(key)
-            for key in ('optimizer', 'clip_grad') if key in cfg
-        }
+        found = {key: cfg.pop(key) for key in OPTIMIZATION if key in cfg}
         for key, value in found.items():
-            if frozen:
-                raise ConfigError(f'{setting}.{key} is not used: the branch '
-                                  'is frozen')
             if not (isinstance(value, dict) or value is None):
                 raise ConfigError(f'{setting}.{key} must be a dict or None; '
                                   f'got {value!r}')

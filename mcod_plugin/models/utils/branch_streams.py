@@ -1,10 +1,11 @@
-from contextlib import contextmanager, nullcontext
-from typing import Any, ContextManager, Iterator, Optional, Sequence
+from contextlib import contextmanager
+from typing import Any, Iterator, Sequence
 
 import torch
+from mmengine.utils import apply_to
 from torch import Tensor
 
-__all__ = ['BranchStreams', 'on_own_stream']
+__all__ = ['BranchStreams']
 
 
 class BranchStreams:
@@ -43,18 +44,6 @@ class BranchStreams:
         for name, stream in self._streams.items():
             current.wait_stream(stream)
             for values in found:
-                _record(values.get(name), current)
-
-
-def on_own_stream(streams: Optional[BranchStreams], name: str,
-                  images: Tensor) -> ContextManager:
-    """See :meth:`BranchStreams.work`; without streams, nothing."""
-    return nullcontext() if streams is None else streams.work(name, images)
-
-
-def _record(values: Any, stream: torch.cuda.Stream) -> None:
-    if isinstance(values, Tensor):
-        values.record_stream(stream)
-    elif isinstance(values, (tuple, list)):
-        for value in values:
-            _record(value, stream)
+                apply_to(
+                    values.get(name), torch.is_tensor,
+                    lambda value: value.record_stream(current))

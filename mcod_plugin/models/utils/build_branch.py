@@ -20,6 +20,7 @@ from torch import Tensor
 from mcod_plugin.config.explain import arguments
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.errors import ConfigError, nearest, one_line
+from mcod_plugin.utils.checkpoint import shape_of
 from .branch_loss import learns_from_features, loss_owner
 from .feature_layout import FeatureLayout, feature_layout
 from .pretrained import keep_weights
@@ -39,23 +40,11 @@ def build_branch(name: str, cfg: Any, input_size: Tuple[int, int],
     not flat get a pooling if the config names no neck, and the head gets its
     ``in_channels``; what the config states wins.
 
-    Args:
-        name (str): The branch's name, for error messages.
-        cfg (dict | nn.Module): Config of a classifier
-            (``type='ImageClassifier'`` when left out), or a built one, which
-            is changed: it will keep its weights. Any other network from
-            images to logits will do as well, as will its config, such as
-            ``dict(type='torchvision.models.resnet18')``. See
-            :class:`BranchSettings` for what else a branch's config may say.
-        input_size (tuple[int, int]): Height and width of the dummy image, in
-            pixels.
-        in_channels (int): Channels of the dummy image.
-
-    Returns:
-        tuple[nn.Module, int]: The branch and its number of classes.
-
-    Raises:
-        ConfigError: If no classifier comes of it.
+    ``cfg`` is as in the ``branches`` of :class:`MultiBackboneClassifier`,
+    without :class:`BranchSettings`. A network that is built already is
+    changed: it will keep its weights. ``input_size`` and ``in_channels`` are
+    those of the dummy image. Returned are the branch and its number of
+    classes. Raise if no classifier comes of it.
     """
     setting = f'model.branches.{name}'
     shape = (2, in_channels, *input_size)
@@ -222,11 +211,10 @@ def _check_classifier(setting: str, branch: nn.Module,
         setting = f'{setting} ({type(branch).__name__})'
     logits = _run(setting, branch, torch.zeros(shape))
     if not isinstance(logits, Tensor) or logits.ndim != 2:
-        got = tuple(logits.shape) if isinstance(
-            logits, Tensor) else type(logits).__name__
         mode = ' in mode "tensor"' * isinstance(branch, BaseModel)
         raise ConfigError(f'{setting} must give logits (N, num_classes)'
-                          f'{mode}; got {got} for N = {shape[0]}')
+                          f'{mode}; got {shape_of(logits)} for N = '
+                          f'{shape[0]}')
     return logits.shape[1]
 
 

@@ -8,7 +8,7 @@ import torch.nn as nn
 from mmengine.dist import all_reduce, is_distributed
 from torch import Tensor
 
-__all__ = ['DivergenceMask', 'without_diverged']
+__all__ = ['DivergenceMask', 'fill_diverged']
 
 
 class DivergenceMask(nn.Module):
@@ -159,24 +159,17 @@ class DivergenceMask(nn.Module):
 
     def mark(self, values: Dict[str, Tensor]) -> Dict[str, Tensor]:
         """What is logged by name, with NaN for a branch that is left out."""
-        alive = self.flags() or {}
-        return {
-            key: torch.where(alive[name], value.detach(), math.nan)
-            if name in alive and 'loss' in key else value
-            for key, value, name in ((key, value, key.partition('.')[0])
-                                     for key, value in values.items())
-        }
+        return fill_diverged(values, self.flags(), math.nan)
 
 
-def without_diverged(losses: Dict[str, Any],
-                     alive: Optional[Dict[str, Tensor]]) -> Dict[str, Any]:
-    """Losses with 0 for the branches that are left out, see
-    :meth:`DivergenceMask.flags`. The names begin with that of a branch and a
-    dot."""
-    if alive is None:
-        return losses
-    return {
-        key: torch.where(alive[key.partition('.')[0]], value, 0.)
-        if 'loss' in key else value
-        for key, value in losses.items()
-    }
+def fill_diverged(values: Dict[str, Any], alive: Optional[Dict[str, Tensor]],
+                  number: float) -> Dict[str, Any]:
+    """Values of a step, with a number in the place of the losses of branches
+    that are left out, see :meth:`DivergenceMask.flags`. The name of such a
+    loss begins with that of its branch and a dot."""
+    filled = dict(values)
+    for key, value in values.items():
+        name = key.partition('.')[0]
+        if alive is not None and name in alive and 'loss' in key:
+            filled[key] = torch.where(alive[name], value, number)
+    return filled

@@ -40,11 +40,13 @@ class LabelRule:
         and heads that do not tell go with the others, or are for one."""
         setting = 'model.multi_label'
         check_choice(setting, multi_label, (None, True, False))
+        owners = {
+            name: loss_owner(branch)
+            for name, branch in branches.items()
+        }
         several, one = ({
             name: owner
-            for name, owner in ((name, loss_owner(branch))
-                                for name, branch in branches.items())
-            if isinstance(owner, kinds)
+            for name, owner in owners.items() if isinstance(owner, kinds)
         } for kinds in (MultiLabelClsHead, (ClsHead, BaseClassifier)))
         if several and one:
             raise ConfigError(

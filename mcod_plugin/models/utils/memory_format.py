@@ -20,23 +20,14 @@ SAFE_CHANNELS = 16
 
 def choose_memory_format(setting: str, wanted: str, branch: nn.Module,
                          shape: Tuple[int, ...]) -> torch.memory_format:
-    """The memory format for a branch; the branch is put into it.
+    """The memory format for a branch, which is put into it, and its images.
 
-    Args:
-        setting (str): The branch's setting, for error messages.
-        wanted (str): ``'channels_last'``, ``'contiguous'`` (channels first),
-            or ``'auto'``: channels_last for a network that convolves, unless
-            its gradients could be wrong in it on a CPU. It does not ask what
-            the machine has, so that a run is the same on each.
-        branch (nn.Module): The classifier.
-        shape (tuple[int]): Shape ``(N, C, H, W)`` of a dummy batch to try it
-            on.
-
-    Returns:
-        torch.memory_format: The format of the branch and of its input.
-
-    Raises:
-        ConfigError: If channels_last is wanted for a branch that cannot.
+    ``wanted`` is ``'channels_last'``, ``'contiguous'`` (channels first), or
+    ``'auto'``: channels_last for a network that convolves, unless its
+    gradients could be wrong in it on a CPU. That does not ask what the machine
+    has, so that a run is the same on each. It is tried on a dummy batch of the
+    shape ``(N, C, H, W)``. Raise if channels_last is wanted for a branch that
+    cannot.
     """
     if wanted == 'contiguous':
         return torch.contiguous_format

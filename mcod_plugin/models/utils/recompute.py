@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 __all__ = ['recomputed']
 
 
-def recomputed(call: Callable, module: nn.Module, *args: Any) -> Any:
+def recomputed(call: Callable, module: nn.Module, images: Tensor) -> Any:
     """Call a function of a module, of which the backward pass computes the
     activations again.
 
@@ -19,14 +19,14 @@ def recomputed(call: Callable, module: nn.Module, *args: Any) -> Any:
     and the random numbers of dropout are those without it, bit by bit.
     """
     if not torch.is_grad_enabled():
-        return call(*args)
+        return call(images)
     # What the call changes, such as the statistics of batch norm.
     buffers = [(owner, name, value.clone())
                for owner in module.modules()
                for name, value in owner.named_buffers(recurse=False)]
     return checkpoint(
         call,
-        *args,
+        images,
         use_reentrant=False,
         context_fn=lambda: (nullcontext(), _as_before(buffers)))
 

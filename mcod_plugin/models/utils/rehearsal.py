@@ -1,12 +1,13 @@
 """A training step of a cohort that leaves no trace."""
 import copy
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
-from typing import Any, Iterator, List, Mapping, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 import torch
-import torch.distributed as dist
 import torch.nn as nn
+from mmengine.dist import get_world_size
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -69,31 +70,31 @@ def starved_norms(cohort: nn.Module) -> List[str]:
     that one image gives a single value of each channel, of which there is no
     variance. Those that are not trained, or share the values of several
     processes, have no need."""
-    found, hooks = [], []
-    several = dist.is_available() and dist.is_initialized(
-    ) and dist.get_world_size() > 1
+    found: Dict[str, None] = {}
+    hooks = []
 
-    def watch(name: str, module: nn.Module) -> None:
-        hooks.append(
-            module.register_forward_pre_hook(lambda _, inputs: found.append(
-                name) if inputs[0][0, 0].numel() == 1 else None))
+    def note(name: str, module: nn.Module, inputs: Tuple[Tensor]) -> None:
+        if inputs[0][0, 0].numel() == 1:
+            found[name] = None
 
     image = torch.zeros((1, cohort.in_channels, *cohort.input_size))
     with undisturbed(cohort), torch.no_grad():
         # Some backbones keep their norms as they are.
         cohort.train()
         for name, module in cohort.named_modules():
-            synced = several and isinstance(module, nn.SyncBatchNorm)
-            if isinstance(module, _BatchNorm) and module.training and (
-                    not synced):
-                watch(name, module)
+            synced = get_world_size() > 1 and isinstance(
+                module, nn.SyncBatchNorm)
+            if (isinstance(module, _BatchNorm) and module.training
+                    and not synced):
+                hooks.append(
+                    module.register_forward_pre_hook(partial(note, name)))
         cohort.eval()
         try:
             cohort.branch_logits(image.to(next(cohort.parameters())))
         finally:
             for hook in hooks:
                 hook.remove()
-    return list(dict.fromkeys(found))
+    return list(found)
 
 
 @contextmanager

@@ -21,14 +21,9 @@ def renormalization(given: Statistics,
         z' = \\frac{x - \\mu'}{\\sigma'}
            = \\frac{\\sigma}{\\sigma'} z + \\frac{\\mu - \\mu'}{\\sigma'}
 
-    Args:
-        given (tuple): Mean :math:`\\mu` and standard deviation
-            :math:`\\sigma` of the ``C`` channels, or one for all.
-        wanted (tuple): :math:`\\mu'` and :math:`\\sigma'`.
-
-    Returns:
-        tuple[Tensor, Tensor]: Factor and shift ``(C, )``, in double
-        precision.
+    where :math:`\\mu` and :math:`\\sigma` are given and :math:`\\mu'` and
+    :math:`\\sigma'` are wanted. Returned are factor and shift ``(C, )``, in
+    double precision.
     """
     mean, std = torch.tensor(given, dtype=torch.float64)
     new_mean, new_std = torch.tensor(wanted, dtype=torch.float64)

@@ -67,9 +67,7 @@ def _drop_model(classifier: nn.Module, state_dict: Dict[str, Tensor],
                 prefix: str, local_metadata: dict) -> None:
     for key in [key for key in state_dict if key.startswith(prefix)]:
         value = state_dict.pop(key)
-        rest = key[len(prefix):]
-        if rest.startswith('model.'):
-            rest = rest[len('model.'):]
+        rest = key.removeprefix(prefix).removeprefix('model.')
         state_dict[prefix + rest] = value
 
 
@@ -77,6 +75,6 @@ def _restore_model(classifier: nn.Module, state_dict: Dict[str, Tensor],
                    prefix: str, *args) -> None:
     others = set(classifier._modules) - {'model'}
     for key in [key for key in state_dict if key.startswith(prefix)]:
-        rest = key[len(prefix):]
+        rest = key.removeprefix(prefix)
         if rest.partition('.')[0] not in others:
             state_dict[f'{prefix}model.{rest}'] = state_dict.pop(key)

@@ -1,5 +1,6 @@
 """The network of timm that a branch's config names."""
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 import torch
@@ -213,19 +214,15 @@ def _given_shapes(network: nn.Module, images: Tensor) -> Dict[str, list]:
     """Shapes of what the layers with parameters are given, by their names."""
     found, handles = {}, []
 
-    def note(name):
-
-        def hook(module, args):
-            found.setdefault(name, []).append([
-                tuple(value.shape) for value in args
-                if isinstance(value, Tensor)
-            ])
-
-        return hook
+    def note(name, module, args):
+        found.setdefault(name, []).append([
+            tuple(value.shape) for value in args if isinstance(value, Tensor)
+        ])
 
     for name, module in network.named_modules():
         if next(module.parameters(recurse=False), None) is not None:
-            handles.append(module.register_forward_pre_hook(note(name)))
+            handles.append(
+                module.register_forward_pre_hook(partial(note, name)))
     try:
         network(images)
     finally:

@@ -85,7 +85,8 @@ def test_what_waits_keeps_no_step_alive(tiny_runner):
                 if isinstance(hook, CohortRuntimeInfoHook))
     loss = (2 * torch.ones(1, requires_grad=True)).sum()
     hook.after_train_iter(runner, 0, outputs=dict(loss=loss))
-    [(key, value)] = hook.pending
+    [step] = hook.pending
+    [(key, value)] = step.values.items()
     assert key == 'train/loss' and value.item() == 2
     assert value.grad_fn is None
 

@@ -174,6 +174,27 @@ def test_checkpoint_of_another_hook(tiny_runner):
                    if not name.endswith('.part'))
 
 
+@pytest.mark.parametrize('after, told', [
+    (False, 'the loss of vit is nan'),
+    (True, 'the weights of vit are not finite'),
+])
+def test_checkpoint_in_the_midst_of_a_step(tiny_runner, after, told):
+    """What comes of the step is looked at, all the same."""
+
+    class Save(Hook):
+
+        def before_train_iter(self, runner, batch_idx, **kwargs):
+            if batch_idx == 3:
+                runner.save_checkpoint(runner.work_dir, 'mine.pth')
+
+    broken = Break('vit', 3, after)
+    if not after:
+        broken.priority = 'LOWEST'
+    runner = run(tiny_runner, Save(), broken, **QUIET, **by_iteration())
+    assert f'iteration 4: {told}' in refusal(runner)
+    assert 'iter_4.pth' not in saved(runner)
+
+
 def test_default_hooks(tiny_config):
     """Nobody has to ask for it."""
     cfg = tiny_config()

@@ -3,7 +3,9 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.device import get_device
 
-from mcod_plugin.engine.optim_wrapper import prefer_fused
+from mcod_plugin.engine.optim_wrapper import (prefer_fused,
+                                              prepare_optim_wrapper)
+from mcod_plugin.errors import ConfigError
 
 
 @pytest.mark.parametrize('optimizer', [
@@ -27,6 +29,17 @@ def test_same_updates(tiny_runner, optimizer):
                 for value in runner.model.parameters()
             ]))
     torch.testing.assert_close(*weights, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize('counts', [0, 'two', 1.5])
+def test_number_of_accumulated_batches(counts):
+    cfg = dict(
+        optimizer=dict(type='SGD', lr=0.1), accumulative_counts=counts)
+    with pytest.raises(
+            ConfigError,
+            match='^optim_wrapper.accumulative_counts must be an integer of '
+            f'at least 1; got {counts!r}$'):
+        prepare_optim_wrapper(cfg, torch.nn.Linear(1, 1), False)
 
 
 def test_groups_of_parameters(tiny_runner):

@@ -444,6 +444,24 @@ def test_own_loss_of_a_plain_network(given):
     assert losses['a.share'] == 1
 
 
+class WithLosses(WithLoss):
+    """A list of losses, as MMEngine takes it."""
+
+    def _get_loss(self, logits, data_samples):
+        return dict(loss=[logits.square().mean(), logits.square().mean(1)])
+
+
+@pytest.mark.parametrize('drops', [False, True])
+def test_several_losses_of_a_plain_network(drops):
+    model = cohort(dict(a=WithLosses(), b=plain()), loss_weight=3.)
+    if drops:
+        model.leave_out_diverged()
+    losses = model.eval().loss(images(), ONE)
+    torch.testing.assert_close(
+        losses['a.loss_ce'],
+        6 * model.branches['a'](images()).square().mean())
+
+
 def test_network_of_torchvision():
     model = cohort(
         dict(

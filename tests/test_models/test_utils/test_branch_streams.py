@@ -4,8 +4,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from mcod_plugin.models.utils.branch_streams import (BranchStreams,
-                                                     on_own_stream)
+from mcod_plugin.models.utils.branch_streams import BranchStreams
 from mcod_plugin.registry import MODELS
 
 NAMES = ('first', 'second', 'third')
@@ -47,7 +46,7 @@ def test_branches_wait_for_what_they_need_and_not_for_each_other(gpu):
     main.seen.append('images')
     images, logits, before, used = torch.zeros(2), {}, {}, {}
     for name in NAMES:
-        with on_own_stream(beside, name, images):
+        with beside.work(name, images):
             used[name] = streams[-1]
             before[name] = list(streams[-1].seen)
             streams[-1].seen.append(name)
@@ -96,8 +95,3 @@ def test_a_cohort_goes_on_after_all_branches(gpu):
     assert set(streams[0].seen) == set(NAMES)
     assert found.keys() == expected.keys()
     assert all(map(torch.equal, found.values(), expected.values()))
-
-
-def test_without_streams_nothing_is_asked_of_a_gpu():
-    with on_own_stream(None, 'first', torch.zeros(1)):
-        pass
