@@ -24,14 +24,7 @@ FACTORS = ('lr_mult', 'decay_mult', 'loss_weight')
 
 
 def training_steps(publication: Publication) -> List[str]:
-    """How a cohort was trained.
-
-    Args:
-        publication (Publication): The cohort.
-
-    Returns:
-        list[str]: Items of a list in Markdown.
-    """
+    """How a cohort was trained, as the items of a list in Markdown."""
     run, record = publication.run, publication.run.record
     model = run.cfg.model
     batch = record.get('batch_size') or run.cfg.train_dataloader.get(
@@ -74,14 +67,7 @@ def training_steps(publication: Publication) -> List[str]:
 
 
 def origin_text(publication: Publication) -> str:
-    """Which run a cohort is of, and what published it.
-
-    Args:
-        publication (Publication): The cohort.
-
-    Returns:
-        str: A sentence.
-    """
+    """Which run a cohort is of, and what published it, in a sentence."""
     run, machine = publication.run, publication.machine
     return (f'This one was trained by {_origin(run)}; published are the '
             f'weights of its `{osp.basename(run.checkpoint)}`, by mcod_plugin '
