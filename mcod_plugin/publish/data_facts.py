@@ -98,10 +98,9 @@ def data_part(loader: Any) -> Dict[str, Any]:
     if 'source' in dataset and in_memory_dataset.takes_part(dataset):
         # MMPretrain's data sets give their classes other names by one.
         keys += in_memory_dataset.PART_KEYS
-    found = {key: dataset.get(key) for key in keys}
     return {
-        key: _short(value)
-        for key, value in found.items() if value is not None
+        key: _short(dataset[key])
+        for key in keys if dataset.get(key) is not None
     }
 
 

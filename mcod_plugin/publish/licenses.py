@@ -40,13 +40,8 @@ def start_weights(run: TrainedRun) -> List[Start]:
     the name alone."""
     cohort = dict(init_cfg=run.cfg.model.get('init_cfg'))
     shared = [_public(source) for source in checkpoints(cohort)]
-    # What the run was started from, however often it was resumed.
-    hub = run.content.get('message_hub') or {}
-    loaded = hub.get('runtime_info', {}).get('load_from')
-    if loaded is None and not run.cfg.get('resume'):
-        loaded = run.cfg.get('load_from')
-    if loaded:
-        shared.append(_public(loaded))
+    if run.loaded:
+        shared.append(_public(run.loaded))
     found = []
     for name in run.pretrained:
         own = list(_of_branch(name, run.branches[name]))

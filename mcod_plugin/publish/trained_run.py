@@ -99,15 +99,21 @@ class TrainedRun:
         ]
 
     @property
+    def loaded(self) -> Optional[str]:
+        """The checkpoint that the whole cohort started from, if any, however
+        often the run was resumed."""
+        hub = self.content.get('message_hub') or {}
+        found = hub.get('runtime_info', {}).get('load_from')
+        if found is None and not self.cfg.get('resume'):
+            # That of a resumed run is the checkpoint that it went on from.
+            found = self.cfg.get('load_from')
+        return found
+
+    @property
     def pretrained(self) -> List[str]:
         """The branches that did not start from random weights."""
-        cfg = self.cfg
-        hub = self.content.get('message_hub') or {}
-        # That of a resumed run is the checkpoint that it went on from.
-        loaded = ('load_from' in hub.get('runtime_info', {})
-                  or cfg.get('load_from') and not cfg.get('resume'))
-        cohort = dict(init_cfg=cfg.model.get('init_cfg'))
-        if loaded or is_pretrained(cohort):
+        cohort = dict(init_cfg=self.cfg.model.get('init_cfg'))
+        if self.loaded or is_pretrained(cohort):
             return list(self.branches)
         return [
             name for name, branch in self.branches.items()
