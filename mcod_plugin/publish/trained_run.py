@@ -13,7 +13,8 @@ from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.heads import EnsembleTeacher
 from mcod_plugin.models.losses import DiscontinuousKDLoss
 from mcod_plugin.runs.courses import Courses
-from mcod_plugin.runs.record import RECORD, find_record, kd_weights
+from mcod_plugin.runs.record import (RECORD, find_record, kd_weights,
+                                     part_ends)
 from mcod_plugin.utils.checkpoint import last_checkpoint, read_checkpoint
 
 __all__ = ['TrainedRun', 'read_run']
@@ -125,8 +126,7 @@ class TrainedRun:
         """How the branches were distilled up to the checkpoint: ``until``,
         ``kd_weight`` and, if it is known, ``kd_on``, as in a record."""
         record = self.content.get(STATE) or self.record
-        weights = kd_weights(record)
-        until = list(record.get('until') or range(1, len(weights) + 1))
+        weights, until = kd_weights(record), part_ends(record)
         # A checkpoint may be older than the record.
         count = sum(step <= (self.done or math.inf) for step in until)
         own = {
