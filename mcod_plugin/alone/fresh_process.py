@@ -16,7 +16,7 @@ import torch
 
 def rgb(images: np.ndarray, order: str) -> torch.Tensor:
     """Images ``(N, C, H, W)``, whose channels are in an order such as
-    ``'bgr'``, as floats in RGB."""
+    ``'BGR'``, as floats in RGB."""
     if order == 'BGR' and images.shape[1] == 3:
         images = images[:, ::-1]
     return torch.from_numpy(images.astype(np.float32))

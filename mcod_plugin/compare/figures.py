@@ -25,7 +25,8 @@ Looks = Dict[str, Dict[str, Any]]
 
 
 def draw(results: Results, baseline: str, folder: str) -> List[str]:
-    """Draw the figures of a study.
+    """Draw the figures of a study into a folder, which is made if it is not
+    there, and return the names of the files. Gains refer to the baseline.
 
     ================== =====================================================
     file               shows
@@ -45,18 +46,6 @@ def draw(results: Results, baseline: str, folder: str) -> List[str]:
 
     A figure is left out if no run has what it shows. Equal results give
     equal files.
-
-    Args:
-        results (dict[str, list[dict]]): The runs by method, see
-            :func:`~mcod_plugin.compare.results.read_results`.
-        baseline (str): The method to which gains refer.
-        folder (str): Where to put them. It is made if it is not there.
-
-    Returns:
-        list[str]: The names of the files.
-
-    Raises:
-        ConfigError: If there is no such baseline, or Matplotlib is missing.
     """
     check_choice('baseline', baseline, results)
     looks = _looks(results, baseline)

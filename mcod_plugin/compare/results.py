@@ -60,22 +60,14 @@ NOTED: Dict[str, Callable[[Record], Any]] = {
 def read_results(folder: str,
                  methods: Sequence[str],
                  seeds: Optional[Sequence[int]] = None) -> Results:
-    """Read the result files ``<method>_seed<k>.json`` of a study.
+    """Read the result files ``<method>_seed<k>.json`` of a study from a
+    folder, which need not exist yet: the runs of some seeds, by default of
+    all, by method in the order given and then by seed. Files of other methods
+    are left alone.
 
-    Args:
-        folder (str): Where they are. Need not exist yet.
-        methods (Sequence[str]): The methods, in the order wanted. Files of
-            others are left alone.
-        seeds (Sequence[int], optional): The seeds. None means all.
-
-    Returns:
-        dict[str, list[dict]]: The runs by method, in the order of their
-        seeds; an empty list for a method that has none yet.
-
-    Raises:
-        ConfigError: If a file cannot be used, or two runs differ in their
-            branches or their unit, or two of a method in their length, so
-            that nothing can be learned from comparing them.
+    Raise if a file cannot be used, or two runs differ in their branches or
+    their unit, or two of a method in their length, so that nothing can be
+    learned from comparing them.
     """
     found: Results = {method: [] for method in methods}
     names = sorted(os.listdir(folder)) if osp.isdir(folder) else []

@@ -28,7 +28,8 @@ class OwnSetting(NamedTuple):
 
 
 def own_settings(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
-    r"""The settings by which a branch keeps what its own config says.
+    r"""The settings by which a branch keeps what its own config says, by name,
+    those that differ from the recipe only.
 
     A learning rate is meant for a batch size. If both configs tell theirs,
     that of the branch is scaled to the recipe's, in proportion (Goyal et al.,
@@ -47,14 +48,6 @@ def own_settings(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
     Where gradients are clipped, each branch keeps its own limit, that of the
     recipe included: a norm over all branches is another one than it was
     chosen for.
-
-    Args:
-        source (Source): The branch's config.
-        recipe (Source): The config whose recipe the cohort is trained by.
-
-    Returns:
-        dict[str, OwnSetting]: The settings by name, those that differ from
-        the recipe only.
     """
     found = {}
     if source.cfg.get('load_from'):
