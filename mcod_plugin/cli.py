@@ -274,7 +274,7 @@ def orderly_end(trains: bool = False) -> Iterator[None]:
 
 @contextmanager
 def busy(text: str) -> Iterator[None]:
-    """Show on a terminal, by a text, that the block is still at it."""
+    """Show on a terminal that the block is still at what the text says."""
     from rich.console import Console
     with Console(stderr=True).status(text):
         yield

@@ -255,15 +255,15 @@ def _schedule(results: Results, looks: Looks) -> Optional[Any]:
         method: runs[0]
         for method, runs in results.items() if runs[0]['kd_weight']
     }
-    weights = {method: run['kd_weight'] for method, run in first.items()}
-    if not weights:
+    if not first:
         return None
-    top = max(map(max, weights.values())) or 1
-    figure = new_figure(6.4, 0.8 + 0.42 * len(weights))
-    panels = figure.subplots(len(weights), 1, sharex=True, squeeze=False)
-    for panel, (method, values) in zip(panels.flat, weights.items()):
-        plot_weights(panel, values, looks[method]['color'],
-                     [0, *steps(first[method], len(values))])
+    top = max(max(run['kd_weight']) for run in first.values()) or 1
+    figure = new_figure(6.4, 0.8 + 0.42 * len(first))
+    panels = figure.subplots(len(first), 1, sharex=True, squeeze=False)
+    for panel, (method, run) in zip(panels.flat, first.items()):
+        weights = run['kd_weight']
+        plot_weights(panel, weights, looks[method]['color'],
+                     [0, *steps(run, len(weights))])
         panel.set_ylim(0, 1.15 * top)
         panel.set_yticks((0, top), ('0', f'{top:.3g}'))
         panel.set_ylabel(

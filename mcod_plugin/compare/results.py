@@ -10,7 +10,7 @@ from typing import (Any, Callable, Dict, Iterator, List, Mapping, Optional,
                     Sequence)
 
 from mcod_plugin.errors import ConfigError, one_line
-from mcod_plugin.runs.metrics import best_top1
+from mcod_plugin.runs.metrics import ENSEMBLE, best_top1
 from mcod_plugin.runs.record import read_record
 
 __all__ = [
@@ -97,10 +97,7 @@ def differences(results: Results) -> List[str]:
     results."""
     notes = []
     for what, value_of in NOTED.items():
-        values = {
-            name: value_of(run)
-            for name, run in ((_name(run), run) for run in all_runs(results))
-        }
+        values = {_name(run): value_of(run) for run in all_runs(results)}
         ranking = Counter(values.values()).most_common()
         if len(ranking) > 1:
             usual = ranking[0][0]
@@ -267,7 +264,7 @@ def _faults(run: Any) -> Iterator[str]:
         if not _is_number(value):
             yield (f"{key!r} in 'last' must be a number; got "
                    f'{reprlib.repr(value)}')
-    for name in (*run['branches'], 'ensemble'):
+    for name in (*run['branches'], ENSEMBLE):
         if f'{name}/top1' not in run['last']:
             yield f"'last' lacks '{name}/top1'"
     # Runs of older versions have no ratios.

@@ -31,7 +31,7 @@ from mcod_plugin.engine.hooks.divergence_watch import diverged_branches
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.evaluation.branch_metrics import (BranchMetrics,
                                                    pairwise_disagreement)
-from mcod_plugin.runs.metrics import ENSEMBLE
+from mcod_plugin.runs.metrics import DISAGREEMENT, ENSEMBLE
 from mcod_plugin.runs.tables import accuracy_table
 from mcod_plugin.utils.checkpoint import read_checkpoint
 from mcod_plugin.utils.files import new_folder, write_text
@@ -387,7 +387,7 @@ class Publisher:
             for key, value in accuracy(self.logits[name], self.images.labels, (
                 topk, ) if isinstance(topk, int) else topk).items()
         }
-        metrics['diversity/disagreement'] = self._disagreement()
+        metrics[DISAGREEMENT] = self._disagreement()
         return accuracy_table(metrics).splitlines()
 
 
