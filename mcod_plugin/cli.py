@@ -13,6 +13,7 @@ import sys
 import tempfile
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 from traceback import walk_stack
 from typing import Any, Callable, Iterator, List, NoReturn, Sequence, Tuple
 
@@ -131,7 +132,7 @@ def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
     if args.method is not None:
         from mcod_plugin.config.methods import apply_method, find_method
         apply_method(cfg, find_method(args.method))
-        cfg.method = osp.splitext(osp.basename(args.method))[0]
+        cfg.method = Path(args.method).stem
     merge_options(cfg, args.cfg_options)
     for name in needs:
         if cfg.get(name) is None:
@@ -142,8 +143,7 @@ def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
     elif cfg.get('work_dir') is None:
         # A method has a folder of its own, beside that of the config.
         names = [
-            osp.splitext(osp.basename(path))[0]
-            for path in filter(None, (args.config, args.method))
+            Path(path).stem for path in (args.config, args.method) if path
         ]
         cfg.work_dir = osp.join('work_dirs', '_'.join(names))
     from mmengine.device import is_cuda_available

@@ -139,11 +139,10 @@ def _factors(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
     if source.lr is not None and recipe.lr:
         scale = _batch_ratio(source, recipe)
         reason = f'it learns at {source.lr:g}, {recipe.name} at {recipe.lr:g}'
-        batches = source.total_batch, recipe.total_batch
         if scale != 1:
             reason = (f'it learns at {source.lr:g} with batches of '
-                      f'{batches[0]}, {recipe.name} at {recipe.lr:g} with '
-                      f'batches of {batches[1]}')
+                      f'{source.total_batch}, {recipe.name} at '
+                      f'{recipe.lr:g} with batches of {recipe.total_batch}')
         factor = float(f'{source.lr / recipe.lr * scale:.6g}')
         if factor != 1:
             found['lr_mult'] = OwnSetting(factor, reason)

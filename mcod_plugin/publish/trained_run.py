@@ -66,8 +66,8 @@ class TrainedRun:
     @property
     def planned(self) -> int:
         """How many of them the run was to have."""
-        return self.cfg.train_cfg['max_epochs' if self.
-                                  by_epoch else 'max_iters']
+        length = 'max_epochs' if self.by_epoch else 'max_iters'
+        return self.cfg.train_cfg[length]
 
     @property
     def seed(self) -> Any:

@@ -123,8 +123,7 @@ def last_accuracies(records: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _last(curve: Optional[Sequence[float]]) -> str:
-    last = curve[-1] if curve else None
-    return '' if last is None else _percent(last)
+    return _percent(curve[-1]) if curve else ''
 
 
 def _percent(value: float) -> str:
