@@ -150,6 +150,8 @@ def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
     for name in LOADERS:
         loader = cfg.get(name)
         if loader is not None:
+            if not isinstance(loader, dict):
+                raise ConfigError(f'{name} must be a dict; got {loader!r}')
             loader.setdefault('collate_fn', dict(type='default_collate'))
             loader.setdefault('pin_memory', True)
             if args.no_pin_memory or not is_cuda_available():
@@ -191,7 +193,10 @@ def run_config(cfg: Any, action: Callable[[Any], Any]) -> Any:
         raise explain(cfg, error) from error
 
 
-def _check_work_dir(work_dir: str) -> None:
+def _check_work_dir(work_dir: Any) -> None:
+    if not isinstance(work_dir, str):
+        raise ConfigError('work_dir must be the path of a folder, a text; got '
+                          f'{work_dir!r}')
     place = osp.abspath(work_dir)
     while not osp.lexists(place):
         place = osp.dirname(place)
