@@ -84,7 +84,8 @@ def _curves(results: Results, looks: Looks) -> Optional[Any]:
         name: _by_epoch(results, f'{name}/top1')
         for name in (*all_runs(results)[0]['branches'], ENSEMBLE)
     }
-    if not any(map(any, map(dict.values, curves.values()))):
+    if not any(points for of_one in curves.values()
+               for points in of_one.values()):
         return None
     figure, panels = panels_of(len(curves), 3.2, 2.7)
     for panel, (name, of_one) in zip(panels, curves.items()):

@@ -156,11 +156,13 @@ def _techniques(run: TrainedRun) -> List[str]:
 
 def _needs(member: Member, hub: Optional[Hub]) -> List[str]:
     """The packages by which it is opened."""
-    return [
-        *['huggingface_hub'] * (hub is not None), 'mmpretrain',
-        *['timm'] * member.needs_timm, *['mcod_plugin'] * member.needs_plugin,
-        *member.own_packages
-    ]
+    packages = dict(
+        huggingface_hub=hub is not None,
+        mmpretrain=True,
+        timm=member.needs_timm,
+        mcod_plugin=member.needs_plugin)
+    needed = [name for name, is_needed in packages.items() if is_needed]
+    return needed + member.own_packages
 
 
 def _results(publication: Publication, member: Member,
