@@ -56,13 +56,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='NAME|FILE',
         help='how the cohort is trained, instead of as the config says: a '
         'name in configs/methods, such as dml, or a file like those')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='KEY=VALUE',
-        help='settings that replace those of the config, such as '
+    _add_options(
+        parser, 'settings that replace those of the config, such as '
         'train_cfg.max_epochs=2 or custom_hooks.0.weight=0,0')
     parser.add_argument(
         '--no-pin-memory',
@@ -75,6 +70,16 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         help='how several processes were started (default: none)')
     # torchrun sets the variable, older launchers pass the argument.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def _add_options(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='KEY=VALUE',
+        help=text)
 
 
 def _share(text: str) -> Tuple[int, int]:
@@ -111,13 +116,8 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='I/N',
         help='only the I-th of N shares of the runs, where several machines '
         'cannot see by locks what the others are at')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='KEY=VALUE',
-        help='settings that replace those of all runs, such as '
+    _add_options(
+        parser, 'settings that replace those of all runs, such as '
         'train_dataloader.dataset.data_root=/data')
 
 
@@ -322,10 +322,7 @@ def dry_run(cfg: Any) -> None:
 
 def _next_commands(runner: Any) -> List[str]:
     """What can be done with a run that has finished, as it is typed."""
-    checkpoints = [
-        path for hook in runner.hooks
-        if (path := getattr(hook, 'last_ckpt', None)) is not None
-    ]
+    checkpoints = _last_checkpoints(runner)
     config = osp.join(runner.work_dir, osp.basename(runner.cfg.filename or ''))
     if not checkpoints or not osp.isfile(config):
         return []
@@ -352,6 +349,14 @@ def _next_commands(runner: Any) -> List[str]:
     return [
         shlex.join([_python(), osp.join(tools, tool), *args])
         for tool, *args in commands
+    ]
+
+
+def _last_checkpoints(runner: Any) -> List[str]:
+    """What each of the hooks that save a run has saved last."""
+    return [
+        path for hook in runner.hooks
+        if (path := getattr(hook, 'last_ckpt', None)) is not None
     ]
 
 
@@ -382,18 +387,17 @@ def _standing(runner: Any) -> str:
         return f'before the first epoch; {_command(sys.argv)}'
     unit, done, total = progress(runner)
     place = f'after {done} of {total} {unit}s'
-    for hook in runner.hooks:
-        last = getattr(hook, 'last_ckpt', None)
-        if last is not None:
-            # Whatever it was resumed from.
-            argv = [
-                arg for arg, before in zip(sys.argv, ['', *sys.argv])
-                if not (arg.startswith('--resume')
-                        or before == '--resume' and not arg.startswith('-'))
-            ]
-            return (f'{place}; the last checkpoint is {last}; '
-                    f'{_command([*argv, "--resume"])}')
-    return f'{place} and before its first checkpoint; {_command(sys.argv)}'
+    checkpoints = _last_checkpoints(runner)
+    if not checkpoints:
+        return f'{place} and before its first checkpoint; {_command(sys.argv)}'
+    # Whatever it was resumed from.
+    argv = [
+        arg for arg, before in zip(sys.argv, ['', *sys.argv])
+        if not (arg.startswith('--resume')
+                or before == '--resume' and not arg.startswith('-'))
+    ]
+    return (f'{place}; the last checkpoint is {checkpoints[0]}; '
+            f'{_command([*argv, "--resume"])}')
 
 
 def _command(argv: Sequence[str]) -> str:

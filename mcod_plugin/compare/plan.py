@@ -30,7 +30,7 @@ from mcod_plugin.models.utils.build_part import build_part
 from mcod_plugin.registry import HOOKS, MODELS
 from .study import Method, Study
 
-__all__ = ['Run', 'choose', 'plan']
+__all__ = ['Run', 'choose', 'plan', 'shard']
 
 # What a study's config must hold besides a cohort.
 NEEDS = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'val_dataloader',

@@ -150,11 +150,9 @@ class TrainedRun:
     @property
     def method(self) -> str:
         """How the branches were trained, in words."""
-        alone = len(self.branches) == 1
-        if not self.distils and alone:
-            return 'alone, never distilled'
-        if alone:
-            return 'alone, distilled from its own moving average'
+        if len(self.branches) == 1:
+            return ('alone, distilled from its own moving average'
+                    if self.distils else 'alone, never distilled')
         if not self.distils:
             return 'side by side, never distilled (the solo baseline)'
         if self.is_mcod:
