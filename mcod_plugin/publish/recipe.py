@@ -30,6 +30,11 @@ def check_solo(run: TrainedRun, solo: TrainedRun) -> None:
         more = f', and {len(found) - 1} more differ' if len(found) > 1 else ''
         raise ConfigError(f'{text} is of another recipe: {key} is {ours!r} '
                           f'in WORK_DIR and {theirs!r} there{more}')
+    ours, theirs = (part.record.get('batch_size') for part in (run, solo))
+    if None not in (ours, theirs) and ours != theirs:
+        # By another number of processes.
+        raise ConfigError(f'{text} is of another recipe: its batches are of '
+                          f'{theirs} images, those of WORK_DIR of {ours}')
     if solo.distils:
         raise ConfigError(f'{text}: its branches were distilled; train it '
                           'with --method solo')
