@@ -13,6 +13,7 @@ import sys
 import tempfile
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 from traceback import walk_stack
 from typing import Any, Callable, Iterator, List, NoReturn, Sequence, Tuple
 
@@ -55,13 +56,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='NAME|FILE',
         help='how the cohort is trained, instead of as the config says: a '
         'name in configs/methods, such as dml, or a file like those')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='KEY=VALUE',
-        help='settings that replace those of the config, such as '
+    _add_options(
+        parser, 'settings that replace those of the config, such as '
         'train_cfg.max_epochs=2 or custom_hooks.0.weight=0,0')
     parser.add_argument(
         '--no-pin-memory',
@@ -74,6 +70,16 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         help='how several processes were started (default: none)')
     # torchrun sets the variable, older launchers pass the argument.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def _add_options(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='KEY=VALUE',
+        help=text)
 
 
 def _share(text: str) -> Tuple[int, int]:
@@ -110,13 +116,8 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='I/N',
         help='only the I-th of N shares of the runs, where several machines '
         'cannot see by locks what the others are at')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='KEY=VALUE',
-        help='settings that replace those of all runs, such as '
+    _add_options(
+        parser, 'settings that replace those of all runs, such as '
         'train_dataloader.dataset.data_root=/data')
 
 
@@ -131,7 +132,7 @@ def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
     if args.method is not None:
         from mcod_plugin.config.methods import apply_method, find_method
         apply_method(cfg, find_method(args.method))
-        cfg.method = osp.splitext(osp.basename(args.method))[0]
+        cfg.method = Path(args.method).stem
     merge_options(cfg, args.cfg_options)
     for name in needs:
         if cfg.get(name) is None:
@@ -142,14 +143,15 @@ def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
     elif cfg.get('work_dir') is None:
         # A method has a folder of its own, beside that of the config.
         names = [
-            osp.splitext(osp.basename(path))[0]
-            for path in filter(None, (args.config, args.method))
+            Path(path).stem for path in (args.config, args.method) if path
         ]
         cfg.work_dir = osp.join('work_dirs', '_'.join(names))
     from mmengine.device import is_cuda_available
     for name in LOADERS:
         loader = cfg.get(name)
         if loader is not None:
+            if not isinstance(loader, dict):
+                raise ConfigError(f'{name} must be a dict; got {loader!r}')
             loader.setdefault('collate_fn', dict(type='default_collate'))
             loader.setdefault('pin_memory', True)
             if args.no_pin_memory or not is_cuda_available():
@@ -191,7 +193,10 @@ def run_config(cfg: Any, action: Callable[[Any], Any]) -> Any:
         raise explain(cfg, error) from error
 
 
-def _check_work_dir(work_dir: str) -> None:
+def _check_work_dir(work_dir: Any) -> None:
+    if not isinstance(work_dir, str):
+        raise ConfigError('work_dir must be the path of a folder, a text; got '
+                          f'{work_dir!r}')
     place = osp.abspath(work_dir)
     while not osp.lexists(place):
         place = osp.dirname(place)
@@ -274,11 +279,7 @@ def orderly_end(trains: bool = False) -> Iterator[None]:
 
 @contextmanager
 def busy(text: str) -> Iterator[None]:
-    """Show on a terminal that the block is still at it.
-
-    Args:
-        text (str): What it does.
-    """
+    """Show on a terminal that the block is still at what the text says."""
     from rich.console import Console
     with Console(stderr=True).status(text):
         yield
@@ -321,10 +322,7 @@ def dry_run(cfg: Any) -> None:
 
 def _next_commands(runner: Any) -> List[str]:
     """What can be done with a run that has finished, as it is typed."""
-    checkpoints = [
-        path for hook in runner.hooks
-        if (path := getattr(hook, 'last_ckpt', None)) is not None
-    ]
+    checkpoints = _last_checkpoints(runner)
     config = osp.join(runner.work_dir, osp.basename(runner.cfg.filename or ''))
     if not checkpoints or not osp.isfile(config):
         return []
@@ -351,6 +349,14 @@ def _next_commands(runner: Any) -> List[str]:
     return [
         shlex.join([_python(), osp.join(tools, tool), *args])
         for tool, *args in commands
+    ]
+
+
+def _last_checkpoints(runner: Any) -> List[str]:
+    """What each of the hooks that save a run has saved last."""
+    return [
+        path for hook in runner.hooks
+        if (path := getattr(hook, 'last_ckpt', None)) is not None
     ]
 
 
@@ -381,18 +387,17 @@ def _standing(runner: Any) -> str:
         return f'before the first epoch; {_command(sys.argv)}'
     unit, done, total = progress(runner)
     place = f'after {done} of {total} {unit}s'
-    for hook in runner.hooks:
-        last = getattr(hook, 'last_ckpt', None)
-        if last is not None:
-            # Whatever it was resumed from.
-            argv = [
-                arg for arg, before in zip(sys.argv, ['', *sys.argv])
-                if not (arg.startswith('--resume')
-                        or before == '--resume' and not arg.startswith('-'))
-            ]
-            return (f'{place}; the last checkpoint is {last}; '
-                    f'{_command([*argv, "--resume"])}')
-    return f'{place} and before its first checkpoint; {_command(sys.argv)}'
+    checkpoints = _last_checkpoints(runner)
+    if not checkpoints:
+        return f'{place} and before its first checkpoint; {_command(sys.argv)}'
+    # Whatever it was resumed from.
+    argv = [
+        arg for arg, before in zip(sys.argv, ['', *sys.argv])
+        if not (arg.startswith('--resume')
+                or before == '--resume' and not arg.startswith('-'))
+    ]
+    return (f'{place}; the last checkpoint is {checkpoints[0]}; '
+            f'{_command([*argv, "--resume"])}')
 
 
 def _command(argv: Sequence[str]) -> str:

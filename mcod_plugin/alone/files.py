@@ -88,9 +88,7 @@ def write_safetensors(model: BranchModel, folder: str) -> None:
         classes=model.classes,
         metrics=model.metrics,
         origin=model.origin)
-    text = json.dumps(config, indent=2, ensure_ascii=False)
-    Path(folder, 'config.json').write_text(text, 'utf-8')
-    Path(folder, 'model.safetensors').write_bytes(to_safetensors(state_dict))
+    _write_weights(folder, config, state_dict)
 
 
 def timm_fault(model: BranchModel) -> str:
@@ -140,10 +138,14 @@ def write_timm(model: BranchModel, folder: str) -> None:
             custom_load=False))
     if model.classes:
         config['label_names'] = model.classes
+    _write_weights(folder, config, network.state_dict())
+
+
+def _write_weights(folder: str, config: dict,
+                   state_dict: Mapping[str, Tensor]) -> None:
     text = json.dumps(config, indent=2, ensure_ascii=False)
     Path(folder, 'config.json').write_text(text, 'utf-8')
-    Path(folder, 'model.safetensors').write_bytes(
-        to_safetensors(network.state_dict()))
+    Path(folder, 'model.safetensors').write_bytes(to_safetensors(state_dict))
 
 
 def to_checkpoint(state_dict: Mapping[str, Tensor], meta: dict) -> bytes:

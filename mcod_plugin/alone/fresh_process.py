@@ -16,22 +16,28 @@ import torch
 
 def rgb(images: np.ndarray, order: str) -> torch.Tensor:
     """Images ``(N, C, H, W)``, whose channels are in an order such as
-    ``'bgr'``, as floats in RGB."""
+    ``'BGR'``, as floats in RGB."""
     if order == 'BGR' and images.shape[1] == 3:
         images = images[:, ::-1]
     return torch.from_numpy(images.astype(np.float32))
 
 
-def build_mmpretrain(config: dict, state_dict: dict):
-    """MMPretrain's classifier with all its weights, which prepares images
-    itself: a function from images ``(N, C, H, W)``, as the data set gives
-    them, and the order of their channels to logits."""
+def build(config: dict, state_dict: dict) -> torch.nn.Module:
+    """A network of MMPretrain's registry with all its weights."""
     from mmengine.registry import init_default_scope
     from mmpretrain.registry import MODELS
     init_default_scope('mmpretrain')
     model = MODELS.build(config)
     model.load_state_dict(state_dict, strict=True)
     model.eval()
+    return model
+
+
+def build_mmpretrain(config: dict, state_dict: dict):
+    """MMPretrain's classifier, which prepares images itself: a function from
+    images ``(N, C, H, W)``, as the data set gives them, and the order of their
+    channels to logits."""
+    model = build(config, state_dict)
 
     def run(images, order):
         inputs = torch.from_numpy(images.copy())
@@ -41,14 +47,9 @@ def build_mmpretrain(config: dict, state_dict: dict):
 
 
 def build_plain(config: dict, preprocessing: dict, state_dict: dict):
-    """A plain network with all its weights, whose images are prepared for it;
-    see :func:`build_mmpretrain`."""
-    from mmengine.registry import init_default_scope
-    from mmpretrain.registry import MODELS
-    init_default_scope('mmpretrain')
-    model = MODELS.build(config)
-    model.load_state_dict(state_dict, strict=True)
-    model.eval()
+    """A plain network, whose images are prepared for it; see
+    :func:`build_mmpretrain`."""
+    model = build(config, state_dict)
     mean, std = (
         torch.tensor(preprocessing[key]).view(-1, 1, 1)
         for key in ('mean', 'std'))

@@ -25,19 +25,23 @@ def contrast_table(
     nothing to tell the noise from."""
     model = TwoWay(values)
     found = {pair: model.difference(*pair) for pair in pairs}
-    if all(contrast is None or contrast.error is None
-           for contrast in found.values()):
+    tested = {
+        pair
+        for pair, contrast in found.items()
+        if contrast is not None and contrast.error is not None
+    }
+    if not tested:
         return None
     # A pair that has no runs yet, or one, is of the family all the same.
     values_of_p = [
-        1. if contrast is None or contrast.error is None else
-        contrast.p_value() for contrast in found.values()
+        contrast.p_value() if pair in tested else 1.
+        for pair, contrast in found.items()
     ]
     rows = []
     for (pair, contrast), p, adjusted in zip(found.items(), values_of_p,
                                              holm(values_of_p)):
         row = ['`{}` - `{}`'.format(*pair), text_of(contrast)]
-        if contrast is None or contrast.error is None:
+        if pair not in tested:
             row += ['-'] * 4
         else:
             alone = TwoWay({method: values[method] for method in pair})

@@ -25,7 +25,8 @@ Looks = Dict[str, Dict[str, Any]]
 
 
 def draw(results: Results, baseline: str, folder: str) -> List[str]:
-    """Draw the figures of a study.
+    """Draw the figures of a study into a folder, which is made if it is not
+    there, and return the names of the files. Gains refer to the baseline.
 
     ================== =====================================================
     file               shows
@@ -45,18 +46,6 @@ def draw(results: Results, baseline: str, folder: str) -> List[str]:
 
     A figure is left out if no run has what it shows. Equal results give
     equal files.
-
-    Args:
-        results (dict[str, list[dict]]): The runs by method, see
-            :func:`~mcod_plugin.compare.results.read_results`.
-        baseline (str): The method to which gains refer.
-        folder (str): Where to put them. It is made if it is not there.
-
-    Returns:
-        list[str]: The names of the files.
-
-    Raises:
-        ConfigError: If there is no such baseline, or Matplotlib is missing.
     """
     check_choice('baseline', baseline, results)
     looks = _looks(results, baseline)
@@ -95,7 +84,8 @@ def _curves(results: Results, looks: Looks) -> Optional[Any]:
         name: _by_epoch(results, f'{name}/top1')
         for name in (*all_runs(results)[0]['branches'], ENSEMBLE)
     }
-    if not any(map(any, map(dict.values, curves.values()))):
+    if not any(points for of_one in curves.values()
+               for points in of_one.values()):
         return None
     figure, panels = panels_of(len(curves), 3.2, 2.7)
     for panel, (name, of_one) in zip(panels, curves.items()):
@@ -266,15 +256,15 @@ def _schedule(results: Results, looks: Looks) -> Optional[Any]:
         method: runs[0]
         for method, runs in results.items() if runs[0]['kd_weight']
     }
-    weights = {method: run['kd_weight'] for method, run in first.items()}
-    if not weights:
+    if not first:
         return None
-    top = max(map(max, weights.values())) or 1
-    figure = new_figure(6.4, 0.8 + 0.42 * len(weights))
-    panels = figure.subplots(len(weights), 1, sharex=True, squeeze=False)
-    for panel, (method, values) in zip(panels.flat, weights.items()):
-        plot_weights(panel, values, looks[method]['color'],
-                     [0, *steps(first[method], len(values))])
+    top = max(max(run['kd_weight']) for run in first.values()) or 1
+    figure = new_figure(6.4, 0.8 + 0.42 * len(first))
+    panels = figure.subplots(len(first), 1, sharex=True, squeeze=False)
+    for panel, (method, run) in zip(panels.flat, first.items()):
+        weights = run['kd_weight']
+        plot_weights(panel, weights, looks[method]['color'],
+                     [0, *steps(run, len(weights))])
         panel.set_ylim(0, 1.15 * top)
         panel.set_yticks((0, top), ('0', f'{top:.3g}'))
         panel.set_ylabel(

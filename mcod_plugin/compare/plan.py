@@ -30,7 +30,7 @@ from mcod_plugin.models.utils.build_part import build_part
 from mcod_plugin.registry import HOOKS, MODELS
 from .study import Method, Study
 
-__all__ = ['Run', 'choose', 'plan']
+__all__ = ['Run', 'choose', 'plan', 'shard']
 
 # What a study's config must hold besides a cohort.
 NEEDS = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'val_dataloader',
@@ -179,7 +179,8 @@ def _check_evaluator(evaluator: Any) -> None:
             if 1 in (topk if isinstance(topk, (list, tuple)) else [topk]):
                 return
     raise ConfigError('val_evaluator must have a mcod_plugin.BranchMetrics '
-                      f'with 1 in its topk; got {json.dumps(evaluator)}')
+                      'with 1 in its topk; got '
+                      f'{json.dumps(evaluator, default=repr)}')
 
 
 def _build(cfg: Config, cohorts: Dict[str, nn.Module]) -> None:

@@ -1,5 +1,5 @@
 import time
-from typing import Dict, Optional
+from typing import Dict, Optional, Set
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -35,7 +35,7 @@ class StudyProgress:
         self._console = console or Console()
         self._fractions: Dict[str, float] = {}
         self._firsts: Dict[str, float] = {}
-        self._ended: Dict[str, bool] = {}
+        self._ended: Set[str] = set()
         self._bars = None
         self._tasks: Dict[str, int] = {}
 
@@ -74,11 +74,11 @@ class StudyProgress:
             self._bars.update(self._tasks[name], completed=fraction)
             self._show()
         elif time.monotonic() - self._spoken > PERIOD:
-            self._say(f'{self._at_work()}')
+            self._say(self._at_work())
 
     def end(self, name: str, fault: Optional[str] = None) -> None:
         """A run has ended, well unless there is a fault to tell."""
-        self._ended[name] = True
+        self._ended.add(name)
         self._fractions[name] = 1.
         self._firsts.setdefault(name, 0.)
         if self._bars is not None:

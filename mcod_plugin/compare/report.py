@@ -1,4 +1,5 @@
 """What a study found: tables, and a file that holds them."""
+import math
 import os.path as osp
 import re
 from collections import defaultdict
@@ -255,11 +256,8 @@ class Report:
         column = self._gains(self._branches(), self._trained())
         for method in set(compared) - set(self._trained()):
             # Of fewer branches: a comparison of its own.
-            names = trained_branches(self.results[method])
-            own = {
-                key: self._branches(names)[key]
-                for key in (method, self.baseline)
-            }
+            values = self._branches(trained_branches(self.results[method]))
+            own = {key: values[key] for key in (method, self.baseline)}
             column[method] = text_of(
                 TwoWay(own).difference(method, self.baseline))
         columns['mean of branches'] = column
@@ -316,13 +314,10 @@ class Report:
     def _pull(self) -> Optional[tuple]:
         columns = {}
         for name in self.names[:-1]:
-            texts = {
-                method: _course([kd_ratios(run, name) for run in runs])
-                for method, runs in self.results.items()
-            }
             columns[name] = {
                 method: text
-                for method, text in texts.items() if text
+                for method, runs in self.results.items()
+                if (text := _course([kd_ratios(run, name) for run in runs]))
             }
         methods = [
             method for method in self.results
@@ -493,14 +488,13 @@ def _course(courses: Sequence[Dict[int, float]]) -> str:
     is a run that has nothing."""
     if not courses or not all(courses):
         return ''
-    ends = []
-    for take in (slice(None, None), slice(None, None, -1)):
-        values = []
-        for course in courses:
-            ratios = list(course.values())[take]
-            values += [fmean(ratios[:-(-len(ratios) // 3)])]
-        ends.append(f'{fmean(values):.3g}')
-    return ' to '.join(ends)
+    firsts, lasts = [], []
+    for course in courses:
+        values = list(course.values())
+        third = math.ceil(len(values) / 3)
+        firsts.append(fmean(values[:third]))
+        lasts.append(fmean(values[-third:]))
+    return f'{fmean(firsts):.3g} to {fmean(lasts):.3g}'
 
 
 def _calibration_errors(runs: Sequence[Any]) -> Mapping[int, float]:

@@ -10,7 +10,7 @@ from typing import (Any, Callable, Dict, Iterator, List, Mapping, Optional,
                     Sequence)
 
 from mcod_plugin.errors import ConfigError, one_line
-from mcod_plugin.runs.metrics import best_top1
+from mcod_plugin.runs.metrics import ENSEMBLE, best_top1
 from mcod_plugin.runs.record import read_record
 
 __all__ = [
@@ -60,22 +60,14 @@ NOTED: Dict[str, Callable[[Record], Any]] = {
 def read_results(folder: str,
                  methods: Sequence[str],
                  seeds: Optional[Sequence[int]] = None) -> Results:
-    """Read the result files ``<method>_seed<k>.json`` of a study.
+    """Read the result files ``<method>_seed<k>.json`` of a study from a
+    folder, which need not exist yet: the runs of some seeds, by default of
+    all, by method in the order given and then by seed. Files of other methods
+    are left alone.
 
-    Args:
-        folder (str): Where they are. Need not exist yet.
-        methods (Sequence[str]): The methods, in the order wanted. Files of
-            others are left alone.
-        seeds (Sequence[int], optional): The seeds. None means all.
-
-    Returns:
-        dict[str, list[dict]]: The runs by method, in the order of their
-        seeds; an empty list for a method that has none yet.
-
-    Raises:
-        ConfigError: If a file cannot be used, or two runs differ in their
-            branches or their unit, or two of a method in their length, so
-            that nothing can be learned from comparing them.
+    Raise if a file cannot be used, or two runs differ in their branches or
+    their unit, or two of a method in their length, so that nothing can be
+    learned from comparing them.
     """
     found: Results = {method: [] for method in methods}
     names = sorted(os.listdir(folder)) if osp.isdir(folder) else []
@@ -105,10 +97,7 @@ def differences(results: Results) -> List[str]:
     results."""
     notes = []
     for what, value_of in NOTED.items():
-        values = {
-            name: value_of(run)
-            for name, run in ((_name(run), run) for run in all_runs(results))
-        }
+        values = {_name(run): value_of(run) for run in all_runs(results)}
         ranking = Counter(values.values()).most_common()
         if len(ranking) > 1:
             usual = ranking[0][0]
@@ -275,7 +264,7 @@ def _faults(run: Any) -> Iterator[str]:
         if not _is_number(value):
             yield (f"{key!r} in 'last' must be a number; got "
                    f'{reprlib.repr(value)}')
-    for name in (*run['branches'], 'ensemble'):
+    for name in (*run['branches'], ENSEMBLE):
         if f'{name}/top1' not in run['last']:
             yield f"'last' lacks '{name}/top1'"
     # Runs of older versions have no ratios.

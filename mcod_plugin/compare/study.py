@@ -150,7 +150,8 @@ def _methods(given: Any, folder: str) -> List[Method]:
                           f'method; got {given!r}')
     methods = []
     for name, value in given.items():
-        if not re.fullmatch(r'[\w.+-]+', name) or name.startswith('.'):
+        if (not isinstance(name, str) or not re.fullmatch(r'[\w.+-]+', name)
+                or name.startswith('.')):
             raise ConfigError(
                 'a name in methods is part of file names and must consist of '
                 f'letters, digits, _, +, . and -; got {name!r}')

@@ -19,15 +19,8 @@ GRACE = 10
 
 
 class TrainingProcess:
-    """The process that trains a run.
-
-    Args:
-        run (Run): The run.
-        by_name (dict[str, Run]): All runs.
-        trainer (Sequence[str]): The command.
-        slot (int): Its place among the processes at work.
-        jobs (int): How many places there are.
-    """
+    """The process that trains a run by a command, in one of so many places,
+    its slot, for processes that are at work at a time."""
 
     def __init__(self, run: Run, by_name: Dict[str, Run],
                  trainer: Sequence[str], slot: int, jobs: int) -> None:

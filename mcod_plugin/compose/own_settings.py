@@ -28,7 +28,8 @@ class OwnSetting(NamedTuple):
 
 
 def own_settings(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
-    r"""The settings by which a branch keeps what its own config says.
+    r"""The settings by which a branch keeps what its own config says, by name,
+    those that differ from the recipe only.
 
     A learning rate is meant for a batch size. If both configs tell theirs,
     that of the branch is scaled to the recipe's, in proportion (Goyal et al.,
@@ -47,14 +48,6 @@ def own_settings(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
     Where gradients are clipped, each branch keeps its own limit, that of the
     recipe included: a norm over all branches is another one than it was
     chosen for.
-
-    Args:
-        source (Source): The branch's config.
-        recipe (Source): The config whose recipe the cohort is trained by.
-
-    Returns:
-        dict[str, OwnSetting]: The settings by name, those that differ from
-        the recipe only.
     """
     found = {}
     if source.cfg.get('load_from'):
@@ -146,11 +139,10 @@ def _factors(source: Source, recipe: Source) -> Dict[str, OwnSetting]:
     if source.lr is not None and recipe.lr:
         scale = _batch_ratio(source, recipe)
         reason = f'it learns at {source.lr:g}, {recipe.name} at {recipe.lr:g}'
-        batches = source.total_batch, recipe.total_batch
         if scale != 1:
             reason = (f'it learns at {source.lr:g} with batches of '
-                      f'{batches[0]}, {recipe.name} at {recipe.lr:g} with '
-                      f'batches of {batches[1]}')
+                      f'{source.total_batch}, {recipe.name} at '
+                      f'{recipe.lr:g} with batches of {recipe.total_batch}')
         factor = float(f'{source.lr / recipe.lr * scale:.6g}')
         if factor != 1:
             found['lr_mult'] = OwnSetting(factor, reason)

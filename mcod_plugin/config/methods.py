@@ -5,7 +5,7 @@ Those in ``configs/methods`` are told by their names.
 """
 import os
 import os.path as osp
-from typing import Any, List
+from typing import Any, List, Sequence
 
 from mcod_plugin.errors import ConfigError, nearest, one_line
 from mcod_plugin.model_index import HOME
@@ -49,6 +49,9 @@ def apply_method(cfg: Any, path: str) -> None:
     fragment = read_config(path).to_dict()
     hooks = fragment.pop('custom_hooks', None)
     if hooks is not None:
+        if not isinstance(hooks, (list, tuple)):
+            raise ConfigError(f'method {path}: custom_hooks must be a list of '
+                              f'hooks; got {hooks!r}')
         fragment['custom_hooks'] = _merge_hooks(
             cfg.get('custom_hooks') or [], hooks)
     own = fragment.get('custom_imports')
@@ -66,7 +69,7 @@ def apply_method(cfg: Any, path: str) -> None:
             value.pop('_delete_', None)
 
 
-def _merge_hooks(hooks: List[dict], own: List[dict]) -> List[dict]:
+def _merge_hooks(hooks: Sequence[dict], own: Sequence[dict]) -> List[dict]:
     """A method's hooks in place of those of the same type."""
     kinds = {type_name(hook) for hook in own}
     places = [
@@ -74,4 +77,4 @@ def _merge_hooks(hooks: List[dict], own: List[dict]) -> List[dict]:
     ]
     kept = [hook for hook in hooks if type_name(hook) not in kinds]
     place = places[0] if places else len(kept)
-    return kept[:place] + own + kept[place:]
+    return [*kept[:place], *own, *kept[place:]]

@@ -19,8 +19,8 @@ def without_pretrained(cfg: Any) -> Any:
     if isinstance(cfg, dict):
         return type(cfg)({
             key: without_pretrained(value)
-            for key, value in cfg.items()
-            if key not in PRETRAINED_KEYS and not _loads_weights(key, value)
+            for key, value in cfg.items() if key not in PRETRAINED_KEYS
+            and not (key == 'init_cfg' and _loads_weights(value))
         })
     if isinstance(cfg, (list, tuple)):
         return type(cfg)(without_pretrained(value) for value in cfg)
@@ -50,9 +50,6 @@ def checkpoints(cfg: Any) -> Iterator[str]:
                 part.get('model_name') if pretrained is True else pretrained)
 
 
-def _loads_weights(key: str, value: Any) -> bool:
-    if key in PRETRAINED_KEYS:
-        return bool(value)
-    cfgs = value if isinstance(value, (list, tuple)) else [value]
-    return key == 'init_cfg' and any(
-        is_part(cfg, PretrainedInit) for cfg in cfgs)
+def _loads_weights(init_cfg: Any) -> bool:
+    cfgs = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
+    return any(is_part(cfg, PretrainedInit) for cfg in cfgs)

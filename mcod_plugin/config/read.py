@@ -10,8 +10,8 @@ from typing import Any, Dict, Iterator, Optional, Sequence
 from mcod_plugin.errors import ConfigError, nearest, one_line
 
 __all__ = [
-    'LOADERS', 'imported_modules', 'merge_options', 'merge_settings',
-    'read_config'
+    'LOADERS', 'base_files', 'imported_modules', 'merge_options',
+    'merge_settings', 'read_config'
 ]
 
 # Top-level keys that a config need not hold for them to be set.

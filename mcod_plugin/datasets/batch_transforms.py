@@ -13,18 +13,10 @@ __all__ = ['crop', 'flip', 'random_flip', 'random_windows', 'to_device']
 
 def crop(images: Tensor, indices: Tensor, top: Tensor, left: Tensor,
          size: Tuple[int, int]) -> Tensor:
-    """Cut a window out of some of many images.
-
-    Args:
-        images (Tensor): All images ``(N, H, W, C)``, contiguous.
-        indices (Tensor): Which of them, ``(B, )``.
-        top (Tensor): First row of each window, ``(B, )``, 0-based.
-        left (Tensor): First column of each window, ``(B, )``, 0-based.
-        size (tuple[int, int]): Height and width ``(h, w)`` of the windows.
-
-    Returns:
-        Tensor: The windows ``(B, h, w, C)``.
-    """
+    """Cut a window ``(h, w)`` out of some of many images ``(N, H, W, C)``,
+    which are contiguous: of each of the ``indices`` one from a row ``top`` and
+    a column ``left`` on, all of them ``(B, )`` and 0-based. The windows are
+    ``(B, h, w, C)``."""
     number, height, width, channels = images.shape
     rows, columns = size
     # All windows of all images as a view, rows of pixels in one piece: then

@@ -259,16 +259,14 @@ class InMemoryDataset(Dataset):
         return label
 
     def _pad(self, image: np.ndarray) -> np.ndarray:
-        if image.ndim == 2:
-            image = image[..., None]
+        image = np.atleast_3d(image)
         if self._crop is not None and self._crop.padding is not None:
-            padded = mmcv.impad(
+            image = mmcv.impad(
                 image,
                 padding=self._crop.padding,
                 pad_val=self._crop.pad_val)
-            # OpenCV drops the axis of a single channel.
-            image = padded.reshape(*padded.shape[:2], -1)
-        return image
+        # OpenCV drops the axis of a single channel.
+        return np.atleast_3d(image)
 
     def _check_room(self, shape: Sequence[int]) -> None:
         """Raise unless there is room for the images."""

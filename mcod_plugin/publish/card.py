@@ -22,20 +22,9 @@ TEMPLATE = Path(__file__).with_name('card.md')
 def branch_card(publication: Publication,
                 member: Member,
                 hub: Optional[Hub] = None) -> str:
-    """The card of a branch.
-
-    Args:
-        publication (Publication): Its cohort.
-        member (Member): The branch.
-        hub (Hub, optional): Where the members lie on the hub; links and code
-            lead there. Defaults to None: in the folder.
-
-    Returns:
-        str: The card.
-
-    Raises:
-        ValueError: If the hub's library does not accept it.
-    """
+    """The card of a branch. With a hub, where the members lie, its links and
+    code lead there, else into the folder. Raise a ValueError if the hub's
+    library does not accept the card."""
     peers = [m.name for m in publication.branches if m is not member]
     place = 'the only one'
     if peers:
@@ -56,18 +45,8 @@ def branch_card(publication: Publication,
 
 
 def cohort_card(publication: Publication, hub: Optional[Hub] = None) -> str:
-    """The card of a cohort and its ensemble, which ranks the branches.
-
-    Args:
-        publication (Publication): The cohort.
-        hub (Hub, optional): See :func:`branch_card`. Defaults to None.
-
-    Returns:
-        str: The card.
-
-    Raises:
-        ValueError: If the hub's library does not accept it.
-    """
+    """The card of a cohort and its ensemble, which ranks the branches; see
+    :func:`branch_card`."""
     member = publication.ensemble
     names = listed([branch.name for branch in publication.branches])
     number = len(publication.branches)
@@ -177,11 +156,13 @@ def _techniques(run: TrainedRun) -> List[str]:
 
 def _needs(member: Member, hub: Optional[Hub]) -> List[str]:
     """The packages by which it is opened."""
-    return [
-        *['huggingface_hub'] * (hub is not None), 'mmpretrain',
-        *['timm'] * member.needs_timm, *['mcod_plugin'] * member.needs_plugin,
-        *member.own_packages
-    ]
+    packages = dict(
+        huggingface_hub=hub is not None,
+        mmpretrain=True,
+        timm=member.needs_timm,
+        mcod_plugin=member.needs_plugin)
+    needed = [name for name, is_needed in packages.items() if is_needed]
+    return needed + member.own_packages
 
 
 def _results(publication: Publication, member: Member,

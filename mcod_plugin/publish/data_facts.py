@@ -57,17 +57,10 @@ KNOWN = dict(
 
 
 def data_facts(loader: Any, classes: Optional[int] = None) -> DataFacts:
-    """What is known of the data set of a data loader.
-
-    Args:
-        loader (dict): The loader's config.
-        classes (int, optional): How many classes it has. What is read as
-            ImageNet may be another data set in its layout. Defaults to None.
-
-    Returns:
-        DataFacts: The facts; of a data set that is not known here its type,
-        and that its terms must be looked up.
-    """
+    """What is known of the data set of a data loader, by its config; of one
+    that is not known here its type, and that its terms must be looked up. What
+    is read as ImageNet may be another data set in its layout, which the number
+    of its classes tells."""
     dataset = innermost_dataset(loader)
     kind = type_name(dataset, 'source') or type_name(dataset) or 'unknown'
     known = KNOWN.get(kind)
@@ -79,18 +72,9 @@ def data_facts(loader: Any, classes: Optional[int] = None) -> DataFacts:
 
 def named_data(facts: DataFacts, name: Optional[str],
                terms: Optional[str]) -> DataFacts:
-    """The facts of a data set, as far as whoever publishes tells others.
-
-    Args:
-        facts (DataFacts): What is known of it.
-        name (str, optional): Its name.
-        terms (str, optional): Where it comes from and what may be done with
-            it.
-
-    Returns:
-        DataFacts: The facts. A name that is none of those known is none that
-        the hub has.
-    """
+    """The facts of a data set, as far as whoever publishes tells others: its
+    name, and where it comes from and what may be done with it. A name that is
+    none of those known is none that the hub has."""
     if name and name != facts.name:
         hub = re.sub(r'[^\w.-]+', '-', name.lower()).strip('-')
         facts = next(
@@ -100,36 +84,23 @@ def named_data(facts: DataFacts, name: Optional[str],
 
 
 def data_split(loader: Any) -> Optional[str]:
-    """The part of the data set that a data loader gives.
-
-    Args:
-        loader (dict): The loader's config.
-
-    Returns:
-        str | None: As its config names it, if it does.
-    """
+    """The part of the data set that a data loader gives, as its config names
+    it, if it does."""
     split = innermost_dataset(loader).get('split')
     return split if isinstance(split, str) and split else None
 
 
 def data_part(loader: Any) -> Dict[str, Any]:
-    """The settings by which a data loader gives a part of its data only.
-
-    Args:
-        loader (dict): The loader's config.
-
-    Returns:
-        dict[str, Any]: Those that are set, pairs as lists.
-    """
+    """The settings by which a data loader gives a part of its data only, those
+    that are set, pairs as lists."""
     dataset = innermost_dataset(loader)
     keys = PART_KEYS
     if 'source' in dataset and in_memory_dataset.takes_part(dataset):
         # MMPretrain's data sets give their classes other names by one.
         keys += in_memory_dataset.PART_KEYS
-    found = {key: dataset.get(key) for key in keys}
     return {
-        key: _short(value)
-        for key, value in found.items() if value is not None
+        key: _short(dataset[key])
+        for key in keys if dataset.get(key) is not None
     }
 
 

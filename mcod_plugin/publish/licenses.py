@@ -35,24 +35,13 @@ class Start(NamedTuple):
 
 
 def start_weights(run: TrainedRun) -> List[Start]:
-    """The weights that the branches of a run began with.
-
-    Args:
-        run (TrainedRun): The run.
-
-    Returns:
-        list[Start]: For each branch all sources, since one may leave out
-        what another has. Of files on this machine the name alone.
-    """
+    """The weights that the branches of a run began with: for each branch all
+    sources, since one may leave out what another has. Of files on this machine
+    the name alone."""
     cohort = dict(init_cfg=run.cfg.model.get('init_cfg'))
     shared = [_public(source) for source in checkpoints(cohort)]
-    # What the run was started from, however often it was resumed.
-    hub = run.content.get('message_hub') or {}
-    loaded = hub.get('runtime_info', {}).get('load_from')
-    if loaded is None and not run.cfg.get('resume'):
-        loaded = run.cfg.get('load_from')
-    if loaded:
-        shared.append(_public(loaded))
+    if run.loaded:
+        shared.append(_public(run.loaded))
     found = []
     for name in run.pretrained:
         own = list(_of_branch(name, run.branches[name]))
@@ -63,17 +52,9 @@ def start_weights(run: TrainedRun) -> List[Start]:
 
 def member_license(given: Optional[str], starts: List[Start],
                    frozen: bool) -> str:
-    """The licence of what is published of a branch.
-
-    Args:
-        given (str, optional): What whoever publishes has named.
-        starts (list[Start]): The weights that it began with.
-        frozen (bool): Whether it still has those, since it only taught.
-
-    Returns:
-        str: The given one; of a branch that others have trained theirs.
-        ``'unknown'`` if nobody has told it.
-    """
+    """The licence of what is published of a branch: the one that whoever
+    publishes has named; of a branch that only taught, and so still has the
+    weights that it began with, theirs. ``'unknown'`` if nobody has told it."""
     if frozen and starts:
         found = {start.license for start in starts}
         return found.pop() or UNKNOWN if len(found) == 1 else UNKNOWN

@@ -24,17 +24,10 @@ BINS = 15
 
 def accuracy(logits: np.ndarray, labels: np.ndarray,
              topk: Iterable[int]) -> Dict[str, float]:
-    """Top-k accuracy in percent, as :class:`BranchMetrics` has it.
-
-    Args:
-        logits (np.ndarray): Logits ``(N, num_classes)``.
-        labels (np.ndarray): The true classes ``(N, )``.
-        topk (Iterable[int]): The numbers k. Those not below the number of
-            classes are left out.
-
-    Returns:
-        dict[str, float]: ``top<k>`` for each k.
-    """
+    """``top<k>`` for some numbers k: the top-k accuracy in percent of logits
+    ``(N, num_classes)`` by the true classes ``(N, )``, as
+    :class:`BranchMetrics` has it. A k that is not below the number of classes
+    is left out."""
     topk = [k for k in topk if k < logits.shape[1]]
     scores = torch.from_numpy(logits).softmax(-1)[:, None]
     _, hits = topk_hits(scores, torch.from_numpy(labels), topk)
@@ -43,15 +36,9 @@ def accuracy(logits: np.ndarray, labels: np.ndarray,
 
 
 def calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Expected calibration error in percent, by ``BINS`` bins.
-
-    Args:
-        logits (np.ndarray): Logits ``(N, num_classes)``.
-        labels (np.ndarray): The true classes ``(N, )``.
-
-    Returns:
-        float: The error, as :class:`BranchMetrics` has it.
-    """
+    """The expected calibration error in percent, by ``BINS`` bins, of logits
+    ``(N, num_classes)`` by the true classes ``(N, )``, as
+    :class:`BranchMetrics` has it."""
     confidence, predicted = torch.from_numpy(logits).softmax(-1).max(-1)
     return 100 * expected_calibration_error(confidence.numpy(),
                                             predicted.numpy() == labels, BINS)
@@ -59,15 +46,9 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
 
 @torch.no_grad()
 def median_latency(network: nn.Module, shape: Sequence[int]) -> float:
-    """How long a network takes for a batch on a CPU.
-
-    Args:
-        network (nn.Module): The network, in eval mode on the CPU.
-        shape (Sequence[int]): Shape ``(N, C, H, W)`` of the batch.
-
-    Returns:
-        float: The median in seconds of ``RUNS`` runs on ``THREADS`` threads.
-    """
+    """How long a network, in eval mode on the CPU, takes for a batch of a
+    shape ``(N, C, H, W)``: the median in seconds of ``RUNS`` runs on
+    ``THREADS`` threads."""
     # It looks for CUDA on import, and warns where there is no GPU.
     logging.getLogger('torch.utils.cpp_extension').setLevel(logging.ERROR)
     from torch.utils.benchmark import Timer

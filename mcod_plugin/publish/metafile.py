@@ -13,17 +13,8 @@ PAPER = dict(
 
 
 def metafile(publication: Publication) -> str:
-    """The metafile of a cohort.
-
-    Paths are relative to its folder. ``Cohort`` extends MMPretrain's format:
-    the branches of an ensemble.
-
-    Args:
-        publication (Publication): The cohort.
-
-    Returns:
-        str: YAML.
-    """
+    """The metafile of a cohort, in YAML. Paths are relative to its folder.
+    ``Cohort`` extends MMPretrain's format: the branches of an ensemble."""
     collection = dict(
         Name=publication.name,
         Metadata={

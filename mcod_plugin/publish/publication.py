@@ -84,14 +84,7 @@ class Member:
     captions: Dict[str, str] = field(default_factory=dict)
 
     def path(self, file: str) -> str:
-        """The place of one of its files in the publication.
-
-        Args:
-            file (str): The file's name.
-
-        Returns:
-            str: The path with slashes.
-        """
+        """The place of one of its files in the publication, with slashes."""
         return f'{self.folder}/{file}' if self.folder else file
 
 

@@ -3,6 +3,7 @@ import os
 import os.path as osp
 import re
 import sys
+from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -30,7 +31,7 @@ from mcod_plugin.engine.hooks.divergence_watch import diverged_branches
 from mcod_plugin.errors import ConfigError
 from mcod_plugin.evaluation.branch_metrics import (BranchMetrics,
                                                    pairwise_disagreement)
-from mcod_plugin.runs.metrics import ENSEMBLE
+from mcod_plugin.runs.metrics import DISAGREEMENT, ENSEMBLE
 from mcod_plugin.runs.tables import accuracy_table
 from mcod_plugin.utils.checkpoint import read_checkpoint
 from mcod_plugin.utils.files import new_folder, write_text
@@ -39,7 +40,7 @@ from mcod_plugin.utils.machine import (cpu_name, describe_machine,
 from .card import branch_card, cohort_card
 from .data_facts import data_facts, data_part, data_split, named_data
 from .figures import draw_branch, draw_cohort
-from .licenses import Start, member_license, start_weights
+from .licenses import member_license, start_weights
 from .measure import accuracy, calibration_error, median_latency
 from .metafile import metafile
 from .publication import Member, Publication
@@ -140,59 +141,42 @@ def publish_cohort(work_dir: str,
                          data_terms, license).publish()
 
 
+@dataclass
 class Publisher:
-    """Publishes a cohort into a folder.
+    """Publishes a run, beside its solo baseline if there is one, into a folder
+    that takes the place of ``out`` in the end, by the validation images."""
 
-    Args:
-        name (str): Name of the cohort.
-        out (str): The folder as the user names it.
-        folder (str): The folder that takes its place in the end.
-        run (TrainedRun): The run.
-        solo (TrainedRun, optional): The run of the solo baseline.
-        images (Images): The validation images.
-        data_name (str, optional): The name of the data set.
-        data_terms (str, optional): Where it comes from.
-        license (str, optional): The licence of the weights.
-    """
-
-    def __init__(self, name: str, out: str, folder: str, run: TrainedRun,
-                 solo: Optional[TrainedRun], images: Images,
-                 data_name: Optional[str], data_terms: Optional[str],
-                 license: Optional[str]) -> None:
-        self.name = name
-        self.out = out
-        self.folder = folder
-        self.run = run
-        self.solo = solo
-        self.images = images
-        self.data_name = data_name
-        self.data_terms = data_terms
-        self.license = license
-        self.machine = describe_machine()
-        self.origin = origin(run.cfg, run.checkpoint, run.content)
+    name: str
+    out: str
+    folder: str
+    run: TrainedRun
+    solo: Optional[TrainedRun]
+    images: Images
+    data_name: Optional[str]
+    data_terms: Optional[str]
+    license: Optional[str]
 
     def publish(self) -> Publication:
-        """Write everything.
-
-        Returns:
-            Publication: What was written.
-        """
+        """Write everything, and tell what was written."""
+        machine = describe_machine()
+        run = self.run
+        self.origin = origin(run.cfg, run.checkpoint, run.content)
         self.cohort = self._write_cohort()
         if self.cohort.multi_label:
             raise ConfigError(
-                f'WORK_DIR {self.run.work_dir} cannot be published: a card '
+                f'WORK_DIR {run.work_dir} cannot be published: a card '
                 'tells top-1 accuracy, and the branches give images several '
                 'labels')
         self.logits = branch_logits(self.cohort, self.images.pixels)
         self.solo_metrics = self._solo_metrics()
         branches = self._branches()
         branches.sort(key=lambda member: -member.metrics['top1'])
-        loader = source_loader(self.run.cfg)
+        loader = source_loader(run.cfg)
         names = list(self.cohort.branches)
         publication = Publication(
             name=self.name,
             place=_place(self.out),
-            run=self.run,
+            run=run,
             solo=self.solo,
             branches=branches,
             ensemble=self._ensemble(branches),
@@ -203,22 +187,21 @@ class Publisher:
             part=data_part(loader),
             images=len(self.images.labels),
             disagreement=self._disagreement(),
-            machine=self.machine,
+            machine=machine,
             cpu=cpu_name())
-        publication.ensemble.captions = draw_cohort(self.run, names,
+        publication.ensemble.captions = draw_cohort(run, names,
                                                     self._confusion(ENSEMBLE),
                                                     self.classes, self.folder)
-        for member in publication.members:
-            is_branch = member is not publication.ensemble
-            if is_branch:
-                member.captions = draw_branch(
-                    self.run, self.solo, member.name,
-                    self._confusion(member.name), self.classes,
-                    osp.join(self.folder, member.folder))
-            text = (
-                branch_card(publication, member)
-                if is_branch else cohort_card(publication))
-            write_text(osp.join(self.folder, member.path('README.md')), text)
+        for member in branches:
+            folder = osp.join(self.folder, member.folder)
+            member.captions = draw_branch(run, self.solo, member.name,
+                                          self._confusion(member.name),
+                                          self.classes, folder)
+            write_text(
+                osp.join(folder, 'README.md'),
+                branch_card(publication, member))
+        write_text(
+            osp.join(self.folder, 'README.md'), cohort_card(publication))
         write_text(
             osp.join(self.folder, 'metafile.yml'), metafile(publication))
         return publication
@@ -317,6 +300,10 @@ class Publisher:
 
     def _branch(self, model: BranchModel, logits: np.ndarray) -> Member:
         folder = osp.join(self.folder, model.name)
+        starts = [
+            start for start in start_weights(self.run)
+            if start.branch == model.name
+        ]
         member = self._member(
             model.name,
             model.classifier,
@@ -330,7 +317,7 @@ class Publisher:
             by_path=self._by_path(model.input_shape),
             interpolation=model.interpolation,
             timm=not timm_fault(model),
-            license=member_license(self.license, self._starts(model.name),
+            license=member_license(self.license, starts,
                                    model.name in self.run.frozen),
             needs_timm=any(
                 is_part(part, (TIMMBackbone, TimmClassifier))
@@ -381,11 +368,6 @@ class Publisher:
             solo=self.solo_metrics.get(name, {}),
             **facts)
 
-    def _starts(self, name: str) -> List[Start]:
-        return [
-            start for start in start_weights(self.run) if start.branch == name
-        ]
-
     def _by_path(self, shape: Tuple[int, int, int]) -> bool:
         """Whether MMPretrain's inferencer takes the path of an image: it has
         the pipeline of the config, unless another data set wraps it, and
@@ -405,7 +387,7 @@ class Publisher:
             for key, value in accuracy(self.logits[name], self.images.labels, (
                 topk, ) if isinstance(topk, int) else topk).items()
         }
-        metrics['diversity/disagreement'] = self._disagreement()
+        metrics[DISAGREEMENT] = self._disagreement()
         return accuracy_table(metrics).splitlines()
 
 

@@ -45,19 +45,9 @@ def check_push(repo: str, license: Optional[str] = None) -> None:
 
 
 def repositories(repo: str, branches: Iterable[str]) -> Dict[str, str]:
-    """The repositories that a cohort and its branches go to.
-
-    Args:
-        repo (str): That of the cohort, ``USER/REPO``.
-        branches (Iterable[str]): Names of the branches.
-
-    Returns:
-        dict[str, str]: By branch ``USER/REPO-<branch>``, and under an empty
-        name that of the cohort.
-
-    Raises:
-        ConfigError: If the hub does not take one of these names.
-    """
+    """The repositories that a cohort and its branches go to: by branch
+    ``USER/REPO-<branch>``, and under an empty name that of the cohort,
+    ``USER/REPO``. Raise if the hub does not take one of these names."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
     repos = {'': repo, **{name: f'{repo}-{name}' for name in branches}}
     for name, target in repos.items():

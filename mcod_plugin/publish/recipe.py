@@ -22,15 +22,7 @@ IGNORED_IN_LOADERS = ('num_workers', 'persistent_workers', 'pin_memory',
 
 def check_solo(run: TrainedRun, solo: TrainedRun) -> None:
     """Raise unless a run is the solo baseline of another: the same recipe,
-    never distilled, trained as long.
-
-    Args:
-        run (TrainedRun): The run of the cohort.
-        solo (TrainedRun): The run to compare with.
-
-    Raises:
-        ConfigError: If it is another recipe, or its branches were distilled.
-    """
+    never distilled, trained as long."""
     text = f'--solo {solo.work_dir}'
     found = recipe_differences(run.cfg, solo.cfg)
     if found:
@@ -38,6 +30,11 @@ def check_solo(run: TrainedRun, solo: TrainedRun) -> None:
         more = f', and {len(found) - 1} more differ' if len(found) > 1 else ''
         raise ConfigError(f'{text} is of another recipe: {key} is {ours!r} '
                           f'in WORK_DIR and {theirs!r} there{more}')
+    ours, theirs = (part.record.get('batch_size') for part in (run, solo))
+    if None not in (ours, theirs) and ours != theirs:
+        # By another number of processes.
+        raise ConfigError(f'{text} is of another recipe: its batches are of '
+                          f'{theirs} images, those of WORK_DIR of {ours}')
     if solo.distils:
         raise ConfigError(f'{text}: its branches were distilled; train it '
                           'with --method solo')
@@ -48,15 +45,8 @@ def check_solo(run: TrainedRun, solo: TrainedRun) -> None:
 
 
 def recipe_differences(ours: Any, theirs: Any) -> Dict[str, Tuple[Any, Any]]:
-    """Settings of two recipes that differ, apart from the method.
-
-    Args:
-        ours (Config): The one config.
-        theirs (Config): The other.
-
-    Returns:
-        dict[str, tuple]: Both values by dotted key; None where one lacks it.
-    """
+    """The settings of two recipes that differ, apart from the method: both
+    values by dotted key, None where one lacks it."""
     ours, theirs = _settings(ours), _settings(theirs)
     return {
         key: (ours.get(key), theirs.get(key))

@@ -13,7 +13,8 @@ from mcod_plugin.errors import ConfigError
 from mcod_plugin.models.heads import EnsembleTeacher
 from mcod_plugin.models.losses import DiscontinuousKDLoss
 from mcod_plugin.runs.courses import Courses
-from mcod_plugin.runs.record import RECORD, find_record, kd_weights
+from mcod_plugin.runs.record import (RECORD, find_record, kd_weights,
+                                     part_ends)
 from mcod_plugin.utils.checkpoint import last_checkpoint, read_checkpoint
 
 __all__ = ['TrainedRun', 'read_run']
@@ -65,8 +66,8 @@ class TrainedRun:
     @property
     def planned(self) -> int:
         """How many of them the run was to have."""
-        return self.cfg.train_cfg['max_epochs' if self.
-                                  by_epoch else 'max_iters']
+        length = 'max_epochs' if self.by_epoch else 'max_iters'
+        return self.cfg.train_cfg[length]
 
     @property
     def seed(self) -> Any:
@@ -99,15 +100,21 @@ class TrainedRun:
         ]
 
     @property
+    def loaded(self) -> Optional[str]:
+        """The checkpoint that the whole cohort started from, if any, however
+        often the run was resumed."""
+        hub = self.content.get('message_hub') or {}
+        found = hub.get('runtime_info', {}).get('load_from')
+        if found is None and not self.cfg.get('resume'):
+            # That of a resumed run is the checkpoint that it went on from.
+            found = self.cfg.get('load_from')
+        return found
+
+    @property
     def pretrained(self) -> List[str]:
         """The branches that did not start from random weights."""
-        cfg = self.cfg
-        hub = self.content.get('message_hub') or {}
-        # That of a resumed run is the checkpoint that it went on from.
-        loaded = ('load_from' in hub.get('runtime_info', {})
-                  or cfg.get('load_from') and not cfg.get('resume'))
-        cohort = dict(init_cfg=cfg.model.get('init_cfg'))
-        if loaded or is_pretrained(cohort):
+        cohort = dict(init_cfg=self.cfg.model.get('init_cfg'))
+        if self.loaded or is_pretrained(cohort):
             return list(self.branches)
         return [
             name for name, branch in self.branches.items()
@@ -119,8 +126,7 @@ class TrainedRun:
         """How the branches were distilled up to the checkpoint: ``until``,
         ``kd_weight`` and, if it is known, ``kd_on``, as in a record."""
         record = self.content.get(STATE) or self.record
-        weights = kd_weights(record)
-        until = list(record.get('until') or range(1, len(weights) + 1))
+        weights, until = kd_weights(record), part_ends(record)
         # A checkpoint may be older than the record.
         count = sum(step <= (self.done or math.inf) for step in until)
         own = {
@@ -144,11 +150,9 @@ class TrainedRun:
     @property
     def method(self) -> str:
         """How the branches were trained, in words."""
-        alone = len(self.branches) == 1
-        if not self.distils and alone:
-            return 'alone, never distilled'
-        if alone:
-            return 'alone, distilled from its own moving average'
+        if len(self.branches) == 1:
+            return ('alone, distilled from its own moving average'
+                    if self.distils else 'alone, never distilled')
         if not self.distils:
             return 'side by side, never distilled (the solo baseline)'
         if self.is_mcod:

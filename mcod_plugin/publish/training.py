@@ -9,6 +9,7 @@ from mmpretrain.datasets import PackInputs
 from mcod_plugin.alone.data import source_loader
 from mcod_plugin.config.data import (innermost_dataset, pipeline_of,
                                      view_pipelines)
+from mcod_plugin.config.model_config import preprocessor_config
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.engine.hooks import DiscontinuousKDHook
 from mcod_plugin.runs.record import dose_text
@@ -24,14 +25,7 @@ FACTORS = ('lr_mult', 'decay_mult', 'loss_weight')
 
 
 def training_steps(publication: Publication) -> List[str]:
-    """How a cohort was trained.
-
-    Args:
-        publication (Publication): The cohort.
-
-    Returns:
-        list[str]: Items of a list in Markdown.
-    """
+    """How a cohort was trained, as the items of a list in Markdown."""
     run, record = publication.run, publication.run.record
     model = run.cfg.model
     batch = record.get('batch_size') or run.cfg.train_dataloader.get(
@@ -74,14 +68,7 @@ def training_steps(publication: Publication) -> List[str]:
 
 
 def origin_text(publication: Publication) -> str:
-    """Which run a cohort is of, and what published it.
-
-    Args:
-        publication (Publication): The cohort.
-
-    Returns:
-        str: A sentence.
-    """
+    """Which run a cohort is of, and what published it, in a sentence."""
     run, machine = publication.run, publication.machine
     return (f'This one was trained by {_origin(run)}; published are the '
             f'weights of its `{osp.basename(run.checkpoint)}`, by mcod_plugin '
@@ -162,10 +149,7 @@ def _arguments(settings: Dict[str, Any], without: Sequence[str] = ()) -> str:
 
 def _batch_augments(cfg: Any) -> str:
     """What is done to whole batches, such as Mixup."""
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.get(
-        'data_preprocessor') or {}
-    settings = preprocessor.get('batch_augments') or cfg.model.get(
-        'train_cfg') or {}
+    settings = preprocessor_config(cfg).get('batch_augments') or {}
     augments = settings.get('augments') or []
     augments = [augments] if isinstance(augments, dict) else augments
     text = ' or '.join(map(_call, augments))
@@ -228,13 +212,13 @@ def _changes(run: Any) -> Iterator[str]:
     for change in run.record.get('changes') or ():
         if run.done is not None and change[run.unit] >= run.done:
             continue  # The checkpoint is from before.
-        settings = listed([
+        settings = [
             f'`{setting["setting"]}` from {setting.get("before")!r} to '
             f'{setting.get("now")!r}' for setting in change['settings']
             if setting['takes_effect']
-        ] or [''])
+        ]
         if settings:
-            yield f'after {change[run.unit]} {run.unit}s {settings}'
+            yield f'after {change[run.unit]} {run.unit}s {listed(settings)}'
 
 
 def _commit(record: Dict[str, Any]) -> str:
@@ -249,10 +233,5 @@ def _versions(run: Any) -> str:
         'mcod_plugin': run.meta.get('mcod_plugin_version'),
         'mmengine': run.meta.get('mmengine_version')
     }
-    return ', '.join(_pairs(versions)) or 'not recorded'
-
-
-def _pairs(versions: Dict[str, Any]) -> Iterator[str]:
-    for name, version in versions.items():
-        if version:
-            yield f'{name} {version}'
+    return ', '.join(f'{name} {version}' for name, version in versions.items()
+                     if version) or 'not recorded'

@@ -23,17 +23,9 @@ OF_A_RUN = ('work_dir', 'experiment_name', 'launcher', 'resume', 'load_from')
 
 
 def published_config(cfg: Any, cohort: nn.Module) -> Config:
-    """The config by which a cohort is trained and tested anew.
-
-    Args:
-        cfg (Config): The config of its run.
-        cohort (MultiBackboneClassifier): What was built from it.
-
-    Returns:
-        Config: The config, whose model can be built by itself. Settings of
-        the run are left out, such as its work directory, and weights to start
-        from.
-    """
+    """The config by which a cohort, which was built from that of its run, is
+    trained and tested anew; its model can be built by itself. Settings of the
+    run are left out, such as its work directory, and weights to start from."""
     settings = {
         key: value
         for key, value in plain('config', cfg.to_dict()).items()
@@ -57,14 +49,8 @@ def published_config(cfg: Any, cohort: nn.Module) -> Config:
 def write_cohort(cfg: Config, cohort: nn.Module, meta: Dict[str, Any],
                  folder: str) -> None:
     """Write ``config.py``, ``model.pth`` and ``model.safetensors`` of a
-    cohort.
-
-    Args:
-        cfg (Config): The published config.
-        cohort (nn.Module): The cohort, on the CPU.
-        meta (dict): What the checkpoint tells of itself.
-        folder (str): Where to write them.
-    """
+    cohort, which is on the CPU, into a folder: its published config, and its
+    weights with what the checkpoint tells of itself."""
     Path(folder, 'config.py').write_text(cfg.pretty_text, 'utf-8')
     state_dict = cohort.state_dict()
     Path(folder, 'model.pth').write_bytes(to_checkpoint(state_dict, meta))
@@ -72,16 +58,9 @@ def write_cohort(cfg: Config, cohort: nn.Module, meta: Dict[str, Any],
 
 
 def publish_name(folder: str, model_name: str) -> Tuple[str, str]:
-    """Name ``model.pth`` as MMPretrain names what it publishes:
-    ``<name>_<YYYYMMDD>-<first 8 digits of its sha256>.pth``.
-
-    Args:
-        folder (str): Where it lies.
-        model_name (str): The name of the model.
-
-    Returns:
-        tuple[str, str]: The name of the file, and its hash.
-    """
+    """Name ``model.pth`` in a folder as MMPretrain names what it publishes,
+    ``<name>_<YYYYMMDD>-<first 8 digits of its sha256>.pth``, and return that
+    name and the hash."""
     path = osp.join(folder, 'model.pth')
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     today = datetime.date.today().strftime('%Y%m%d')

@@ -5,7 +5,7 @@ from typing import Any, Dict, Mapping, Sequence
 from .figures import (BASELINE, COLORS, figure_style, legend_below, line_look,
                       panels_of, plot_curve, plot_weights, save_figure)
 from .metrics import ENSEMBLE, top1
-from .record import distilled, kd_weights
+from .record import distilled, kd_weights, part_ends
 
 __all__ = [
     'SIZE', 'courses_of', 'draw_run', 'draw_runs', 'plot_courses',
@@ -47,7 +47,7 @@ def plot_courses(axes: Sequence[Any], panels: Panels,
 
 def plot_schedule(axis: Any, record: Mapping[str, Any]) -> None:
     """Draw the weights of the distillation as they took effect in a run."""
-    plot_weights(axis, kd_weights(record), COLORS[0], _edges(record))
+    plot_weights(axis, kd_weights(record), COLORS[0], [0, *part_ends(record)])
     _finish(axis, record)
 
 
@@ -101,8 +101,7 @@ def draw_runs(records: Mapping[str, Mapping[str, Any]], path: str) -> bool:
             }, looks, unit)
         for label, record in schedules.items():
             panels[-1].stairs(
-                kd_weights(record),
-                _edges(record),
+                kd_weights(record), [0, *part_ends(record)],
                 baseline=None,
                 **looks[label])
         if schedules:
@@ -137,9 +136,3 @@ def _accuracy(record: Mapping[str, Any]) -> Dict[str, Dict[int, float]]:
         for name, values in top1(curves).items()
     }
     return {name: curve for name, curve in found.items() if curve}
-
-
-def _edges(record: Mapping[str, Any]) -> Sequence[int]:
-    """How many steps were over as each weight began, and at the end."""
-    until = record.get('until')
-    return [0, *(until or range(1, len(kd_weights(record)) + 1))]

@@ -6,8 +6,8 @@ from numbers import Real
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 __all__ = [
-    'RECORD', 'distilled', 'dose', 'dose_text', 'find_record',
-    'kd_weights', 'mean_of', 'numbers', 'read_record'
+    'RECORD', 'distilled', 'dose', 'dose_text', 'find_record', 'kd_weights',
+    'mean_of', 'numbers', 'part_ends', 'read_record'
 ]
 
 # Its name in the work directory.
@@ -41,6 +41,12 @@ def kd_weights(record: Mapping[str, Any]) -> List[float]:
     return list(record.get('kd_weight') or ())
 
 
+def part_ends(record: Mapping[str, Any]) -> List[int]:
+    """How many epochs, or iterations, were over at the end of each part that
+    :func:`kd_weights` tells of. Where it is not said, a part is an epoch."""
+    return list(record.get('until') or range(1, len(kd_weights(record)) + 1))
+
+
 def distilled(record: Mapping[str, Any]) -> bool:
     """Whether any branch was ever distilled, at a weight above 0."""
     return any(weight > 0 for weight in kd_weights(record))
@@ -50,8 +56,7 @@ def dose(record: Mapping[str, Any]) -> Optional[Tuple[float, float]]:
     """The share of the steps of a run in which any branch was distilled, and
     the mean weight over all steps and branches. Parts of the run that were not
     recorded do not count; None if none was."""
-    weights = kd_weights(record)
-    until = record.get('until') or range(1, len(weights) + 1)
+    weights, until = kd_weights(record), part_ends(record)
     on = record.get('kd_on') or [float(weight > 0) for weight in weights]
     courses = [
         course for key, course in record.items() if key.endswith('.kd_weight')

@@ -101,16 +101,9 @@ def metrics_table(metrics: Mapping[str, float]) -> str:
 
 
 def last_accuracies(records: Mapping[str, Mapping[str, Any]]) -> str:
-    """The last top-1 accuracies of some runs side by side, for a terminal.
-
-    Args:
-        records (Mapping[str, dict]): The records of the runs by name, see
-            :class:`RunRecordHook`.
-
-    Returns:
-        str: A table with a row for each run, and a column for each branch
-        that one of them has; the ensemble comes last.
-    """
+    """The last top-1 accuracies of some runs side by side, by the names of
+    their records, for a terminal: a row for each run, and a column for each
+    branch that one of them has; the ensemble comes last."""
     found = {run: top1(record['curves']) for run, record in records.items()}
     # The ensemble comes last whatever the branches are.
     order = top1({
@@ -130,8 +123,7 @@ def last_accuracies(records: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _last(curve: Optional[Sequence[float]]) -> str:
-    last = curve[-1] if curve else None
-    return '' if last is None else _percent(last)
+    return _percent(curve[-1]) if curve else ''
 
 
 def _percent(value: float) -> str:

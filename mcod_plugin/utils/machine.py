@@ -55,7 +55,8 @@ def describe_machine() -> Dict[str, Any]:
     no repository tracks it), and the ``date``."""
     commit, dirty = _code()
     return dict(
-        device=_device(),
+        device=torch.cuda.get_device_name()
+        if torch.cuda.is_available() else cpu_name(),
         versions=dict({name: _version(name)
                        for name in LIBRARIES},
                       mcod_plugin=__version__,
@@ -99,12 +100,6 @@ def cpu_has_bfloat16() -> bool:
         return False
     flags = cpu_flags()
     return not flags or not BFLOAT16.isdisjoint(flags)
-
-
-def _device() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return cpu_name()
 
 
 def _version(name: str) -> Optional[str]:

@@ -181,16 +181,9 @@ def _refuse(value: Any, path: str, what: str = '') -> NoReturn:
 
 
 def to_host(values: Sequence[Any]) -> list:
-    """Turn the tensors among some values into numbers, in one transfer for
-    each kind of them.
-
-    Args:
-        values (Sequence): Scalar tensors and whatever else.
-
-    Returns:
-        list: What the ``item()`` of each gives that has one; the rest as it
-        is.
-    """
+    """Turn the tensors among some values, which are scalars, into numbers, in
+    one transfer for each kind of them. What else has an ``item()`` is turned
+    by it; the rest stays as it is."""
     host = [
         value.item() if isinstance(value, (np.ndarray, np.generic)) else value
         for value in values

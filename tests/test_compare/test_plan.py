@@ -269,6 +269,15 @@ def test_mistakes(write_study, lines, words):
         assert word in str(error.value)
 
 
+def test_evaluator_of_a_class(write_study, tmp_path):
+    path = write_study()
+    with open(tmp_path / 'cohort.py', 'a') as file:
+        file.write('from mmpretrain.evaluation import Accuracy\n'
+                   'val_evaluator = dict(_delete_=True, type=Accuracy)\n')
+    with pytest.raises(ConfigError, match='val_evaluator must .*Accuracy'):
+        make(path)
+
+
 def test_config_without_a_cohort(write_study, tmp_path):
     path = write_study()
     (tmp_path /

@@ -64,6 +64,7 @@ def test_everything(write_study, tmp_path):
     (dict(methods=['solo']), ('methods', 'dict')),
     (dict(methods={'a/b': 'solo'}), ('file names', "'a/b'")),
     (dict(methods={'..': 'solo'}), ('file names', "'..'")),
+    (dict(methods={1: 'solo'}), ('file names', 'got 1')),
     (dict(methods=dict(a=1)), ('methods.a', 'name or path', '1')),
     (dict(methods=dict(a=dict(settings={}))), ('methods.a', 'name or path')),
     (dict(methods=dict(a=dict(method='solo', set={}))),

@@ -78,6 +78,21 @@ def apply(cfg, name, *settings, branch='vgg'):
     return cfg
 
 
+def test_hooks_of_a_method_are_a_list_or_a_tuple(tmp_path):
+    path = tmp_path / 'own.py'
+    path.write_text("custom_hooks = (dict(type='EMAHook'), )\n")
+    cfg = Config(
+        dict(
+            model=dict(branches=dict()),
+            custom_hooks=[dict(type='EMAHook', momentum=.5),
+                          dict(type='Other')]))
+    apply_method(cfg, str(path))
+    assert cfg.custom_hooks == [dict(type='EMAHook'), dict(type='Other')]
+    path.write_text("custom_hooks = dict(type='EMAHook')\n")
+    with pytest.raises(ConfigError, match='custom_hooks must be a list'):
+        apply_method(cfg, str(path))
+
+
 def test_there_are_the_methods():
     assert METHODS == sorted(EXPECTED)
 

@@ -84,6 +84,14 @@ def test_solo(runs):
         assert part in str(error.value)
 
 
+def test_solo_by_more_processes(runs):
+    cohort = read_run('WORK_DIR', str(runs.cohort))
+    solo = read_run('--solo', str(runs.solo))
+    solo.record['batch_size'] = 2 * cohort.record['batch_size']
+    with pytest.raises(ConfigError, match='of 64 images, .* WORK_DIR of 32'):
+        check_solo(cohort, solo)
+
+
 def test_solo_that_was_stopped(runs):
     cohort = read_run('WORK_DIR', str(runs.cohort))
     earlier = read_run('--solo', str(runs.solo),

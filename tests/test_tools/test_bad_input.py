@@ -278,6 +278,11 @@ TRAIN = [
      ['work_dir', 'notes.txt', 'is no folder']),
     ('work_dir_below_file', ['tiny.py', '--work-dir', 'notes.txt/run'],
      ['work_dir', 'notes.txt/run', 'is no folder']),
+    # The name of a folder that is read as a number.
+    ('work_dir_number', ['tiny.py', '--cfg-options', 'work_dir=2024'],
+     ['work_dir must be the path of a folder', 'got 2024']),
+    ('loader_number', ['tiny.py', '--cfg-options', 'train_dataloader=64'],
+     ['train_dataloader must be a dict', 'got 64']),
     ('resume_missing', ['tiny.py', '--resume', 'nowhere.pth'],
      ['checkpoint nowhere.pth', 'no such file']),
 ]
