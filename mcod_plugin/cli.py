@@ -340,7 +340,9 @@ def _next_commands(runner: Any) -> List[str]:
             '--out',
             osp.join('exported', name)
         ])
-        if not getattr(model, 'multi_label', False):
+        # Other cohorts have no card.
+        if not (getattr(model, 'multi_label', False)
+                or runner.message_hub.runtime_info.get('diverged')):
             commands.append([
                 'publish.py',
                 _here(runner.work_dir), '--out',

@@ -126,13 +126,20 @@ def export_branches(cfg: Any,
     parts = [f'{name}/{format}' for name in names for format in formats]
     with new_folder(out, parts=parts) as folder:
         content = read_checkpoint(checkpoint)
+        # None if what fails is to be raised.
+        faults = {} if _all_are_meant(cfg, branches) else None
+        left_out = {}
         for name, when in diverged_branches(content).items():
-            if name in names:
-                others = [other for other in names if other != name]
+            if name not in names:
+                continue
+            names.remove(name)
+            text = (f'in the run of {checkpoint} it diverged in iteration '
+                    f'{when["iteration"]} and was left out')
+            if faults is None:
                 raise ConfigError(
-                    f'--branch {name}: in the run of {checkpoint} it diverged '
-                    f'in epoch {when["epoch"]} and was left out; export '
-                    f'{", ".join(others) or "another branch"}')
+                    f'--branch {name}: {text}; export '
+                    f'{", ".join(names) or "another branch"}')
+            left_out.update({(name, format): text for format in formats})
         cohort = load_cohort(cfg, checkpoint, content)
         images = _images(cfg, cohort, limit, verify_accuracy)
         wanted = branch_logits(cohort, images.pixels, names)
@@ -140,8 +147,6 @@ def export_branches(cfg: Any,
         classes = class_names(content, images, cohort.num_classes)
         source = origin(cfg, checkpoint, content)
         models, places = {}, {}
-        # None if what fails is to be raised.
-        faults = {} if _all_are_meant(cfg, branches) else None
         for name in names:
             for format in formats:
                 place = osp.join(folder, name, format)
@@ -162,7 +167,6 @@ def export_branches(cfg: Any,
                     places[name, format] = place
         found = reopen(cohort, models, places, images.pixels, wanted, folder,
                        faults)
-        left_out = {}
         for (name, format), error in (faults or {}).items():
             shutil.rmtree(osp.join(folder, name, format))
             remove_empty([osp.join(folder, name)])

@@ -112,8 +112,9 @@ def publish_cohort(work_dir: str,
         repositories(repo, run.branches)
     for branch, when in diverged_branches(run.content).items():
         raise ConfigError(
-            f'WORK_DIR {work_dir} cannot be published as a cohort: in epoch '
-            f'{when["epoch"]} {branch} diverged and was left out')
+            f'WORK_DIR {work_dir} cannot be published as a cohort: in '
+            f'iteration {when["iteration"]} {branch} diverged and was left '
+            'out')
     if run.held_out == 'validation':
         # The test of what is published gives the number on its card.
         for part in ('dataloader', 'evaluator', 'cfg'):

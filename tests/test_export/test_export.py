@@ -448,7 +448,8 @@ def test_branch_that_was_left_out(refused, run, tmp_path):
     torch.save(content, tmp_path / 'diverged.pth')
     text = refused(['cnn', 'vit'], checkpoint=str(tmp_path / 'diverged.pth'))
     assert text.startswith('--branch vit: in the run of ')
-    assert text.endswith('it diverged in epoch 3 and was left out; export cnn')
+    assert text.endswith(
+        'it diverged in iteration 9 and was left out; export cnn')
 
 
 def test_no_checkpoint(refused):

@@ -601,6 +601,14 @@ def test_divergence(run_tool, tiny):
         'vgg', done.out)
     assert re.search(r'│ vgg +│ +diverged │ +- │', done.out)
     assert set(final_table(done.out)) == {'resnet', 'ensemble'}
+    # What it says can be done with the run can be done.
+    assert 'publish.py' not in done.out
+    command, = re.findall(r'^python \S+/export\.py (.*)$', done.out, re.M)
+    done = run_tool('export', *shlex.split(command), cwd=tiny)
+    assert done.code == 0, done.err
+    assert re.search('vgg.* diverged in iteration [23] and was left out',
+                     ' '.join(done.out.split()))
+    assert os.listdir(tiny / 'exported' / 'diverged') == ['resnet']
 
 
 def test_help_is_quick(run_tool, tiny):
