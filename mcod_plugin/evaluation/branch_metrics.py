@@ -1,6 +1,7 @@
 """Accuracy and calibration of every branch and of the ensemble, and how they
 differ."""
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import (Any, Dict, Iterable, List, Mapping, Optional, Sequence,
+                    Tuple, Union)
 
 import numpy as np
 import torch
@@ -316,10 +317,35 @@ class BranchMetrics(BaseMetric):
             return metrics
         others = self._others.evaluate(size)
         for name in others:
-            if self._given and name in metrics:
-                raise ConfigError('topk and metric of BranchMetrics must not '
-                                  f'both give {name}; leave one of them out')
+            # What is there by default gives way.
+            asked = 'calibration_bins' if name.endswith('/ece') else (
+                'topk' if self._given else '')
+            if asked and name in metrics:
+                raise ConfigError(
+                    f'{asked} and metric of BranchMetrics must not both give '
+                    f'{name}; leave one of them out')
         return {**metrics, **others}
+
+    def names(self, branches: Iterable[str],
+              num_classes: int) -> Optional[List[str]]:
+        """The names of the metrics that it is going to give.
+
+        Args:
+            branches (Iterable[str]): Names of the branches.
+            num_classes (int): Number of classes.
+
+        Returns:
+            list[str] | None: None if others that it is given have names that
+            only they know.
+        """
+        if self._others is not None:
+            return None
+        keys = [f'top{k}' for k in self.topk if k < num_classes]
+        keys += ['ece'] * (self.calibration_bins is not None)
+        return [
+            f'{name}/{key}' for key in keys
+            for name in (ENSEMBLE, *sorted(branches))
+        ] + ['diversity/disagreement']
 
     def compute_metrics(self, results: List[dict]) -> Dict[str, float]:
         """Compute the metrics from the results of all samples.

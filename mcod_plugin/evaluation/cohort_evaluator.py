@@ -3,7 +3,7 @@ from typing import Any, Dict, Optional, Sequence
 from mmengine.evaluator import Evaluator
 from mmengine.structures import BaseDataElement
 
-from mcod_plugin.errors import ConfigError
+from mcod_plugin.errors import ConfigError, one_line
 from mcod_plugin.registry import EVALUATORS
 from mcod_plugin.structures import BatchDataSample
 from mcod_plugin.utils.mesh import (branch_rank, branch_size, data_rank,
@@ -82,6 +82,15 @@ class CohortEvaluator(Evaluator):
         return [data_samples[place] for place in own]
 
     def evaluate(self, size: int) -> Dict[str, Any]:
-        """Evaluate what was processed; see MMEngine."""
+        """Evaluate what was processed; see MMEngine.
+
+        Raises:
+            ConfigError: If two metrics have the same name, or one cannot do
+                what it is to.
+        """
         self._seen = 0
-        return super().evaluate(size)
+        try:
+            return super().evaluate(size)
+        except ValueError as error:
+            raise ConfigError('the metrics of the evaluator cannot be '
+                              f'computed: {one_line(error)}') from error

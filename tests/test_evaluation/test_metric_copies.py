@@ -176,6 +176,16 @@ def test_metric_of_a_user(kind, batch):
     }
 
 
+class Calibration(BaseMetric):
+    """One with a name of BranchMetrics' own."""
+
+    def process(self, data_batch, data_samples):
+        self.results += data_samples
+
+    def compute_metrics(self, results):
+        return dict(ece=0.)
+
+
 def test_a_name_twice():
     samples = make_samples(5)
     accuracy = dict(type='Accuracy', topk=(1, ))
@@ -188,7 +198,8 @@ def test_a_name_twice():
             dict(metric=[accuracy, accuracy]),
             dict(
                 metric=[accuracy, dict(type='Accuracy', topk=(1, 2))]),
-            dict(metric=accuracy, topk=(1, 2))):
+            dict(metric=accuracy, topk=(1, 2)),
+            dict(metric=dict(type=Calibration), calibration_bins=5)):
         with pytest.raises(ConfigError, match='twice|both give ') as caught:
             evaluate(samples, **settings)
         assert '\n' not in str(caught.value)

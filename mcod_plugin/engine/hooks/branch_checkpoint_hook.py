@@ -1,7 +1,7 @@
 import hashlib
 import os.path as osp
 import pickle
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from mmengine.dist import is_main_process, master_only
@@ -11,6 +11,8 @@ from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
+from mcod_plugin.errors import ConfigError
+from mcod_plugin.evaluation import BranchMetrics
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.utils.checkpoint import read_checkpoint
 from mcod_plugin.utils.files import new_file, sweep, write_text
@@ -73,6 +75,14 @@ class BranchCheckpointHook(CheckpointHook):
             self.best_ckpt_path_dict = {}
             self._init_rule(['greater'], self.save_best)
             self._chosen = tuple(self.save_best)
+        elif runner.val_loop is not None:
+            evaluator = getattr(runner.val_loop, 'evaluator', None)
+            found = [
+                metric.names(branches or (), model.num_classes) if isinstance(
+                    metric, BranchMetrics) else None
+                for metric in getattr(evaluator, 'metrics', [None])
+            ]
+            self._check_names(None if None in found else sum(found, []))
         self._machine = describe_machine()
         self._info = runner.message_hub.runtime_info
         self._saved: Optional[Tuple[int, dict]] = None
@@ -122,9 +132,22 @@ class BranchCheckpointHook(CheckpointHook):
                 "does not give it. val_evaluator=dict(type='mcod_plugin."
                 f"BranchMetrics') with {self._giver} does; else set save_best "
                 'of the checkpoint hook.')
+        self._check_names(list(metrics))
         # MMEngine passes over what is None.
         super().after_val_epoch(runner, {**dict.fromkeys(missing), **metrics})
         self._remove_obsolete()
+
+    def _check_names(self, given: Optional[List[str]]) -> None:
+        """Raise unless the validation gives the metrics that ``save_best``
+        asks for."""
+        if given is None or not self.save_best:
+            return
+        for name in self.key_indicators:
+            if name != 'auto' and name not in (*given, *self._chosen):
+                raise ConfigError(
+                    f'default_hooks.checkpoint.save_best names {name!r}, '
+                    'which the validation does not give; it gives '
+                    f'{", ".join(given)}')
 
     def mark_as_ended(self, runner: Runner) -> None:
         """Have the last checkpoint tell that its run has ended, so that it is

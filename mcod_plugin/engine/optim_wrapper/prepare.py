@@ -24,6 +24,9 @@ def prepare_optim_wrapper(cfg: dict, model: nn.Module,
     what the branches have of their own. ``cuda_graphs`` says whether the model
     is compiled with CUDA graphs."""
     optimizer = cfg.get('optimizer')
+    if optimizer is None and cfg.get('constructor') is None:
+        raise ConfigError('optim_wrapper.optimizer is missing: it is for all '
+                          'that has no optimizer of its own')
     _check_optimizer('optim_wrapper.optimizer', optimizer or {})
     if cfg.get('clip_grad') is not None:
         check_clip_grad('optim_wrapper.clip_grad', cfg['clip_grad'])

@@ -12,7 +12,8 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from mcod_plugin.config.input_size import parse_input_size
-from mcod_plugin.errors import ConfigError, check_choice, check_number
+from mcod_plugin.errors import (ConfigError, check_branches, check_choice,
+                                check_number)
 from mcod_plugin.registry import MODELS
 from mcod_plugin.structures import BatchDataSample, as_data_samples
 from mcod_plugin.utils.checkpoint import shape_of
@@ -34,7 +35,8 @@ from ..utils.build_part import adapt
 from ..utils.divergence_mask import DivergenceMask, fill_diverged
 from ..utils.input_size import guess_input_size
 from ..utils.label_rule import LabelRule, check_mixing
-from ..utils.memory_format import MEMORY_FORMATS, choose_memory_format
+from ..utils.memory_format import (MEMORY_FORMATS, MemoryFormats,
+                                   choose_memory_format)
 from ..utils.pretrained import load_pretrained, take_pretrained
 from ..utils.recompute import recomputed
 from ..utils.rehearsal import (batch_size, check_ensemble, check_targets, told,
@@ -228,10 +230,7 @@ class MultiBackboneClassifier(BaseClassifier):
             teacher, distill, self.branches, self.num_classes, self._shapes(),
             self.multi_label)
         self._begin_teacher()
-        self.kd_weights = {
-            name: 0.
-            for name in self.branches if name not in self.frozen
-        }
+        self.kd_weights = {}
         self.ratio_due = False
         self.kd_factors: Optional[Dict[str, Tensor]] = None
         self.streams: Optional[BranchStreams] = None
@@ -255,11 +254,11 @@ class MultiBackboneClassifier(BaseClassifier):
     def _choose_memory_formats(self, memory_format: str) -> None:
         check_choice('model.memory_format', memory_format, MEMORY_FORMATS)
         shapes = self._shapes()
-        self.memory_formats = {
-            name: choose_memory_format(f'model.branches.{name}', memory_format,
-                                       branch, shapes[name])
-            for name, branch in self.branches.items()
-        }
+        self.memory_formats = MemoryFormats(
+            (name,
+             choose_memory_format(f'model.branches.{name}', memory_format,
+                                  branch, shapes[name]))
+            for name, branch in self.branches.items())
 
     def _shapes(self) -> Dict[str, Tuple[int, ...]]:
         """The shape ``(N, C, H, W)`` of a dummy batch for each branch."""
@@ -274,6 +273,11 @@ class MultiBackboneClassifier(BaseClassifier):
             value = adapt(value, BaseTeacher)
         elif name == 'distill' and value is not None:
             value = adapt(value, BaseKDLoss)
+        elif name == 'kd_weights':
+            # Who leaves one out means that it is not distilled.
+            trained = [own for own in self.branches if own not in self.frozen]
+            check_branches('model.kd_weights', value, trained)
+            value = {**dict.fromkeys(trained, 0.), **value}
         super().__setattr__(name, value)
 
     @property
@@ -454,8 +458,16 @@ class MultiBackboneClassifier(BaseClassifier):
         Returns:
             dict[str, tuple[Tensor]]: What each branch's own method gives. A
             tool that wants one tuple works on ``model.branches[name]``.
+
+        Raises:
+            ConfigError: If a branch has no such method, as a plain network.
         """
         images = self.branch_images(inputs)
+        for name, branch in self.branches.items():
+            if not hasattr(branch, 'extract_feat'):
+                raise ConfigError(
+                    f'model.branches.{name} ({type(branch).__name__}) has no '
+                    'extract_feat: a plain network tells no features')
         return {
             name: branch.extract_feat(images[name], stage)
             for name, branch in self.branches.items()
@@ -613,7 +625,10 @@ class MultiBackboneClassifier(BaseClassifier):
             dict[str, Tensor]: ``kd_weight``, the greatest, and
             ``<branch>.kd_weight`` where the branches differ.
         """
-        weights = self._weights_in_effect()
+        weights = {
+            name: 0. if name in self.divergence.left_out else weight
+            for name, weight in self._weights_in_effect().items()
+        }
         logged = dict(kd_weight=max(weights.values()))
         if len(set(weights.values())) > 1:
             logged.update({
@@ -666,7 +681,13 @@ class MultiBackboneClassifier(BaseClassifier):
             more['images'] = self.branch_images(inputs)
         targets = self._ask(self.teacher, logits, alive, **more)
         check_targets(self.teacher, targets, logits)
-        return targets
+        # Nothing is learned by moving a target; one of several branches stays
+        # one tensor.
+        detached: Dict[int, Tensor] = {}
+        return {
+            name: detached.setdefault(id(target), target.detach())
+            for name, target in targets.items()
+        }
 
     def _kd_losses(self, weights: Dict[str, float], logits: Dict[str, Tensor],
                    targets: Dict[str, Tensor], own: Dict[str, Dict[str, Any]],

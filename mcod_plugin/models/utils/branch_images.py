@@ -31,7 +31,8 @@ class BranchImages(nn.Module):
     They are normalised by the branch's values, brought to its size and put
     into its memory format. What several branches have in common is done
     once, and what changes nothing is not done. A branch that has a view of
-    its own gets it in the same way.
+    its own gets it in the same way, and one that changes its images in place
+    a copy.
 
     Args:
         cohort (BranchSettings): What the images are when they come.
@@ -49,6 +50,9 @@ class BranchImages(nn.Module):
             name: settings.input_size
             for name, settings in branches.items() if settings.resized
         }
+        self._copied = [
+            name for name, settings in branches.items() if settings.writes
+        ]
         self.renormalize = nn.ModuleDict()
         given, made = _statistics(cohort), {}
         for name, settings in branches.items():
@@ -77,7 +81,8 @@ class BranchImages(nn.Module):
                 images = _once(done, self.renormalize[name], images)
             if name in self.sizes:
                 images = _once(done, resize, images, self.sizes[name])
-            found[name] = _once(done, _to_format, images, memory_format)
+            images = _once(done, _to_format, images, memory_format)
+            found[name] = images.clone() if name in self._copied else images
         return found
 
 

@@ -35,6 +35,8 @@ class BranchSettings:
         loss_weight (float): Factor of its losses.
         recompute (bool): Whether its activations are computed again in the
             backward pass.
+        writes (bool): Whether it changes its images in place, of which its
+            config says nothing.
         optimizer (dict, optional): Config of its optimizer; None if it has
             that of the cohort.
         clip_grad (dict, optional): How its gradients are clipped: empty if
@@ -50,6 +52,7 @@ class BranchSettings:
     decay_mult: float = 1.
     loss_weight: float = 1.
     recompute: bool = False
+    writes: bool = False
     optimizer: Optional[dict] = None
     clip_grad: Optional[dict] = None
 

@@ -24,12 +24,13 @@ from mcod_plugin.utils.checkpoint import shape_of
 from .branch_loss import learns_from_features, loss_owner
 from .feature_layout import FeatureLayout, feature_layout
 from .pretrained import keep_weights
+from .recompute import as_before, buffers_of
 from .state_dict import name_keys_in_place
 from .timm_network import (check_channels, check_pretrained,
                            classifier_lines, is_buildable,
                            layers_after_pooling, recorded_features)
 
-__all__ = ['build_branch']
+__all__ = ['build_branch', 'rehearse_branch']
 
 
 def build_branch(name: str, cfg: Any, input_size: Tuple[int, int],
@@ -209,12 +210,34 @@ def _check_classifier(setting: str, branch: nn.Module,
                 'support; use a head such as LinearClsHead')
     else:
         setting = f'{setting} ({type(branch).__name__})'
-    logits = _run(setting, branch, torch.zeros(shape))
+    return _class_count(setting, branch, torch.zeros(shape))
+
+
+def rehearse_branch(setting: str, branch: nn.Module, shape: Tuple[int, ...],
+                    training: bool) -> bool:
+    """Run a branch in training or eval mode on dummy images of a shape ``(N,
+    C, H, W)``, after which it is as before, and tell whether it changes them
+    in place. Raise unless it gives logits: some networks give more while they
+    are trained."""
+    images = torch.zeros(shape)
+    with torch.random.fork_rng([]), as_before(buffers_of(branch)):
+        _class_count(setting, branch, images, training)
+    return images._version > 0
+
+
+def _class_count(setting: str,
+                 branch: nn.Module,
+                 images: Tensor,
+                 training: bool = False) -> int:
+    """How many classes the logits of a branch have for dummy images. Raise if
+    it gives something else."""
+    logits = _run(setting, branch, images, training)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         mode = ' in mode "tensor"' * isinstance(branch, BaseModel)
-        raise ConfigError(f'{setting} must give logits (N, num_classes)'
-                          f'{mode}; got {shape_of(logits)} for N = '
-                          f'{shape[0]}')
+        mode += ' while it is trained' * training
+        raise ConfigError(
+            f'{setting} must give logits (N, num_classes){mode}; got '
+            f'{shape_of(logits)} for N = {len(images)}')
     return logits.shape[1]
 
 
@@ -223,11 +246,14 @@ def _last(feats: Any) -> Any:
 
 
 @torch.no_grad()
-def _run(setting: str, module: nn.Module, inputs: Any) -> Any:
-    """Run a module on dummy inputs in eval mode."""
-    training = module.training
+def _run(setting: str,
+         module: nn.Module,
+         inputs: Any,
+         training: bool = False) -> Any:
+    """Run a module on dummy inputs, by default in eval mode."""
+    before = module.training
     # ``train`` of MMPretrain's backbones returns None, so no chaining.
-    module.eval()
+    module.train(training)
     try:
         return module(inputs)
     except Exception as error:
@@ -235,10 +261,11 @@ def _run(setting: str, module: nn.Module, inputs: Any) -> Any:
         if isinstance(inputs, Tensor):
             shape = (' of {} channels (as many as data_preprocessor.mean has) '
                      'and {}x{} pixels (input_size)'.format(*inputs.shape[1:]))
-        raise ConfigError(f'{setting} fails on a dummy image{shape}: '
+        mode = ' while it is trained' * training
+        raise ConfigError(f'{setting} fails on a dummy image{shape}{mode}: '
                           f'{one_line(error)}') from error
     finally:
-        module.train(training)
+        module.train(before)
 
 
 def _built(setting: str, module: nn.Module) -> nn.Module:

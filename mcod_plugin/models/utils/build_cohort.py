@@ -1,14 +1,14 @@
 """From the config of a cohort to its branches and its preprocessor."""
 import re
+from dataclasses import replace
 from typing import Any, Dict, Optional, Tuple
 
 import torch.nn as nn
 from mmengine.model import ModuleDict
-from mmpretrain.models.classifiers import BaseClassifier
 
 from mcod_plugin.errors import ConfigError
 from .branch_settings import BranchSettings
-from .build_branch import build_branch
+from .build_branch import build_branch, rehearse_branch
 
 __all__ = ['build_branches', 'check_names', 'with_default_preprocessor']
 
@@ -51,17 +51,26 @@ def check_names(branches: Any) -> None:
 def build_branches(
     branches: Dict[str, Any], own: BranchSettings, in_channels: int,
     preprocessor: nn.Module
-) -> Tuple[Dict[str, BaseClassifier], Dict[str, BranchSettings], int]:
-    """The classifiers of a cohort and their settings by name, and the number
-    of classes, which all branches and the preprocessor must share. The
+) -> Tuple[Dict[str, nn.Module], Dict[str, BranchSettings], int]:
+    """The branches of a cohort and their settings by name, and the number of
+    classes, which all of them and the preprocessor must share. The
     preprocessor is told it, to turn labels into one-hot scores. ``own`` are
     the settings of a branch that has none."""
     built, settings, numbers = {}, {}, {}
     for name, cfg in branches.items():
-        cfg, settings[name] = own.take(name, cfg, in_channels)
-        built[name], numbers[name] = build_branch(name, cfg,
-                                                  settings[name].input_size,
+        cfg, found = own.take(name, cfg, in_channels)
+        built[name], numbers[name] = build_branch(name, cfg, found.input_size,
                                                   in_channels)
+        if rehearse_branch(f'model.branches.{name}', built[name],
+                           (2, in_channels, *found.input_size),
+                           not found.frozen):
+            if found.recompute:
+                raise ConfigError(
+                    f'model.branches.{name} changes its images in place, so '
+                    'that its activations cannot be computed again; set its '
+                    'recompute=False')
+            found = replace(found, writes=True)
+        settings[name] = found
     if len(set(numbers.values())) > 1:
         given = ', '.join(f'{name} {n}' for name, n in numbers.items())
         raise ConfigError('model.branches must agree on num_classes; got '

@@ -1,7 +1,7 @@
 import math
 from functools import partial
 from typing import (Any, Callable, Dict, Iterable, Mapping, Optional, Sequence,
-                    Tuple)
+                    Set, Tuple)
 
 import torch
 import torch.nn as nn
@@ -26,12 +26,15 @@ class DivergenceMask(nn.Module):
         alive (Tensor): Booleans ``(number of branches, )``: False for those
             that are left out.
         active (bool): Whether branches are left out at all.
+        left_out (set[str]): Names of those that the host knows to be left
+            out, see :meth:`leave_out`.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
         super().__init__()
         self.names = list(names)
         self.active = False
+        self.left_out: Set[str] = set()
         self._scaled = False
         # It belongs to a run, not to the weights of the branches.
         self.register_buffer(
@@ -56,10 +59,9 @@ class DivergenceMask(nn.Module):
 
     def leave_out(self, names: Iterable[str]) -> None:
         """Leave out some branches; names of none are passed over."""
-        names = set(names)
-        for index, name in enumerate(self.names):
-            if name in names:
-                self.alive[index] = False
+        self.left_out.update(set(names).intersection(self.names))
+        for name in self.left_out:
+            self.alive[self.names.index(name)] = False
 
     def _own_gradient(self, index: int, gradient: Tensor) -> Tensor:
         """The gradient of a branch; 0 if the branch is left out."""

@@ -1,5 +1,5 @@
 """The order in which the values of feature maps lie in memory."""
-from typing import Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -7,7 +7,7 @@ from mmengine.device import get_device
 
 from mcod_plugin.errors import ConfigError, one_line
 
-__all__ = ['MEMORY_FORMATS', 'choose_memory_format']
+__all__ = ['MEMORY_FORMATS', 'MemoryFormats', 'choose_memory_format']
 
 MEMORY_FORMATS = ('auto', 'channels_last', 'contiguous')
 # On a CPU, oneDNN's backward of a 1x1 convolution in float32, channels_last
@@ -16,6 +16,21 @@ MEMORY_FORMATS = ('auto', 'channels_last', 'contiguous')
 # wrong gradients. With AVX2 that was seen below 8 channels; the report says 16
 # with AVX-512.
 SAFE_CHANNELS = 16
+
+
+class MemoryFormats(dict):
+    """Memory formats by name, which can be pickled; PyTorch's own cannot."""
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return _read_formats, ({
+            name: str(layout).rpartition('.')[2]
+            for name, layout in self.items()
+        }, )
+
+
+def _read_formats(texts: Dict[str, str]) -> MemoryFormats:
+    return MemoryFormats(
+        (name, getattr(torch, text)) for name, text in texts.items())
 
 
 def choose_memory_format(setting: str, wanted: str, branch: nn.Module,

@@ -7,7 +7,9 @@ import torch.nn as nn
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ['recomputed']
+__all__ = ['as_before', 'buffers_of', 'recomputed']
+
+Buffers = List[Tuple[nn.Module, str, Tensor]]
 
 
 def recomputed(call: Callable, module: nn.Module, images: Tensor) -> Any:
@@ -22,17 +24,22 @@ def recomputed(call: Callable, module: nn.Module, images: Tensor) -> Any:
         return call(images)
     # What the call changes, such as the statistics of batch norm.
     buffers = [(owner, name, value.clone())
-               for owner in module.modules()
-               for name, value in owner.named_buffers(recurse=False)]
+               for owner, name, value in buffers_of(module)]
     return checkpoint(
         call,
         images,
         use_reentrant=False,
-        context_fn=lambda: (nullcontext(), _as_before(buffers)))
+        context_fn=lambda: (nullcontext(), as_before(buffers)))
+
+
+def buffers_of(module: nn.Module) -> Buffers:
+    """The buffers of a module, each with its owner and its name there."""
+    return [(owner, name, value) for owner in module.modules()
+            for name, value in owner.named_buffers(recurse=False)]
 
 
 @contextmanager
-def _as_before(buffers: List[Tuple[nn.Module, str, Tensor]]) -> Iterator[None]:
+def as_before(buffers: Buffers) -> Iterator[None]:
     """Lend modules copies of the buffers that they had before the call."""
     own = [(owner, name, owner._buffers[name]) for owner, name, _ in buffers]
     for owner, name, value in buffers:

@@ -274,6 +274,9 @@ def test_drop(tiny_runner):
             ] == [False, True, True]
     assert not any(map(math.isnan, record['train_loss']['resnet']))
     assert math.isnan(record['last']['vit/top1'])
+    # It is known from the next value that is logged on.
+    own, rest = (record[f'{name}.kd_weight'] for name in ('vit', 'resnet'))
+    assert own[0] == rest[0] and own[2] == 0 < rest[2]
     # The ensemble is that of the others.
     assert record['last']['ensemble/top1'] == record['last']['resnet/top1']
     assert best_top1(record['curves'])['vit'][1] == 1

@@ -421,7 +421,13 @@ def test_run_that_counts_in_iterations(make):
     runner = make('broken', **copy.deepcopy(ITERATIONS))
     with pytest.raises(KeyboardInterrupt):
         train(runner, Stop('after_train_iter', 0, 4))
-    assert read(runner)['until'] == [3]
+    broken = read(runner)
+    assert broken['until'] == [3, 5]
+    # off, on
+    assert broken['kd_weight'] == [2 / 3, 1 / 2] == broken['kd_on']
+    np.testing.assert_allclose(broken['train_loss']['vit'],
+                               [np.mean(losses[:3]),
+                                np.mean(losses[3:5])], 1e-6)
     runner = make('broken', resume=True, **copy.deepcopy(ITERATIONS))
     train(runner)
     again = read(runner)

@@ -327,6 +327,45 @@ def test_weights_of_branches():
         total, sum(value for key, value in losses.items() if 'loss' in key))
     assert logs['b.kd_weight'] == 0
 
+    # Who names some does not distil the others, which learn all the same.
+    cohort.kd_weights = dict(b=1.)
+    assert cohort.kd_weights == dict(resnet=0., a=0., b=1.)
+    losses = losses_of(cohort)
+    assert {'resnet.loss_ce', 'a.loss_ce', 'b.loss_kd'} <= set(losses)
+    assert 'a.loss_kd' not in losses
+    for name in ('c', 'resnett'):
+        with pytest.raises(
+                ConfigError, match=f"model.kd_weights names '{name}', which"):
+            cohort.kd_weights = {name: 1.}
+
+
+def test_targets_are_not_moved():
+    """Whether or not those who wrote teacher and loss have thought of it."""
+
+    class Same(BaseTeacher):
+
+        def ensemble(self, logits):
+            return sum(logits.values())
+
+        def forward(self, logits):
+            return dict.fromkeys(logits, self.ensemble(logits))
+
+    class Squares(BaseKDLoss):
+
+        def forward(self, logits, targets):
+            assert targets.ndim == 2
+            return (logits - targets).square().mean((1, 2))
+
+    cohort = make(teacher=Same(), distill=Squares())
+    cohort.kd_weight = 1.
+    losses_of(cohort)['a.loss_kd'].backward()
+    moved = {
+        name
+        for name, branch in cohort.branches.items()
+        if any(x.grad.any() for x in branch.parameters())
+    }
+    assert moved == {'a'}
+
 
 def test_loss_weight_of_all():
     branches = dict(resnet=RESNET, a=dict(NET, loss_weight=3.))

@@ -1,6 +1,7 @@
 """Cohorts for images of several labels, heads with margins and plain
 networks."""
 import copy
+import pickle
 
 import pytest
 import torch
@@ -374,6 +375,100 @@ def test_plain_networks():
     assert model(inputs).shape == (6, 5)
     assert model.predict(inputs)[0].pred_score_b.sum().item() == (
         pytest.approx(1))
+
+
+class Writing(nn.Module):
+    """A plain network that changes its images in place."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, images):
+        return self.net(images.sub_(.5).div_(.25))
+
+
+@pytest.mark.parametrize('frozen', [False, True])
+def test_a_network_that_writes_into_its_images(frozen):
+    """The others do not see it, nor does who has given the images."""
+    nets = dict(a=Writing(plain()), b=plain(), c=plain())
+    if frozen:
+        nets['a'].requires_grad_(False)
+    model = MultiBackboneClassifier(
+        branches=nets,
+        input_size=16,
+        teacher=dict(type='mcod_plugin.EnsembleTeacher', ema=.9))
+    model.eval()
+    given, whole = images(), images()
+    found = model.branch_logits(given)
+    assert torch.equal(given, whole)
+    for name, net in nets.items():
+        assert torch.equal(found[name], net(whole.clone())), name
+    # The averages are the branches as they are.
+    model.kd_weight = 1.
+    losses = model.loss(given, ONE)
+    target = sum(found.values()) / 3
+    kd = F.kl_div((found['b'] / 3).log_softmax(1), (target / 3).softmax(1),
+                  reduction='batchmean') * 9
+    torch.testing.assert_close(losses['b.loss_kd'], kd)
+    with pytest.raises(ConfigError, match='changes its images in place'):
+        MultiBackboneClassifier(
+            branches=dict(a=dict(type=Writing, net=plain())),
+            input_size=16,
+            recompute=True)
+
+
+class Auxiliary(nn.Module):
+    """A plain network that gives more while it is trained."""
+
+    def __init__(self, fails=False):
+        super().__init__()
+        self.net, self.fails = plain(), fails
+
+    def forward(self, images):
+        logits = self.net(images)
+        if self.training and self.fails:
+            raise ValueError('no labels')
+        return (logits, logits) if self.training else logits
+
+
+@pytest.mark.parametrize('fails, words', [
+    (False, r'must give logits \(N, num_classes\) while it is trained; got '
+     'tuple for N = 2'),
+    (True, 'fails on a dummy image .* while it is trained: no labels'),
+])
+def test_a_network_that_gives_more_in_training(fails, words):
+    with pytest.raises(ConfigError, match=words):
+        cohort(dict(a=Auxiliary(fails)))
+    # One that only teaches is never trained.
+    net = Auxiliary(fails).requires_grad_(False)
+    cohort(dict(a=net, b=plain()))
+
+
+def test_building_changes_no_network():
+    """Neither its statistics nor the random numbers to come."""
+    net = plain()
+    before = copy.deepcopy(net.state_dict())
+    torch.manual_seed(0)
+    wanted = torch.rand(3)
+    torch.manual_seed(0)
+    cohort(dict(a=nn.Sequential(net, nn.Dropout(.5))))
+    assert torch.equal(torch.rand(3), wanted)
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_a_cohort_is_pickled():
+    model = cohort(dict(a=branch(), b=plain())).eval()
+    again = pickle.loads(pickle.dumps(model)).eval()
+    assert again.memory_formats == model.memory_formats
+    assert torch.equal(again(images()), model(images()))
+
+
+def test_a_plain_network_tells_no_features():
+    model = cohort(dict(a=branch(), b=plain()))
+    with pytest.raises(ConfigError, match='branches.b .* no extract_feat'):
+        model.extract_feat(images())
 
 
 def test_labels_of_any_kind_are_the_same():
