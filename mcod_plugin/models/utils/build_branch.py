@@ -16,6 +16,7 @@ from mmpretrain.models.heads import CSRAClsHead, LinearClsHead
 from mmpretrain.models.necks import GlobalAveragePooling
 from mmpretrain.registry import MODELS
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mcod_plugin.config.explain import arguments
 from mcod_plugin.config.parts import is_part
@@ -254,6 +255,11 @@ def _run(setting: str,
     before = module.training
     # ``train`` of MMPretrain's backbones returns None, so no chaining.
     module.train(training)
+    if training:
+        for part in module.modules():
+            # Those of several processes would wait for each other, on GPUs.
+            if isinstance(part, _BatchNorm):
+                part.eval()
     try:
         return module(inputs)
     except Exception as error:

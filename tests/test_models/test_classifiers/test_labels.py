@@ -445,6 +445,21 @@ def test_a_network_that_gives_more_in_training(fails, words):
     cohort(dict(a=net, b=plain()))
 
 
+class Synced(nn.SyncBatchNorm):
+    """As among several processes."""
+
+    def forward(self, values):
+        if self.training:
+            raise ValueError('expected input tensor to be on GPU')
+        return super().forward(values)
+
+
+def test_networks_are_built_where_norms_are_not_synchronised():
+    net = plain()
+    net[1] = Synced(8)
+    assert cohort(dict(a=net)).branches['a'][1].training
+
+
 def test_building_changes_no_network():
     """Neither its statistics nor the random numbers to come."""
     net = plain()
