@@ -85,12 +85,13 @@ class CohortEvaluator(Evaluator):
         """Evaluate what was processed; see MMEngine.
 
         Raises:
-            ConfigError: If two metrics have the same name, or one cannot do
-                what it is to.
+            ConfigError: If two metrics have the same name.
         """
         self._seen = 0
         try:
             return super().evaluate(size)
         except ValueError as error:
-            raise ConfigError('the metrics of the evaluator cannot be '
-                              f'computed: {one_line(error)}') from error
+            if 'same metric name' not in str(error):
+                raise
+            raise ConfigError(f'the metrics of an evaluator must have names '
+                              f'of their own: {one_line(error)}') from error

@@ -34,6 +34,14 @@ SCHEDULES = ('mcod_constant', 'mcod', 'mcod_faster', 'slow_start_slower',
 OTHERS = {
     '`mcod`, for comparison': 'mcod',
     '`slow_start`, for comparison': 'slow_start',
+    'always on, for comparison': 'always_on',
+    'alone, twice as many epochs': 'solo_twice',
+    'alone, label smoothing': 'solo_smooth',
+    'alone, moving average of the weights': 'solo_ema',
+    'alone, CutMix': 'solo_cutmix',
+    '`mcod` with CutMix': 'mcod_cutmix',
+    'always on with CutMix': 'always_on_cutmix',
+    'always on up to 80 % of the run': 'release',
     'views of their own, always on': 'views',
     'averaged teacher, always on': 'averaged',
     'standardised logits, always on': 'standardized',
@@ -86,13 +94,16 @@ def gains(study, what):
 
 
 def answers(study, question, what=BRANCHES):
-    """By pair of a question the difference and p, adjusted for the pairs."""
+    """By pair of a question the difference and p, adjusted for the pairs, and
+    whether they are level."""
     asked = read_study(str(STUDIES / f'{study}.py')).contrasts[question]
-    _, _, found = contrast_table('', accuracies(study, what), asked)
-    return {
-        pair: f'{row[1]}, p {"= " * (row[4][0] != "<")}{row[4]}'
-        for pair, row in zip(asked, found)
-    }
+    _, _, rows = contrast_table('', accuracies(study, what), asked)
+    found = {}
+    for pair, (_, text, _, _, p, finding) in zip(asked, rows):
+        if p != '-':
+            text += f', p {p}' if p.startswith('<') else f', p = {p}'
+        found[pair] = text + ', level' * (finding == 'level')
+    return found
 
 
 def contrasts(question, *studies):
@@ -245,7 +256,15 @@ def tables():
         ['', '10 classes, few steps', '100 classes, few images'],
         contrasts('whether a slow start helps', 'balance_10_few',
                   'balance_100_poor'))
-    yield markdown(['', 'dose', 'ResNet-8', 'VGG-11', 'ensemble'], others())
+    yield markdown(['', 'dose', 'mean of both networks', 'ensemble'],
+                   at_one_dose('balance_100_poor'))
+    yield markdown(
+        ['', 'mean of both networks'],
+        contrasts('how it compares with what helps alone',
+                  'balance_100_poor'))
+    yield markdown(
+        ['', 'dose', 'ResNet-8', 'VGG-11', 'mean of both', 'ensemble'],
+        others())
 
 
 if __name__ == '__main__':

@@ -161,18 +161,12 @@ def test_resume_goes_on(run_tool, trained, tiny):
     assert validations(done.out) == validations(trained.out)[1:]
     assert final_table(done.out) == final_table(trained.out)
     assert 'Epoch(train) [1]' not in done.out
-    # By its config, whether or not it tells of the resuming, the last
-    # checkpoint is tested and another run begins anew.
+    # By its config the last checkpoint is tested, and another run does not go
+    # on from this one.
     config = tiny / 'work_dirs' / 'tiny' / 'tiny.py'
     assert re.findall('(?m)^(load_from|resume) = (.*)$', config.read_text(
-    )) == [('load_from', 'None'), ('resume', 'False')]
-    done = run_tool(
-        'test',
-        config,
-        config.with_name('epoch_2.pth'),
-        '--cfg-options',
-        'resume=True',
-        cwd=tiny)
+    )) == [('load_from', 'None'), ('resume', 'True')]
+    done = run_tool('test', config, config.with_name('epoch_2.pth'), cwd=tiny)
     assert done.code == 0 and done.err == ''
     assert 'ensemble/top1' in done.out and 'esumed' not in done.out
 

@@ -75,14 +75,17 @@ class BranchCheckpointHook(CheckpointHook):
             self.best_ckpt_path_dict = {}
             self._init_rule(['greater'], self.save_best)
             self._chosen = tuple(self.save_best)
-        elif runner.val_loop is not None:
+        elif self.save_best and branches is not None:
             evaluator = getattr(runner.val_loop, 'evaluator', None)
             found = [
-                metric.names(branches or (), model.num_classes) if isinstance(
-                    metric, BranchMetrics) else None
+                metric.names(branches, model.num_classes)
+                if type(metric) is BranchMetrics else None
                 for metric in getattr(evaluator, 'metrics', [None])
             ]
-            self._check_names(None if None in found else sum(found, []))
+            # A hook may give others.
+            fault = None not in found and self._unknown(sum(found, []))
+            if fault:
+                runner.logger.warning(fault)
         self._machine = describe_machine()
         self._info = runner.message_hub.runtime_info
         self._saved: Optional[Tuple[int, dict]] = None
@@ -132,22 +135,22 @@ class BranchCheckpointHook(CheckpointHook):
                 "does not give it. val_evaluator=dict(type='mcod_plugin."
                 f"BranchMetrics') with {self._giver} does; else set save_best "
                 'of the checkpoint hook.')
-        self._check_names(list(metrics))
+        fault = self._unknown(list(metrics))
+        if fault:
+            raise ConfigError(fault)
         # MMEngine passes over what is None.
         super().after_val_epoch(runner, {**dict.fromkeys(missing), **metrics})
         self._remove_obsolete()
 
-    def _check_names(self, given: Optional[List[str]]) -> None:
-        """Raise unless the validation gives the metrics that ``save_best``
-        asks for."""
-        if given is None or not self.save_best:
-            return
-        for name in self.key_indicators:
-            if name != 'auto' and name not in (*given, *self._chosen):
-                raise ConfigError(
-                    f'default_hooks.checkpoint.save_best names {name!r}, '
-                    'which the validation does not give; it gives '
-                    f'{", ".join(given)}')
+    def _unknown(self, given: List[str]) -> str:
+        """What there is to say of a metric that ``save_best`` asks for and
+        the validation does not give; empty if it gives all."""
+        for name in self.key_indicators if self.save_best and given else ():
+            if name not in (*given, *self._chosen, 'auto'):
+                return (f'default_hooks.checkpoint.save_best names {name!r}, '
+                        'which the validation does not give; it gives '
+                        f'{", ".join(given)}')
+        return ''
 
     def mark_as_ended(self, runner: Runner) -> None:
         """Have the last checkpoint tell that its run has ended, so that it is

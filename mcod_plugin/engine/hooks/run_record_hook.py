@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any, Dict, List, Optional
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
@@ -21,7 +21,7 @@ from mcod_plugin.runs.record import RECORD
 from mcod_plugin.runs.tables import render
 from mcod_plugin.utils.files import check_out, write_text
 from mcod_plugin.utils.machine import describe_machine, peak_memory
-from mcod_plugin.utils.mesh import branch_size, data_size
+from mcod_plugin.utils.mesh import data_size
 from mcod_plugin.utils.units import progress
 from ..optim_wrapper import precision
 from .cohort_runtime_info_hook import CohortRuntimeInfoHook, log_intervals
@@ -313,20 +313,21 @@ class RunRecordHook(Hook):
         """
         if self._courses is not None and self._begun:
             self._outcome = outcome
-            if self.unit == 'iteration' and branch_size() == 1:
-                # A device that has failed tells nothing.
-                with suppress(RuntimeError):
-                    self._note_open_part(runner)
             # MMEngine counts an epoch after all hooks have had its end.
             self._write(runner, max([runner.epoch, *self._courses.until]))
+            if self.unit == 'iteration' and get_world_size() == 1:
+                # The device may have failed, and tell nothing.
+                with suppress(Exception):
+                    self._note_open_part(runner)
 
     def _note_open_part(self, runner: Runner) -> None:
-        """Note what was done since the last validation."""
+        """Write what was done since the last validation."""
         for hook in runner.hooks:
             if isinstance(hook, CohortRuntimeInfoHook):
                 hook.flush(runner)
         before = (self._courses.until or [0])[-1]
         self._note_part(runner, before + self._courses.steps)
+        self._write(runner, runner.epoch)
 
     def after_run(self, runner: Runner) -> None:
         """Forget the run, of which no checkpoint is saved any more."""

@@ -245,11 +245,10 @@ class CohortRunner(ResumingRunner):
         if self.started and self._trains:
             name = osp.basename(self.cfg.filename or f'{self.timestamp}.py')
             cfg = self.cfg
-            if cfg.get('resume'):
-                # How the training has begun, not what it is: another one by
-                # this config is to begin anew.
+            if cfg.get('resume') and cfg.get('load_from'):
+                # Another training by this config is not to go on from there.
                 cfg = copy.deepcopy(cfg)
-                cfg.resume, cfg.load_from = False, None
+                cfg.load_from = None
             path = osp.join(self.work_dir, name)
             if name.endswith('.py'):
                 write_text(path, cfg.pretty_text)

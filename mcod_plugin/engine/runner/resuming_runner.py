@@ -60,14 +60,14 @@ class ResumingRunner(Runner):
 
     def val(self) -> Dict[str, float]:
         """Validate, see :meth:`mmengine.runner.Runner.val`; as a test, it
-        takes the weights alone of a checkpoint, also if the config is that of
-        a resumed run."""
-        self._resume = False
+        takes the weights alone of a checkpoint that is named, also if the
+        config is that of a resumed run."""
+        self._resume &= self._load_from is None
         return super().val()
 
     def test(self) -> Dict[str, float]:
         """Test, see :meth:`mmengine.runner.Runner.test` and :meth:`val`."""
-        self._resume = False
+        self._resume &= self._load_from is None
         return super().test()
 
     def _resume_latest(self) -> None:

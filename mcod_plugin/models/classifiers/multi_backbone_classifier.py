@@ -423,6 +423,12 @@ class MultiBackboneClassifier(BaseClassifier):
                 feats[name] = own
             if by_features:
                 head_feats[name] = before
+        for name, score in logits.items():
+            if not isinstance(score, Tensor) or score.ndim != 2:
+                # Some networks give more while they are trained.
+                raise ConfigError(
+                    f'model.branches.{name} must give logits (N, num_classes) '
+                    f'while it is trained; got {shape_of(score)}')
         if self.streams is not None:
             self.streams.join(logits, feats or {}, head_feats or {})
         return {

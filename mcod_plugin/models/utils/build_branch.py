@@ -16,7 +16,6 @@ from mmpretrain.models.heads import CSRAClsHead, LinearClsHead
 from mmpretrain.models.necks import GlobalAveragePooling
 from mmpretrain.registry import MODELS
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mcod_plugin.config.explain import arguments
 from mcod_plugin.config.parts import is_part
@@ -25,13 +24,12 @@ from mcod_plugin.utils.checkpoint import shape_of
 from .branch_loss import learns_from_features, loss_owner
 from .feature_layout import FeatureLayout, feature_layout
 from .pretrained import keep_weights
-from .recompute import as_before, buffers_of
 from .state_dict import name_keys_in_place
 from .timm_network import (check_channels, check_pretrained,
                            classifier_lines, is_buildable,
                            layers_after_pooling, recorded_features)
 
-__all__ = ['build_branch', 'rehearse_branch']
+__all__ = ['build_branch', 'writes_images']
 
 
 def build_branch(name: str, cfg: Any, input_size: Tuple[int, int],
@@ -211,35 +209,22 @@ def _check_classifier(setting: str, branch: nn.Module,
                 'support; use a head such as LinearClsHead')
     else:
         setting = f'{setting} ({type(branch).__name__})'
-    return _class_count(setting, branch, torch.zeros(shape))
-
-
-def rehearse_branch(setting: str, branch: nn.Module, shape: Tuple[int, ...],
-                    training: bool) -> bool:
-    """Run a branch in training or eval mode on dummy images of a shape ``(N,
-    C, H, W)``, after which it is as before, and tell whether it changes them
-    in place. Raise unless it gives logits: some networks give more while they
-    are trained."""
-    images = torch.zeros(shape)
-    with torch.random.fork_rng([]), as_before(buffers_of(branch)):
-        _class_count(setting, branch, images, training)
-    return images._version > 0
-
-
-def _class_count(setting: str,
-                 branch: nn.Module,
-                 images: Tensor,
-                 training: bool = False) -> int:
-    """How many classes the logits of a branch have for dummy images. Raise if
-    it gives something else."""
-    logits = _run(setting, branch, images, training)
+    logits = _run(setting, branch, torch.zeros(shape))
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         mode = ' in mode "tensor"' * isinstance(branch, BaseModel)
-        mode += ' while it is trained' * training
-        raise ConfigError(
-            f'{setting} must give logits (N, num_classes){mode}; got '
-            f'{shape_of(logits)} for N = {len(images)}')
+        raise ConfigError(f'{setting} must give logits (N, num_classes)'
+                          f'{mode}; got {shape_of(logits)} for N = {shape[0]}')
     return logits.shape[1]
+
+
+def writes_images(setting: str, branch: nn.Module,
+                  shape: Tuple[int, ...]) -> bool:
+    """Whether a branch changes dummy images of a shape ``(N, C, H, W)`` in
+    place."""
+    with torch.inference_mode(False):
+        images = torch.zeros(shape)
+        _run(setting, branch, images)
+    return images._version > 0
 
 
 def _last(feats: Any) -> Any:
@@ -247,19 +232,11 @@ def _last(feats: Any) -> Any:
 
 
 @torch.no_grad()
-def _run(setting: str,
-         module: nn.Module,
-         inputs: Any,
-         training: bool = False) -> Any:
-    """Run a module on dummy inputs, by default in eval mode."""
-    before = module.training
+def _run(setting: str, module: nn.Module, inputs: Any) -> Any:
+    """Run a module on dummy inputs in eval mode."""
+    training = module.training
     # ``train`` of MMPretrain's backbones returns None, so no chaining.
-    module.train(training)
-    if training:
-        for part in module.modules():
-            # Those of several processes would wait for each other, on GPUs.
-            if isinstance(part, _BatchNorm):
-                part.eval()
+    module.eval()
     try:
         return module(inputs)
     except Exception as error:
@@ -267,11 +244,10 @@ def _run(setting: str,
         if isinstance(inputs, Tensor):
             shape = (' of {} channels (as many as data_preprocessor.mean has) '
                      'and {}x{} pixels (input_size)'.format(*inputs.shape[1:]))
-        mode = ' while it is trained' * training
-        raise ConfigError(f'{setting} fails on a dummy image{shape}{mode}: '
+        raise ConfigError(f'{setting} fails on a dummy image{shape}: '
                           f'{one_line(error)}') from error
     finally:
-        module.train(before)
+        module.train(training)
 
 
 def _built(setting: str, module: nn.Module) -> nn.Module:

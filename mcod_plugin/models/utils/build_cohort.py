@@ -8,7 +8,7 @@ from mmengine.model import ModuleDict
 
 from mcod_plugin.errors import ConfigError
 from .branch_settings import BranchSettings
-from .build_branch import build_branch, rehearse_branch
+from .build_branch import build_branch, writes_images
 
 __all__ = ['build_branches', 'check_names', 'with_default_preprocessor']
 
@@ -61,10 +61,9 @@ def build_branches(
         cfg, found = own.take(name, cfg, in_channels)
         built[name], numbers[name] = build_branch(name, cfg, found.input_size,
                                                   in_channels)
-        if rehearse_branch(f'model.branches.{name}', built[name],
-                           (2, in_channels, *found.input_size),
-                           not found.frozen):
-            if found.recompute:
+        if writes_images(f'model.branches.{name}', built[name],
+                         (2, in_channels, *found.input_size)):
+            if found.recompute and not found.frozen:
                 raise ConfigError(
                     f'model.branches.{name} changes its images in place, so '
                     'that its activations cannot be computed again; set its '

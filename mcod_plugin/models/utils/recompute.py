@@ -7,12 +7,10 @@ import torch.nn as nn
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ['as_before', 'buffers_of', 'recomputed']
-
-Buffers = List[Tuple[nn.Module, str, Tensor]]
+__all__ = ['recomputed']
 
 
-def recomputed(call: Callable, module: nn.Module, images: Tensor) -> Any:
+def recomputed(call: Callable, module: nn.Module, *args: Any) -> Any:
     """Call a function of a module, of which the backward pass computes the
     activations again.
 
@@ -21,25 +19,20 @@ def recomputed(call: Callable, module: nn.Module, images: Tensor) -> Any:
     and the random numbers of dropout are those without it, bit by bit.
     """
     if not torch.is_grad_enabled():
-        return call(images)
+        return call(*args)
     # What the call changes, such as the statistics of batch norm.
     buffers = [(owner, name, value.clone())
-               for owner, name, value in buffers_of(module)]
+               for owner in module.modules()
+               for name, value in owner.named_buffers(recurse=False)]
     return checkpoint(
         call,
-        images,
+        *args,
         use_reentrant=False,
-        context_fn=lambda: (nullcontext(), as_before(buffers)))
-
-
-def buffers_of(module: nn.Module) -> Buffers:
-    """The buffers of a module, each with its owner and its name there."""
-    return [(owner, name, value) for owner in module.modules()
-            for name, value in owner.named_buffers(recurse=False)]
+        context_fn=lambda: (nullcontext(), _as_before(buffers)))
 
 
 @contextmanager
-def as_before(buffers: Buffers) -> Iterator[None]:
+def _as_before(buffers: List[Tuple[nn.Module, str, Tensor]]) -> Iterator[None]:
     """Lend modules copies of the buffers that they had before the call."""
     own = [(owner, name, owner._buffers[name]) for owner, name, _ in buffers]
     for owner, name, value in buffers:
