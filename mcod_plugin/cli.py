@@ -150,8 +150,6 @@ def load_config(args: argparse.Namespace, needs: Sequence[str]) -> Any:
     for name in LOADERS:
         loader = cfg.get(name)
         if loader is not None:
-            if not isinstance(loader, dict):
-                raise ConfigError(f'{name} must be a dict; got {loader!r}')
             loader.setdefault('collate_fn', dict(type='default_collate'))
             loader.setdefault('pin_memory', True)
             if args.no_pin_memory or not is_cuda_available():

@@ -88,9 +88,9 @@ def main():
 
         def test(runner):
             if item == 'pred':
-                from mmengine.evaluator import DumpResults
+                from mcod_plugin.evaluation import PredictionFile
                 runner.test_evaluator.metrics.append(
-                    DumpResults(out_file_path=args.out))
+                    PredictionFile(out_file_path=args.out))
             return runner.test()
 
         metrics = run_config(cfg, test)

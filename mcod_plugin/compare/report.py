@@ -11,7 +11,7 @@ from mcod_plugin.errors import ConfigError, check_choice
 from mcod_plugin.runs.metrics import DISAGREEMENT, ENSEMBLE
 from mcod_plugin.runs.record import dose
 from mcod_plugin.runs.tables import WIDTH, markdown, render
-from mcod_plugin.utils.files import write_text
+from mcod_plugin.utils.files import check_out, write_text
 from .contrasts import contrast_table, text_of
 from .figures import draw
 from .plan import Run
@@ -441,6 +441,8 @@ def write_report(study: Study, runs: Sequence[Run]) -> str:
     path = study.report or osp.join(study.results, 'report.md')
     # Before the figures, which would be left behind.
     insert(_text_around(study), study.name, '')
+    check_out('results', osp.join(study.results, 'report.md'))
+    check_out('report', path)
     figures = draw(report.results, study.baseline, study.results)
     folder = osp.relpath(study.results, osp.dirname(osp.abspath(path)))
     links = [
@@ -478,9 +480,10 @@ def _text_around(study: Study) -> str:
     try:
         with open(study.report, encoding='utf-8') as file:
             return file.read()
-    except OSError as error:
-        raise ConfigError(f'report {study.report} cannot be read: '
-                          f'{error.strerror}') from error
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, 'strerror', 'it is no text in UTF-8')
+        raise ConfigError(
+            f'report {study.report} cannot be read: {reason}') from error
 
 
 def _course(courses: Sequence[Dict[int, float]]) -> str:

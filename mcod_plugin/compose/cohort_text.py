@@ -7,6 +7,7 @@ from mmcv.transforms import RandomFlip
 from mmpretrain.datasets import PackInputs, RandomCrop
 from mmpretrain.evaluation import Accuracy
 
+from mcod_plugin.config.data import dataset_layers
 from mcod_plugin.config.parts import (counts_epochs, is_part, metric_configs,
                                       type_name)
 from mcod_plugin.config.read import LOADERS, imported_modules
@@ -77,6 +78,8 @@ def _docstring(sources: Sequence[Source], recipe: Source,
             yield ''
             yield f'{name}:'
             for setting, text in settings.items():
+                # What would end the string, or be no character of its own.
+                text = text.replace('\\', r'\\').replace('"""', r'\"\"\"')
                 yield from _wrapped(
                     f'{setting}: {text or "none"}', first='- ', rest='  ')
     yield '"""'
@@ -224,7 +227,7 @@ def _in_memory_hint(recipe: Source) -> Iterator[str]:
     loaders = [name for name in LOADERS if recipe.cfg.get(name)]
     kinds = set()
     for name in loaders:
-        dataset = recipe.cfg[name]['dataset']
+        dataset = next(dataset_layers(recipe.cfg[name].get('dataset')), {})
         kinds.add(type_name(dataset))
         steps = dataset.get('pipeline')
         if steps is None or not all(

@@ -49,9 +49,6 @@ def apply_method(cfg: Any, path: str) -> None:
     fragment = read_config(path).to_dict()
     hooks = fragment.pop('custom_hooks', None)
     if hooks is not None:
-        if not isinstance(hooks, (list, tuple)):
-            raise ConfigError(f'method {path}: custom_hooks must be a list of '
-                              f'hooks; got {hooks!r}')
         fragment['custom_hooks'] = _merge_hooks(
             cfg.get('custom_hooks') or [], hooks)
     own = fragment.get('custom_imports')

@@ -29,6 +29,18 @@ RUNNER_KEYS = {
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
+# What a setting at the top must be, unless it is None.
+KINDS = {
+    **dict.fromkeys(
+        ('auto_scale_lr', 'custom_imports', 'data_preprocessor',
+         'default_hooks', 'env_cfg', 'log_processor', 'model',
+         'optim_wrapper', 'randomness', 'test_cfg', 'train_cfg', 'tta_model',
+         'val_cfg', 'visualizer', *LOADERS), 'a dict'),
+    **dict.fromkeys(('custom_hooks', 'tta_pipeline'), 'a list of dicts'),
+    **dict.fromkeys(('param_scheduler', 'test_evaluator', 'val_evaluator'),
+                    'a dict or a list of dicts'),
+}
+
 
 def read_config(path: str) -> Any:
     """Read a config. What it imports is no setting of it, and a path of
@@ -37,7 +49,9 @@ def read_config(path: str) -> Any:
         raise ConfigError(f'config {path}: there is no such file')
     from mmengine.config import Config
     try:
-        return _as_settings(Config.fromfile(path))
+        cfg = _as_settings(Config.fromfile(path))
+        _check_kinds(cfg)
+        return cfg
     except SyntaxError as error:
         raise ConfigError(f'config {_broken_file(path) or path}, line '
                           f'{error.lineno}: {error.msg}: '
@@ -72,6 +86,19 @@ def _as_settings(cfg: Any) -> Any:
         elif any(isinstance(part, PurePath) for _, part in walk(value)):
             cfg[key] = _without_paths(value)
     return cfg
+
+
+def _check_kinds(cfg: Any) -> None:
+    """Raise unless each setting at the top is of the kind that it must be."""
+    for name, kind in KINDS.items():
+        value = cfg.get(name)
+        if isinstance(value, (list, tuple)):
+            fits = 'list' in kind and all(
+                isinstance(part, dict) for part in value)
+        else:
+            fits = isinstance(value, dict) and kind != 'a list of dicts'
+        if value is not None and not fits:
+            raise ConfigError(f'{name} must be {kind}; got {value!r}')
 
 
 def _without_paths(value: Any) -> Any:
@@ -145,6 +172,7 @@ def merge_settings(cfg: Any, settings: Dict[str, Any], source: str) -> None:
                  f'{", ".join(sorted(cfg))}'))
         try:
             cfg.merge_from_dict({key: value})
+            _check_kinds(cfg)
         except Exception as error:
             raise ConfigError(f'{source} {key}: {one_line(error)}') from error
 

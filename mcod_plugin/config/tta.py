@@ -17,7 +17,8 @@ def use_tta(cfg: Any) -> None:
     if not pipeline:
         raise ConfigError(
             '--tta: test_dataloader.dataset must have a pipeline; got a '
-            f'dataset of type {(dataset or {}).get("type")!r} without one')
+            f'dataset of type {getattr(dataset, "type", dataset)!r} '
+            'without one')
     if cfg.get('tta_model') is None:
         cfg.tta_model = dict(type='mcod_plugin.CohortTTA')
     if cfg.get('tta_pipeline') is None:

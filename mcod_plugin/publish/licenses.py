@@ -97,7 +97,7 @@ def _of_timm(name: str, network: str) -> Start:
 
 def _public(source: str) -> str:
     """An address or a path without what is of its user only."""
-    if '://' not in source:
-        return osp.basename(source)
     parts = urlsplit(source)
+    if parts.scheme in ('', 'file') or not parts.hostname:
+        return osp.basename(source)
     return f'{parts.scheme}://{parts.hostname}{parts.path}'

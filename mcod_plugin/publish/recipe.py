@@ -1,23 +1,27 @@
 """What two runs have in common."""
+import re
 from typing import Any, Dict, Tuple
 
 from mcod_plugin.config.parts import is_part, walk
 from mcod_plugin.engine.hooks import DiscontinuousKDHook, RunRecordHook
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.runs.config_changes import TAKEN
 from .trained_run import TrainedRun
 
 __all__ = ['check_solo', 'recipe_differences']
 
-# What makes no other recipe: where things go, what is printed, and the method
-# itself, which is the teacher, the loss and the schedule.
+# What makes no other recipe: where things go, what is printed, how the same
+# step is computed, and the method itself, which is the teacher, the loss and
+# the schedule. Batches count as a whole, by the record.
 METHOD_HOOKS = (DiscontinuousKDHook, RunRecordHook)
-IGNORED = ('work_dir', 'experiment_name', 'log_level', 'log_processor',
-           'launcher', 'resume', 'visualizer', 'env_cfg', 'default_hooks',
-           'custom_imports', 'runner_type', 'method', 'model.teacher',
-           'model.distill', 'model.memory_format', 'randomness.seed',
-           'test_dataloader', 'test_evaluator', 'test_cfg')
-IGNORED_IN_LOADERS = ('num_workers', 'persistent_workers', 'pin_memory',
-                      'prefetch_factor')
+IGNORED = re.compile(
+    r'(work_dir|experiment_name|log_level|log_processor|launcher|parallel'
+    r'|compile|cuda_graph|resume|visualizer|env_cfg|default_hooks'
+    r'|custom_imports|runner_type|method|model\.teacher|model\.distill'
+    r'|model\.memory_format|model\.(branches\.[^.]+\.)?recompute'
+    r'|randomness\.seed|test_dataloader|test_evaluator|test_cfg'
+    r'|\w+_dataloader\.(batch_size|num_workers|persistent_workers|pin_memory'
+    r'|prefetch_factor))(\.|$)')
 
 
 def check_solo(run: TrainedRun, solo: TrainedRun) -> None:
@@ -31,8 +35,12 @@ def check_solo(run: TrainedRun, solo: TrainedRun) -> None:
         raise ConfigError(f'{text} is of another recipe: {key} is {ours!r} '
                           f'in WORK_DIR and {theirs!r} there{more}')
     ours, theirs = (part.record.get('batch_size') for part in (run, solo))
-    if None not in (ours, theirs) and ours != theirs:
-        # By another number of processes.
+    if None in (ours, theirs):
+        # Of each process.
+        ours, theirs = (
+            part.cfg.train_dataloader.get('batch_size')
+            for part in (run, solo))
+    if ours != theirs:
         raise ConfigError(f'{text} is of another recipe: its batches are of '
                           f'{theirs} images, those of WORK_DIR of {ours}')
     if solo.distils:
@@ -67,13 +75,6 @@ def _settings(cfg: Any) -> Dict[str, Any]:
     return {
         key: value
         for key, value in walk(cfg)
-        if not isinstance(value, (dict, list, tuple)) and not _ignored(key)
+        if not (isinstance(value, (dict, list, tuple)) or IGNORED.match(key)
+                or TAKEN.match(key))
     }
-
-
-def _ignored(key: str) -> bool:
-    parts = key.split('.')
-    return any(key == name or key.startswith(f'{name}.')
-               for name in IGNORED) or (len(parts) > 1
-                                        and parts[0].endswith('_dataloader')
-                                        and parts[1] in IGNORED_IN_LOADERS)

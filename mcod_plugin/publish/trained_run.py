@@ -248,7 +248,7 @@ def read_run(setting: str,
 
 
 def _is_blank(path: str) -> bool:
-    with open(path, encoding='utf-8') as file:
+    with open(path, 'rb') as file:
         return not file.read().strip()
 
 

@@ -512,3 +512,32 @@ def test_file_without_a_place_for_it(make_study, tmp_path):
         write_report(*make_study(path))
     assert path.read_text() == '# Notes\n'
     assert not list(tmp_path.rglob('*.png'))
+
+
+def test_file_that_is_no_text(make_study, tmp_path):
+    path = tmp_path / 'notes.md'
+    path.write_bytes(b'\xff')
+    with pytest.raises(ConfigError, match='notes.md cannot be read: .* UTF-8'):
+        write_report(*make_study(path))
+
+
+@pytest.mark.parametrize('forbid, words', [
+    ('folder', r'^results \S+: no such file .* \(Permission denied\)$'),
+    ('file', r'^report \S+notes.md must not be written to$'),
+])
+def test_without_permission(make_study, tmp_path, monkeypatch, forbid, words):
+    """Nothing is written at all. Root has all permissions."""
+    path = tmp_path / 'notes.md'
+    path.write_text('<!-- study: small -->\n<!-- /study: small -->\n')
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, 'Permission denied')
+
+    if forbid == 'folder':
+        monkeypatch.setattr('tempfile.NamedTemporaryFile', refuse)
+    else:
+        monkeypatch.setattr('os.access', lambda place, mode: place !=
+                            str(path))
+    with pytest.raises(ConfigError, match=words):
+        write_report(*make_study(path))
+    assert not list(tmp_path.rglob('*.png'))

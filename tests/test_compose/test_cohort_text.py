@@ -213,3 +213,15 @@ def test_hint_about_memory(sources, write, folder):
         sources(first="train_dataloader['dataset']['pipeline']"
                 ".insert(0, dict(type='RandomErasing'))"))
     assert 'InMemoryDataset' not in text
+
+
+@pytest.mark.parametrize('value', [r'\x', 'a"""b', '"'])
+def test_settings_that_are_no_plain_text(sources, write, value):
+    hook = dict(type='Any', value=value)
+    text, _ = write(sources(f'custom_hooks = [{hook!r}]'))
+    assert f'Any(value={value})' in ast.get_docstring(ast.parse(text))
+
+
+def test_a_loader_without_a_dataset(sources, write):
+    text, _ = write(sources(first='val_dataloader = dict(batch_size=1)'))
+    assert 'InMemoryDataset' not in text

@@ -1,6 +1,8 @@
 import pytest
 
-from mcod_plugin.config.read import read_config
+from mmengine.config import Config
+
+from mcod_plugin.config.read import merge_settings, read_config
 from mcod_plugin.errors import ConfigError
 
 BROKEN = 'x = 1\ny = (\n'
@@ -86,3 +88,33 @@ def test_an_error_of_the_file(tmp_path):
     with pytest.raises(ConfigError) as info:
         read_config(str(path))
     assert str(info.value) == f'config {path}: out of memory on device 3'
+
+
+@pytest.mark.parametrize('name, value, kind', [
+    ('model', 3, 'a dict'),
+    ('optim_wrapper', True, 'a dict'),
+    ('train_dataloader', [dict(batch_size=1)], 'a dict'),
+    ('custom_hooks', dict(type='EMAHook'), 'a list of dicts'),
+    ('custom_hooks', ['EMAHook'], 'a list of dicts'),
+    ('val_evaluator', 3, 'a dict or a list of dicts'),
+    ('test_evaluator', ['Accuracy'], 'a dict or a list of dicts'),
+])
+def test_a_setting_of_another_kind(tmp_path, name, value, kind):
+    """Whoever reads it later may take its kind for granted."""
+    path = tmp_path / 'top.py'
+    path.write_text(f'{name} = {value!r}\n')
+    words = f'{name} must be {kind}; got {value!r}'
+    with pytest.raises(ConfigError) as info:
+        read_config(str(path))
+    assert str(info.value) == f'config {path}: {words}'
+    with pytest.raises(ConfigError) as info:
+        merge_settings(Config(), {name: value}, 'settings')
+    assert str(info.value) == f'settings {name}: {words}'
+
+
+def test_settings_of_their_kind(tmp_path):
+    path = tmp_path / 'top.py'
+    path.write_text("model = None\nval_cfg = dict()\ncustom_hooks = ()\n"
+                    "test_evaluator = [dict(type='Accuracy')]\n"
+                    "val_evaluator = dict(type='Accuracy')\n")
+    assert len(read_config(str(path))) == 5

@@ -44,6 +44,8 @@ def test_settings_of_the_config():
 @pytest.mark.parametrize('dataset', [
     dict(type='RepeatDataset', dataset=dict(pipeline=[dict(type='X')])),
     dict(type='CIFAR10', pipeline=[]),
+    dict(),
+    3,
 ])
 def test_no_pipeline(dataset):
     cfg = Config(

@@ -51,6 +51,10 @@ def test_other_weights_of_a_network_of_timm(settings, told):
 
 @pytest.mark.parametrize('source, told', [
     ('/home/me/secret/weights.pth', 'weights.pth'),
+    ('file:///home/me/secret/weights.pth', 'weights.pth'),
+    ('file://host/home/me/weights.pth', 'weights.pth'),
+    ('//home/me/weights.pth', 'weights.pth'),
+    ('torchvision://resnet18', 'torchvision://resnet18'),
     ('resnet18', 'resnet18'),
     ('https://me:token@example.com/a/weights.pth?signature=secret',
      'https://example.com/a/weights.pth'),

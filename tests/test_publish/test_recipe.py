@@ -42,6 +42,22 @@ def config(**changes):
     {
         'train_dataloader.num_workers': 0
     },
+    # as one of two processes, see test_solo_by_more_processes
+    {
+        'train_dataloader.batch_size': 4
+    },
+    {
+        'parallel': dict(branch=2),
+        'compile': True,
+        'cuda_graph': 'auto'
+    },
+    {
+        'model.recompute': True,
+        'model.branches.a.recompute': False
+    },
+    {
+        'optim_wrapper.optimizer.fused': True
+    },
     {
         'load_from': 'epoch_1.pth',
         'resume': True
@@ -53,7 +69,7 @@ def test_the_same_recipe(changes):
 
 @pytest.mark.parametrize('key, value, given', [
     ('optim_wrapper.optimizer.lr', 0.2, 0.1),
-    ('train_dataloader.batch_size', 9, 8),
+    ('model.branches.a.recompute_norm', 9, None),
     ('model.branches.a.type', 'B', 'A'),
     ('randomness.deterministic', True, None),
     ('load_from', 'a.pth', None),
@@ -89,6 +105,14 @@ def test_solo_by_more_processes(runs):
     solo = read_run('--solo', str(runs.solo))
     solo.record['batch_size'] = 2 * cohort.record['batch_size']
     with pytest.raises(ConfigError, match='of 64 images, .* WORK_DIR of 32'):
+        check_solo(cohort, solo)
+    # Two that share a batch see the same images.
+    solo.record['batch_size'] = cohort.record['batch_size']
+    solo.cfg.train_dataloader.batch_size = 16
+    check_solo(cohort, solo)
+    # The config alone tells of one process.
+    del solo.record['batch_size']
+    with pytest.raises(ConfigError, match='of 16 images, .* WORK_DIR of 32'):
         check_solo(cohort, solo)
 
 

@@ -102,6 +102,17 @@ def test_what_is_not_mcod(runs, changes):
     assert run.method == 'together by online distillation with EnsembleTeacher'
 
 
+def test_file_that_is_no_text(runs, tmp_path):
+    """It may be the config, as any other one may."""
+    shutil.copytree(runs.cohort, tmp_path / 'run')
+    (tmp_path / 'run' / 'other.py').write_bytes(b'\xff')
+    with pytest.raises(ConfigError, match='must hold one config.* other.py'):
+        read_run('WORK_DIR', str(tmp_path / 'run'))
+    (tmp_path / 'run' / 'tiny.py').unlink()
+    with pytest.raises(ConfigError, match='config .*other.py: .*utf-8'):
+        read_run('WORK_DIR', str(tmp_path / 'run'))
+
+
 def test_one_branch_has_nothing_to_learn_from(runs):
     run = read_run('WORK_DIR', str(runs.cohort))
     del run.cfg.model.branches['vgg']

@@ -274,6 +274,14 @@ TRAIN = [
      ['--launcher', 'torchrun', 'pytorch']),
     ('auto_scale_lr', ['tiny.py', '--auto-scale-lr'],
      ['--auto-scale-lr', 'auto_scale_lr=dict(base_batch_size=...)']),
+    ('auto_scale_lr_number', [
+        'tiny.py', '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=3'
+    ], ['auto_scale_lr must be a dict', 'got 3']),
+    ('amp_number',
+     ['tiny.py', '--amp', '--cfg-options', 'optim_wrapper=3'],
+     ['optim_wrapper must be a dict', 'got 3']),
+    ('method_model_number', ['model.py', '--method', 'solo'],
+     ['config model.py: model must be a dict', 'got 3']),
     ('work_dir_file', ['tiny.py', '--work-dir', 'notes.txt'],
      ['work_dir', 'notes.txt', 'is no folder']),
     ('work_dir_below_file', ['tiny.py', '--work-dir', 'notes.txt/run'],
@@ -339,6 +347,7 @@ def place(tiny):
     (tiny / 'notes.txt').write_text('Nothing a tool can use.\n')
     (tiny / 'broken.py').write_text('model = dict(\n')
     (tiny / 'empty.pth').touch()
+    (tiny / 'model.py').write_text('model = 3\n')
     (tiny / 'folder.json').mkdir()
     (tiny / 'bytes.pth').write_bytes(b'\x80')
     torch.save([1, 2], tiny / 'list.pth')

@@ -78,6 +78,8 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         # How many iterations are over.
         self._done = 0
         self._watch: Optional[DivergenceWatch] = None
+        # Those that the run of the checkpoint has left out.
+        self._left_out: Dict[str, dict] = {}
         # What a gap leaves out, each with its value there.
         self.gap: Dict[str, float] = {}
         # Weights that a branch has had of its own.
@@ -89,6 +91,10 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         have ``time`` averaged from one log to the next."""
         super().before_train(runner)
         self._done = runner.iter
+        if runner.iter == 0:
+            # Its weights are a start; what its run did is another one's.
+            self._left_out = {}
+        self._leave_out(runner)
         GradientNorms.defer(runner.optim_wrapper)
         self._watch = DivergenceWatch(runner)
         self._note_kd_keys(runner.message_hub.log_scalars)
@@ -162,6 +168,14 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
         if saves or self._is_read(runner, batch_idx):
             self._check(runner, saves)
 
+    def before_val(self, runner: Runner) -> None:
+        """Leave out the branches that the checkpoint's run has left out."""
+        self._leave_out(runner)
+
+    def before_test(self, runner: Runner) -> None:
+        """Leave out the branches that the checkpoint's run has left out."""
+        self._leave_out(runner)
+
     def after_train_epoch(self, runner: Runner) -> None:
         """Hand over what is left of the epoch, before it is saved."""
         self._check(runner, True)
@@ -198,8 +212,11 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
             self._check(runner, True)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Leave out the branches that the checkpoint's run has left out."""
-        names = diverged_branches(checkpoint)
+        """Note the branches that the checkpoint's run has left out."""
+        self._left_out = diverged_branches(checkpoint)
+
+    def _leave_out(self, runner: Runner) -> None:
+        names = self._left_out
         model = get_ori_model(runner.model)
         if names and branch_size() > 1:
             raise ConfigError(

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 from torch.nn.modules.batchnorm import _NormBase
 
-from mcod_plugin.errors import TrainingError
+from mcod_plugin.errors import ConfigError, TrainingError
 from mcod_plugin.models.heads.ensemble_teacher import AVERAGES
 from mcod_plugin.models.utils.branch_peers import RemoteBranch
 from mcod_plugin.utils.checkpoint import branch_of
@@ -64,6 +64,10 @@ class DivergenceWatch:
 
     Args:
         runner (Runner): The runner, whose training is about to begin.
+
+    Raises:
+        ConfigError: If weights are not finite before it, unless the run goes
+            on without their branch.
     """
 
     def __init__(self, runner: Runner) -> None:
@@ -76,6 +80,12 @@ class DivergenceWatch:
             self._model.leave_out_diverged(
                 scaled=isinstance(runner.optim_wrapper, AmpOptimWrapper))
             self._model.leave_out(self._left_out)
+        broken = set(broken_parts(self._model)) - set(self._left_out)
+        if broken and not self._drops:
+            raise ConfigError(
+                f'the weights of {", ".join(sorted(broken))} are not finite '
+                'before training; begin with others (load_from, init_cfg), or '
+                "set on_divergence='drop' to go on without a branch")
 
     @property
     def _left_out(self) -> Dict[str, dict]:

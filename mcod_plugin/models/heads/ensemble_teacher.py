@@ -208,7 +208,7 @@ class EnsembleTeacher(BaseTeacher):
         ]
 
     def _weights(self, names: Sequence[str]) -> Sequence[float]:
-        return [self.weights.get(name, 1.) for name in names]
+        return [(self.weights or {}).get(name, 1.) for name in names]
 
     def ensemble(self,
                  logits: Dict[str, Tensor],
@@ -254,7 +254,13 @@ class EnsembleTeacher(BaseTeacher):
                 else:
                     target = self.ensemble(members, alive)
                 if flags is not None:
-                    target = torch.where(sum(flags) > 0, target, math.nan)
+                    # One that counts nothing is none to be followed.
+                    heard = [
+                        flag
+                        for flag, weight in zip(flags, self._weights(group))
+                        if weight > 0
+                    ]
+                    target = torch.where(sum(heard) > 0, target, math.nan)
                 fused[group] = target
             targets[name] = fused[group]
         return targets

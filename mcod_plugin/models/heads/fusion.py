@@ -24,7 +24,8 @@ def mean_logits(logits: Sequence[Tensor],
             any unit. Defaults to equal weights.
         alive (Sequence[Tensor], optional): A boolean a branch: those for
             which it is False are left out. Their logits must be finite all
-            the same. Defaults to all branches.
+            the same. If no other has a weight, the others count the same.
+            Defaults to all branches.
 
     Returns:
         Tensor: Ensemble logits ``(N, C)``.
@@ -176,13 +177,19 @@ def _shares(weights: Sequence[float],
             if weight > 0]
 
 
-def _live_weights(
-        weights: Optional[Sequence[float]], logits: Sequence[Tensor],
-        alive: Sequence[Tensor]) -> Tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """What may count, with its weight, which is 0 for what is left out."""
-    weights = [1.] * len(logits) if weights is None else weights
-    kept = [(weight * flag.to(value.dtype), value)
-            for weight, flag, value in zip(weights, alive, logits)
-            if weight > 0]
-    weights, logits = zip(*kept)
-    return weights, logits
+def _live_weights(weights: Optional[Sequence[float]],
+                  logits: Sequence[Tensor],
+                  alive: Sequence[Tensor]) -> Tuple[Tensor, List[Tensor]]:
+    """The weights, 0 for what is left out, and logits that they may be applied
+    to. If no weight is left, all that lives counts the same."""
+    live = torch.stack([flag.to(logits[0].dtype) for flag in alive])
+    own = live
+    if weights is not None:
+        # No tensor of the numbers: it could not be recorded in a CUDA graph.
+        own = torch.stack([w * flag for w, flag in zip(weights, live)])
+        own = torch.where(own.sum() > 0, own, live)
+    return own, [
+        # A class may be ruled out by -inf.
+        torch.where(weight > 0, value, 0.)
+        for weight, value in zip(own, logits)
+    ]

@@ -362,6 +362,34 @@ def test_test_leaves_it_out(tiny_runner):
     assert math.isnan(metrics['vit/top1'])
 
 
+def test_start_from_a_run_that_left_one_out(tiny_runner):
+    """It has diverged in that run, not in this one; only weights count."""
+    runner = drop(tiny_runner, Break('vit', 1), epochs=1)
+    runner.train()
+    broken, finite = (
+        Path(runner.work_dir) / name for name in ('epoch_1.pth', 'finite.pth'))
+    checkpoint = torch.load(broken, weights_only=True)
+    for value in checkpoint['state_dict'].values():
+        value.nan_to_num_()
+    torch.save(checkpoint, finite)
+    started = tiny_runner(
+        'started', epochs=1, custom_hooks=[RECORD], load_from=str(finite))
+    started.train()
+    record = json.loads((Path(started.work_dir) / 'record.json').read_text())
+    assert record['diverged'] == {}
+    assert math.isfinite(record['last']['vit/top1'])
+    with pytest.raises(ConfigError, match='^the weights of vit are not finite '
+                       'before training; .*load_from'):
+        tiny_runner('stop', epochs=1, load_from=str(broken)).train()
+    dropped = drop(
+        tiny_runner, work_dir='drop', epochs=1, load_from=str(broken))
+    dropped.train()
+    assert dropped.model.alive.tolist() == [True, False]
+    # A test is of that run.
+    metrics = tiny_runner('test', load_from=str(finite)).test()
+    assert math.isnan(metrics['vit/top1'])
+
+
 def test_broken_parts():
     model = nn.Module()
     model.branches = nn.ModuleDict(
@@ -483,6 +511,7 @@ def test_branches_in_other_processes(tiny_runner, monkeypatch):
     monkeypatch.setattr(cohort_runtime_info_hook, 'branch_size', lambda: 2)
     checkpoint = dict(message_hub=dict(
         runtime_info=dict(diverged=dict(vit=dict(epoch=1)))))
+    hook = cohort_runtime_info_hook.CohortRuntimeInfoHook()
+    hook.after_load_checkpoint(runner, checkpoint)
     with pytest.raises(ConfigError, match='has left out vit, which diverged'):
-        cohort_runtime_info_hook.CohortRuntimeInfoHook(
-        ).after_load_checkpoint(runner, checkpoint)
+        hook.before_test(runner)

@@ -236,3 +236,19 @@ def test_weights_of_zero(settings):
 def test_leave_one_out_needs_two():
     with pytest.raises(ConfigError, match='leave_one_out needs.*; got a$'):
         build(leave_one_out=True).setup(['a'], 5)
+
+
+@pytest.mark.parametrize('fusion', ['mean', 'prob_mean'])
+def test_all_with_a_weight_are_left_out(fusion):
+    """The others predict, and nobody teaches."""
+    logits = dict(a=torch.randn(3, 5), b=torch.zeros(3, 5))
+    alive = dict(a=torch.tensor(True), b=torch.tensor(False))
+    teacher = build(fusion=fusion, weights=dict(a=0))
+    torch.testing.assert_close(
+        teacher.ensemble(logits, alive=alive).softmax(1),
+        logits['a'].softmax(1))
+    targets = teacher(logits, alive=alive)
+    assert targets['a'].isnan().all() and targets['b'].isnan().all()
+    alive['b'] = torch.tensor(True)
+    assert torch.equal(teacher(logits, alive=alive)['a'].softmax(1),
+                       logits['b'].softmax(1))

@@ -233,3 +233,16 @@ def test_branches_that_are_left_out(rule, labelled, alive, weights):
     found = rule(logits, *labels, *given, alive=flags)
     torch.testing.assert_close(found, rule(kept, *labels, *rest), rtol=1e-12,
                                atol=1e-12)
+
+
+@pytest.mark.parametrize('rule', [mean_logits, mean_probabilities])
+def test_all_with_a_weight_are_left_out(rule):
+    """The others are what is left to predict by."""
+    logits = make_logits()
+    logits[0][:, 2] = logits[1][:, 2] = -math.inf
+    flags = list(torch.tensor([True, True, False]))
+    found = rule(logits, [0, 0, 1], alive=flags)
+    torch.testing.assert_close(found, rule(logits[:2]))
+    # One that counts nothing rules no class out.
+    found = rule(logits, [0, 1, 2], alive=[flags[2], *flags[:2]])
+    torch.testing.assert_close(found, rule(logits[1:], [1, 2]))
