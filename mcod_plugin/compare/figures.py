@@ -16,6 +16,9 @@ __all__ = ['draw']
 
 # Bands of more methods than that would hide each other.
 MOST_BANDS = 6
+# Gains beyond this many points are drawn on a logarithmic scale, but for those
+# below the second number.
+WIDE, LINEAR = 10, 3
 
 # Their number and that of the colors have no divisor in common, so that many
 # methods differ in one or the other.
@@ -176,6 +179,19 @@ def _gain(results: Results, baseline: str, looks: Looks) -> Optional[Any]:
         panel.grid(axis='y', visible=False)
     panels[0].set_yticks(range(len(methods)), methods)
     panels[0].set_ylim(len(methods) - 0.5, -0.5)
+    low, high = (
+        pick(pick(panel.dataLim.intervalx) for panel in panels)
+        for pick in (min, max))
+    if max(-low, high) > WIDE:
+        # One method that fails must not make dots of all others' gains.
+        panels[0].set_xscale('symlog', linthresh=LINEAR, linscale=2)
+        limits = min(1.5 * low, -LINEAR), max(1.5 * high, LINEAR)
+        panels[0].set_xlim(limits)
+        panels[0].set_xticks([
+            value for value in (-30, -LINEAR, 0, LINEAR, 30)
+            if limits[0] < value < limits[1]
+        ])
+        panels[0].xaxis.set_major_formatter('{x:.0f}')
     label = f'gain in top-1 accuracy over {baseline}, in percentage points'
     if max(map(len, results.values())) > 1:
         label += '\nline: 95 % confidence interval of the mean; dots: seeds'

@@ -200,6 +200,19 @@ def test_interval_of_two_seeds_does_not_set_the_scale(tmp_path):
     assert (gaps > 60).sum() >= 3
 
 
+def test_method_that_fails_does_not_set_the_scale(tmp_path):
+    # Gains of 1 and 3 beside one of -40.
+    results = make_results(
+        solo=[(40., 50.), (41., 52.)],
+        mcod=[(41., 51.), (44., 55.)],
+        failed=[(1., 2.)])
+    draw(results, 'solo', str(tmp_path))
+    rows, columns = pixels(tmp_path / 'gain.png', BLUE).T
+    dots = np.unique(columns[rows > rows.max() - 4])
+    gaps = np.diff(dots)
+    assert (gaps > 30).sum() >= 3
+
+
 def test_frozen_branch_counts_in_no_mean(tmp_path):
     found = []
     for accuracy in (10., 30.):
