@@ -6,7 +6,7 @@ import sys
 from ..tiny import ROOT
 
 
-def test_a_few_kills(tmp_path):
+def test_a_few_kills(tmp_path, tmp_path_factory):
     """One of each kind; the whole campaign is in docs/resuming.md."""
     done = subprocess.run([
         sys.executable,
@@ -15,7 +15,10 @@ def test_a_few_kills(tmp_path):
                           cwd=tmp_path,
                           env={
                               **os.environ, 'OMP_NUM_THREADS': '1',
-                              'TMPDIR': str(tmp_path)
+                              'TMPDIR': str(tmp_path),
+                              # PyTorch makes it as it is imported.
+                              'TORCHINDUCTOR_CACHE_DIR': str(
+                                  tmp_path_factory.mktemp('inductor'))
                           },
                           capture_output=True,
                           text=True)

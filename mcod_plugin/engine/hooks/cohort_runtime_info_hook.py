@@ -170,10 +170,12 @@ class CohortRuntimeInfoHook(RuntimeInfoHook):
 
     def before_val(self, runner: Runner) -> None:
         """Leave out the branches that the checkpoint's run has left out."""
+        super().before_val(runner)
         self._leave_out(runner)
 
     def before_test(self, runner: Runner) -> None:
         """Leave out the branches that the checkpoint's run has left out."""
+        super().before_test(runner)
         self._leave_out(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
