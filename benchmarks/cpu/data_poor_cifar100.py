@@ -16,6 +16,9 @@ settings = {
 methods = dict(
     solo='solo',
     always_on='always_on',
+    # the dose of on_off, all the time
+    on_w05=dict(
+        method='always_on', settings={'custom_hooks.0.weight': (0.5, 0.5)}),
     ramp='ramp',
     on_off='on_off',
     mcod_constant='mcod_constant',
@@ -37,5 +40,21 @@ methods = dict(
                 checkpoint='{checkpoint of solo}',
                 prefix='branches.vgg'),
         }))
-seeds = [0, 1, 2]
+contrasts = {
+    # declared when seeds 0 to 2 of all but on_w05 were known, before any run
+    # of on_w05 and before seeds 3 to 7
+    'whether it helps': [
+        ('mcod', 'solo'),
+        ('always_on', 'solo'),
+        ('on_w05', 'solo'),
+    ],
+    'which schedule': [
+        ('mcod', 'always_on'),
+        ('mcod', 'on_w05'),
+        ('always_on', 'on_w05'),
+    ],
+    'when to distil, at one dose': [('on_off', 'on_w05')],
+}
+# eight seeds of solo, always_on, on_w05 and mcod, three of the others
+seeds = [0, 1, 2, 3, 4, 5, 6, 7]
 results = '../../docs/results/data_poor_cifar100'
