@@ -12,7 +12,7 @@ from mcod_plugin.runs.record import dose
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / 'docs' / 'results'
-STUDIES = ROOT / 'benchmarks' / 'cpu' / 'balance'
+STUDIES = ROOT / 'benchmarks' / 'cpu'
 
 # From few classes and few steps to many and to larger networks.
 CELLS = {
@@ -30,6 +30,17 @@ CELLS = {
 }
 SCHEDULES = ('mcod_constant', 'mcod', 'mcod_faster', 'slow_start_slower',
              'slow_start')
+# On the test images, where networks overfit.
+TEST = 'data_poor_cifar100'
+TESTED = {
+    '`mcod`': 'mcod',
+    'always on': 'always_on',
+    'always on, weight of 0.5': 'on_w05',
+    '`mcod_constant`': 'mcod_constant',
+    '`on_off`': 'on_off',
+}
+# Trained after the pairs of methods were declared.
+NEW_SEEDS = range(3, 8)
 # Of the study of 100 classes with few images.
 OTHERS = {
     '`mcod`, for comparison': 'mcod',
@@ -72,20 +83,25 @@ def top1(record, what):
     return np.mean([record['last'][f'{name}/top1'] for name in names])
 
 
-def accuracies(study, what):
-    """By method and seed."""
-    return {
-        method: {seed: top1(record, what)
-                 for seed, record in runs.items()}
-        for method, runs in records(study).items()
+def accuracies(study, what, seeds=None):
+    """By method and seed, of all seeds or of some."""
+    found = {}
+    for method, runs in records(study).items():
+        first = next(iter(runs.values()))
+        names = {BRANCHES: first['branches'], 'ensemble': []}.get(what, [what])
         # A frozen branch is not trained by the method.
-        if what in (BRANCHES, 'ensemble', *runs[0]['train_loss'])
-    }
+        if set(names) <= set(first['train_loss']):
+            found[method] = {
+                seed: top1(record, what)
+                for seed, record in runs.items()
+                if seeds is None or seed in seeds
+            }
+    return {method: values for method, values in found.items() if values}
 
 
-def gains(study, what):
+def gains(study, what, seeds=None):
     """Over solo: by method the difference and the number of seeds."""
-    values = accuracies(study, what)
+    values = accuracies(study, what, seeds)
     model = TwoWay(values)
     return {
         method: (model.difference(method, 'solo'), len(runs))
@@ -93,12 +109,15 @@ def gains(study, what):
     }
 
 
-def answers(study, question, what=BRANCHES):
+def answers(study, question, what=BRANCHES, seeds=None):
     """By pair of a question the difference and p, adjusted for the pairs, and
     whether they are level."""
-    asked = read_study(str(STUDIES / f'{study}.py')).contrasts[question]
-    _, _, rows = contrast_table('', accuracies(study, what), asked)
-    found = {}
+    path, = STUDIES.rglob(f'{study}.py')
+    asked = read_study(str(path)).contrasts[question]
+    table = contrast_table('', accuracies(study, what, seeds), asked)
+    if table is None:
+        return dict.fromkeys(asked, '-')
+    found, (_, _, rows) = {}, table
     for pair, (_, text, _, _, p, finding) in zip(asked, rows):
         if p != '-':
             text += f', p {p}' if p.startswith('<') else f', p = {p}'
@@ -123,19 +142,21 @@ def dosed(runs, method):
     return f'{found:.2f}'
 
 
-def at_one_dose(study):
-    """A row for each pair of schedules that distil as much: the dose, and the
-    differences of the mean of the branches and of the ensemble."""
+def pairs(study, *questions, new_seeds=None):
+    """A row for each pair of some questions: the dose of both, and the
+    differences of the mean of the branches, of it by new seeds alone, and of
+    the ensemble."""
     runs = records(study)
-    for question in ('when to distil, at one dose',
-                     'whether the dose matters'):
-        both = [answers(study, question, what)
-                for what in (BRANCHES, 'ensemble')]
-        for pair in both[0]:
+    for question in questions:
+        columns = [answers(study, question)]
+        if new_seeds:
+            columns.append(answers(study, question, seeds=new_seeds))
+        columns.append(answers(study, question, 'ensemble'))
+        for pair in columns[0]:
             doses = [dosed(runs, name) for name in pair]
             yield [
                 '`{}` - `{}`'.format(*pair), ', '.join(dict.fromkeys(doses)),
-                *(found[pair] for found in both)
+                *(column[pair] for column in columns)
             ]
 
 
@@ -201,10 +222,15 @@ def lead(method, other):
 
 def tested():
     """A row for each schedule on the test images, where networks overfit."""
-    study = 'data_poor_cifar100'
-    columns = [gains(study, what) for what in ('resnet', 'vgg', 'ensemble')]
-    for method in ('mcod_constant', 'mcod', 'always_on'):
-        yield [f'`{method}`', *(cell(column[method]) for column in columns)]
+    columns = [
+        gains(TEST, what) for what in ('resnet', 'vgg', BRANCHES, 'ensemble')
+    ]
+    runs = records(TEST)
+    for title, method in TESTED.items():
+        yield [
+            title, dosed(runs, method),
+            *(cell(column[method]) for column in columns)
+        ]
 
 
 def others():
@@ -249,7 +275,9 @@ def tables():
     """All tables of the page, as they stand there."""
     yield markdown(HEADER, grid(BRANCHES, DEFAULT))
     yield markdown(HEADER, grid('ensemble', DEFAULT))
-    yield markdown(['', 'ResNet-20', 'VGG-11', 'ensemble'], tested())
+    yield markdown(
+        ['', 'dose', 'ResNet-20', 'VGG-11', 'mean of both', 'ensemble'],
+        tested())
     yield markdown(['', 'at most', 'on average'], regrets())
     yield markdown(['', 'first third', 'last third'], pulls(DEFAULT))
     yield markdown(
@@ -257,7 +285,12 @@ def tables():
         contrasts('whether a slow start helps', 'balance_10_few',
                   'balance_100_poor'))
     yield markdown(['', 'dose', 'mean of both networks', 'ensemble'],
-                   at_one_dose('balance_100_poor'))
+                   pairs('balance_100_poor', 'when to distil, at one dose',
+                         'whether the dose matters'))
+    yield markdown(
+        ['', 'dose', 'mean of both networks', 'new seeds alone', 'ensemble'],
+        pairs(TEST, 'whether it helps', 'which schedule',
+              'when to distil, at one dose', new_seeds=NEW_SEEDS))
     yield markdown(
         ['', 'dose', 'ResNet-8', 'VGG-11', 'mean of both', 'ensemble'],
         others())

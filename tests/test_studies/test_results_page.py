@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from .grid import (BRANCHES, CELLS, DEFAULT, accuracies, everywhere, gains,
-                   lead, pulls, tables)
+from mcod_plugin.compare.statistics import TwoWay
+
+from .grid import (BRANCHES, CELLS, DEFAULT, NEW_SEEDS, TEST, accuracies,
+                   everywhere, gains, lead, pulls, tables)
 from .prose import items, numbers
 
 ROOT = Path(__file__).parents[2]
@@ -276,13 +278,33 @@ def test_families():
     ]
 
 
-@pytest.mark.parametrize('number', range(9))
+@pytest.mark.parametrize('number', range(10))
 def test_tables_over_studies(number):
     """They are what the runs give."""
     page = (ROOT / 'docs' / 'results.md').read_text()
     wanted = [*tables()]
-    assert len(wanted) == 9
+    assert len(wanted) == 10
     assert f'\n\n{wanted[number]}\n' in page
+
+
+def test_schedules_on_test_images():
+    """What the page says of the pairs, by the first seeds and by new ones."""
+    def difference(first, second, seeds=None):
+        found = gains(TEST, BRANCHES, seeds)
+        return found[first][0].value - found[second][0].value
+
+    def told_from_noise(*pair):
+        low, high = TwoWay(accuracies(TEST, BRANCHES)).difference(
+            *pair).interval()
+        return low > 0 or high < 0
+
+    pair = 'mcod', 'always_on'
+    assert difference(*pair, range(3)) < -.3 and not told_from_noise(*pair)
+    assert difference(*pair, NEW_SEEDS) > 0
+    assert abs(difference('on_off', 'on_w05')) < .1
+    for method in ('always_on', 'mcod'):
+        assert difference(method, 'on_w05') > 0
+        assert difference(method, 'on_w05', NEW_SEEDS) > 0
 
 
 def test_where_it_helps():
