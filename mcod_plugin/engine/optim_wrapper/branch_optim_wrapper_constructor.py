@@ -1,5 +1,5 @@
 import inspect
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Optional, Set, Union
 
 import torch.nn as nn
 from mmengine.device import get_device
@@ -103,6 +103,7 @@ class BranchOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         self._check()
         self._groups: Dict[str, List[dict]] = {}
         self.add_params(self._groups.setdefault('', []), model)
+        self._drop_repeated()
         optimizers = {
             prefix.rpartition('.')[2]: build_optimizer(
                 self._configs.get(prefix, self.optimizer_cfg), groups)
@@ -141,6 +142,18 @@ class BranchOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 if cfg.get(kind) is None:
                     raise ConfigError(f'{factor} is a factor of {setting}.'
                                       f'{kind}, which must be set')
+
+    def _drop_repeated(self) -> None:
+        """Leave a parameter that modules share in the first group that has
+        it: it is to be updated once."""
+        seen: Set[int] = set()
+        for groups in self._groups.values():
+            for group in groups:
+                group['params'] = [
+                    value for value in group['params']
+                    if not (id(value) in seen or seen.add(id(value)))
+                ]
+            groups[:] = [group for group in groups if group['params']]
 
     def add_params(self,
                    params: List[dict],

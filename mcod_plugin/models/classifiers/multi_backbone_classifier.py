@@ -231,6 +231,8 @@ class MultiBackboneClassifier(BaseClassifier):
             self.multi_label)
         self._begin_teacher()
         self.kd_weights = {}
+        # Those for which the last step that distilled had a target.
+        self._taught = set(self.branches)
         self.ratio_due = False
         self.kd_factors: Optional[Dict[str, Tensor]] = None
         self.streams: Optional[BranchStreams] = None
@@ -275,10 +277,14 @@ class MultiBackboneClassifier(BaseClassifier):
             value = adapt(value, BaseKDLoss)
         elif name == 'kd_weights':
             # Who leaves one out means that it is not distilled.
-            trained = [own for own in self.branches if own not in self.frozen]
-            check_branches('model.kd_weights', value, trained)
-            value = {**dict.fromkeys(trained, 0.), **value}
+            check_branches('model.kd_weights', value, self._trained)
+            value = {**dict.fromkeys(self._trained, 0.), **value}
         super().__setattr__(name, value)
+
+    @property
+    def _trained(self) -> List[str]:
+        """The branches that are not frozen."""
+        return [name for name in self.branches if name not in self.frozen]
 
     @property
     def kd_weight(self) -> float:
@@ -559,6 +565,7 @@ class MultiBackboneClassifier(BaseClassifier):
                 losses[f'teacher.{key}'] = value
         if any(weights.values()):
             targets = self._targets(inputs, logits, alive, labels, feats)
+            self._taught = set(targets)
             losses.update(
                 self._kd_losses(weights, logits, targets, own, alive, labels,
                                 feats))
@@ -571,12 +578,18 @@ class MultiBackboneClassifier(BaseClassifier):
             self, logits: Dict[str, Tensor], data_samples: Sequence,
             head_feats: Dict[str, tuple]) -> Dict[str, Dict[str, Any]]:
         """What each branch that is trained would have alone."""
-        return {
+        found = {
             name:
             branch_loss(self.branches[name], logits[name], data_samples,
                         head_feats.get(name), self.multi_label)
             for name in self.kd_weights if name in logits
         }
+        for name, losses in found.items():
+            if 'loss_kd' in losses:
+                raise ConfigError(
+                    f'model.branches.{name} calls a loss of its own loss_kd, '
+                    'as that of the distillation; give it another name')
+        return found
 
     def check_distillation(self) -> None:
         """Have teacher and loss do once what they do in a step that distils.
@@ -629,10 +642,12 @@ class MultiBackboneClassifier(BaseClassifier):
 
         Returns:
             dict[str, Tensor]: ``kd_weight``, the greatest, and
-            ``<branch>.kd_weight`` where the branches differ.
+            ``<branch>.kd_weight`` where the branches differ; 0 for a branch
+            that has no target or is left out.
         """
         weights = {
-            name: 0. if name in self.divergence.left_out else weight
+            name: weight if name in self._taught
+            and name not in self.divergence.left_out else 0.
             for name, weight in self._weights_in_effect().items()
         }
         logged = dict(kd_weight=max(weights.values()))
@@ -647,6 +662,8 @@ class MultiBackboneClassifier(BaseClassifier):
         """The weight of the distillation of each branch in this step."""
         if self.distill is None:
             return dict.fromkeys(self.kd_weights, 0.)
+        # A single one may have been written.
+        check_branches('model.kd_weights', self.kd_weights, self._trained)
         return {
             name: max(float(weight), 0.)
             for name, weight in self.kd_weights.items()
@@ -662,8 +679,9 @@ class MultiBackboneClassifier(BaseClassifier):
                         # As MMEngine adds them up.
                         value = sum(part.mean() for part in value)
                     value = self._weighted(name, value)
-                key = 'loss_ce' if key == 'loss' else key
-                losses[f'{name}.{key}'] = value
+                key = f'{name}.{"loss_ce" if key == "loss" else key}'
+                # A head may have losses of both names.
+                losses[key] = losses[key] + value if key in losses else value
         return losses
 
     def _needs_feats(self, weights: Dict[str, float]) -> bool:
@@ -682,7 +700,10 @@ class MultiBackboneClassifier(BaseClassifier):
                  alive: Optional[Dict[str, Tensor]], labels: Optional[Tensor],
                  feats: Optional[Dict[str, tuple]]) -> Dict[str, Tensor]:
         """What the teacher gives, by branch."""
-        more = _needed(self.teacher, labels=labels, feats=feats)
+        more = _needed(
+            self.teacher,
+            labels=labels,
+            feats=self.divergence.present_feats(self.teacher, feats, alive))
         if self.teacher.needs_images:
             more['images'] = self.branch_images(inputs)
         targets = self._ask(self.teacher, logits, alive, **more)
@@ -719,7 +740,10 @@ class MultiBackboneClassifier(BaseClassifier):
         if students.requires_grad and (distill.needs_own_grad or ratio_due):
             own_grad = self._own_gradients(own, logits, names)
         more = _needed(
-            distill, labels=labels, feats=feats, own_grad=own_grad)
+            distill,
+            labels=labels,
+            feats=self.divergence.present_feats(distill, feats, alive),
+            own_grad=own_grad)
         if distill.needs_feats or distill.needs_own_grad:
             more['names'] = names
         distances, learning = self.divergence.call_loss(
@@ -777,10 +801,10 @@ class MultiBackboneClassifier(BaseClassifier):
         """Give parameters of the distillation the gradient 0 where no loss
         reaches them, as in an off-phase: DistributedDataParallel would wait
         for it."""
-        part = self.teacher if self.distill is None else self.distill
         # The sum of no elements is 0 even of a parameter that is not finite.
         zeros = [
-            value.flatten()[:0].sum() for value in part.parameters()
+            value.flatten()[:0].sum() for part in (self.teacher, self.distill)
+            if part is not None for value in part.parameters()
             if value.requires_grad
         ]
         if zeros:
@@ -813,9 +837,9 @@ class MultiBackboneClassifier(BaseClassifier):
 
         Args:
             inputs (Tensor): Images ``(N, C, H, W)``.
-            data_samples (BatchDataSample | list[DataSample], optional):
-                Samples to fill, or None for each that is to be new; all are
-                new when left out.
+            data_samples (BatchDataSample | list[DataSample] | Tensor,
+                optional): Samples to fill, or None for each that is to be
+                new; all are new when left out. Labels as in :meth:`loss`.
 
         Returns:
             BatchDataSample | list[DataSample]: With ``pred_score`` and
@@ -824,6 +848,8 @@ class MultiBackboneClassifier(BaseClassifier):
             ``(num_classes, )``. A new batch if one was given, else a list;
             of several labels see :meth:`LabelRule.samples`.
         """
+        check_shared(inputs)
+        data_samples = as_data_samples(data_samples)
         logits = {
             name: score.detach()
             for name, score in self.branch_logits(inputs).items()

@@ -1,4 +1,5 @@
 import copy
+import sys
 from functools import lru_cache
 from typing import Dict, Iterable, List, Mapping
 from weakref import WeakSet
@@ -147,6 +148,9 @@ def _hook_optimizers() -> None:
         if optimizer in running:
             # Its last step has failed.
             del running[running.index(optimizer):]
+        while running and not _is_called(running[-1]):
+            # So has that of this one, of which nobody is told.
+            running.pop()
         running.append(optimizer)
 
     def after_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
@@ -157,3 +161,11 @@ def _hook_optimizers() -> None:
 
     register_optimizer_step_pre_hook(before_step)
     register_optimizer_step_post_hook(after_step)
+
+
+def _is_called(optimizer: Optimizer) -> bool:
+    """Whether a method of an optimizer is being called."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_locals.get('self') is not optimizer:
+        frame = frame.f_back
+    return frame is not None

@@ -1,5 +1,5 @@
 """The teacher and the distillation loss of a cohort."""
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple, Type
 
 import torch
 import torch.nn as nn
@@ -31,10 +31,10 @@ def build_distillation(
     unless they are for each other and for it. ``distill=None`` is a cohort
     that never distils; ``shapes`` are those ``(N, C, H, W)`` of a dummy batch
     for each branch."""
-    teacher = build_part('model.teacher', teacher or TEACHER, BaseTeacher)
+    teacher = _build('teacher', teacher, BaseTeacher)
     parts = dict(teacher=teacher)
     if distill is not None:
-        distill = build_part('model.distill', distill or DISTILL, BaseKDLoss)
+        distill = _build('distill', distill, BaseKDLoss)
         _check_pair(teacher, distill)
         parts['distill'] = distill
     for key, part in parts.items():
@@ -56,6 +56,19 @@ def build_distillation(
             list(branches), num_classes,
             _feature_shapes(branches, shapes) if distill.needs_feats else None)
     return teacher, distill
+
+
+def _build(key: str, cfg: Any, base: Type[nn.Module]) -> nn.Module:
+    """Build a part, whose ``type`` may be left out."""
+    if cfg is None or isinstance(cfg, dict) and cfg.get('type') is None:
+        cfg = {**(cfg or {}), **DEFAULTS[key]}
+    part = build_part(f'model.{key}', cfg, base)
+    other = BaseKDLoss if base is BaseTeacher else BaseTeacher
+    if isinstance(part, other):
+        raise ConfigError(
+            f'model.{key}.type must be a {base.__name__}; got '
+            f'{type(part).__name__}, a {other.__name__}')
+    return part
 
 
 def _check_pair(teacher: nn.Module, distill: nn.Module) -> None:

@@ -36,6 +36,7 @@ class DivergenceMask(nn.Module):
         self.active = False
         self.left_out: Set[str] = set()
         self._scaled = False
+        self._guarded = False
         # It belongs to a run, not to the weights of the branches.
         self.register_buffer(
             'alive',
@@ -49,13 +50,18 @@ class DivergenceMask(nn.Module):
         before."""
         if scaled is not None:
             self._scaled = scaled
-        if self.active:
-            return
         self.active = True
+        if self._guarded:
+            return
+        self._guarded = True
         for index, name in enumerate(self.names):
             for parameter in branches[name].parameters():
                 if parameter.requires_grad:
                     parameter.register_hook(partial(self._own_gradient, index))
+
+    def __getstate__(self) -> Dict[str, Any]:
+        # The parameters of a copy come without the hooks.
+        return {**vars(self), '_guarded': False}
 
     def leave_out(self, names: Iterable[str]) -> None:
         """Leave out some branches; names of none are passed over."""
@@ -124,6 +130,18 @@ class DivergenceMask(nn.Module):
                 name: torch.where(alive[name], value, others)
                 for name, value in logits.items()
             }, *args, **kwargs)
+
+    def present_feats(
+        self, part: nn.Module, feats: Optional[Dict[str, tuple]],
+        alive: Optional[Dict[str, Tensor]]) -> Optional[Dict[str, tuple]]:
+        """The features that a teacher or a loss is given: 0 of branches that
+        are left out, unless it looks for itself."""
+        if feats is None or alive is None or part.takes_alive:
+            return feats
+        return {
+            name: tuple(torch.where(alive[name], value, 0.) for value in own)
+            for name, own in feats.items()
+        }
 
     def call_loss(self, distill: nn.Module, students: Tensor, target: Tensor,
                   alive: Optional[Sequence[Tensor]],

@@ -1,5 +1,6 @@
 """A training step of a cohort that leaves no trace."""
 import copy
+from collections import deque
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
@@ -10,6 +11,7 @@ import torch.nn as nn
 from mmengine.dist import get_world_size
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from mcod_plugin.errors import ConfigError, one_line
 from mcod_plugin.utils.checkpoint import shape_of
@@ -20,24 +22,26 @@ __all__ = [
 ]
 
 
+# What a module may keep its memory in.
+CONTAINERS = (list, tuple, dict, set, deque)
+
+
 @contextmanager
 def undisturbed(cohort: nn.Module) -> Iterator[None]:
     """Have a cohort in eval mode for a while, after which it is as before.
 
-    Attributes and buffers of its teacher and its loss are put back, and so is
-    the random state. Neither is copied: a copy of averages would follow the
-    branches as well.
+    Attributes, parameters and buffers of its teacher and its loss are put
+    back, and so is the random state. Neither is copied as a whole: a copy of
+    averages would follow the branches as well.
     """
-    parts = [
-        module for part in (cohort.teacher, cohort.distill)
-        if part is not None for module in part.modules()
-    ]
-    attributes = [(vars(module), dict(vars(module))) for module in parts]
-    containers = [(value, copy.copy(value)) for _, kept in attributes
-                  for value in kept.values()
-                  if type(value) in (list, dict, set)]
-    buffers = [(buffer, buffer.clone()) for module in parts
-               for buffer in module.buffers(recurse=False)]
+    found: Dict[int, Any] = {}
+    for part in (cohort.teacher, cohort.distill):
+        for module in part.modules() if part is not None else ():
+            _collect(vars(module), found)
+    tensors = [(value, value.detach().clone()) for value in found.values()
+               if isinstance(value, Tensor)]
+    containers = [(value, copy.copy(value)) for value in found.values()
+                  if not isinstance(value, Tensor)]
     modes = [(module, module.training) for module in cohort.modules()]
     ratio_due = cohort.ratio_due
     devices = {x.device for x in cohort.parameters()}
@@ -51,12 +55,31 @@ def undisturbed(cohort: nn.Module) -> Iterator[None]:
         cohort.ratio_due = ratio_due
         for module, mode in modes:
             module.training = mode
-        for value, kept in attributes + containers:
+        for value, kept in containers:
             value.clear()
-            (value.extend if isinstance(value, list) else value.update)(kept)
+            (value.extend if isinstance(value, (list, deque)) else
+             value.update)(kept)
         with torch.no_grad():
-            for buffer, kept in buffers:
-                buffer.copy_(kept)
+            for value, kept in tensors:
+                # One that repeats its values cannot be written.
+                if not torch.equal(value, kept):
+                    value.copy_(kept)
+
+
+def _collect(value: Any, found: Dict[int, Any]) -> None:
+    """Note by its id what can be changed: a tensor, or a container and what
+    is within it."""
+    if isinstance(value, Tensor):
+        # One of no shape yet is as it was once it has one.
+        if not is_lazy(value):
+            found[id(value)] = value
+        return
+    if id(value) in found or not isinstance(value, CONTAINERS):
+        return
+    if not isinstance(value, tuple):
+        found[id(value)] = value
+    for part in list(value.values() if isinstance(value, dict) else value):
+        _collect(part, found)
 
 
 def batch_size(*others: int) -> int:

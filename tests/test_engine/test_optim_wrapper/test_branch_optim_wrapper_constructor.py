@@ -268,3 +268,33 @@ def test_decay_of_zero_is_stated():
     cohort = make(a=net(decay_mult=2.), b=net())
     found = rates(cohort, build(cohort, dict(SGD, weight_decay=0)))
     assert set(found.values()) == {(.1, 0)}
+
+
+def test_a_parameter_that_modules_share():
+    """It is updated once a step."""
+
+    class Net(nn.Module):
+
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(3 * 8 * 8, 5)
+            self.second = nn.Module()
+            self.second.same = self.first
+
+        def forward(self, images):
+            return self.first(images.flatten(1))
+
+    cohort = make(net=net(lr_mult=.5), tied=Net())
+    wrapper = build(cohort, dict(type='SGD', lr=.1))
+    values = [
+        value for group in wrapper.optimizer.param_groups
+        for value in group['params']
+    ]
+    assert len(values) == len({*map(id, values)}) == len(
+        [*cohort.parameters()])
+    weight = cohort.branches.tied.first.weight
+    before = weight.detach().clone()
+    for value in values:
+        value.grad = torch.ones_like(value)
+    wrapper.step()
+    torch.testing.assert_close(weight, before - .1)

@@ -1,5 +1,7 @@
 """A cohort that leaves out a branch, against the same cohort without it."""
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from mmpretrain.structures import DataSample
 from torch.nn.utils import clip_grad_norm_
 
 from mcod_plugin.errors import ConfigError
+from mcod_plugin.models.heads import BaseTeacher
+from mcod_plugin.models.losses import BaseKDLoss
 from mcod_plugin.registry import MODELS
 
 HEAD = dict(type='LinearClsHead', num_classes=5)
@@ -214,6 +218,78 @@ def test_the_last_one_has_no_teacher(teacher):
     _, _, alone = step(cohort)
     for key, value in gradients.items():
         torch.testing.assert_close(value, alone[key], rtol=1e-9, atol=1e-12)
+
+
+class FeatureTeacher(BaseTeacher):
+    """Who has longer features is believed more."""
+    needs_feats = True
+
+    def ensemble(self, logits):
+        return torch.stack(list(logits.values())).mean(0)
+
+    def forward(self, logits, feats):
+        lengths = [own[-1].flatten(1).norm(dim=1) for own in feats.values()]
+        weights = torch.stack(lengths).softmax(0)[..., None]
+        fused = (weights * torch.stack(list(logits.values()))).sum(0)
+        return dict.fromkeys(logits, fused)
+
+
+class FeatureLoss(BaseKDLoss):
+    """Brings features to one place by layers of its own."""
+    needs_feats = True
+
+    def setup(self, names, num_classes, feat_shapes):
+        self.layers = nn.ModuleDict({
+            name: nn.Linear(shapes[-1][0], 4)
+            for name, shapes in feat_shapes.items()
+        })
+
+    def forward(self, logits, targets, feats, names):
+        points = {
+            name: layer(feats[name][-1].flatten(2).mean(2))
+            for name, layer in self.layers.items()
+        }
+        center = sum(points.values()).detach()
+        return torch.stack([
+            1 - torch.cosine_similarity(points[name], center).mean()
+            for name in names
+        ])
+
+
+@pytest.mark.parametrize('part', [
+    dict(teacher=FeatureTeacher()),
+    dict(distill=FeatureLoss()),
+])
+def test_features_of_one_that_is_left_out(part):
+    cohort = MODELS.build(
+        dict(
+            type='mcod_plugin.MultiBackboneClassifier',
+            input_size=32,
+            branches={
+                name: dict(BRANCHES['resnet'])
+                for name in ('resnet', 'narrow', 'alexnet')
+            },
+            **part)).double()
+    cohort.kd_weight = 1.
+    cohort.leave_out_diverged()
+    break_weights(cohort.branches.resnet)
+    losses, _, gradients = step(cohort)
+    assert cohort.alive.tolist() == [False, True, True]
+    for name in ('narrow', 'alexnet'):
+        assert losses[f'{name}.loss_kd'] > 0
+    assert all(value.isfinite().all() for value in gradients.values())
+
+
+def test_a_copy_is_guarded_as_well():
+    cohort = make_cohort()
+    cohort.leave_out_diverged()
+    for copied in (copy.deepcopy(cohort),
+                   pickle.loads(pickle.dumps(cohort))):
+        copied.leave_out_diverged()
+        break_weights(copied.branches.resnet)
+        _, _, gradients = step(copied)
+        assert copied.alive.tolist() == [False, True, True]
+        assert all(value.isfinite().all() for value in gradients.values())
 
 
 def test_frozen_teacher():

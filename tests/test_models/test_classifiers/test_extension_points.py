@@ -239,6 +239,40 @@ def test_own_parameters_have_gradients_in_off_phases():
         assert parameter.grad is not None and not parameter.grad.any()
 
 
+def test_teachers_parameters_that_nothing_reaches():
+    """DistributedDataParallel would wait for their gradients."""
+
+    class Teacher(OwnLossTeacher):
+        loss = None
+
+    for weight in (0., 1.):
+        cohort = make(teacher=Teacher())
+        cohort.kd_weight = weight
+        cohort.parse_losses(losses_of(cohort))[0].backward()
+        assert cohort.teacher.scale.grad == 0
+
+
+@pytest.mark.parametrize('own', [('loss', 'loss_ce'), ('loss', 'loss_kd')])
+def test_names_of_own_losses(own):
+
+    class Net(nn.Sequential):
+
+        def _get_loss(self, logits, data_samples):
+            return dict.fromkeys(own, logits.square().mean())
+
+    net = Net(nn.Flatten(), nn.Linear(3 * 32 * 32, 5))
+    cohort = make(branches=dict(a=NET, b=net))
+    if 'loss_kd' in own:
+        for call in (cohort.check_distillation, lambda: losses_of(cohort)):
+            with pytest.raises(
+                    ConfigError, match='model.branches.b calls a loss of its '
+                    'own loss_kd, as'):
+                call()
+        return
+    logits = cohort.branch_logits(batch()[0])['b']
+    assert losses_of(cohort)['b.loss_ce'] == 2 * logits.square().mean()
+
+
 # Without distillation loss
 
 
@@ -277,6 +311,19 @@ def test_cohort_that_never_distils():
 def test_left_out_is_the_default():
     assert type(make().distill) is DiscontinuousKDLoss
     assert type(make(distill={}).distill) is DiscontinuousKDLoss
+    assert make(distill=dict(temperature=4.)).distill.temperature == 4
+    teacher = make(teacher=dict(fusion='min_logit')).teacher
+    assert type(teacher) is EnsembleTeacher and teacher.fusion == 'min_logit'
+
+
+@pytest.mark.parametrize('key, part, words', [
+    ('distill', 'EnsembleTeacher', 'BaseKDLoss; got EnsembleTeacher, a Base'),
+    ('teacher', 'DKDLoss', 'BaseTeacher; got DKDLoss, a BaseKDLoss'),
+])
+def test_part_of_the_other_kind(key, part, words):
+    with pytest.raises(
+            ConfigError, match=f'model.{key}.type must be a {words}'):
+        make(**{key: dict(type=f'mcod_plugin.{part}')})
 
 
 # Weights
@@ -337,6 +384,37 @@ def test_weights_of_branches():
         with pytest.raises(
                 ConfigError, match=f"model.kd_weights names '{name}', which"):
             cohort.kd_weights = {name: 1.}
+        cohort.kd_weights[name] = 1.
+        with pytest.raises(ConfigError, match=f"names '{name}'"):
+            losses_of(cohort)
+        del cohort.kd_weights[name]
+
+
+def test_who_has_no_target_is_not_distilled():
+    """As the log tells, and from it the record."""
+
+    class Nobody(EnsembleTeacher):
+
+        def forward(self, logits):
+            return {}
+
+    cohort = make(teacher=dict(members='a'))
+    cohort.kd_weight = 1.
+    losses = losses_of(cohort)
+    assert 'a.loss_kd' not in losses and losses['b.loss_kd'] > 0
+    assert {
+        key: value.item()
+        for key, value in losses.items() if key.endswith('kd_weight')
+    } == {
+        'kd_weight': 1.,
+        'resnet.kd_weight': 1.,
+        'a.kd_weight': 0.,
+        'b.kd_weight': 1.
+    }
+    cohort = make(teacher=Nobody())
+    cohort.kd_weight = 1.
+    losses = losses_of(cohort)
+    assert losses['kd_weight'] == 0 and 'a.loss_kd' not in losses
 
 
 def test_targets_are_not_moved():

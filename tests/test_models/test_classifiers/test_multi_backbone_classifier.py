@@ -425,8 +425,9 @@ def test_branches_without_a_target():
     cohort = make_cohort(teacher=PartialTeacher())
     cohort.kd_weight = .3
     losses = cohort(*make_batch(), mode='loss')
-    assert [key for key in losses if 'kd' in key
-            ] == ['alexnet.loss_kd', 'kd_weight']
+    assert [key for key in losses if 'loss_kd' in key] == ['alexnet.loss_kd']
+    assert losses['kd_weight'] == losses['alexnet.kd_weight']
+    assert losses['vit.kd_weight'] == losses['resnet.kd_weight'] == 0
     logits = cohort.branch_logits(make_batch()[0])
     target = sum(logits.values()).detach() / 3
     assert losses['alexnet.loss_kd'].item() == pytest.approx(
@@ -888,6 +889,18 @@ def test_predictions_of_a_batch(names):
     again = cohort(inputs, cohort(inputs, batch, mode='predict'),
                    mode='predict')
     assert list(again.fields) == list(result.fields)
+
+
+def test_predictions_with_labels():
+    cohort = make_cohort('resnet').eval()
+    inputs, _ = make_batch()
+    labels = torch.arange(len(inputs)) % 2
+    result = cohort.predict(inputs, labels)
+    assert torch.equal(result.fields['gt_label'].flatten(), labels)
+    plain = cohort.predict(inputs)
+    assert torch.equal(result[1].pred_score, plain[1].pred_score)
+    with pytest.raises(ConfigError, match='inputs by branch are for the loss'):
+        cohort.predict(dict(resnet=inputs))
 
 
 def test_predictions_of_a_touched_batch():

@@ -1,5 +1,6 @@
 """Moving averages of the branches, which teach in their place."""
 import copy
+from functools import partial
 import pickle
 
 import pytest
@@ -174,6 +175,24 @@ def test_an_optimizer_within_another():
     assert not torch.equal(before, branch.weight)
     torch.testing.assert_close(averages.networks['a'].weight,
                                DECAY * before + (1 - DECAY) * branch.weight)
+
+
+def test_another_optimizer_has_failed():
+    """One that is given up, also within a second one."""
+    failing = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.)
+    failing.step = partial(failing.step, lambda: 1 / 0)
+    for optimizer in (failing, Outer(failing)):
+        branch = nn.Linear(2, 2)
+        averages = BranchAverages(DECAY)
+        averages.begin(dict(a=branch))
+        with pytest.raises(ZeroDivisionError):
+            optimizer.step()
+        branch(torch.ones(1, 2)).sum().backward()
+        before = branch.weight.detach().clone()
+        torch.optim.SGD(branch.parameters(), lr=1.).step()
+        torch.testing.assert_close(
+            averages.networks['a'].weight,
+            DECAY * before + (1 - DECAY) * branch.weight)
 
 
 def test_an_optimizer_for_each_branch():

@@ -1,5 +1,6 @@
 """A mistake in a teacher or a loss is told before the first step."""
 import copy
+from collections import OrderedDict, defaultdict, deque
 
 import pytest
 import torch
@@ -153,6 +154,39 @@ def test_leaves_no_trace():
     for key, value in cohort.state_dict().items():
         assert torch.equal(value, before[key]), key
     assert all(value.grad is None for value in cohort.parameters())
+
+
+class Remembering(BaseKDLoss):
+    """Keeps what it has seen in any place that there is."""
+
+    def __init__(self):
+        super().__init__()
+        self.center = nn.Parameter(torch.zeros(3), requires_grad=False)
+        self.loose = torch.zeros(3)
+        self.last = deque([0, 1], maxlen=2)
+        self.by_name = defaultdict(list, a=[torch.zeros(3)])
+        self.pair = [], OrderedDict()
+
+    def forward(self, logits, targets):
+        self.center += 1
+        self.loose.data += 1
+        self.last.append(targets)
+        self.by_name['a'][0] += 1
+        self.by_name['a'].append(targets)
+        self.by_name['b'].append(targets)
+        self.pair[0].append(targets)
+        self.pair[1]['a'] = targets
+        return (logits - targets).square().mean((1, 2))
+
+
+def test_memory_of_a_loss():
+    cohort = make(distill=Remembering())
+    loss = cohort.distill
+    cohort.check_distillation()
+    for value in (loss.center, loss.loose, *loss.by_name.pop('a')):
+        assert torch.equal(value, torch.zeros(3))
+    assert loss.last == deque([0, 1]) and loss.last.maxlen == 2
+    assert not loss.by_name and loss.pair == ([], {})
 
 
 def test_averages_move_once_a_step():
