@@ -837,9 +837,9 @@ class MultiBackboneClassifier(BaseClassifier):
 
         Args:
             inputs (Tensor): Images ``(N, C, H, W)``.
-            data_samples (BatchDataSample | list[DataSample] | Tensor,
-                optional): Samples to fill, or None for each that is to be
-                new; all are new when left out. Labels as in :meth:`loss`.
+            data_samples (Sequence[DataSample] | Tensor, optional): Samples
+                to fill, or None for each that is to be new; all are new when
+                left out. Or labels, as in :meth:`loss`.
 
         Returns:
             BatchDataSample | list[DataSample]: With ``pred_score`` and
