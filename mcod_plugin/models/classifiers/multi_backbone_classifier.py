@@ -368,8 +368,6 @@ class MultiBackboneClassifier(BaseClassifier):
             logits ``(N, num_classes)``, the losses by name, or the
             predictions.
         """
-        if mode != 'loss':
-            check_shared(inputs)
         if mode == 'tensor':
             return self._ask(self.teacher.ensemble,
                              self.branch_logits(inputs),
@@ -389,7 +387,11 @@ class MultiBackboneClassifier(BaseClassifier):
         Returns:
             dict[str, Tensor]: Logits ``(N, num_classes)`` by branch, in at
             least single precision also under AMP.
+
+        Raises:
+            ConfigError: If the branches are to have views of their own.
         """
+        check_shared(inputs)
         return self._all_logits(self._own_logits(inputs))
 
     def _all_logits(self, logits: Dict[str, Tensor]) -> Dict[str, Tensor]:
@@ -848,7 +850,6 @@ class MultiBackboneClassifier(BaseClassifier):
             ``(num_classes, )``. A new batch if one was given, else a list;
             of several labels see :meth:`LabelRule.samples`.
         """
-        check_shared(inputs)
         data_samples = as_data_samples(data_samples)
         logits = {
             name: score.detach()

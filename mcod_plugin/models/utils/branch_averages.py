@@ -1,15 +1,14 @@
 import copy
 import sys
 from functools import lru_cache
-from typing import Dict, Iterable, List, Mapping
+from typing import Dict, Iterable, Mapping
 from weakref import WeakSet
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.optimizer import (register_optimizer_step_post_hook,
-                                   register_optimizer_step_pre_hook)
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mcod_plugin.errors import ConfigError, one_line
@@ -141,31 +140,17 @@ def _listen(averages: BranchAverages) -> None:
 @lru_cache(maxsize=None)
 def _hook_optimizers() -> None:
     """Once in a process, and only where there are averages."""
-    # The optimizers that make a step now, each within the one before it.
-    running: List[Optimizer] = []
-
-    def before_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-        if optimizer in running:
-            # Its last step has failed.
-            del running[running.index(optimizer):]
-        while running and not _is_called(running[-1]):
-            # So has that of this one, of which nobody is told.
-            running.pop()
-        running.append(optimizer)
 
     def after_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-        running.pop()
-        if not running:
+        # PyTorch wraps the step of each optimizer, which calls this. Only the
+        # stack tells whether the step is a part of another one: of a step
+        # that fails nobody is told.
+        wrapper = sys._getframe(1)
+        frame = wrapper.f_back
+        while frame is not None and frame.f_code is not wrapper.f_code:
+            frame = frame.f_back
+        if frame is None:
             for averages in _LISTENING:
                 averages.after_step(optimizer)
 
-    register_optimizer_step_pre_hook(before_step)
     register_optimizer_step_post_hook(after_step)
-
-
-def _is_called(optimizer: Optimizer) -> bool:
-    """Whether a method of an optimizer is being called."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_locals.get('self') is not optimizer:
-        frame = frame.f_back
-    return frame is not None

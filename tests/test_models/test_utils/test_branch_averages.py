@@ -177,6 +177,26 @@ def test_an_optimizer_within_another():
                                DECAY * before + (1 - DECAY) * branch.weight)
 
 
+class Derived(torch.optim.SGD):
+
+    def step(self, closure=None):
+        return super().step(closure)
+
+
+def test_an_optimizer_that_is_derived():
+    """PyTorch wraps the step of both classes once both have been used."""
+    branch = nn.Linear(2, 2)
+    torch.optim.SGD(branch.parameters(), lr=1.)
+    averages = BranchAverages(DECAY)
+    averages.begin(dict(a=branch))
+    branch(torch.ones(1, 2)).sum().backward()
+    before = branch.weight.detach().clone()
+    Derived(branch.parameters(), lr=1.).step()
+    assert not torch.equal(before, branch.weight)
+    torch.testing.assert_close(averages.networks['a'].weight,
+                               DECAY * before + (1 - DECAY) * branch.weight)
+
+
 def test_another_optimizer_has_failed():
     """One that is given up, also within a second one."""
     failing = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.)
