@@ -79,7 +79,9 @@ def text_of(contrast: Optional[Contrast]) -> str:
     if there is none; ``'-'`` for None."""
     if contrast is None:
         return '-'
-    text = f'{contrast.value:+.2f}'
+    # What ends in half a hundredth is not to be rounded by the order in which
+    # it was added up.
+    text = f'{round(contrast.value, 10):+.2f}'
     if contrast.error is not None:
         text += f' {_text_of_interval(contrast)}'
     return text

@@ -182,17 +182,18 @@ def _gain(results: Results, baseline: str, looks: Looks) -> Optional[Any]:
     low, high = (
         pick(pick(panel.dataLim.intervalx) for panel in panels)
         for pick in (min, max))
+    label = f'gain in top-1 accuracy over {baseline}, in percentage points'
     if max(-low, high) > WIDE:
         # One method that fails must not make dots of all others' gains.
-        panels[0].set_xscale('symlog', linthresh=LINEAR, linscale=2)
+        panels[0].set_xscale('symlog', linthresh=LINEAR, linscale=1)
         limits = min(1.5 * low, -LINEAR), max(1.5 * high, LINEAR)
         panels[0].set_xlim(limits)
         panels[0].set_xticks([
-            value for value in (-30, -LINEAR, 0, LINEAR, 30)
+            value for value in (-30, -10, -LINEAR, 0, LINEAR, 10, 30)
             if limits[0] < value < limits[1]
         ])
         panels[0].xaxis.set_major_formatter('{x:.0f}')
-    label = f'gain in top-1 accuracy over {baseline}, in percentage points'
+        label += f', logarithmic beyond {LINEAR:.0f}'
     if max(map(len, results.values())) > 1:
         label += '\nline: 95 % confidence interval of the mean; dots: seeds'
     figure.supxlabel(label, fontsize=9)

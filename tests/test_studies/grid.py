@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from mcod_plugin.compare.contrasts import contrast_table
+from mcod_plugin.compare.contrasts import contrast_table, text_of
 from mcod_plugin.compare.statistics import TwoWay
 from mcod_plugin.compare.study import read_study
 from mcod_plugin.runs.record import dose
@@ -163,12 +163,10 @@ def pairs(study, *questions, new_seeds=None):
 def cell(gain, bold=False):
     """A gain with its interval if there are several seeds."""
     difference, seeds = gain
-    mark = '**' if bold else ''
-    text = f'{mark}{difference.value:+.2f}{mark}'
-    interval = difference.interval() if seeds > 1 else None
-    if interval:
-        text += ' [{:.2f}, {:.2f}]'.format(*interval)
-    return f'{text} ({seeds})'
+    value, *interval = text_of(difference).split(' ', 1)
+    if bold:
+        value = f'**{value}**'
+    return ' '.join([value, *interval, f'({seeds})'])
 
 
 def grid(what, default):
