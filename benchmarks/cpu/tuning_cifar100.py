@@ -1,6 +1,7 @@
-"""How strongly, how often and by which curve? Schedules and settings of the
-teacher in the data-poor regime of data_poor_cifar100.py, told apart on
-training images that no run is trained on. No test image is looked at.
+"""How strongly, how often and by which curve, and what helps beside it?
+Schedules, settings of the teacher, other losses and more data or time in the
+data-poor regime of data_poor_cifar100.py, told apart on training images that
+no run is trained on. No test image is looked at.
 
     python tools/compare.py benchmarks/cpu/tuning_cifar100.py --jobs 2
 """
@@ -15,6 +16,11 @@ settings = {
     'train_cfg.max_epochs': 40,
     'train_cfg.val_interval': 20,
 }
+
+
+def cutmix():
+    """CutMix of all images."""
+    return {'model.train_cfg': dict(augments=dict(type='CutMix', alpha=1.0))}
 
 
 def schedule(gap, weight, **others):
@@ -65,6 +71,28 @@ methods = dict(
     on_t6=dict(
         method='always_on', settings={'model.distill.temperature': 6.0}),
     on_prob_mean=dict(
-        method='always_on', settings={'model.teacher.fusion': 'prob_mean'}))
+        method='always_on', settings={'model.teacher.fusion': 'prob_mean'}),
+    # what else helps networks that overfit, alone or together
+    solo_twice=dict(method='solo', settings={'train_cfg.max_epochs': 80}),
+    solo_cutmix=dict(method='solo', settings=cutmix()),
+    always_on_cutmix=dict(method='always_on', settings=cutmix()),
+    views=dict(
+        method='always_on',
+        settings={'train_dataloader.dataset.views': True}),
+    averaged=dict(method='averaged', settings={'model.teacher.ema': 0.99}),
+    dist='dist')
+contrasts = {
+    # declared before the first run of a pair but for that of always_on
+    'what brings more than always on': [
+        ('views', 'always_on'),
+        ('averaged', 'always_on'),
+        ('dist', 'always_on'),
+        ('always_on_cutmix', 'always_on'),
+        ('solo_twice', 'always_on'),
+    ],
+    'whether distillation helps beside CutMix': [
+        ('always_on_cutmix', 'solo_cutmix'),
+    ],
+}
 seeds = [0, 1]
 results = '../../docs/results/tuning_cifar100'
