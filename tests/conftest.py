@@ -11,24 +11,27 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import pytest  # noqa: E402
 from mmengine.config import Config  # noqa: E402
-from mmengine.logging import MessageHub, MMLogger  # noqa: E402
-from mmengine.registry import DefaultScope  # noqa: E402
+from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
+from mmengine.utils import ManagerMixin  # noqa: E402
 
 from mcod_plugin.registry import RUNNERS  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def mmengine_globals():
-    """MMEngine keeps loggers, message hubs and scopes in globals by name."""
+    """MMEngine keeps loggers, message hubs, scopes and visualizers, which
+    write into the folder of their first run, in globals by name."""
     init_default_scope('mmpretrain')
     yield
     for logger in MMLogger._instance_dict.values():
         for handler in list(logger.handlers):
             if isinstance(handler, logging.FileHandler):
                 handler.close()
-    for holder in (MMLogger, MessageHub, DefaultScope):
+    holders = [ManagerMixin]
+    for holder in holders:
         holder._instance_dict.clear()
+        holders += holder.__subclasses__()
 
 
 @pytest.fixture(scope='session')
