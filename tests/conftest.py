@@ -17,6 +17,8 @@ from mmengine.utils import ManagerMixin  # noqa: E402
 
 from mcod_plugin.registry import RUNNERS  # noqa: E402
 
+from . import format_once  # noqa: E402, F401
+
 
 @pytest.fixture(autouse=True)
 def mmengine_globals():
@@ -150,6 +152,8 @@ def tiny_config(tmp_path):
         cfg['test_cfg'] = dict()
         cfg = Config(cfg)
         cfg.merge_from_dict(changes)
+        # The picture takes longer than the run.
+        cfg.default_hooks.setdefault('run_figure', None)
         return cfg
 
     make.count = 0
@@ -161,9 +165,6 @@ def tiny_runner(tiny_config):
     """Builds the runner of a tiny config."""
 
     def make(*args, **kwargs):
-        cfg = tiny_config(*args, **kwargs)
-        # The picture takes longer than the run.
-        cfg.default_hooks.setdefault('run_figure', None)
-        return RUNNERS.build(cfg)
+        return RUNNERS.build(tiny_config(*args, **kwargs))
 
     return make

@@ -9,6 +9,7 @@ import runpy
 import sys
 import traceback
 import warnings
+from pathlib import Path
 
 warnings.filterwarnings('ignore')
 import matplotlib.pyplot  # noqa: E402, F401
@@ -18,12 +19,13 @@ import mmpretrain.evaluation  # noqa: E402, F401
 import mmpretrain.models  # noqa: E402, F401
 import sklearn.datasets  # noqa: E402, F401
 import timm  # noqa: E402, F401
-import yapf.yapflib.yapf_api  # noqa: E402, F401
 
 import mcod_plugin.cli  # noqa: E402, F401
 import mcod_plugin.datasets  # noqa: E402, F401
 import mcod_plugin.engine  # noqa: E402, F401
 import mcod_plugin.models  # noqa: E402, F401
+
+runpy.run_path(str(Path(__file__).parents[1] / 'format_once.py'))
 
 warnings.resetwarnings()
 warnings.simplefilter('default')
