@@ -152,8 +152,6 @@ def tiny_config(tmp_path):
         cfg['test_cfg'] = dict()
         cfg = Config(cfg)
         cfg.merge_from_dict(changes)
-        # The picture takes longer than the run.
-        cfg.default_hooks.setdefault('run_figure', None)
         return cfg
 
     make.count = 0
@@ -165,6 +163,9 @@ def tiny_runner(tiny_config):
     """Builds the runner of a tiny config."""
 
     def make(*args, **kwargs):
-        return RUNNERS.build(tiny_config(*args, **kwargs))
+        cfg = tiny_config(*args, **kwargs)
+        # The picture takes longer than the run.
+        cfg.default_hooks.setdefault('run_figure', None)
+        return RUNNERS.build(cfg)
 
     return make

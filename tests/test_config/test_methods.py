@@ -218,6 +218,8 @@ class Tape(Hook):
 
 def run(cfg):
     tape = Tape()
+    # The picture takes longer than the run.
+    cfg.default_hooks.run_figure = None
     runner = RUNNERS.build(cfg)
     runner.register_hook(tape)
     runner.train()
