@@ -19,6 +19,7 @@ from typing import Any, Callable, Iterator, List, NoReturn, Sequence, Tuple
 
 from mcod_plugin.config.read import LOADERS, merge_options, read_config
 from mcod_plugin.errors import ConfigError, TrainingError, nearest
+from mcod_plugin.utils.files import check_folder
 from mcod_plugin.utils.launchers import LAUNCHERS, adopt_ranks
 from mcod_plugin.utils.process_end import (STOPPED, first_end,
                                            is_first_to_tell, leave_others,
@@ -195,13 +196,7 @@ def _check_work_dir(work_dir: Any) -> None:
     if not isinstance(work_dir, str):
         raise ConfigError('work_dir must be the path of a folder, a text; got '
                           f'{work_dir!r}')
-    place = osp.abspath(work_dir)
-    while not osp.lexists(place):
-        place = osp.dirname(place)
-    if not osp.isdir(place) or not os.access(place, os.W_OK):
-        reason = 'cannot be written to' if osp.isdir(place) else 'is no folder'
-        raise ConfigError(f'work_dir {work_dir} cannot be used: {place} '
-                          f'{reason}')
+    check_folder('work_dir', work_dir)
 
 
 class Stopped(SystemExit):

@@ -255,6 +255,8 @@ def _faults(run: Any) -> Iterator[str]:
     if not isinstance(run['versions'].get('torch'), (str, type(None))):
         yield ("'torch' in 'versions' must be a text; got "
                f"{reprlib.repr(run['versions']['torch'])}")
+    if not isinstance(run.get('commit'), (str, type(None))):
+        yield f"'commit' must be a text; got {reprlib.repr(run['commit'])}"
     if not math.isfinite(run['train_seconds']):
         yield f"'train_seconds' must be finite; got {run['train_seconds']}"
     if unit(run) == 'iteration' and not all(map(_is_number, run['until'])):

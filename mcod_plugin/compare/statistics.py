@@ -144,9 +144,11 @@ class TwoWay:
         rank = round(float(np.trace(self._known)))
         self.freedom = len(cells) - rank
         self.sd = None
+        # What is below is of the computation, not of the values.
+        self._least = ROUNDING * np.abs(found).max(initial=0)
         if self.freedom:
             rest = found - design @ self._effects
-            if np.abs(rest).max() <= ROUNDING * np.abs(found).max():
+            if np.abs(rest).max() <= self._least:
                 rest = np.zeros_like(rest)
             self.sd = math.sqrt(float(rest @ rest) / self.freedom)
 
@@ -165,7 +167,10 @@ class TwoWay:
         if self.sd is not None and min(self._counts[method],
                                        self._counts[other]) > 1:
             error = self.sd * float(np.linalg.norm(row @ self._inverse))
-        return Contrast(float(row @ self._effects), error, self.freedom)
+        value = float(row @ self._effects)
+        if abs(value) <= self._least:
+            value = 0.
+        return Contrast(value, error, self.freedom)
 
 
 def holm(p_values: Sequence[float]) -> List[float]:

@@ -1,6 +1,7 @@
 """Model cards: ``card.md`` filled in, with the front matter of the Hugging
 Face hub."""
 import os.path as osp
+import shlex
 from pathlib import Path
 from typing import Any, List, Optional
 
@@ -104,6 +105,7 @@ def _card(publication: Publication, member: Member, hub: Optional[Hub],
         starts=_starts(publication),
         license_note=_license_note(member),
         escape=escape,
+        shell=shlex.quote,
         limits=_limits(publication, member),
         files=_files(member)).content
 

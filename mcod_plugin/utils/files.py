@@ -25,8 +25,9 @@ except ImportError:
     fcntl = None
 
 __all__ = [
-    'check_out', 'claim', 'hold', 'missing_folders', 'new_file', 'new_folder',
-    'remove_dead', 'remove_empty', 'sweep', 'sync', 'try_lock', 'write_text'
+    'check_folder', 'check_out', 'claim', 'hold', 'missing_folders',
+    'new_file', 'new_folder', 'remove_dead', 'remove_empty', 'sweep', 'sync',
+    'try_lock', 'write_text'
 ]
 
 # What a lock that another process has is refused with.
@@ -238,6 +239,17 @@ def _check_named(setting: str, path: str) -> None:
                           f'{path!r}')
 
 
+def check_folder(setting: str, path: str) -> None:
+    """Raise unless a folder can be written to, or made."""
+    place = osp.abspath(path)
+    while not osp.lexists(place):
+        place = osp.dirname(place)
+    if not osp.isdir(place) or not os.access(place, os.W_OK):
+        reason = 'cannot be written to' if osp.isdir(place) else 'is no folder'
+        raise ConfigError(f'{setting} {path} cannot be used: {place} '
+                          f'{reason}')
+
+
 def missing_folders(path: str) -> List[str]:
     """The folders that making a folder would make, as absolute paths, deepest
     first; none for an address such as ``s3://bucket``."""
@@ -251,11 +263,21 @@ def missing_folders(path: str) -> List[str]:
     return missing
 
 
+def _check_free(out: str, parts: Optional[Sequence[str]]) -> None:
+    """Raise if some parts of a folder, or with None all of it, are there."""
+    for part in parts or ():
+        if osp.lexists(osp.join(out, part)):
+            raise ConfigError(f'--out {out}: there is a {part} already; '
+                              'remove it, or name another folder')
+    if parts is None and osp.isdir(out) and os.listdir(out):
+        raise ConfigError(f'--out {out} is not empty; name a new folder')
+
+
 def _move(folder: str, out: str, parts: Sequence[str]) -> None:
     """Move those parts of a folder that it has."""
     for part in parts:
         source, place = osp.join(folder, part), osp.join(out, part)
-        if osp.isdir(source):
+        if osp.lexists(source):
             os.makedirs(osp.dirname(place), exist_ok=True)
             os.replace(source, place)
 
@@ -272,8 +294,9 @@ def new_folder(out: str,
                discard: bool = False,
                parts: Optional[Sequence[str]] = None) -> Iterator[str]:
     """A folder to write into, which takes its place at the end of the block,
-    or is gone if that fails. What killed processes have left of the same
-    folder is removed.
+    or is gone if that fails. A folder that is there stays, with its
+    permissions, and gets what was written. What killed processes have left of
+    the same folder is removed.
 
     Args:
         out (str): Its place, as ``--out`` names it; nothing, or an empty
@@ -291,18 +314,13 @@ def new_folder(out: str,
         ConfigError: If something is there, or it cannot be written.
     """
     _check_named('--out', out)
-    # A link stays, and what it leads to is replaced.
+    # A link stays, and what it leads to is filled.
     out = osp.realpath(out) if osp.isdir(out) else osp.abspath(out)
     if osp.ismount(out):
-        raise ConfigError(f'--out {out} is a mount point, which cannot be '
-                          'replaced; name a new folder in it')
-    for part in parts or ():
-        if osp.lexists(osp.join(out, part)) and not discard:
-            raise ConfigError(f'--out {out}: there is a {part} already; '
-                              'remove it, or name another folder')
-    used = osp.isdir(out) and os.listdir(out)
-    if used and parts is None and not discard:
-        raise ConfigError(f'--out {out} is not empty; name a new folder')
+        raise ConfigError(f'--out {out} is a mount point, into which nothing '
+                          'can be moved; name a new folder in it')
+    if not discard:
+        _check_free(out, parts)
     if osp.lexists(out) and not osp.isdir(out):
         raise ConfigError(f'--out {out} is no folder')
     parent = osp.dirname(out)
@@ -327,11 +345,14 @@ def new_folder(out: str,
                 for file in files:
                     sync(osp.join(place, file))
                 sync(place)
-            if used:
-                _move(folder, out, parts)
+            # Others may have been faster.
+            _check_free(out, parts)
+            if osp.isdir(out):
+                _move(folder, out, parts or os.listdir(folder))
+                sync(out)
             else:
                 os.replace(folder, out)
-        sync(out if used else parent)
+        sync(parent)
     except OSError as error:
         raise ConfigError(f'--out {out} cannot be written: '
                           f'{error.strerror or error}') from error

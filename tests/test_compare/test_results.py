@@ -86,6 +86,7 @@ def drop(*keys):
     (put('train_seconds', value=math.nan), "'train_seconds' must be finite"),
     (put('train_seconds', value=10**400), "'train_seconds' is out of range"),
     (put('versions', value=dict(torch=[2])), "'torch' in 'versions' must be"),
+    (put('commit', value=1234567), "'commit' must be a text; got 1234567"),
     (put('diverged', value=[1]), "'diverged' must hold 'epoch' and"),
     (put('branches', value=[['a'] * 99] * 99), "'branches' must hold names"),
     (put('seed', value=1), "holds method 'solo' and seed 1, unlike its name"),

@@ -50,6 +50,16 @@ def test_nothing_is_known_of_one_seed():
     assert not found.excludes_zero()
 
 
+@pytest.mark.parametrize('seed', range(20))
+def test_methods_that_are_the_same(seed):
+    """Rounding tells them apart as little as noise, of which there is none."""
+    values = by_seed(*np.random.default_rng(seed).uniform(20, 70, 3))
+    found = TwoWay(dict(solo=values, mcod=values)).difference('mcod', 'solo')
+    assert found.value == 0 and found.interval() == (0, 0)
+    assert not found.excludes_zero()
+    assert found.p_value() == 1 and found.p_level(.3) == 0
+
+
 @pytest.mark.parametrize('n', (2, 3, 5, 30))
 def test_two_methods_are_the_paired_test(n):
     generator = np.random.default_rng(n)

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -483,6 +484,27 @@ def test_images_of_one_channel(published):
                       re.DOTALL)
     assert len(code) == 2
     assert all("convert('L')" in text for text in code)
+
+
+def test_commands_are_for_a_shell(published):
+    member = published.members['vgg']
+    sizes = {**member.sizes, 'my net.pth': 1}
+    member = replace(member, weights='my net.pth', sizes=sizes)
+    publication = replace(
+        published.publication, place="my cards/c'1", branches=[member])
+    lines = branch_card(publication, member).replace('\\\n', '')
+    commands = [
+        shlex.split(command)
+        for command in re.findall(r'^python tools/.*$', lines, re.M)
+    ]
+    folder = f"my cards/c'1/{member.folder}"
+    assert commands == [
+        [
+            'python', 'tools/test.py', f'{folder}/config.py',
+            f'{folder}/my net.pth'
+        ],
+        ['python', 'tools/train.py', "my cards/c'1/config.py"],
+    ]
 
 
 def test_names_are_no_markdown(published):

@@ -261,7 +261,25 @@ TRAIN = [
      ['tiny.py', '--cfg-options', 'train_cfg.max_epochs.x=3'],
      ['--cfg-options train_cfg.max_epochs.x']),
     ('option_type', ['tiny.py', '--cfg-options', 'train_cfg.max_epochs=two'],
-     ['train_cfg', 'two']),
+     ['train_cfg.max_epochs', 'integer', 'two']),
+    ('no_epochs', ['tiny.py', '--cfg-options', 'train_cfg.max_epochs=0'],
+     ['train_cfg.max_epochs', 'at least 1', 'got 0']),
+    ('val_interval', ['tiny.py', '--cfg-options', 'train_cfg.val_interval=0'],
+     ['train_cfg.val_interval', 'at least 1', 'got 0']),
+    ('val_begin', ['tiny.py', '--cfg-options', 'train_cfg.val_begin=abc'],
+     ['train_cfg.val_begin', 'at least 0', "got 'abc'"]),
+    ('checkpoint_interval', [
+        'tiny.py', '--cfg-options', 'default_hooks.checkpoint.interval=abc'
+    ], ['default_hooks.checkpoint.interval', 'integer', "got 'abc'"]),
+    ('checkpoint_folder', [
+        'tiny.py', '--cfg-options', 'default_hooks.checkpoint.out_dir=tiny.py'
+    ], [
+        'default_hooks.checkpoint.out_dir tiny.py', 'cannot be used',
+        'tiny.py is no folder'
+    ]),
+    ('window_size', ['tiny.py', '--cfg-options',
+                     'log_processor.window_size=abc'],
+     ['log_processor.window_size', 'at least 1', "got 'abc'"]),
     ('std_0',
      ['tiny.py', '--cfg-options', 'data_preprocessor.std=1,0,1'],
      ['data_preprocessor.std', 'greater than 0', '[1, 0, 1]']),

@@ -135,6 +135,40 @@ def test_link_to_an_empty_folder(tmp_path):
     assert [path.name for path in place.parent.iterdir()] == ['place']
 
 
+def test_folder_that_somebody_is_in(tmp_path, monkeypatch):
+    """It stays, and so do its permissions."""
+    tmp_path.chmod(0o2770)
+    monkeypatch.chdir(tmp_path)
+    with new_folder('.') as folder:
+        Path(folder, 'sub').mkdir()
+        Path(folder, 'sub', 'file').write_text('text')
+        assert not os.listdir()
+    assert os.listdir() == ['sub']
+    assert Path('sub', 'file').read_text() == 'text'
+    assert stat.S_IMODE(os.stat('.').st_mode) == 0o2770
+
+
+def test_two_fill_one_folder(tmp_path):
+    """None of which knew of the other one when it began."""
+    out = tmp_path / 'out'
+    with new_folder(str(out), parts=['vgg/onnx']) as first:
+        Path(first, 'vgg', 'onnx').mkdir(parents=True)
+        with new_folder(str(out), parts=['vgg/timm']) as second:
+            Path(second, 'vgg', 'timm').mkdir(parents=True)
+    assert sorted(os.listdir(out / 'vgg')) == ['onnx', 'timm']
+    for parts, told in ((['resnet'], 'there is a resnet already'),
+                        (None, 'is not empty')):
+        other = str(tmp_path / f'other {told}')
+        with pytest.raises(ConfigError, match=told):
+            with new_folder(other, parts=parts) as late:
+                Path(late, 'resnet').mkdir()
+                with new_folder(other, parts=['resnet']) as fast:
+                    Path(fast, 'resnet').mkdir()
+                    Path(fast, 'resnet', 'mine').touch()
+        assert os.listdir(Path(other, 'resnet')) == ['mine']
+    assert len(os.listdir(tmp_path)) == 3
+
+
 @pytest.mark.skipif(not os.path.ismount('/proc'), reason='has no /proc')
 def test_mount_point():
     """It cannot be replaced, which is told before there is work to lose."""

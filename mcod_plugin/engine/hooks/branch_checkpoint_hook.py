@@ -11,11 +11,12 @@ from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
-from mcod_plugin.errors import ConfigError
+from mcod_plugin.errors import ConfigError, check_integer
 from mcod_plugin.evaluation import BranchMetrics
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.utils.checkpoint import read_checkpoint
-from mcod_plugin.utils.files import new_file, sweep, write_text
+from mcod_plugin.utils.files import (check_folder, new_file, sweep,
+                                     write_text)
 from mcod_plugin.utils.machine import describe_machine
 from mcod_plugin.utils.plain import from_plain, to_plain
 from mcod_plugin.version import __version__
@@ -60,7 +61,16 @@ class BranchCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         """Name the metrics by which the best checkpoints are told, and look
-        what the run is made by."""
+        what the run is made by.
+
+        Raises:
+            ConfigError: If the interval is no number, or there can be no
+                folder for the checkpoints.
+        """
+        check_integer('default_hooks.checkpoint.interval', self.interval, -1)
+        folder = checkpoint_folder(self, runner.work_dir)
+        if '://' not in folder:
+            check_folder('default_hooks.checkpoint.out_dir', folder)
         model = get_ori_model(runner.model)
         branches = getattr(model, 'branches', None)
         several = getattr(model, 'multi_label', False)

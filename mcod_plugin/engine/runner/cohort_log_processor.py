@@ -5,6 +5,8 @@ from typing import Dict, List, Sequence, Tuple
 from mmengine.runner import LogProcessor, Runner
 from mmpretrain.utils import get_ori_model
 
+from mcod_plugin.errors import check_integer
+
 # What MMEngine tells of every run, or of every parameter.
 REPEATED = re.compile(
     r'Config:\n|\n-+\nSystem environment:|Hooks will be executed in|'
@@ -17,7 +19,17 @@ REPEATED = re.compile(
 
 class CohortLogProcessor(LogProcessor):
     """MMEngine's log processor, which gives each branch of a cohort a line of
-    its own, in the order of the branches; the ensemble comes last."""
+    its own, in the order of the branches; the ensemble comes last.
+
+    The arguments are those of :class:`mmengine.runner.LogProcessor`.
+
+    Raises:
+        ConfigError: If ``window_size`` is no number of iterations.
+    """
+
+    def __init__(self, window_size: int = 10, *args, **kwargs) -> None:
+        check_integer('log_processor.window_size', window_size)
+        super().__init__(window_size, *args, **kwargs)
 
     def get_log_after_iter(self, runner: Runner, batch_idx: int,
                            mode: str) -> Tuple[dict, str]:

@@ -30,7 +30,7 @@ from mcod_plugin.config.missing_data import explain_missing_data
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.config.pretrained import is_pretrained
 from mcod_plugin.datasets.in_memory_dataset import is_in_memory
-from mcod_plugin.errors import ConfigError, check_choice
+from mcod_plugin.errors import ConfigError, check_choice, check_integer
 from mcod_plugin.evaluation import BranchMetrics, CohortEvaluator
 from mcod_plugin.models.tta import CohortTTA
 from mcod_plugin.models.utils.label_rule import check_augments
@@ -68,6 +68,8 @@ from .view_settings import check_views, name_views
 MOMENTUM_SCHEDULERS = tuple(
     value for value in vars(mmengine.optim).values()
     if isclass(value) and issubclass(value, MomentumSchedulerMixin))
+# The least values of settings of the training loop.
+COUNTS = dict(max_epochs=1, max_iters=1, val_begin=0, val_interval=1)
 # Settings of a data loader that PyTorch refuses without workers.
 WORKER_SETTINGS = ('prefetch_factor', 'timeout', 'multiprocessing_context')
 
@@ -515,7 +517,16 @@ class CohortRunner(ResumingRunner):
         return super().build_evaluator(evaluator)
 
     def build_train_loop(self, loop: Any) -> BaseLoop:
-        """Build the training loop."""
+        """Build the training loop.
+
+        Raises:
+            ConfigError: If a length or the place of a validation is no number
+                that it can be.
+        """
+        if isinstance(loop, dict):
+            for key, least in COUNTS.items():
+                if loop.get(key) is not None:
+                    check_integer(f'train_cfg.{key}', loop[key], least)
         if isinstance(loop, dict) and 'type' not in loop:
             # MMEngine builds it without the registry, whose errors tell more.
             loop = dict(loop)
