@@ -6,7 +6,8 @@ from typing import Any, Iterable, Sequence
 
 __all__ = [
     'ConfigError', 'TrainingError', 'nearest', 'one_line', 'check_branches',
-    'check_choice', 'check_integer', 'check_names', 'check_number'
+    'check_choice', 'check_count', 'check_integer', 'check_names',
+    'check_number'
 ]
 
 
@@ -110,6 +111,22 @@ def check_integer(setting: str, value: Any, minimum: int = 1) -> None:
             or value < minimum):
         raise ConfigError(f'{setting} must be an integer of at least '
                           f'{minimum}; got {value!r}')
+
+
+def check_count(setting: str, value: Any, minimum: int = 1) -> None:
+    """As :func:`check_integer`, of what MMEngine counts by: a whole number
+    such as ``1e5`` is an integer to it.
+
+    Args:
+        setting (str): The setting, as the user types it.
+        value (Any): What was given.
+        minimum (int): The smallest value allowed. Defaults to 1.
+
+    Raises:
+        ConfigError: If ``value`` is not such a number.
+    """
+    whole = isinstance(value, float) and value.is_integer()
+    check_integer(setting, int(value) if whole else value, minimum)
 
 
 def check_names(

@@ -4,8 +4,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from mcod_plugin.errors import (ConfigError, check_choice, check_integer,
-                                check_names, check_number, nearest)
+from mcod_plugin.errors import (ConfigError, check_choice, check_count,
+                                check_integer, check_names, check_number,
+                                nearest)
 
 
 def test_config_error_is_a_value_error():
@@ -133,6 +134,17 @@ def test_check_integer_minimum(minimum):
             match=f'^x must be an integer of at least {minimum}; '
             f'got {minimum - 1}$'):
         check_integer('x', minimum - 1, minimum=minimum)
+
+
+@pytest.mark.parametrize('value', [1, 3, 1e5])
+def test_check_count_accepts(value):
+    assert check_count('x', value) is None
+
+
+@pytest.mark.parametrize('value', [0, 1.5, math.inf, math.nan, '3', True])
+def test_check_count_refuses(value):
+    with pytest.raises(ConfigError, match=f'^x must .* 1; got {value!r}'):
+        check_count('x', value)
 
 
 @pytest.mark.parametrize(

@@ -240,10 +240,12 @@ def _check_named(setting: str, path: str) -> None:
 
 
 def check_folder(setting: str, path: str) -> None:
-    """Raise unless a folder can be written to, or made."""
-    place = osp.abspath(path)
-    while not osp.lexists(place):
-        place = osp.dirname(place)
+    """Raise unless a folder can be written to, or made. An address such as
+    ``s3://bucket`` is not looked at."""
+    if '://' in path:
+        return
+    missing = missing_folders(path)
+    place = osp.dirname(missing[-1]) if missing else osp.abspath(path)
     if not osp.isdir(place) or not os.access(place, os.W_OK):
         reason = 'cannot be written to' if osp.isdir(place) else 'is no folder'
         raise ConfigError(f'{setting} {path} cannot be used: {place} '

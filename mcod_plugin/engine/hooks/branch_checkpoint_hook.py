@@ -11,7 +11,7 @@ from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from mmpretrain.utils import get_ori_model
 
-from mcod_plugin.errors import ConfigError, check_integer
+from mcod_plugin.errors import ConfigError, check_count
 from mcod_plugin.evaluation import BranchMetrics
 from mcod_plugin.registry import HOOKS
 from mcod_plugin.utils.checkpoint import read_checkpoint
@@ -67,10 +67,9 @@ class BranchCheckpointHook(CheckpointHook):
             ConfigError: If the interval is no number, or there can be no
                 folder for the checkpoints.
         """
-        check_integer('default_hooks.checkpoint.interval', self.interval, -1)
-        folder = checkpoint_folder(self, runner.work_dir)
-        if '://' not in folder:
-            check_folder('default_hooks.checkpoint.out_dir', folder)
+        check_count('default_hooks.checkpoint.interval', self.interval, -1)
+        check_folder('default_hooks.checkpoint.out_dir',
+                     checkpoint_folder(self, runner.work_dir))
         model = get_ori_model(runner.model)
         branches = getattr(model, 'branches', None)
         several = getattr(model, 'multi_label', False)

@@ -30,7 +30,7 @@ from mcod_plugin.config.missing_data import explain_missing_data
 from mcod_plugin.config.parts import is_part
 from mcod_plugin.config.pretrained import is_pretrained
 from mcod_plugin.datasets.in_memory_dataset import is_in_memory
-from mcod_plugin.errors import ConfigError, check_choice, check_integer
+from mcod_plugin.errors import ConfigError, check_choice, check_count
 from mcod_plugin.evaluation import BranchMetrics, CohortEvaluator
 from mcod_plugin.models.tta import CohortTTA
 from mcod_plugin.models.utils.label_rule import check_augments
@@ -526,7 +526,7 @@ class CohortRunner(ResumingRunner):
         if isinstance(loop, dict):
             for key, least in COUNTS.items():
                 if loop.get(key) is not None:
-                    check_integer(f'train_cfg.{key}', loop[key], least)
+                    check_count(f'train_cfg.{key}', loop[key], least)
         if isinstance(loop, dict) and 'type' not in loop:
             # MMEngine builds it without the registry, whose errors tell more.
             loop = dict(loop)
