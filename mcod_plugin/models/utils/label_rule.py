@@ -133,14 +133,19 @@ def check_augments(setting: str, branches: Mapping[str, nn.Module],
     """Raise if batch augmentations mix images whose label a head has to
     know."""
     for name, branch in branches.items():
+        reason = None
         if has_margin(branch):
+            reason = (f'{type(branch.head).__name__} of model.branches.{name} '
+                      'has a margin for the label of each')
+        elif getattr(loss_owner(branch), 'cal_acc', False):
+            reason = (f'model.branches.{name}.head.cal_acc=True measures '
+                      'accuracy by the label of each')
+        if reason is not None:
             kinds = ', '.join(
                 type(augment).__name__
                 for augment in augments.augments)
-            raise ConfigError(
-                f'{setting} must not mix images ({kinds}), '
-                f'because {type(branch.head).__name__} of '
-                f'model.branches.{name} has a margin for the label of each')
+            raise ConfigError(f'{setting} must not mix images ({kinds}), '
+                              f'because {reason}')
 
 
 def _kinds(heads: Dict[str, nn.Module]) -> str:

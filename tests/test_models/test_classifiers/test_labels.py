@@ -347,6 +347,16 @@ def test_margins_that_make_no_sense():
         cohort(branches).loss(images(), F.one_hot(ONE, 5).float())
 
 
+def test_accuracy_of_mixed_images():
+    """MMPretrain's heads refuse it in their first step."""
+    branches = dict(a=branch(), b=branch(cal_acc=True))
+    line = refusal(
+        branches, train_cfg=dict(augments=dict(type='CutMix', alpha=1.)))
+    assert 'must not mix images (CutMix)' in line
+    assert 'model.branches.b.head.cal_acc=True' in line
+    cohort(branches)
+
+
 # Plain PyTorch
 
 
